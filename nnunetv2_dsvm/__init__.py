@@ -1,0 +1,25 @@
+"""DSVM-UNet for stock nnU-Net v2. Public names are imported on first use: importing the package imports no torch."""
+
+from importlib import import_module
+from typing import Any
+
+from nnunetv2_dsvm.version import __version__
+
+_HOME_OF = {
+    "VMUNet": "nnunetv2_dsvm.architecture.vm_unet",
+    "VMUNetOutput": "nnunetv2_dsvm.architecture.vm_unet",
+    "DualSelfDistillation": "nnunetv2_dsvm.distillation.dual",
+    "ss2d_scan": "nnunetv2_dsvm.ops",
+}
+
+__all__ = ["__version__", *_HOME_OF]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME_OF])

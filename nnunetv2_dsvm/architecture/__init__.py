@@ -1,0 +1,1 @@
+"""The network, in torch.nn only: knows neither nnU-Net nor distillation."""

@@ -1,0 +1,28 @@
+"""The four orders in which SS2D visits the tokens of an image."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+NUM_DIRECTIONS = 4
+
+
+@lru_cache(maxsize=64)
+def scan_orders(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+    """Raster index of the token that each direction visits at each step.
+
+    Directions, in the order of the official VM-UNet (arXiv 2402.02491): row-major, column-major, reversed row-major,
+    reversed column-major.
+
+    Args:
+        height, width: size of the token grid.
+        device: where the result lives.
+
+    Returns:
+        int64 tensor `(4, height * width)`; row k is a permutation of the raster indices `row * width + column`.
+        The result is cached and shared: do not write to it.
+    """
+    row_major = torch.arange(height * width, device=device)
+    column_major = row_major.view(height, width).t().reshape(-1)
+    return torch.stack([row_major, column_major, row_major.flip(0), column_major.flip(0)])

@@ -1,0 +1,50 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = next(
+    line.split('"')[1]
+    for line in (here / "nnunetv2_dsvm" / "version.py").read_text(encoding="utf-8").splitlines()
+    if line.startswith("__version__")
+)
+
+setup(
+    name="nnunetv2_dsvm",
+    version=version,
+    description="Trains DSVM-UNet, a Vision-Mamba U-Net with dual self-distillation, inside stock nnU-Net v2",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["nnU-Net", "medical image segmentation", "Mamba", "VM-UNet", "self-distillation"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Healthcare Industry",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+    ],
+    python_requires=">=3.10",
+    packages=find_packages(include=["nnunetv2_dsvm", "nnunetv2_dsvm.*"]),
+    # The directory nnU-Net scans for trainers is not a package: nnU-Net imports its one module as a top-level module.
+    package_data={"nnunetv2_dsvm.training": ["discovery/*.py"]},
+    install_requires=[
+        "nnunetv2>=2.8,<3",
+        # 2.9: see README, "Limits".
+        "torch>=2.5,!=2.9.*",
+        "numpy",
+        "matplotlib",
+        "SimpleITK>=2.2.1",
+    ],
+    extras_require={
+        "test": ["pytest>=8", "pytest-timeout", "hypothesis", "ruff"],
+        "cuda": ["mamba-ssm", "causal-conv1d"],
+    },
+    entry_points={
+        "console_scripts": ["nnUNetv2_dsvm=nnunetv2_dsvm.cli.main:main"],
+        # torch calls this at the end of `import torch`: so nnU-Net finds the trainers and no variable has to be set.
+        "torch.backends": ["nnunetv2_dsvm=nnunetv2_dsvm.autoregister:append_discovery_directory"],
+    },
+)
