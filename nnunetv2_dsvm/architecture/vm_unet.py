@@ -72,7 +72,7 @@ class VMUNetEncoder(nn.Module):
         super().__init__()
         self.output_channels = list(dims)
         self.patch_embedding = PatchEmbedding(input_channels, dims[0])
-        drop_paths = _split(torch.linspace(0, drop_path_rate, sum(depths)).tolist(), depths)
+        drop_paths = _split(_linspace(0.0, drop_path_rate, sum(depths)), depths)
         self.stages = nn.ModuleList(
             Stage(dim, p, d_state, gradient_checkpointing, scan_backend)
             for dim, p in zip(dims, drop_paths, strict=True)
@@ -107,7 +107,7 @@ class VMUNetDecoder(nn.Module):
         self.output_channels = list(dims)
         self.deep_supervision = deep_supervision
         deepest_first = list(reversed(dims))
-        drop_paths = _split(torch.linspace(0, drop_path_rate, sum(depths)).tolist()[::-1], depths)
+        drop_paths = _split(_linspace(drop_path_rate, 0.0, sum(depths)), depths)
         self.stages = nn.ModuleList(
             Stage(dim, p, d_state, gradient_checkpointing, scan_backend)
             for dim, p in zip(deepest_first, drop_paths, strict=True)
@@ -233,6 +233,10 @@ class VMUNet(nn.Module):
 
 def _channels_first(features: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple(f.permute(0, 3, 1, 2) for f in features)
+
+
+def _linspace(start: float, end: float, count: int) -> list[float]:
+    return [start + (end - start) * i / max(count - 1, 1) for i in range(count)]
 
 
 def _split(values: Sequence[float], sizes: Sequence[int]) -> list[list[float]]:

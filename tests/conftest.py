@@ -1,0 +1,24 @@
+"""Set-up of every test: memory that was never written is NaN, and nnU-Net starts few workers."""
+
+import os
+
+os.environ.setdefault("nnUNet_n_proc_DA", "2")
+os.environ.setdefault("nnUNet_def_n_proc", "2")
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def nan_filled_empty():
+    """torch.empty gives NaN, so that an element which a kernel forgets to write cannot pass as zero."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    torch.manual_seed(0)

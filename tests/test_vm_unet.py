@@ -1,0 +1,264 @@
+"""The network: against the official VM-UNet's numbers, and as a module that anybody can use."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scan_inputs import relative_error
+
+from nnunetv2_dsvm import VMUNet, VMUNetOutput
+from nnunetv2_dsvm.architecture import checkpoints
+from nnunetv2_dsvm.architecture.vss_block import DT_MAX, DT_MIN, SS2D, DropPath
+
+DATA = Path(__file__).parent / "data"
+TINY = {"dims": (4, 8, 16, 32), "encoder_depths": (1, 1, 1, 1), "decoder_depths": (1, 1, 1, 1), "d_state": 4}
+
+
+def tiny(input_channels=1, num_classes=2, **overrides):
+    return VMUNet(input_channels, num_classes, **{**TINY, **overrides})
+
+
+@pytest.fixture(scope="module")
+def golden():
+    """Weights and results of the official code on a small model, fp32, CPU."""
+    with np.load(DATA / "vm_unet_golden.npz") as archive:
+        config = json.loads(str(archive["config"]))
+        tensors = {k: torch.from_numpy(archive[k]) for k in archive.files if k != "config"}
+    weights = {k.removeprefix("weight/"): v for k, v in tensors.items() if k.startswith("weight/")}
+    network = VMUNet(
+        config["in_chans"],
+        config["num_classes"],
+        dims=config["dims"],
+        encoder_depths=config["depths"],
+        decoder_depths=config["depths_decoder"],
+        d_state=config["d_state"],
+        drop_path_rate=0.0,
+    )
+    network.load_state_dict(checkpoints.from_official_state_dict(weights))
+    network.train()
+    network.return_features = True
+    image = tensors["input"].clone().requires_grad_()
+    output = network(image)
+    output.logits.backward(tensors["output_grad"])
+    return network, image, output, tensors
+
+
+def test_golden_output(golden):
+    _, _, output, tensors = golden
+    assert relative_error(output.logits, tensors["output"]) <= 1e-5
+
+
+@pytest.mark.parametrize("level", [1, 2, 3, 4])
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_golden_features(golden, side, level):
+    _, _, output, tensors = golden
+    features = getattr(output, f"{side}_features")[level - 1]
+    assert relative_error(features, tensors[f"feature/{side}_stage_{level}"]) <= 1e-5
+
+
+def test_golden_input_gradient(golden):
+    _, image, _, tensors = golden
+    assert relative_error(image.grad, tensors["input_grad"]) <= 1e-5
+
+
+def test_golden_parameter_gradients(golden):
+    network, _, _, tensors = golden
+    for name, parameter in network.named_parameters():
+        official = checkpoints.to_official_name(name, prefix="")
+        # The golden model's last norm has a single channel, whose normalised value is zero: the gradient of its weight
+        # is rounding noise (1e-5 where the other gradients of that layer are 50).
+        absolute = 1e-4 if official == "final_up.norm.weight" else 0.0
+        expected = tensors[f"grad_norm/{official}"].item()
+        assert parameter.grad.norm().item() == pytest.approx(expected, rel=1e-5, abs=absolute), official
+
+
+@pytest.mark.parametrize(
+    ("preset", "entry", "parameters"),
+    [("base", "recipe", 27_427_561), ("large", "class_default", 44_273_833)],
+    ids=["base", "large"],
+)
+def test_full_sizes_have_the_official_parameters(preset, entry, parameters):
+    official = json.loads((DATA / "vm_unet_state_dicts.json").read_text())[entry]
+    with torch.device("meta"):
+        network = VMUNet.from_preset(preset, input_channels=3, num_classes=1)
+    assert sum(p.numel() for p in network.parameters()) == parameters == official["num_parameters"]
+    ours = network.state_dict()
+    converted = checkpoints.to_official_state_dict(ours)
+    assert {k: list(v.shape) for k, v in converted.items()} == official["state_dict"]
+    back = checkpoints.from_official_state_dict(converted)
+    assert {k: v.shape for k, v in back.items()} == {k: v.shape for k, v in ours.items()}
+
+
+def test_key_map_keeps_values():
+    weights = tiny().state_dict()
+    back = checkpoints.from_official_state_dict(checkpoints.to_official_state_dict(weights))
+    assert all(torch.equal(back[k], v) for k, v in weights.items()) and list(back) == list(weights)
+
+
+@pytest.mark.parametrize("name", ["encoder.unknown", "vmunet.layers.0.blocks.0.mlp.weight", "head.weight"])
+def test_key_map_refuses_other_names(name):
+    with pytest.raises(KeyError, match="not a parameter of VM-UNet"):
+        checkpoints.to_our_name(name)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (31, 47), (56, 40), (64, 32), (33, 96)], ids=str)
+def test_any_image_size(size):
+    network = tiny(2, 3).eval()
+    image = torch.randn(2, 2, *size)
+    logits = network(image)
+    assert logits.shape == (2, 3, *size)
+    padded = torch.zeros(2, 2, *(-(-s // 32) * 32 for s in size))
+    padded[..., : size[0], : size[1]] = image
+    assert torch.equal(logits, network(padded)[..., : size[0], : size[1]])
+
+
+@pytest.mark.parametrize("channels", [1, 3, 7])
+@pytest.mark.parametrize("classes", [1, 61])
+def test_any_channels_and_classes(channels, classes):
+    network = tiny(channels, classes)
+    logits = network(torch.randn(1, channels, 32, 32))
+    assert logits.shape == (1, classes, 32, 32)
+    logits.square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_logits_are_raw():
+    """No sigmoid, no softmax: the head's bias shifts the logits of a single class by as much."""
+    network, image = tiny(1, 1).eval(), torch.randn(1, 1, 32, 32)
+    before = network(image)
+    with torch.no_grad():
+        network.decoder.seg_layers[0].bias += 100
+    torch.testing.assert_close(network(image), before + 100, atol=1e-4, rtol=0)
+
+
+def test_deep_supervision():
+    network = tiny(1, 2, deep_supervision=True)
+    outputs = network(torch.randn(1, 1, 56, 40))
+    assert [tuple(o.shape[2:]) for o in outputs] == [(56, 40), (14, 10), (7, 5), (4, 3)]
+    sum(o.square().mean() for o in outputs).backward()
+    assert all(p.grad is not None for p in network.parameters())
+    network.decoder.deep_supervision = False
+    assert network(torch.randn(1, 1, 56, 40)).shape == (1, 2, 56, 40)
+
+
+def test_auxiliary_heads_do_not_change_the_main_output():
+    plain, with_heads = tiny().eval(), tiny(auxiliary_heads=True).eval()
+    missing = with_heads.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert missing and all(".seg_layers." in key and ".seg_layers.0." not in key for key in missing)
+    image = torch.randn(1, 1, 32, 32)
+    assert torch.equal(plain(image), with_heads(image))
+
+
+def test_features_only_while_training_and_asked_for():
+    network = tiny()
+    image = torch.randn(2, 1, 40, 72)
+    assert isinstance(network(image), torch.Tensor)
+    network.return_features = True
+    output = network(image)
+    assert isinstance(output, VMUNetOutput)
+    shapes = [(2, 4 * 2**i, 64 // (4 * 2**i), 96 // (4 * 2**i)) for i in range(4)]
+    assert [tuple(f.shape) for f in output.encoder_features] == shapes
+    assert [tuple(f.shape) for f in output.decoder_features] == shapes
+    assert isinstance(network.eval()(image), torch.Tensor)
+
+
+def test_gradient_checkpointing_changes_nothing():
+    plain = tiny(drop_path_rate=0.0)
+    checkpointed = tiny(drop_path_rate=0.0, gradient_checkpointing=True)
+    checkpointed.load_state_dict(plain.state_dict())
+    image = torch.randn(2, 1, 32, 32)
+    for network in (plain, checkpointed):
+        network(image).square().sum().backward()
+    for (name, a), b in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, msg=name)
+
+
+def test_compiles_as_one_graph():
+    network = tiny(drop_path_rate=0.0)
+    network.return_features = True
+    image = torch.randn(1, 1, 40, 32)
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    got, expected = compiled(image), network(image)
+    torch.testing.assert_close(got.logits, expected.logits)
+    gradient, expected_gradient = (
+        torch.autograd.grad(o.logits.square().sum(), network.encoder.patch_embedding.projection.weight)[0]
+        for o in (got, expected)
+    )
+    torch.testing.assert_close(gradient, expected_gradient)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+def test_autocast_stays_near_fp32(dtype):
+    network = tiny(dims=(16, 32, 64, 128)).eval()
+    image = torch.randn(1, 1, 64, 64)
+    with torch.no_grad():
+        expected = network(image)
+        with torch.autocast("cpu", dtype=dtype):
+            got = network(image)
+    assert relative_error(got, expected) < 3e-2
+
+
+def test_named_sizes_and_overrides():
+    assert VMUNet.from_preset("small", 1, 2, d_state=4).encoder.stages[0].blocks[0].ss2d.d_state == 4
+    with pytest.raises(ValueError, match="unknown preset 'huge'.*small, base, large"):
+        VMUNet.from_preset("huge", 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"dims": (4, 8, 12, 32)}, "double"),
+        ({"dims": (6, 12, 24, 48)}, "multiple of 4"),
+        ({"encoder_depths": (1, 1, 1)}, "one entry per stage"),
+        ({"decoder_depths": (1, 0, 1, 1)}, "needs a block"),
+        ({"d_state": 0}, "d_state"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate"),
+        ({"deep_supervision": True, "auxiliary_heads": False}, "auxiliary_heads"),
+    ],
+    ids=lambda v: "" if isinstance(v, str) else "-".join(v),
+)
+def test_sizes_that_do_not_fit_are_refused(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(**overrides)
+
+
+def test_images_of_another_rank_are_refused():
+    with pytest.raises(ValueError, match=r"\(batch, channels, height, width\).*\(1, 32, 32\)"):
+        tiny()(torch.randn(1, 32, 32))
+
+
+def test_initial_values_of_the_scan():
+    """method: A = -(1..N), D = 1, steps log-uniform in [1e-3, 1e-1], dt weights within ± rank^-0.5."""
+    ss2d = SS2D(dim=64, d_state=16)
+    assert torch.allclose(ss2d.A_log.exp(), torch.arange(1.0, 17.0).expand(4, 128, 16))
+    assert (ss2d.D == 1).all()
+    steps = torch.nn.functional.softplus(ss2d.dt_bias)
+    assert DT_MIN * 0.999 <= steps.min() and steps.max() <= DT_MAX * 1.001
+    # log-uniform: the median of 512 draws lies near the geometric mean
+    assert steps.median().log10().item() == pytest.approx(-2, abs=0.15)
+    assert ss2d.dt_proj.abs().max() <= ss2d.dt_rank**-0.5
+    assert all(p.dtype == torch.float32 for p in (ss2d.A_log, ss2d.D, ss2d.dt_bias))
+
+
+def test_initial_values_of_linear_layers():
+    weight = VMUNet.from_preset("small", 1, 2).encoder.mergings[2].reduction.weight
+    assert weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_stochastic_depth_rates_grow_with_depth():
+    network = tiny(encoder_depths=(1, 2, 1, 1), drop_path_rate=0.2)
+    rates = [b.drop_path.probability for s in network.encoder.stages for b in s.blocks]
+    assert rates == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
+    rates = [b.drop_path.probability for s in network.decoder.stages for b in s.blocks]
+    assert rates == pytest.approx([0.2, 0.2 * 2 / 3, 0.2 / 3, 0])
+
+
+def test_drop_path_keeps_the_mean_and_drops_whole_samples():
+    branch = torch.ones(4000, 2, 3)
+    dropped = DropPath(0.25)(branch)
+    assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert (dropped.flatten(1).std(dim=1) == 0).all()
+    assert dropped.mean().item() == pytest.approx(1, abs=0.05)
+    assert torch.equal(DropPath(0.25).eval()(branch), branch)
