@@ -104,9 +104,9 @@ def _entering_states(tile: _Tile, du: Tensor) -> Tensor:
     if tile.b.shape[1] == tile.images:  # one chunk
         return state
     decay = torch.empty_like(state)
-    for t in range(tile.u.shape[0]):
-        torch.mul(tile.delta[t], tile.A_log2, out=decay).exp2_()
-        state.mul_(decay).addcmul_(tile.b[t], du[t])
+    for delta_t, b_t, du_t in zip(tile.delta, tile.b, du, strict=True):
+        torch.mul(delta_t, tile.A_log2, out=decay).exp2_()
+        state.mul_(decay).addcmul_(b_t, du_t)
     return _across_chunks(tile, state, reverse=False)
 
 
@@ -124,10 +124,10 @@ def forward(
         state = _entering_states(tile, du)
         decay = torch.empty_like(state)
         out = torch.empty_like(tile.u)
-        for t in range(len(out)):
-            torch.mul(tile.delta[t], tile.A_log2, out=decay).exp2_()
-            state.mul_(decay).addcmul_(tile.b[t], du[t])
-            torch.bmm(tile.c[t].transpose(1, 2), state, out=out[t])
+        for delta_t, b_t, c_t, du_t, out_t in zip(tile.delta, tile.b, tile.c.mT, du, out, strict=True):
+            torch.mul(delta_t, tile.A_log2, out=decay).exp2_()
+            state.mul_(decay).addcmul_(b_t, du_t)
+            torch.bmm(c_t, state, out=out_t)
         y[images, :, channels].index_add_(1, orders[k], _from_chunks(out.squeeze(2), tile.images, length))
     return y.to(x.dtype)
 
