@@ -1,0 +1,74 @@
+"""Dual self-distillation: the global and the local term side by side, each optional."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+
+from nnunetv2_dsvm.distillation.distances import DistanceKind, FeatureDistance
+from nnunetv2_dsvm.distillation.progressive import ProgressiveSelfDistillation
+from nnunetv2_dsvm.distillation.projection import ProjectionSelfDistillation
+
+Term = Literal["projection", "progressive"]
+
+_TERMS = {"projection": ProjectionSelfDistillation, "progressive": ProgressiveSelfDistillation}
+
+
+class DualSelfDistillation(nn.Module):
+    """L_proj and L_prog of "DSVM-UNet" (arXiv 2601.19690), for any encoder-decoder network's features.
+
+    The projections are parameters of this module, never of the network: the network is trained with them and used
+    without them.
+
+    Example:
+        >>> distillation = DualSelfDistillation([8, 16], [8, 16])
+        >>> features = [torch.rand(1, 8, 16, 16), torch.rand(1, 16, 8, 8)]
+        >>> sorted(distillation(features, features))
+        ['progressive', 'projection']
+
+    Args:
+        encoder_channels: channels of each encoder stage, highest resolution first (at least one stage).
+        decoder_channels: channels of each decoder stage, highest resolution first (at least one stage).
+        terms: which of "projection" (global) and "progressive" (local) to compute, at least one.
+        distance: "mse" (the paper's equations) or "kl".
+        temperature: of "kl".
+        standardise: standardise features over channels before comparing them.
+    """
+
+    def __init__(
+        self,
+        encoder_channels: Sequence[int],
+        decoder_channels: Sequence[int],
+        *,
+        terms: Sequence[Term] = get_args(Term),
+        distance: DistanceKind = "mse",
+        temperature: float = FeatureDistance.temperature,
+        standardise: bool = False,
+    ) -> None:
+        super().__init__()
+        if not encoder_channels or not decoder_channels:
+            raise ValueError(
+                "the distillation needs at least one encoder and one decoder stage, got channels "
+                f"{list(encoder_channels)} and {list(decoder_channels)}"
+            )
+        if not terms or isinstance(terms, str) or set(terms) - set(_TERMS) or len(set(terms)) != len(terms):
+            raise ValueError(f"terms must be one or more of {list(_TERMS)}, each at most once, got {terms!r}")
+        feature_distance = FeatureDistance(distance, temperature, standardise)
+        self.terms = nn.ModuleDict(
+            {name: _TERMS[name](encoder_channels, decoder_channels, feature_distance) for name in terms}
+        )
+
+    def forward(
+        self, encoder_features: Sequence[torch.Tensor], decoder_features: Sequence[torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """Each term's unweighted value, a scalar of at least fp32, by the term's name.
+
+        Args:
+            encoder_features: the outputs (B, C_l, H_l, W_l) of the encoder's stages, highest resolution first.
+            decoder_features: the same of the decoder's stages, highest resolution first too.
+
+        Raises:
+            ValueError: the features have other channels or another number of stages than the module was built for.
+        """
+        return {name: term(encoder_features, decoder_features) for name, term in self.terms.items()}

@@ -1,0 +1,65 @@
+"""Local term: every stage is pulled towards the next one (progressive self-distillation, L_prog)."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from nnunetv2_dsvm.distillation.distances import FeatureDistance
+from nnunetv2_dsvm.distillation.features import at_least_fp32, autocast_off, check_channels
+
+
+class ProgressiveSelfDistillation(nn.Module):
+    """Pulls every stage towards the next one in the direction of the data: down the encoder, up the decoder.
+
+        L_prog = 1/(M_e + M_d - 2) * ( sum_{l=2..M_e} D(Q^e_l(f^e_{l-1}), sg[f^e_l])
+                                     + sum_{l=2..M_d} D(Q^d_l(f^d_l), sg[f^d_{l-1}]) )
+
+    The two sums are the paper's. Q (a resize to the teacher's size and a 1x1 convolution to its channels) and the
+    division by the number of pairs are ours. The resize is an average pooling in the encoder (x 1/2 between a VM-UNet's
+    stages) and bilinear in the decoder (x 2). A resize whose weights sum to one and a 1x1 convolution commute, so each
+    Q takes the cheaper order: the convolution always sees the smaller map.
+
+    Args:
+        encoder_channels: channels of f^e_1 ... f^e_Me, highest resolution first.
+        decoder_channels: channels of f^d_1 ... f^d_Md, highest resolution first.
+        distance: D.
+    """
+
+    def __init__(
+        self, encoder_channels: Sequence[int], decoder_channels: Sequence[int], distance: FeatureDistance
+    ) -> None:
+        super().__init__()
+        self.encoder_channels, self.decoder_channels = tuple(encoder_channels), tuple(decoder_channels)
+        self.distance = distance
+        down, up = pairwise(encoder_channels), pairwise(decoder_channels)
+        self.encoder_projections = nn.ModuleList(nn.Conv2d(fine, coarse, 1) for fine, coarse in down)
+        self.decoder_projections = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in up)
+
+    def forward(
+        self, encoder_features: Sequence[torch.Tensor], decoder_features: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """The term as a scalar, at least fp32 whatever the autocast; 0 when neither side has two stages.
+
+        Args:
+            encoder_features: (B, C_l, H_l, W_l), highest resolution first.
+            decoder_features: (B, C_l, H_l, W_l), highest resolution first.
+
+        Raises:
+            ValueError: the features are not those the projections were built for.
+        """
+        check_channels("encoder", encoder_features, self.encoder_channels)
+        check_channels("decoder", decoder_features, self.decoder_channels)
+        with autocast_off(decoder_features[0].device.type):
+            encoder, decoder = at_least_fp32(encoder_features), at_least_fp32(decoder_features)
+            distances = []
+            for project, (student, teacher) in zip(self.encoder_projections, pairwise(encoder), strict=True):
+                pooled = F.adaptive_avg_pool2d(student, teacher.shape[-2:])
+                distances.append(self.distance(project(pooled), teacher))
+            for project, (teacher, student) in zip(self.decoder_projections, pairwise(decoder), strict=True):
+                size = teacher.shape[-2:]
+                enlarged = F.interpolate(project(student), size, mode="bilinear", align_corners=False)
+                distances.append(self.distance(enlarged, teacher))
+            return torch.stack(distances).mean() if distances else decoder[0].new_zeros(())

@@ -1,0 +1,61 @@
+"""Global term: every stage is projected onto the decoder's last stage (projection self-distillation, L_proj)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from nnunetv2_dsvm.distillation.distances import FeatureDistance
+from nnunetv2_dsvm.distillation.features import at_least_fp32, autocast_off, check_channels
+
+
+class ProjectionSelfDistillation(nn.Module):
+    """Pulls every stage towards f^d_1, the decoder's last and finest stage.
+
+        L_proj = 1/(M_e + M_d - 1) * ( sum_{l=1..M_e} D(P^e_l(f^e_l), sg[f^d_1])
+                                     + sum_{l=2..M_d} D(P^d_l(f^d_l), sg[f^d_1]) )
+
+    The two sums are the paper's. P (a 1x1 convolution to f^d_1's channels, then a bilinear resize to its size) and the
+    division by the number of pairs are ours.
+
+    Args:
+        encoder_channels: channels of f^e_1 ... f^e_Me, highest resolution first.
+        decoder_channels: channels of f^d_1 ... f^d_Md, highest resolution first.
+        distance: D.
+    """
+
+    def __init__(
+        self, encoder_channels: Sequence[int], decoder_channels: Sequence[int], distance: FeatureDistance
+    ) -> None:
+        super().__init__()
+        self.encoder_channels, self.decoder_channels = tuple(encoder_channels), tuple(decoder_channels)
+        self.distance = distance
+        teacher = decoder_channels[0]
+        self.encoder_projections = nn.ModuleList(nn.Conv2d(c, teacher, 1) for c in encoder_channels)
+        self.decoder_projections = nn.ModuleList(nn.Conv2d(c, teacher, 1) for c in decoder_channels[1:])
+
+    def forward(
+        self, encoder_features: Sequence[torch.Tensor], decoder_features: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """The term as a scalar, at least fp32 whatever the autocast.
+
+        Args:
+            encoder_features: (B, C_l, H_l, W_l), highest resolution first.
+            decoder_features: (B, C_l, H_l, W_l), highest resolution first.
+
+        Raises:
+            ValueError: the features are not those the projections were built for.
+        """
+        check_channels("encoder", encoder_features, self.encoder_channels)
+        check_channels("decoder", decoder_features, self.decoder_channels)
+        with autocast_off(decoder_features[0].device.type):
+            teacher, *decoder = at_least_fp32(decoder_features)
+            students = [*at_least_fp32(encoder_features), *decoder]
+            projections = [*self.encoder_projections, *self.decoder_projections]
+            size = teacher.shape[-2:]
+            distances = [
+                self.distance(F.interpolate(project(f), size, mode="bilinear", align_corners=False), teacher)
+                for project, f in zip(projections, students, strict=True)
+            ]
+            return torch.stack(distances).mean()

@@ -1,0 +1,1 @@
+"""nnU-Net's side: the trainers, their variants, the recipe."""

@@ -1,0 +1,118 @@
+"""nnUNetTrainerDSVM: the VM-UNet trained with dual self-distillation."""
+
+import os
+from typing import Any
+
+from torch import distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunetv2_dsvm.distillation.distances import DistanceKind, FeatureDistance
+from nnunetv2_dsvm.distillation.dual import DualSelfDistillation, Term
+from nnunetv2_dsvm.training.loss import SEGMENTATION, SegmentationWithDistillationLoss
+from nnunetv2_dsvm.training.progress_picture import plot_distillation_progress
+from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
+
+LOG_KEYS = {SEGMENTATION: "segmentation_loss", "projection": "L_proj", "progressive": "L_prog"}
+RAMP_KEY = "distillation_ramp"
+
+
+class nnUNetTrainerDSVM(nnUNetTrainerVMUNet):
+    """Trains DSVM-UNet (arXiv 2601.19690): the VM-UNet of `nnUNetTrainerVMUNet`, pulled together by its own features.
+
+    From the paper: the two terms, projection (global) and progressive (local) self-distillation, with the mean squared
+    error, and a network that is a plain VM-UNet at inference. Ours: the weights of the terms, the division of each by
+    its number of pairs, the linear ramp over the first tenth of the epochs, and how features are brought to one shape
+    (see `nnunetv2_dsvm.distillation`). Everything else is as in `nnUNetTrainerVMUNet`, so that the two compare.
+
+    A variant overrides one of the class attributes below.
+    """
+
+    distillation_terms: tuple[Term, ...] = ("projection", "progressive")
+    distillation_distance: DistanceKind = "mse"
+    distillation_temperature: float = FeatureDistance.temperature  # of "kl"
+    distillation_standardise: bool = False
+    lambda_projection: float = 0.1
+    lambda_progressive: float = 0.1
+    ramp_fraction: float = 0.1
+
+    def initialize(self):
+        super().initialize()
+        self.bare_network().return_features = True
+        self._add_log_keys()
+
+    def configure_optimizers(self):
+        # The projections are made here because nnU-Net builds the loss, which uses them, only after the optimiser.
+        network = self.bare_network()
+        self.distillation = DualSelfDistillation(
+            network.encoder.output_channels,
+            network.decoder.output_channels,
+            terms=self.distillation_terms,
+            distance=self.distillation_distance,
+            temperature=self.distillation_temperature,
+            standardise=self.distillation_standardise,
+        ).to(self.device)
+        return super().configure_optimizers()
+
+    def _build_loss(self):
+        distillation: nn.Module = self.distillation
+        if self.is_ddp and any(True for _ in distillation.parameters()):
+            distillation = DistributedDataParallel(distillation, device_ids=[self.local_rank])
+        weights = {"projection": self.lambda_projection, "progressive": self.lambda_progressive}
+        return SegmentationWithDistillationLoss(super()._build_loss(), distillation, weights, self._ramp_epochs())
+
+    def on_train_epoch_start(self):
+        self.loss.set_epoch(self.current_epoch)
+        super().on_train_epoch_start()
+
+    def on_train_epoch_end(self, train_outputs: list[dict]):
+        super().on_train_epoch_end(train_outputs)
+        values = {LOG_KEYS[name]: value for name, value in self._mean_terms_of_all_ranks().items()}
+        values[RAMP_KEY] = self.loss.ramp
+        for key, value in values.items():
+            self.logger.log(key, value, self.current_epoch)
+        self.print_to_log_file(", ".join(f"{key} {value:.4g}" for key, value in values.items()))
+
+    def on_epoch_end(self):
+        super().on_epoch_end()
+        if self.local_rank == 0:
+            history = {key: self.logger.get_value(key, step=None) for key in self._log_keys()}
+            plot_distillation_progress(history, os.path.join(self.output_folder, "progress_distillation.png"))
+
+    def loss_terms_of_last_step(self) -> dict[str, float]:
+        return {LOG_KEYS[name]: value.item() for name, value in self.loss.last_terms.items()}
+
+    def distillation_settings(self) -> dict[str, Any]:
+        return {
+            "terms": self.distillation_terms,
+            "distance": self.distillation_distance,
+            "temperature": self.distillation_temperature,
+            "standardise": self.distillation_standardise,
+            "lambda_projection": self.lambda_projection,
+            "lambda_progressive": self.lambda_progressive,
+            "ramp_epochs": self._ramp_epochs(),
+        }
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        super().load_checkpoint(filename_or_checkpoint)
+        self._add_log_keys()
+
+    def _ramp_epochs(self) -> int:
+        return round(self.num_epochs * self.ramp_fraction)
+
+    def _log_keys(self) -> list[str]:
+        return [*(LOG_KEYS[name] for name in (SEGMENTATION, *self.distillation_terms)), RAMP_KEY]
+
+    def _add_log_keys(self) -> None:
+        # nnU-Net's logger insists on one value per finished epoch and key; a checkpoint may come without ours.
+        history = self.logger.local_logger.my_fantastic_logging
+        for key in self._log_keys():
+            history.setdefault(key, [float("nan")] * self.current_epoch)
+
+    def _mean_terms_of_all_ranks(self) -> dict[str, float]:
+        terms = self.loss.mean_terms()
+        if not self.is_ddp:
+            return terms
+        gathered: list[dict[str, float]] = [{}] * dist.get_world_size()
+        dist.all_gather_object(gathered, terms)
+        return {name: sum(rank[name] for rank in gathered) / len(gathered) for name in terms}

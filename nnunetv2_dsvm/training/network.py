@@ -1,0 +1,43 @@
+"""The network that nnU-Net's plans ask for."""
+
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+
+from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+
+NETWORK_CLASS_NAME = f"{VMUNet.__module__}.{VMUNet.__qualname__}"
+DEFAULT_PRESET = "base"
+
+
+def refuse_unless_2d(configuration_manager: ConfigurationManager) -> None:
+    """Raises ValueError unless the configuration trains on 2D patches: VM-UNet scans images."""
+    patch_size = list(configuration_manager.patch_size)
+    if len(patch_size) != 2:
+        raise ValueError(
+            f"VM-UNet and DSVM-UNet support 2D configurations only, but this one has the {len(patch_size)}D patch size "
+            f"{patch_size}: train the configuration '2d' (nnUNetv2_train DATASET 2d FOLD -tr ...), which nnU-Net plans "
+            "for 3D images too"
+        )
+
+
+def build_vm_unet(
+    configuration_manager: ConfigurationManager,
+    input_channels: int,
+    num_classes: int,
+    *,
+    deep_supervision: bool,
+    auxiliary_heads: bool,
+) -> VMUNet:
+    """The VM-UNet of an nnU-Net configuration; loads no file.
+
+    Sizes come from the plans when their network class is our VMUNet (its `arch_kwargs` are VMUNet's arguments). Plans
+    made for another network, as nnU-Net's planners write them, get the preset "base", the published recipe.
+
+    Raises:
+        ValueError: the configuration is not 2D.
+    """
+    refuse_unless_2d(configuration_manager)
+    heads = {"deep_supervision": deep_supervision, "auxiliary_heads": auxiliary_heads}
+    if configuration_manager.network_arch_class_name == NETWORK_CLASS_NAME:
+        sizes = {**configuration_manager.network_arch_init_kwargs, **heads}
+        return VMUNet(input_channels=input_channels, num_classes=num_classes, **sizes)
+    return VMUNet.from_preset(DEFAULT_PRESET, input_channels, num_classes, **heads)

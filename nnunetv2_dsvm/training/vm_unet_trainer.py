@@ -1,0 +1,229 @@
+"""nnUNetTrainerVMUNet: nnU-Net's trainer with the VM-UNet and its recipe, and without distillation."""
+
+import contextlib
+import io
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import distributed as dist
+from torch import nn
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.training.checkpoint_files import read_own_entry, write_checkpoint
+from nnunetv2_dsvm.training.network import build_vm_unet, refuse_unless_2d
+from nnunetv2_dsvm.training.optimization import WarmupCosineSchedule, parameter_groups
+from nnunetv2_dsvm.training.precision import bf16_autocast, trains_in_bf16
+from nnunetv2_dsvm.training.seeding import deterministic_algorithms, seed_all, seed_from_environment
+from nnunetv2_dsvm.version import __version__
+
+
+class nnUNetTrainerVMUNet(nnUNetTrainer):
+    """Trains a plain VM-UNet (arXiv 2402.02491) inside nnU-Net: the control beside `nnUNetTrainerDSVM`.
+
+    From VM-UNet's published recipe: the network, AdamW with a learning rate of 1e-3 and a weight decay of 1e-2, one
+    cosine to 1e-5, 300 epochs, no deep supervision. nnU-Net's: data, augmentation, patch and batch size, loss (Dice +
+    CE, or Dice + BCE for regions), 250 iterations per epoch, gradient clipping, validation, inference. Ours: no weight
+    decay on A_log, D, biases and norms; a linear warm-up over a thirtieth of the epochs; random initial weights (the
+    recipe starts from ImageNet's); bf16 where the GPU has it; a stop at the first loss that is not finite; repeatable
+    runs by NNUNETV2_DSVM_SEED (two CPU runs with nnUNet_n_proc_DA=0 give the same losses).
+
+    A variant overrides one of the class attributes below.
+    """
+
+    default_num_epochs: int = 300
+    default_initial_lr: float = 1e-3
+    default_weight_decay: float = 1e-2
+    final_lr_fraction: float = 1e-2
+    warmup_fraction: float = 1 / 30
+    default_deep_supervision: bool = False
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net's own signature)
+    ):
+        refuse_unless_2d(PlansManager(plans).get_configuration(configuration))  # before nnU-Net creates a folder
+        self.seed = seed_from_environment()
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = self.default_num_epochs
+        self.initial_lr = self.default_initial_lr
+        self.weight_decay = self.default_weight_decay
+        self.enable_deep_supervision = self.default_deep_supervision
+        self.distillation: nn.Module | None = None  # trained beside the network; None: nothing to distil
+
+    # --- building -----------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """A VM-UNet of the size the plans give, else of the published one; also called at inference."""
+        return build_vm_unet(
+            configuration_manager,
+            num_input_channels,
+            num_output_channels,
+            deep_supervision=enable_deep_supervision,
+            auxiliary_heads=enable_deep_supervision,
+        )
+
+    def initialize(self):
+        if self.seed is not None:
+            seed_all(self.seed)
+        if trains_in_bf16(self.device):
+            self.grad_scaler = None  # bf16 has the range of fp32
+        super().initialize()
+
+    def configure_optimizers(self):
+        groups = parameter_groups(self._trained_modules(), self.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=self.initial_lr)
+        schedule = WarmupCosineSchedule(
+            optimizer,
+            num_epochs=self.num_epochs,
+            initial_lr=self.initial_lr,
+            final_lr=self.initial_lr * self.final_lr_fraction,
+            warmup_epochs=round(self.num_epochs * self.warmup_fraction),
+        )
+        return optimizer, schedule
+
+    def bare_network(self) -> VMUNet:
+        """The network without the wrappers of DDP and torch.compile."""
+        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+        return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+    def _trained_modules(self) -> list[nn.Module]:
+        return [self.bare_network(), *([] if self.distillation is None else [self.distillation])]
+
+    def set_deep_supervision_enabled(self, enabled: bool):
+        # nnU-Net turns it on after every validation, also for trainers that have it off and never trained those heads.
+        super().set_deep_supervision_enabled(enabled and self.enable_deep_supervision)
+
+    def _get_deep_supervision_scales(self) -> list[list[float]] | None:
+        """The size of each output, largest first, as a fraction of the patch: 1, 1/4, 1/8, 1/16, rounded up to pixels.
+
+        nnU-Net reads its own network's scales from the plans; ours has no output at half the resolution.
+        """
+        if not self.enable_deep_supervision:
+            return None
+        strides = [1, *(4 * 2**level for level in range(len(self.bare_network().decoder.seg_layers) - 1))]
+        return [[-(-size // s) / size for size in self.configuration_manager.patch_size] for s in strides]
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def run_training(self):
+        with contextlib.ExitStack() as stack:
+            if trains_in_bf16(self.device):
+                stack.enter_context(bf16_autocast())
+            if self.seed is not None:
+                stack.enter_context(deterministic_algorithms())
+            super().run_training()
+
+    def on_train_start(self):
+        super().on_train_start()
+        if self.device.type == "cuda":
+            precision = "bf16" if self.grad_scaler is None else "fp16 with a gradient scaler"
+        else:
+            precision = "fp32"
+        self.print_to_log_file(f"nnunetv2_dsvm {__version__}: training in {precision}, seed {self.seed}")
+
+    def on_epoch_start(self):
+        if self.seed is not None:  # from the epoch alone, so that a continued run draws what an uninterrupted one would
+            seed_all(self.seed, self.current_epoch, self.local_rank)
+        super().on_epoch_start()
+
+    def train_step(self, batch: dict) -> dict:
+        result = super().train_step(batch)
+        finite = bool(np.isfinite(result["loss"]))
+        if not self._on_all_ranks(finite):
+            self._stop("another GPU's loss is not finite" if finite else f"the training loss became {result['loss']}")
+        return result
+
+    def on_train_epoch_end(self, train_outputs: list[dict]):
+        super().on_train_epoch_end(train_outputs)
+        # A gradient that is not finite ruins the weights while the loss before it was fine: look before a checkpoint is
+        # written. DDP keeps the weights of all ranks equal, so all of them stop here.
+        named = [item for module in self._trained_modules() for item in module.named_parameters()]
+        finite = torch.stack([parameter.detach().isfinite().all() for _, parameter in named])
+        if not finite.all():
+            ruined = [name for (name, _), good in zip(named, finite.tolist(), strict=True) if not good]
+            self._stop(f"{len(ruined)} of {len(named)} parameters are no longer finite, the first being {ruined[0]}")
+
+    def loss_terms_of_last_step(self) -> dict[str, float]:
+        """The terms that made up the loss of the last step, where there is more than one."""
+        return {}
+
+    def _on_all_ranks(self, condition: bool) -> bool:
+        if not self.is_ddp:
+            return condition
+        flag = torch.tensor(float(condition), device=self.device)
+        dist.all_reduce(flag, op=dist.ReduceOp.MIN)
+        return bool(flag.item())
+
+    def _stop(self, what: str) -> None:
+        terms = ", ".join(f"{name} {value:.6g}" for name, value in self.loss_terms_of_last_step().items())
+        names = ("checkpoint_latest.pth", "checkpoint_best.pth")
+        kept = [path for path in (os.path.join(self.output_folder, name) for name in names) if os.path.isfile(path)]
+        message = (
+            f"Training stopped in epoch {self.current_epoch}: {what}"
+            + (f" (terms of the last step: {terms})" if terms else "")
+            + ". No checkpoint was written from this state. "
+            + (f"The last good one is {kept[0]}: continue from it with --c. " if kept else "There is none before it. ")
+            + "If it happens again, look for NaN or extreme intensities in the images, or lower the learning rate "
+            "(default_initial_lr in a variant of the trainer)."
+        )
+        self.print_to_log_file(message, also_print_to_console=False)
+        raise RuntimeError(message)
+
+    # --- checkpoints --------------------------------------------------------------------------------------------------
+
+    def own_checkpoint_entry(self) -> dict[str, Any]:
+        """What a checkpoint holds beyond nnU-Net's own entries."""
+        return {
+            "version": __version__,
+            "projections": None if self.distillation is None else self.distillation.state_dict(),
+            "settings": self.distillation_settings(),
+        }
+
+    def distillation_settings(self) -> dict[str, Any] | None:
+        """How the distillation was configured, for the checkpoint; None without one."""
+        return None
+
+    def save_checkpoint(self, filename: str) -> None:
+        in_memory = io.BytesIO()
+        super().save_checkpoint(in_memory)
+        if in_memory.tell():  # nothing on the other ranks of DDP, nor with --disable_checkpointing
+            write_checkpoint(in_memory, self.own_checkpoint_entry(), filename)
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        if not self.was_initialized:
+            self.initialize()
+        entry, trainer_name = read_own_entry(filename_or_checkpoint)
+        stored = entry.get("projections") or {}
+        here = {} if self.distillation is None else self.distillation.state_dict()
+        if {name: value.shape for name, value in stored.items()} != {name: value.shape for name, value in here.items()}:
+            raise RuntimeError(
+                f"{filename_or_checkpoint} was written by {trainer_name} with {len(stored)} tensors of distillation "
+                f"projections, but {type(self).__name__} has {len(here)} that must match them: a training can only be "
+                f"continued with the trainer it was started with (-tr {trainer_name}). To start a new training from "
+                "its network, use -pretrained_weights instead of --c. Nothing was changed."
+            )
+        super().load_checkpoint(filename_or_checkpoint)
+        if self.distillation is not None:
+            self.distillation.load_state_dict(stored)
+            if entry["settings"] != self.distillation_settings():
+                self.print_to_log_file(
+                    f"Distillation from here on: {self.distillation_settings()}; the checkpoint was trained with "
+                    f"{entry['settings']}"
+                )
