@@ -32,8 +32,7 @@ setup(
     package_data={"nnunetv2_dsvm.training": ["discovery/*.py"]},
     install_requires=[
         "nnunetv2>=2.8,<3",
-        # 2.9: see README, "Limits".
-        "torch>=2.5,!=2.9.*",
+        "torch>=2.5,!=2.9.*",  # 2.5 calls the entry point below; nnU-Net excludes 2.9
         "numpy",
         "matplotlib",
         "SimpleITK>=2.2.1",
