@@ -1,0 +1,93 @@
+"""Time and memory of one case."""
+
+import gc
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from nnunetv2_dsvm.benchmark.isolated import run_isolated
+from nnunetv2_dsvm.benchmark.memory import PeakMemory, kept_for_backward
+from nnunetv2_dsvm.benchmark.timing import ONCE, Effort, Timing, time_inference, time_training
+from nnunetv2_dsvm.benchmark.workload import Workload
+
+# A call that takes longer is timed once: nobody waits minutes for a median of the reference loop.
+LONG_CALL_SECONDS = 4.0
+
+
+class Case(Protocol):
+    """A picklable description of what is measured."""
+
+    device: str
+    counts_weights: bool  # whether memory counts from before the weights are made, or from just before the call
+    wants_kept: bool  # whether to measure what is kept for backward
+
+    def build(self) -> Workload: ...
+
+    def tiny(self) -> "Case":
+        """The same work on the smallest shape."""
+        ...
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Seconds and bytes; None where a number was not measured.
+
+    `inference` is forward without autograd, `forward` the training's forward, `training` forward + backward (for a
+    network, the whole step).
+    """
+
+    inference: Timing
+    forward: Timing
+    training: Timing
+    inference_bytes: int | None
+    training_bytes: int | None
+    kept_bytes: int | None = None
+
+
+def measure(case: Case, effort: Effort) -> Measurement:
+    """Measures a case: on a CPU in a fresh process (for the memory), elsewhere here.
+
+    Raises:
+        RuntimeError: it ran out of memory, or the process failed.
+    """
+    if case.device == "cpu":
+        return run_isolated(_measure, case, effort)
+    return _measure(case, effort)
+
+
+def _measure(case: Case, effort: Effort) -> Measurement:
+    device = torch.device(case.device)
+    memory = PeakMemory(device)
+    _run_once(case.tiny().build(), device)
+    gc.collect()
+    memory.set_baseline()
+    work = {"": case.build()}
+    if device.type == "cuda":  # the first calls choose kernels, compile them and allocate workspaces
+        time_inference(work, device, Effort(2, 1, 1, 0.0))
+    if not case.counts_weights:
+        memory.set_baseline()
+    memory.reset()
+    inference = time_inference(work, device, ONCE)[""]
+    inference_bytes = memory.read()
+    if inference.median < LONG_CALL_SECONDS:
+        inference = time_inference(work, device, effort)[""]
+
+    if device.type == "cuda":
+        time_training(work, device, Effort(2, 1, 1, 0.0))
+    if not case.counts_weights:
+        memory.set_baseline()
+    memory.reset()
+    forward, training = time_training(work, device, ONCE)[""]
+    training_bytes = memory.read()
+    if training.median < LONG_CALL_SECONDS:
+        forward, training = time_training(work, device, effort)[""]
+
+    kept_bytes = kept_for_backward(work[""].forward, device, work[""].held) if case.wants_kept else None
+    return Measurement(inference, forward, training, inference_bytes, training_bytes, kept_bytes)
+
+
+def _run_once(workload: Workload, device: torch.device) -> None:
+    """Loads libraries and starts threads, so that neither is taken for the case's own time or memory."""
+    time_inference({"": workload}, device, ONCE)
+    time_training({"": workload}, device, ONCE)

@@ -1,0 +1,85 @@
+"""From the command line's options to what is measured, with the default shapes of each device."""
+
+import argparse
+
+import torch
+
+from nnunetv2_dsvm.benchmark.network_case import NetworkSizes
+from nnunetv2_dsvm.benchmark.suites import ImageShape, Plan
+from nnunetv2_dsvm.benchmark.timing import Effort
+from nnunetv2_dsvm.errors import UserError
+
+# The shapes of published trainings: 256² at batch 32, and 512² at nnU-Net's batch 12 and one image at a time.
+_GPU_IMAGES = (ImageShape(32, 256, 256), ImageShape(12, 512, 512), ImageShape(1, 512, 512))
+# Stage 1 of two images of 256²: 64×64 tokens, d_inner 192. The networks get what two cores do in a minute.
+_CPU_SCAN_IMAGES = (ImageShape(2, 256, 256),)
+_CPU_CORE_IMAGES = (ImageShape(2, 128, 128),)
+_CPU_NETWORK_IMAGES = (ImageShape(2, 64, 64),)
+_QUICK_IMAGES = (ImageShape(2, 32, 32),)
+_QUICK_SIZES = NetworkSizes(dims=(8, 16, 32, 64), encoder_depths=(1, 1, 1, 1), decoder_depths=(1, 1, 1, 1))
+
+_CPU_EFFORT = Effort(warm_up=1, least=3, most=20, seconds=1.0)
+_GPU_EFFORT = Effort(warm_up=3, least=10, most=100, seconds=1.0)
+
+
+def make_plan(args: argparse.Namespace) -> Plan:
+    """The plan that the options of `nnUNetv2_dsvm benchmark` describe.
+
+    Raises:
+        UserError: the device is not there, or sizes do not fit together.
+    """
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("no CUDA device can be used here; see `nnUNetv2_dsvm doctor`, or choose --device cpu")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise UserError("MPS cannot be used here; choose --device cpu")
+    sizes = _sizes(args)
+    stages = tuple(range(1, len(sizes.dims) + 1))
+    if args.stages is not None and not set(args.stages) <= set(stages):
+        raise UserError(f"stages {args.stages} do not all exist: {len(sizes.dims)} dims give the stages {stages}")
+
+    gpu = device != "cpu"
+    scan, core, network = [_GPU_IMAGES] * 3 if gpu else (_CPU_SCAN_IMAGES, _CPU_CORE_IMAGES, _CPU_NETWORK_IMAGES)
+    if args.quick:
+        scan = core = network = _QUICK_IMAGES
+    if args.batch or args.size:
+        scan, core, network = (_override(images, args.batch, args.size) for images in (scan, core, network))
+    effort = _GPU_EFFORT if gpu else _CPU_EFFORT
+    least = args.repeats or (1 if args.quick else effort.least)
+    return Plan(
+        device=device,
+        dtype=args.dtype or ("float16" if gpu else "float32"),
+        scan_images=scan,
+        scan_stages=args.stages or (stages if gpu and not args.quick else (1,)),
+        core_images=core,
+        core_stages=args.stages or ((1,) if args.quick else stages),
+        network_images=network,
+        sizes=sizes,
+        effort=Effort(effort.warm_up, least, max(least, effort.most), 0.0 if args.quick else effort.seconds),
+        scan_backend=args.scan_backend,
+        compile=args.compile,
+    )
+
+
+def _sizes(args: argparse.Namespace) -> NetworkSizes:
+    default = _QUICK_SIZES if args.quick else NetworkSizes()
+    sizes = NetworkSizes(
+        args.dims or default.dims,
+        args.encoder_depths or default.encoder_depths,
+        args.decoder_depths or default.decoder_depths,
+        args.d_state,
+    )
+    if not len(sizes.dims) == len(sizes.encoder_depths) == len(sizes.decoder_depths):
+        raise UserError(
+            f"dims {sizes.dims}, encoder depths {sizes.encoder_depths} and decoder depths {sizes.decoder_depths} "
+            f"need one entry per stage"
+        )
+    return sizes
+
+
+def _override(
+    images: tuple[ImageShape, ...], batch: int | None, size: tuple[int, int] | None
+) -> tuple[ImageShape, ...]:
+    """The same images with another batch or size, each once."""
+    changed = [ImageShape(batch or i.batch, *(size or (i.height, i.width))) for i in images]
+    return tuple(dict.fromkeys(changed))

@@ -1,0 +1,93 @@
+"""`nnUNetv2_dsvm benchmark`: speed and memory of the scan, the SS2D core, the network and the distillation."""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from nnunetv2_dsvm.errors import UserError
+
+SUITES = ("scan", "core", "network", "distillation")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Measures speed and memory of the scan's backends, the SS2D core, the network and the distillation. Every "
+        "result is compared with the reference first; a wrong one gets no speed and ends the command with status 1."
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda", "mps"), help="default: cuda if there is one, else cpu")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="the 16-bit types run the core and the networks under autocast; default: float16 on cuda, else float32",
+    )
+    parser.add_argument(
+        "--suite", type=lambda text: text.split(","), default=list(SUITES), metavar="NAMES",
+        help=f"any of {','.join(SUITES)} (default: all)",
+    )  # fmt: skip
+    parser.add_argument("--batch", type=int, help="images per batch, for every suite; by default as suits the device")
+    parser.add_argument(
+        "--size", type=_image_size, metavar="EDGE|HxW", help="image size in pixels, for every suite: 256 or 256x192"
+    )
+    parser.add_argument("--stages", type=_integers, metavar="1,2,…", help="whose scan, core and block are measured")
+    parser.add_argument("--dims", type=_integers, metavar="C,2C,…", help="channels per stage (default: 96,192,384,768)")
+    parser.add_argument("--encoder-depths", type=_integers, metavar="N,…", help="blocks per stage (default: 2,2,2,2)")
+    parser.add_argument("--decoder-depths", type=_integers, metavar="N,…", help="deepest first (default: 2,2,2,1)")
+    parser.add_argument("--d-state", type=int, default=16, metavar="N", help="states per channel (default: 16)")
+    parser.add_argument("--scan-backend", default="auto", help="of our core and network (default: auto)")
+    parser.add_argument("--compile", action="store_true", help="measure the networks with torch.compile as well")
+    parser.add_argument("--repeats", type=int, help="at least so many timed calls (default: 3 on a CPU, else 10)")
+    parser.add_argument("--quick", action="store_true", help="tiny shapes, to see that everything works")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+
+
+def run(args: argparse.Namespace) -> int:
+    import torch
+
+    from nnunetv2_dsvm.benchmark import report
+    from nnunetv2_dsvm.benchmark.environment import environment
+    from nnunetv2_dsvm.benchmark.plan import make_plan
+    from nnunetv2_dsvm.benchmark.suites import Runner
+
+    unknown = sorted(set(args.suite) - set(SUITES))
+    if unknown:
+        raise UserError(f"unknown suite {', '.join(unknown)}: choose any of {', '.join(SUITES)}, separated by commas")
+    plan = make_plan(args)
+    where = environment(torch.device(plan.device))
+    print(_headline(where, plan.dtype))
+
+    runner = Runner(plan, lambda text: print(f"measuring {text} …", file=sys.stderr, flush=True))
+    results = []
+    for suite in SUITES:
+        if suite in args.suite:
+            of_suite = list(runner.run(suite))
+            results += of_suite
+            print(report.as_table(of_suite), flush=True)
+    if args.json:
+        args.json.write_text(report.as_json(where, dataclasses.asdict(plan), results), encoding="utf-8")
+    wrong = [f"{r.suite}, {r.implementation}" for r in results if r.wrong]
+    if wrong:
+        print(f"\nWrong results, no speed reported: {'; '.join(dict.fromkeys(wrong))}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def _headline(where: dict, dtype: str) -> str:
+    versions = ", ".join(f"{k} {v}" for k, v in where["versions"].items() if k in ("nnunetv2_dsvm", "torch", "triton"))
+    threads = f", {where['torch_threads']} threads" if where["device"] == "cpu" else ""
+    precision = dtype if dtype == "float32" else f"AMP {dtype}"
+    return (
+        f"{where['device_name']}{threads}; {versions}; {precision}\n"
+        f"Medians ± half the range. × (faster) and / (of the memory): against the line of the block that has neither.\n"
+        f"Memory: {where['memory_measured_by']}."
+    )
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _image_size(text: str) -> tuple[int, int]:
+    parts = _integers(text.replace("x", ","))
+    if len(parts) > 2 or min(parts) < 1:
+        raise argparse.ArgumentTypeError(f"expected one edge or HxW in pixels, got {text!r}")
+    return parts[0], parts[-1]

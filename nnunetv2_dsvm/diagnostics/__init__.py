@@ -1,0 +1,1 @@
+"""What `nnUNetv2_dsvm doctor` looks at. Needs neither nnU-Net nor a working installation."""
