@@ -1,0 +1,1 @@
+"""The command `nnUNetv2_dsvm` and its subcommands."""

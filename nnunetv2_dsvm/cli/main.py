@@ -1,0 +1,54 @@
+"""The command `nnUNetv2_dsvm`: one parser, and the subcommand's module imported only when it is asked for."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.version import __version__
+
+# name -> what it does. Each is a module of this package with `add_arguments(parser)` and `run(args) -> int`.
+SUBCOMMANDS = {
+    "quickstart": "train, predict and evaluate a small DSVM-UNet on real CT, start to end, in minutes on a CPU",
+    "doctor": "check that this machine can train: versions, devices, scan backends, nnU-Net's folders",
+    "benchmark": "measure speed and memory of the scan backends and of the network",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand.
+
+    Args:
+        argv: arguments without the program's name; by default those of the process.
+
+    Returns:
+        The exit status: 0, 1 after a `UserError` (shown as one message), 130 after Ctrl-C, or the subcommand's own.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_dsvm", description="DSVM-UNet for nnU-Net: try it, check the installation, measure it."
+    )
+    parser.add_argument("--version", action="version", version=f"nnunetv2_dsvm {__version__}")
+    subparsers = parser.add_subparsers(dest="subcommand", metavar="subcommand", required=True)
+    requested = next((argument for argument in argv if not argument.startswith("-")), None)
+    for name, summary in SUBCOMMANDS.items():
+        subparser = subparsers.add_parser(
+            name, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if name == requested:
+            import_module(f"nnunetv2_dsvm.cli.{name}").add_arguments(subparser)
+
+    args = parser.parse_args(argv)
+    try:
+        return import_module(f"nnunetv2_dsvm.cli.{args.subcommand}").run(args)
+    except UserError as error:
+        print(f"\nnnUNetv2_dsvm {args.subcommand}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nnnUNetv2_dsvm {args.subcommand}: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

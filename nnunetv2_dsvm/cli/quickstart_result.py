@@ -1,0 +1,99 @@
+"""What the quickstart shows at its end: baselines, nnU-Net's evaluation of all, a table, a picture."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import SimpleITK as sitk
+
+from nnunetv2_dsvm.cli.nnunet_project import NnUNetProject
+from nnunetv2_dsvm.datasets.nnunet_raw import Case
+from nnunetv2_dsvm.evaluation.copied_slice import Box, CopiedSlice, body_boxes, copy_best_slice, copy_most_similar_slice
+from nnunetv2_dsvm.evaluation.overlay import write_overlay
+from nnunetv2_dsvm.evaluation.report import Column, read_dice, write_report
+
+SIMILAR, BEST = "copied slice", "best copied slice"
+BASELINES = {SIMILAR: copy_most_similar_slice, BEST: copy_best_slice}
+
+
+def write_baselines(raw: Path, folder: Path) -> None:
+    """Segment the test case by each baseline into `folder/<baseline>/`, and note in `chosen.json` what they copied."""
+    training, test = read_cases(raw, "Tr"), read_test_case(raw)
+    chosen = {}
+    for title, copy in BASELINES.items():
+        copied: CopiedSlice = copy(training, test)
+        baseline_folder = folder / title.replace(" ", "_")
+        baseline_folder.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(copied.segmentation, str(baseline_folder / f"{test.name}.nii.gz"), True)
+        chosen[title] = f"slice {copied.slice_index + 1} of {copied.case_name}"
+        print(f"{title}: {chosen[title]}", flush=True)
+    (folder / "chosen.json").write_text(json.dumps(chosen, indent=2) + "\n", encoding="utf-8")
+
+
+def evaluate(project: NnUNetProject, prediction: Path, baselines: Path) -> None:
+    """nnU-Net's evaluation of the prediction and of the baselines: a `summary.json` in each folder."""
+    for folder in (prediction, *(baselines / title.replace(" ", "_") for title in BASELINES)):
+        project.evaluate(project.raw / "labelsTs", folder)
+
+
+def write_result(
+    project: NnUNetProject, prediction: Path, baselines: Path, *, title: str, note: str, details: Mapping[str, Any]
+) -> str:
+    """Write result.md, .csv, .json and overlay.png into the project's folder.
+
+    Args:
+        note: what the data are.
+        details: for the JSON file.
+
+    Returns:
+        The Markdown text.
+    """
+    labels = json.loads((project.raw / "dataset.json").read_text(encoding="utf-8"))["labels"]
+    labels.pop("background")
+    chosen = json.loads((baselines / "chosen.json").read_text(encoding="utf-8"))
+    columns = [Column("DSVM-UNet", read_dice(prediction / "summary.json", labels))]
+    for baseline in BASELINES:
+        columns.append(Column(baseline, read_dice(baselines / baseline.replace(" ", "_") / "summary.json", labels)))
+    notes = [
+        note,
+        f"{SIMILAR}: the baseline without learning. The labels of one training slice ({chosen[SIMILAR]}), the one "
+        "whose image is most similar to the test slices, stretched onto the body in each of them.",
+        f"{BEST}: the same with the training slice that gives the highest mean Dice ({chosen[BEST]}), chosen by "
+        "looking at the answer: copying one slice cannot reach more.",
+    ]
+    text = write_report(project.folder, title=title, columns=columns, notes=notes, details=details)
+
+    test = read_test_case(project.raw)
+    image = sitk.GetArrayFromImage(test.image)
+    spacing = test.image.GetSpacing()
+    write_overlay(
+        project.folder / "overlay.png",
+        image=image,
+        columns={
+            "ground truth": sitk.GetArrayFromImage(test.label),
+            f"DSVM-UNet, mean Dice {columns[0].mean:.2f}": sitk.GetArrayFromImage(
+                sitk.ReadImage(str(prediction / f"{test.name}.nii.gz"))
+            ),
+        },
+        label_names=list(labels),
+        spacing_mm=(spacing[1], spacing[0]),
+        crop=Box.around(body_boxes(image, spacing[1])),
+        title=title,
+    )
+    return text
+
+
+def read_test_case(raw: Path) -> Case:
+    (test,) = read_cases(raw, "Ts")
+    return test
+
+
+def read_cases(raw: Path, part: str) -> list[Case]:
+    """The cases of a raw dataset with one channel; `part` is `Tr` or `Ts`."""
+    cases = []
+    for label_path in sorted((raw / f"labels{part}").glob("*.nii.gz")):
+        name = label_path.name[: -len(".nii.gz")]
+        image = sitk.ReadImage(str(raw / f"images{part}" / f"{name}_0000.nii.gz"))
+        cases.append(Case(name, image, sitk.ReadImage(str(label_path))))
+    return cases

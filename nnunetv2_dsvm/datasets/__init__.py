@@ -1,0 +1,1 @@
+"""Converters to nnU-Net's raw format."""

@@ -1,0 +1,92 @@
+"""nnU-Net's raw dataset format, written so that an interrupted conversion leaves no half dataset behind."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+
+@dataclass
+class Case:
+    """An image (HU) and its labels on the same grid."""
+
+    name: str
+    image: sitk.Image
+    label: sitk.Image
+
+
+def to_lps(image: sitk.Image) -> sitk.Image:
+    """The same image with its axes running towards the patient's left, posterior and superior.
+
+    nnU-Net works in the order in which the voxels are stored. Two scanners' files reach the network the same way up
+    only if they are brought to one orientation first.
+    """
+    return sitk.DICOMOrient(image, "LPS")
+
+
+def label_on_grid(label: sitk.Image, image: sitk.Image) -> sitk.Image:
+    """`label` at the voxels of `image`, matched in physical space (nearest neighbour; 0 outside of `label`)."""
+    return sitk.Resample(label, image, sitk.Transform(), sitk.sitkNearestNeighbor, 0, label.GetPixelID())
+
+
+def merge_labels(label: sitk.Image, groups: Mapping[str, Iterable[int]]) -> sitk.Image:
+    """Group i (from 1) of `groups` becomes label i, everything else 0."""
+    source = sitk.GetArrayViewFromImage(label)
+    merged = np.zeros(source.shape, np.uint8)
+    for value, members in enumerate(groups.values(), start=1):
+        merged[np.isin(source, list(members))] = value
+    result = sitk.GetImageFromArray(merged)
+    result.CopyInformation(label)
+    return result
+
+
+def write_dataset(
+    folder: Path,
+    *,
+    training: Iterable[Case],
+    test: Iterable[Case],
+    label_names: Iterable[str],
+    description: str,
+    reference: str,
+) -> None:
+    """Write a CT dataset in nnU-Net's raw format; the test cases' labels go to `labelsTs`.
+
+    Args:
+        folder: `…/DatasetXXX_Name`; replaced if it exists, and there only when it is complete.
+        label_names: names of labels 1, 2, …
+        description: what the dataset is, for `dataset.json`.
+        reference: where it comes from and its licence.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    number_of_training_cases = _write_cases(training, partial / "imagesTr", partial / "labelsTr")
+    _write_cases(test, partial / "imagesTs", partial / "labelsTs")
+    dataset_json = {
+        "name": folder.name,
+        "description": description,
+        "reference": reference,
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, **{name: i for i, name in enumerate(label_names, start=1)}},
+        "numTraining": number_of_training_cases,
+        "file_ending": ".nii.gz",
+        "overwrite_image_reader_writer": "SimpleITKIO",
+    }
+    (partial / "dataset.json").write_text(json.dumps(dataset_json, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def _write_cases(cases: Iterable[Case], images: Path, labels: Path) -> int:
+    images.mkdir(parents=True)
+    labels.mkdir(parents=True)
+    count = 0
+    for case in cases:
+        sitk.WriteImage(sitk.Cast(case.image, sitk.sitkInt16), str(images / f"{case.name}_0000.nii.gz"), True)
+        sitk.WriteImage(case.label, str(labels / f"{case.name}.nii.gz"), True)
+        count += 1
+    return count

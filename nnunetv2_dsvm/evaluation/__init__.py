@@ -1,0 +1,1 @@
+"""Baselines, tables and pictures for segmentations that nnU-Net has evaluated."""

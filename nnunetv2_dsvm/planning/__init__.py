@@ -1,0 +1,1 @@
+"""Changes to nnU-Net's plans."""
