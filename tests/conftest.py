@@ -22,3 +22,11 @@ def nan_filled_empty():
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory):
+    """A generated dataset, planned and preprocessed once for the whole session (see tiny_dataset.py). Read only."""
+    from tiny_dataset import make_tiny_dataset
+
+    return make_tiny_dataset(tmp_path_factory.mktemp("tiny"))

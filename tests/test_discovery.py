@@ -1,0 +1,119 @@
+"""How nnU-Net finds the trainers: in fresh processes, as after `pip install`, without a variable being set."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from nnunetv2_dsvm import autoregister
+from nnunetv2_dsvm.autoregister import DISCOVERY_DIRECTORY, append_discovery_directory
+
+FIND = "from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find; "
+USERS_TRAINER = (
+    "from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer\n"
+    "class {name}(nnUNetTrainer):\n    of_the_user = True\n"
+)
+LENGTHS = (1, 5, 10, 20, 50, 100, 250, 500, 1000)
+NAMES = [
+    "nnUNetTrainerDSVM",
+    "nnUNetTrainerVMUNet",
+    *(f"nnUNetTrainerDSVM_{suffix}" for suffix in ("projection", "progressive", "kl", "deepSupervision")),
+    "nnUNetTrainerVMUNet_deepSupervision",
+    *(f"nnUNetTrainer{base}_{epochs}epochs" for base in ("DSVM", "VMUNet") for epochs in LENGTHS),
+]
+
+
+def fresh_python(code: str, cwd: Path, **variables: str | None) -> str:
+    """Runs code in a new interpreter; a variable of value None is unset there. Returns what it printed last."""
+    environment = {**os.environ, "nnUNet_extTrainer": None, "NNUNETV2_DSVM_AUTOREGISTER": None, **variables}
+    environment = {name: value for name, value in environment.items() if value is not None}
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip().splitlines()[-1]
+
+
+def test_every_trainer_is_found_in_a_fresh_process(tmp_path):
+    code = FIND + f"print([find(name).__name__ for name in {NAMES}] == {NAMES})"
+    assert fresh_python(code, tmp_path) == "True"
+
+
+def test_a_users_trainers_keep_working_and_come_first(tmp_path):
+    folders = []
+    for folder, name in {"one": "nnUNetTrainerMine", "two": "nnUNetTrainerDSVM_kl"}.items():
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"my_{folder}.py").write_text(USERS_TRAINER.format(name=name))
+        folders.append(str(tmp_path / folder))
+    variable = os.pathsep.join(folders)
+    code = FIND + (
+        "import os; mine, ours, overridden = map(find, ['nnUNetTrainerMine', 'nnUNetTrainerDSVM',"
+        " 'nnUNetTrainerDSVM_kl']); print(mine.of_the_user, ours.__module__, overridden.of_the_user,"
+        " os.environ['nnUNet_extTrainer'])"
+    )
+    expected = f"True nnunetv2_dsvm.training.dsvm_trainer True {variable}{os.pathsep}{DISCOVERY_DIRECTORY}"
+    assert fresh_python(code, tmp_path, nnUNet_extTrainer=variable) == expected
+
+
+def test_a_users_variant_can_derive_from_ours(tmp_path):
+    code = "from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM\n"
+    (tmp_path / "my_variant.py").write_text(code + "class Mine(nnUNetTrainerDSVM):\n    lambda_projection = 1.0\n")
+    code = FIND + "print(find('Mine').__mro__[1] is find('nnUNetTrainerDSVM'))"
+    assert fresh_python(code, tmp_path, nnUNet_extTrainer=str(tmp_path)) == "True"
+
+
+def test_the_switch_turns_it_off(tmp_path):
+    code = "import os, torch; print(os.environ.get('nnUNet_extTrainer'))"
+    assert fresh_python(code, tmp_path, NNUNETV2_DSVM_AUTOREGISTER="0") == "None"
+    assert fresh_python(code, tmp_path) == DISCOVERY_DIRECTORY
+
+
+def test_setting_the_variable_by_hand_works_with_the_switch_off(tmp_path):
+    code = FIND + "print(find('nnUNetTrainerVMUNet').__name__)"
+    variables = {"NNUNETV2_DSVM_AUTOREGISTER": "0", "nnUNet_extTrainer": DISCOVERY_DIRECTORY}
+    assert fresh_python(code, tmp_path, **variables) == "nnUNetTrainerVMUNet"
+
+
+def test_registering_imports_neither_torch_nor_nnunet(tmp_path):
+    code = (
+        "import sys; import nnunetv2_dsvm.autoregister as a; a.append_discovery_directory();"
+        " print(sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'numpy', 'nnunetv2', 'matplotlib'}))"
+    )
+    assert fresh_python(code, tmp_path) == "[]"
+
+
+def test_the_directory_holds_one_uniquely_named_module_and_is_no_package():
+    modules = [path.name for path in Path(DISCOVERY_DIRECTORY).iterdir() if path.suffix == ".py"]
+    assert modules == ["nnunetv2_dsvm_trainers.py"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, DISCOVERY_DIRECTORY),
+        ("", DISCOVERY_DIRECTORY),
+        ("/b:/a".replace(":", os.pathsep), f"/b:/a:{DISCOVERY_DIRECTORY}".replace(":", os.pathsep)),
+        (f"{DISCOVERY_DIRECTORY}{os.pathsep}/a", f"{DISCOVERY_DIRECTORY}{os.pathsep}/a"),
+        (os.pathsep, os.pathsep * 2 + DISCOVERY_DIRECTORY),
+        ("\udcff\n*", f"\udcff\n*{os.pathsep}{DISCOVERY_DIRECTORY}"),
+    ],
+    ids=["unset", "empty", "two-directories", "listed-already", "separator-only", "not-utf-8"],
+)
+def test_value_of_the_variable(monkeypatch, before, after):
+    monkeypatch.delenv("NNUNETV2_DSVM_AUTOREGISTER", raising=False)
+    monkeypatch.setenv("nnUNet_extTrainer", before or "")
+    if before is None:
+        monkeypatch.delenv("nnUNet_extTrainer")
+    append_discovery_directory()
+    append_discovery_directory()
+    assert os.environ["nnUNet_extTrainer"] == after
+
+
+def test_it_never_raises(monkeypatch):
+    class Refusing(dict):
+        def __setitem__(self, key, value):
+            raise OSError("environment is full")
+
+    monkeypatch.setattr(autoregister, "os", SimpleNamespace(environ=Refusing(), pathsep=":"))
+    append_discovery_directory()

@@ -1,0 +1,145 @@
+"""A generated dataset in nnU-Net's raw format, small enough to plan, preprocess and train on in seconds.
+
+Each case is a small volume with two bright objects whose place depends on the seed. `TinyDataset` keeps nnU-Net's three
+folders below one root, so that a test never touches the user's own.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+SHAPE = (6, 40, 48)
+PLANS = "tinyPlans"
+NETWORK = {
+    "dims": [8, 16, 32],
+    "encoder_depths": [1, 1, 1],
+    "decoder_depths": [1, 1, 1],
+    "d_state": 2,
+    "drop_path_rate": 0.1,
+}
+
+
+@dataclass(frozen=True)
+class TinyDataset:
+    """A dataset below `root`, which holds nnUNet_raw, nnUNet_preprocessed and nnUNet_results."""
+
+    root: Path
+    name: str = "Dataset901_Tiny"
+
+    @property
+    def raw(self) -> Path:
+        return self.root / "nnUNet_raw" / self.name
+
+    @property
+    def preprocessed(self) -> Path:
+        return self.root / "nnUNet_preprocessed" / self.name
+
+    @property
+    def results(self) -> Path:
+        return self.root / "nnUNet_results" / self.name
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """nnU-Net's variables for this dataset; no background workers."""
+        folders = {name: str(self.root / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+        return {**folders, "nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
+
+    def command(self, name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        """Runs one of nnU-Net's commands, as installed beside this Python, captures its output, raises on failure."""
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / name), *map(str, arguments)],
+            env={**os.environ, **self.environment, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{name} {' '.join(map(str, arguments))} failed:\n{done.stdout[-6000:]}")
+        return done
+
+    def load_plans(self) -> dict[str, Any]:
+        return json.loads((self.preprocessed / f"{PLANS}.json").read_text())
+
+    def load_dataset_json(self) -> dict[str, Any]:
+        return json.loads((self.preprocessed / "dataset.json").read_text())
+
+
+def tiny_case(seed: int, channels: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """One image per channel and the labels 0, 1, 2, each `SHAPE` (z, y, x)."""
+    rng = np.random.default_rng(seed)
+    _, y, x = np.indices(SHAPE)
+    labels = np.zeros(SHAPE, np.uint8)
+    for label, (cy, cx, radius) in enumerate([(13, 14, 8), (27, 33, 7)], start=1):
+        dy, dx = rng.integers(-3, 4, 2)
+        labels[(y - cy - dy) ** 2 + (x - cx - dx) ** 2 < radius**2] = label
+    images = [rng.normal(0, 20, SHAPE) + 100.0 * (channel + 1) * labels for channel in range(channels)]
+    return [image.astype(np.float32) for image in images], labels
+
+
+def write_raw_dataset(
+    dataset: TinyDataset, *, training_cases: int = 5, test_cases: int = 1, channels: int = 1, regions: bool = False
+) -> None:
+    """Writes the raw dataset: imagesTr, labelsTr, imagesTs, labelsTs, dataset.json. With `regions`, labels overlap."""
+    spacing_mm = (1.0, 1.0, 4.0)  # nnU-Net plans a 3D configuration for these volumes too
+
+    def write(array: np.ndarray, path: Path) -> None:
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing(spacing_mm)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(image, str(path))
+
+    for seed in range(training_cases + test_cases):
+        split = "Tr" if seed < training_cases else "Ts"
+        images, labels = tiny_case(seed, channels)
+        for channel, image in enumerate(images):
+            write(image, dataset.raw / f"images{split}" / f"case_{seed:03d}_{channel:04d}.nii.gz")
+        write(labels, dataset.raw / f"labels{split}" / f"case_{seed:03d}.nii.gz")
+    labels_json = {"background": 0, "whole": [1, 2], "core": [2]} if regions else {"background": 0, "one": 1, "two": 2}
+    description = {
+        "channel_names": {str(channel): "noNorm" if channel else "MR" for channel in range(channels)},
+        "labels": labels_json,
+        **({"regions_class_order": [1, 2]} if regions else {}),
+        "numTraining": training_cases,
+        "file_ending": ".nii.gz",
+        "overwrite_image_reader_writer": "SimpleITKIO",
+    }
+    (dataset.raw / "dataset.json").write_text(json.dumps(description))
+
+
+def plan_and_preprocess(dataset: TinyDataset) -> None:
+    """Runs nnUNetv2_plan_and_preprocess for the configuration 2d, and adds the plans `tinyPlans` of a tiny VM-UNet."""
+    number = dataset.name[len("Dataset") :].split("_")[0]
+    arguments = ["-d", number, "-c", "2d", "-np", "1", "-npfp", "1"]
+    dataset.command("nnUNetv2_plan_and_preprocess", *arguments, nnUNet_n_proc_DA="1")  # nnU-Net cannot plan with 0
+    write_tiny_plans(dataset)
+
+
+def write_tiny_plans(dataset: TinyDataset, patch_size: tuple[int, int] = (32, 40), batch_size: int = 2) -> None:
+    """Writes the plans `tinyPlans`: nnU-Net's, with a small patch, batch and VM-UNet in the configuration 2d."""
+    plans = json.loads((dataset.preprocessed / "nnUNetPlans.json").read_text())
+    plans["plans_name"] = PLANS
+    plans["configurations"]["2d"].update(
+        patch_size=list(patch_size),
+        batch_size=batch_size,
+        architecture={
+            "network_class_name": "nnunetv2_dsvm.architecture.vm_unet.VMUNet",
+            "arch_kwargs": NETWORK,
+            "_kw_requires_import": [],
+        },
+    )
+    (dataset.preprocessed / f"{PLANS}.json").write_text(json.dumps(plans, indent=1))
+
+
+def make_tiny_dataset(root: Path, **raw: Any) -> TinyDataset:
+    """Writes, plans and preprocesses a dataset below `root` (options: see `write_raw_dataset`)."""
+    dataset = TinyDataset(Path(root))
+    write_raw_dataset(dataset, **raw)
+    plan_and_preprocess(dataset)
+    return dataset
