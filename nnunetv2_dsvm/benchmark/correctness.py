@@ -139,3 +139,12 @@ def check_network(network: nn.Module, reference_network: nn.Module, dtype: torch
             actual = network(image.to(device))
     network.train(was_training)
     return _compare(type(network).__name__, ["logits"], [actual], [expected], AUTOCAST_TOLERANCE[dtype])
+
+
+def check_compiled(eager: Tensor, compiled: Tensor, dtype: torch.dtype) -> float:
+    """Compares a compiled network's logits with those of the same network run eagerly, at the measured shape.
+
+    Raises:
+        WrongResult: the error is above `AUTOCAST_TOLERANCE`.
+    """
+    return _compare("compiled network", ["logits"], [compiled], [eager], AUTOCAST_TOLERANCE[dtype])

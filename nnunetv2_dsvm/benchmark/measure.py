@@ -11,9 +11,6 @@ from nnunetv2_dsvm.benchmark.memory import PeakMemory, kept_for_backward
 from nnunetv2_dsvm.benchmark.timing import ONCE, Effort, Timing, time_inference, time_training
 from nnunetv2_dsvm.benchmark.workload import Workload
 
-# A call that takes longer is timed once: nobody waits minutes for a median of the reference loop.
-LONG_CALL_SECONDS = 4.0
-
 
 class Case(Protocol):
     """A picklable description of what is measured."""
@@ -63,24 +60,24 @@ def _measure(case: Case, effort: Effort) -> Measurement:
     gc.collect()
     memory.set_baseline()
     work = {"": case.build()}
-    if device.type == "cuda":  # the first calls choose kernels, compile them and allocate workspaces
-        time_inference(work, device, Effort(2, 1, 1, 0.0))
+    if device.type == "cuda":  # the first call chooses kernels, compiles them and allocates workspaces
+        time_inference(work, device, ONCE)
     if not case.counts_weights:
         memory.set_baseline()
     memory.reset()
     inference = time_inference(work, device, ONCE)[""]
     inference_bytes = memory.read()
-    if inference.median < LONG_CALL_SECONDS:
+    if inference.median < effort.long_call:
         inference = time_inference(work, device, effort)[""]
 
     if device.type == "cuda":
-        time_training(work, device, Effort(2, 1, 1, 0.0))
+        time_training(work, device, ONCE)
     if not case.counts_weights:
         memory.set_baseline()
     memory.reset()
     forward, training = time_training(work, device, ONCE)[""]
     training_bytes = memory.read()
-    if training.median < LONG_CALL_SECONDS:
+    if training.median < effort.long_call:
         forward, training = time_training(work, device, effort)[""]
 
     kept_bytes = kept_for_backward(work[""].forward, device, work[""].held) if case.wants_kept else None

@@ -1,6 +1,7 @@
 """From the command line's options to what is measured, with the default shapes of each device."""
 
 import argparse
+from dataclasses import replace
 
 import torch
 
@@ -8,6 +9,7 @@ from nnunetv2_dsvm.benchmark.network_case import NetworkSizes
 from nnunetv2_dsvm.benchmark.suites import ImageShape, Plan
 from nnunetv2_dsvm.benchmark.timing import Effort
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.ops import BACKEND_NAMES
 
 # The shapes of published trainings: 256² at batch 32, and 512² at nnU-Net's batch 12 and one image at a time.
 _GPU_IMAGES = (ImageShape(32, 256, 256), ImageShape(12, 512, 512), ImageShape(1, 512, 512))
@@ -18,8 +20,8 @@ _CPU_NETWORK_IMAGES = (ImageShape(2, 64, 64),)
 _QUICK_IMAGES = (ImageShape(2, 32, 32),)
 _QUICK_SIZES = NetworkSizes(dims=(8, 16, 32, 64), encoder_depths=(1, 1, 1, 1), decoder_depths=(1, 1, 1, 1))
 
-_CPU_EFFORT = Effort(warm_up=1, least=3, most=20, seconds=1.0)
-_GPU_EFFORT = Effort(warm_up=3, least=10, most=100, seconds=1.0)
+_CPU_EFFORT = Effort(warm_up=1, least=3, most=20, seconds=1.0, long_call=4.0)
+_GPU_EFFORT = Effort(warm_up=3, least=10, most=100, seconds=1.0, long_call=0.5)
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
@@ -33,6 +35,10 @@ def make_plan(args: argparse.Namespace) -> Plan:
         raise UserError("no CUDA device can be used here; see `nnUNetv2_dsvm doctor`, or choose --device cpu")
     if device == "mps" and not torch.backends.mps.is_available():
         raise UserError("MPS cannot be used here; choose --device cpu")
+    known = ("auto", *BACKEND_NAMES)
+    unknown = [name for name in [args.scan_backend, *(args.backends or [])] if name not in known]
+    if unknown:
+        raise UserError(f"unknown scan backend {', '.join(unknown)}: choose any of {', '.join(BACKEND_NAMES)}")
     sizes = _sizes(args)
     stages = tuple(range(1, len(sizes.dims) + 1))
     if args.stages is not None and not set(args.stages) <= set(stages):
@@ -45,17 +51,21 @@ def make_plan(args: argparse.Namespace) -> Plan:
     if args.batch or args.size:
         scan, core, network = (_override(images, args.batch, args.size) for images in (scan, core, network))
     effort = _GPU_EFFORT if gpu else _CPU_EFFORT
-    least = args.repeats or (1 if args.quick else effort.least)
+    if args.quick:
+        effort = replace(effort, least=1, seconds=0.0)
+    if args.repeats:
+        effort = replace(effort, least=args.repeats, most=max(args.repeats, effort.most))
     return Plan(
         device=device,
         dtype=args.dtype or ("float16" if gpu else "float32"),
+        backends=args.backends or BACKEND_NAMES,
         scan_images=scan,
         scan_stages=args.stages or (stages if gpu and not args.quick else (1,)),
         core_images=core,
         core_stages=args.stages or ((1,) if args.quick else stages),
         network_images=network,
         sizes=sizes,
-        effort=Effort(effort.warm_up, least, max(least, effort.most), 0.0 if args.quick else effort.seconds),
+        effort=effort,
         scan_backend=args.scan_backend,
         compile=args.compile,
     )

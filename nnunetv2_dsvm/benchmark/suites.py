@@ -13,7 +13,7 @@ from nnunetv2_dsvm.benchmark.network_case import NetworkCase, NetworkSizes
 from nnunetv2_dsvm.benchmark.scan_case import ScanCase, ScanShape
 from nnunetv2_dsvm.benchmark.timing import Effort, time_inference, time_training
 from nnunetv2_dsvm.benchmark.workload import DTYPES
-from nnunetv2_dsvm.ops import BACKEND_NAMES, backend_report
+from nnunetv2_dsvm.ops import backend_report
 
 PATCH_SIZE = 4  # tokens of stage 1 are patches of 4 x 4 pixels
 
@@ -41,6 +41,7 @@ class Plan:
 
     device: str
     dtype: str
+    backends: Sequence[str]
     scan_images: Sequence[ImageShape]
     scan_stages: Sequence[int]
     core_images: Sequence[ImageShape]
@@ -98,7 +99,7 @@ class Runner:
                 height, width = images.tokens(stage)
                 shape = ScanShape(images.batch, height, width, 2 * plan.sizes.dims[stage - 1], plan.sizes.d_state)
                 report = backend_report(self.device, dtype, shape.d_state)
-                for backend in BACKEND_NAMES:
+                for backend in plan.backends:
                     supported, reason = report[backend]
                     if backend == "reference" and self.device.type != "cpu":
                         continue
@@ -176,7 +177,8 @@ class Runner:
                 for compiled in [False, True] if plan.compile else [False]:
                     case = replace(self._network_case(implementation, images), compiled=compiled)
                     name = implementation + (", compiled" if compiled else "")
-                    yield self._measured("network", str(images), name, case, self._network_check(case))
+                    check = self._compiled_check(case) if compiled else self._network_check(case)
+                    yield self._measured("network", str(images), name, case, check)
 
     def distillation(self) -> Iterator[Result]:
         """The dual self-distillation on top of the training step; timed in turns, so that small differences show."""
@@ -223,6 +225,15 @@ class Runner:
             ("network", case.implementation),
             lambda: correctness.check_network(case.network(), reference.network(), DTYPES[case.dtype], self.device),
         )
+
+    def _compiled_check(self, case: NetworkCase) -> Callable[[], float]:
+        def check() -> float:
+            eager, compiled = (replace(case, compiled=c).build() for c in (False, True))
+            eager.set_training(False)
+            compiled.set_training(False)
+            return correctness.check_compiled(eager.infer(), compiled.infer(), DTYPES[case.dtype])
+
+        return check
 
     def _once(self, key: Any, check: Callable[[], float]) -> float:
         """A check's result, computed at its first use."""

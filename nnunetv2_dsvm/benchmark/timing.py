@@ -27,15 +27,20 @@ class Timing:
 
 @dataclass(frozen=True)
 class Effort:
-    """How often a call is repeated: `warm_up` untimed calls, then for about `seconds`, between `least` and `most`."""
+    """How often a call is repeated: `warm_up` untimed calls, then for about `seconds`, between `least` and `most`.
+
+    A call that takes longer than `long_call` seconds is timed once: nobody waits minutes for a median of the reference
+    loop.
+    """
 
     warm_up: int
     least: int
     most: int
     seconds: float
+    long_call: float
 
 
-ONCE = Effort(warm_up=0, least=1, most=1, seconds=0.0)
+ONCE = Effort(warm_up=0, least=1, most=1, seconds=0.0, long_call=0.0)
 
 
 class Clock:

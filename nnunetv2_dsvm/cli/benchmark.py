@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the 16-bit types run the core and the networks under autocast; default: float16 on cuda, else float32",
     )
     parser.add_argument(
-        "--suite", type=lambda text: text.split(","), default=list(SUITES), metavar="NAMES",
+        "--suite", type=_names, default=list(SUITES), metavar="NAMES",
         help=f"any of {','.join(SUITES)} (default: all)",
     )  # fmt: skip
     parser.add_argument("--batch", type=int, help="images per batch, for every suite; by default as suits the device")
@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder-depths", type=_integers, metavar="N,…", help="blocks per stage (default: 2,2,2,2)")
     parser.add_argument("--decoder-depths", type=_integers, metavar="N,…", help="deepest first (default: 2,2,2,1)")
     parser.add_argument("--d-state", type=int, default=16, metavar="N", help="states per channel (default: 16)")
+    parser.add_argument(
+        "--backends", type=_names, metavar="NAMES", help="of the scan suite (default: all that can run)"
+    )
     parser.add_argument("--scan-backend", default="auto", help="of our core and network (default: auto)")
     parser.add_argument("--compile", action="store_true", help="measure the networks with torch.compile as well")
     parser.add_argument("--repeats", type=int, help="at least so many timed calls (default: 3 on a CPU, else 10)")
@@ -80,6 +83,10 @@ def _headline(where: dict, dtype: str) -> str:
         f"Medians ± half the range. × (faster) and / (of the memory): against the line of the block that has neither.\n"
         f"Memory: {where['memory_measured_by']}."
     )
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
 
 
 def _integers(text: str) -> tuple[int, ...]:
