@@ -6,7 +6,7 @@ from types import ModuleType
 
 import torch
 
-from nnunetv2_dsvm.ops import mamba_ssm, reference, torch_chunked
+from nnunetv2_dsvm.ops import mamba_ssm, reference, torch_chunked, triton_ss2d
 
 logger = logging.getLogger(__name__)
 
@@ -14,7 +14,11 @@ logger = logging.getLogger(__name__)
 #   supports(device, dtype, d_state) -> (bool, reason),
 #   forward(x, dt, A, B, C, D, dt_bias, height, width) -> y, and
 #   backward(grad, x, dt, A, B, C, D, dt_bias, height, width) -> the seven gradients.
-BACKENDS: dict[str, ModuleType] = {"mamba_ssm": mamba_ssm, "torch_chunked": torch_chunked}
+BACKENDS: dict[str, ModuleType] = {
+    "triton": triton_ss2d,
+    "mamba_ssm": mamba_ssm,
+    "torch_chunked": torch_chunked,
+}
 
 # The reference is for checking, is differentiated by autograd, and is taken only when asked for by name.
 BACKEND_NAMES: tuple[str, ...] = (*BACKENDS, "reference")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from nnunetv2_dsvm.ops import reference
+from nnunetv2_dsvm.ops import reference, triton_ss2d
 from nnunetv2_dsvm.ops.dispatch import BACKENDS, select_backend
 from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS
 
@@ -47,7 +47,8 @@ def ss2d_scan(
     _check_shapes(x, dt, A, B, C, D, dt_bias, height, width)
     if backend == "reference":
         return reference.forward(x, dt, A, B, C, D, dt_bias, height, width)
-    return _ss2d(x, dt, A, B, C, D, dt_bias, height, width, backend)
+    save = _may_need_gradient(x, dt, A, B, C, D, dt_bias)
+    return _ss2d(x, dt, A, B, C, D, dt_bias, height, width, backend, save)[0]
 
 
 def _check_shapes(
@@ -76,42 +77,56 @@ def _check_shapes(
         raise ValueError("the scan takes floating-point tensors only")
 
 
+def _may_need_gradient(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
 @torch.library.custom_op("nnunetv2_dsvm::ss2d_scan", mutates_args=())
 def _ss2d(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor,
-    height: int, width: int, backend: str,
-) -> Tensor:  # fmt: skip
+    height: int, width: int, backend: str, save: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """y, and what backward is helped by (empty for backends that recompute everything)."""
     name = select_backend(backend, x.device, x.dtype, A.shape[2])
-    return BACKENDS[name].forward(x, dt, A, B, C, D, dt_bias, height, width)
+    if save and name == "triton":
+        return triton_ss2d.forward_saving(x, dt, A, B, C, D, dt_bias, height, width)
+    return BACKENDS[name].forward(x, dt, A, B, C, D, dt_bias, height, width), x.new_empty(0)
 
 
 @torch.library.custom_op("nnunetv2_dsvm::ss2d_scan_backward", mutates_args=())
 def _ss2d_backward(
     grad: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor,
-    height: int, width: int, backend: str,
+    height: int, width: int, backend: str, saved: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     name = select_backend(backend, x.device, x.dtype, A.shape[2])
+    if name == "triton" and saved is not None:
+        return triton_ss2d.backward_from(saved, grad, x, dt, A, B, C, D, dt_bias, height, width)
     return BACKENDS[name].backward(grad, x, dt, A, B, C, D, dt_bias, height, width)
 
 
 @_ss2d.register_fake
-def _(x, dt, A, B, C, D, dt_bias, height, width, backend):
-    return x.new_empty(x.shape)
+def _(x, dt, A, B, C, D, dt_bias, height, width, backend, save=False):
+    if save and select_backend(backend, x.device, x.dtype, A.shape[2]) == "triton":
+        problem = triton_ss2d.Problem(x.shape[0], height, width, x.shape[2], A.shape[2], x.device)
+        return x.new_empty(x.shape), x.new_empty(problem.boundary_shape(), dtype=torch.float32)
+    return x.new_empty(x.shape), x.new_empty(0)
 
 
 @_ss2d_backward.register_fake
-def _(grad, x, dt, A, B, C, D, dt_bias, height, width, backend):
+def _(grad, x, dt, A, B, C, D, dt_bias, height, width, backend, saved=None):
     return tuple(t.new_empty(t.shape) for t in (x, dt, A, B, C, D, dt_bias))
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    *tensors, ctx.height, ctx.width, ctx.backend = inputs
-    ctx.save_for_backward(*tensors)
+    *tensors, ctx.height, ctx.width, ctx.backend, _ = inputs
+    ctx.save_for_backward(*tensors, output[1])
+    ctx.mark_non_differentiable(output[1])
 
 
-def _backward(ctx, grad: Tensor):
-    grads = _ss2d_backward(grad, *ctx.saved_tensors, ctx.height, ctx.width, ctx.backend)
-    return *grads, None, None, None
+def _backward(ctx, grad: Tensor, _):
+    *inputs, saved = ctx.saved_tensors
+    grads = _ss2d_backward(grad, *inputs, ctx.height, ctx.width, ctx.backend, saved)
+    return *grads, None, None, None, None
 
 
 _ss2d.register_autograd(_backward, setup_context=_setup_context)

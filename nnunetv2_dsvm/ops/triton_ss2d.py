@@ -1,0 +1,315 @@
+"""Fused four-direction scan on GPUs: launches of the Triton kernels, and the backend built on them.
+
+All four directions read one channels-last x by index arithmetic. The states are saved only every `INTERVAL` tokens and
+recomputed in backward; sums that other backends make with atomics are made from partial sums, so that every run gives
+the same bits. Where images and channels do not fill the GPU, L is cut into chunks that run at the same time.
+"""
+
+import math
+import os
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS
+
+INTERVAL = 64  # tokens between saved states: 1/64 of the states' memory kept, 1/64 of their traffic
+MAX_D_STATE = 64
+_MIN_TRITON = (3, 3)  # tuples inside kernels
+_MIN_CAPABILITY = (7, 5)
+_WARPS_PER_PROCESSOR = 12  # programs (of one warp) to aim at: three per scheduler of an NVIDIA multiprocessor
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter is on, which runs the kernels on a CPU (for tests)."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+@lru_cache(maxsize=1)
+def _triton_problem() -> str:
+    """Why the kernels cannot be used at all, or an empty string."""
+    try:
+        import triton
+    except Exception as error:  # a broken install may fail in other ways than ImportError
+        return f"Triton cannot be imported ({type(error).__name__}: {error})"
+    version = tuple(int(part) for part in triton.__version__.split(".")[:2])
+    if version < _MIN_TRITON:
+        return f"Triton {triton.__version__} is older than {'.'.join(map(str, _MIN_TRITON))}"
+    return ""
+
+
+def supports(device: torch.device, dtype: torch.dtype, d_state: int) -> tuple[bool, str]:
+    """GPUs that Triton knows, fp32 or 16 bit, d_state up to 64."""
+    if device.type not in ("cuda", "xpu") and not interpreted():
+        return False, f"the Triton kernels run on GPUs, not on {device.type}"
+    if problem := _triton_problem():
+        return False, problem
+    if device.type == "cuda" and torch.version.hip is None:
+        capability = torch.cuda.get_device_capability(device)
+        if capability < _MIN_CAPABILITY:
+            return False, f"Triton needs compute capability 7.5, this GPU has {capability[0]}.{capability[1]}"
+    if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return False, f"the Triton kernels take float32, float16 or bfloat16, not {dtype}"
+    if d_state > MAX_D_STATE:
+        return False, f"the Triton kernels take d_state up to {MAX_D_STATE}, not {d_state}"
+    return True, "fused Triton kernels"
+
+
+class Tile(NamedTuple):
+    """How a warp tiles channels x states (see `triton_scan`), and the tokens it loads at once."""
+
+    T: int
+    LD: int
+    LN: int
+    SD: int
+    SN: int
+
+    @property
+    def channels(self) -> int:
+        return self.LD * self.SD
+
+
+@lru_cache(maxsize=8)
+def _device_numbers(device: torch.device) -> tuple[int, int]:
+    """(multiprocessors, threads of a warp)."""
+    if device.type == "cpu":
+        return 1, 32
+    import triton
+
+    properties = getattr(torch, device.type).get_device_properties(device)
+    processors = getattr(properties, "multi_processor_count", None) or getattr(properties, "gpu_subslice_count", 64)
+    return processors, triton.runtime.driver.active.get_current_target().warp_size
+
+
+def forward_tile(d_state: int, warp: int) -> Tile:
+    """Few lanes over the states: the forward sums over states only."""
+    states = _power_of_2(d_state)
+    ln = max(min(2, states), states // 8)
+    sn = states // ln
+    return Tile(T=8, LD=warp // ln, LN=ln, SD=max(1, 16 // sn), SN=sn)
+
+
+def backward_tile(d_state: int, warp: int) -> Tile:
+    """Square in registers: the backward sums over states and over channels."""
+    states = _power_of_2(d_state)
+    ln = max(min(4, states), states // 16)
+    sn = states // ln
+    return Tile(T=4, LD=warp // ln, LN=ln, SD=max(1, min(4, 16 // sn)), SN=sn)
+
+
+def _power_of_2(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
+class Problem(NamedTuple):
+    """Sizes of one call. The scan's tensors are read in place, through their strides over tokens and directions."""
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+    d_state: int
+    device: torch.device
+
+    @property
+    def length(self) -> int:
+        return self.height * self.width
+
+    @property
+    def intervals(self) -> int:
+        return math.ceil(self.length / INTERVAL)
+
+    def boundary_shape(self) -> tuple[int, ...]:
+        """Of the saved states."""
+        return self.batch, NUM_DIRECTIONS, self.intervals, self.d_state, self.channels
+
+    def chunks(self, tile: Tile) -> tuple[int, int]:
+        """(chunks of an image, tokens of a chunk): as many as fill the GPU, a whole number of intervals each."""
+        programs = self.batch * NUM_DIRECTIONS * math.ceil(self.channels / tile.channels)
+        wanted = _device_numbers(self.device)[0] * _WARPS_PER_PROCESSOR
+        # A second pass over the tokens pays only where it buys at least twice the parallelism.
+        chunks = min(wanted // programs, self.intervals) if programs * 2 <= wanted else 1
+        length = math.ceil(self.intervals / max(1, chunks)) * INTERVAL
+        return math.ceil(self.length / length), length
+
+    def evenness(self, tile: Tile) -> dict[str, bool]:
+        return {
+            "EVEN_L": self.length % tile.T == 0,
+            "EVEN_D": self.channels % tile.channels == 0,
+            "EVEN_N": self.d_state == tile.LN * tile.SN,
+        }
+
+
+def softplus(dt: Tensor, bias: Tensor, delta: Tensor) -> Tensor:
+    """softplus(dt + bias) into `delta`, both `(batch, L, K, channels)`, contiguous but for the stride over tokens."""
+    from nnunetv2_dsvm.ops.triton_scan import softplus_kernel
+
+    batch, length, directions, channels = dt.shape
+    rows, block_r, block_d = batch * length, 16, min(128, _power_of_2(channels))
+    grid = (math.ceil(rows / block_r), math.ceil(channels / block_d), directions)
+    softplus_kernel[grid](
+        dt, bias, delta, rows, channels, dt.stride(1), delta.stride(1), BLOCK_R=block_r, BLOCK_D=block_d
+    )
+    return delta
+
+
+def merge(parts: Tensor, skip: Tensor, scale: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """`parts` `(batch, L, K, channels)` summed over K, plus skip * scale; and the sum over tokens of skip * other."""
+    from nnunetv2_dsvm.ops.triton_scan import merge_kernel
+
+    batch, length, _, channels = parts.shape
+    rows, block_r, block_d = batch * length, 16, min(128, _power_of_2(channels))
+    grid = (math.ceil(rows / block_r), math.ceil(channels / block_d))
+    out = torch.empty(batch, length, channels, dtype=skip.dtype, device=skip.device)
+    dot = None if other is None else torch.empty(grid[0], channels, dtype=torch.float32, device=skip.device)
+    merge_kernel[grid](
+        parts, skip, scale, other, out, dot, rows, channels, skip.stride(1),
+        DOT=other is not None, BLOCK_R=block_r, BLOCK_D=block_d,
+    )  # fmt: skip
+    return out, None if dot is None else dot.sum(0)
+
+
+def _entering(
+    problem: Problem, tile: Tile, chunks: int, chunk_length: int, v: Tensor, delta: Tensor, A: Tensor, w: Tensor,
+    reverse: bool,
+) -> Tensor:  # fmt: skip
+    """The state (reverse: the gradient of the state) that enters each chunk, `(batch, K, chunks, N, channels)`."""
+    from nnunetv2_dsvm.ops.triton_scan import chunk_end_kernel, chunk_entry_kernel
+
+    p = problem
+    shape = (p.batch, NUM_DIRECTIONS, chunks)
+    end = torch.empty(*shape, p.d_state, p.channels, dtype=torch.float32, device=p.device)
+    time = torch.empty(*shape, p.channels, dtype=torch.float32, device=p.device)
+    grid = (math.ceil(p.channels / tile.channels), NUM_DIRECTIONS, p.batch * chunks)
+    chunk_end_kernel[grid](
+        v, delta, A, w, end, time, p.length, p.channels, p.d_state, p.height, p.width, chunks, chunk_length,
+        v.stride(1), delta.stride(1), w.stride(1), w.stride(2), 1,
+        REVERSE=reverse, **p.evenness(tile), **tile._asdict(), num_warps=1,
+    )  # fmt: skip
+    block = min(256, _power_of_2(p.d_state * p.channels))
+    grid = (math.ceil(p.d_state * p.channels / block), p.batch * NUM_DIRECTIONS)
+    chunk_entry_kernel[grid](end, time, A, p.channels, p.d_state, chunks, REVERSE=reverse, BLOCK=block, num_warps=2)
+    return end
+
+
+def scan_forward(
+    problem: Problem, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, save: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Output of each direction without the skip, `(batch, L, K, channels)`, and the saved states.
+
+    delta is after softplus; A is contiguous fp32; B and C have the same strides.
+    """
+    from nnunetv2_dsvm.ops.triton_scan import forward_kernel
+
+    p = problem
+    tile = forward_tile(p.d_state, _device_numbers(p.device)[1])
+    chunks, chunk_length = p.chunks(tile)
+    entering = _entering(p, tile, chunks, chunk_length, x, delta, A, B, reverse=False) if chunks > 1 else None
+    y = torch.empty(p.batch, p.length, NUM_DIRECTIONS, p.channels, dtype=x.dtype, device=p.device)
+    boundary = torch.empty(p.boundary_shape(), dtype=torch.float32, device=p.device) if save else None
+    grid = (math.ceil(p.channels / tile.channels), NUM_DIRECTIONS, p.batch * chunks)
+    forward_kernel[grid](
+        x, delta, A, B, C, y, entering, boundary, p.length, p.channels, p.d_state, p.height, p.width,
+        chunks, chunk_length, p.intervals, x.stride(1), delta.stride(1), B.stride(1), B.stride(2), 1,
+        HAS_ENTERING=chunks > 1, SAVE=save, INTERVAL=INTERVAL, **p.evenness(tile), **tile._asdict(), num_warps=1,
+    )  # fmt: skip
+    return y, boundary
+
+
+class ScanGradients(NamedTuple):
+    x: Tensor  # of each direction, (batch, L, K, channels)
+    dt: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    dt_bias: Tensor
+
+
+def scan_backward(
+    problem: Problem, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, boundary: Tensor,
+    grad_dt: Tensor,
+) -> ScanGradients:  # fmt: skip
+    """Gradients, without those of the skip. That of dt is written into `grad_dt` `(batch, L, K, channels)`."""
+    from nnunetv2_dsvm.ops.triton_scan import backward_kernel
+
+    p = problem
+    warp = _device_numbers(p.device)[1]
+    tile = backward_tile(p.d_state, warp)
+    chunks, chunk_length = p.chunks(tile)
+    flow = None
+    if chunks > 1:
+        flow = _entering(p, forward_tile(p.d_state, warp), chunks, chunk_length, grad, delta, A, C, reverse=True)
+    blocks = math.ceil(p.channels / tile.channels)
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=p.device)
+
+    gx = empty(p.batch, p.length, NUM_DIRECTIONS, p.channels, dtype=x.dtype)
+    gb, gc = (empty(blocks, p.batch, p.length, NUM_DIRECTIONS, p.d_state) for _ in range(2))
+    ga = empty(p.batch * chunks, NUM_DIRECTIONS, p.d_state, p.channels)
+    gbias = empty(p.batch * chunks, NUM_DIRECTIONS, p.channels)
+    programs = blocks * NUM_DIRECTIONS * p.batch * chunks
+    scratch = empty(programs * (INTERVAL // tile.T) * tile.channels * tile.LN * tile.SN)
+    backward_kernel[(blocks, NUM_DIRECTIONS, p.batch * chunks)](
+        grad, x, delta, A, B, C, boundary, flow, scratch, gx, grad_dt, gb, gc, ga, gbias,
+        p.length, p.channels, p.d_state, p.height, p.width, chunks, chunk_length, p.intervals,
+        grad.stride(1), x.stride(1), delta.stride(1), B.stride(1), B.stride(2), grad_dt.stride(1), 1,
+        HAS_FLOW=chunks > 1, INTERVAL=INTERVAL, **p.evenness(tile), **tile._asdict(), num_warps=1,
+    )  # fmt: skip
+    return ScanGradients(gx, grad_dt, ga.sum(0).transpose(1, 2), gb.sum(0), gc.sum(0), gbias.sum(0))
+
+
+def _prepare(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, dt_bias: Tensor, height: int, width: int
+) -> tuple[Problem, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    problem = Problem(x.shape[0], height, width, x.shape[2], A.shape[2], x.device)
+    delta = softplus(dt.contiguous(), dt_bias.float().contiguous(), torch.empty_like(dt, dtype=x.dtype).contiguous())
+    return problem, x.contiguous(), delta, A.float().contiguous(), B.contiguous(), C.contiguous()
+
+
+def forward(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor, height: int, width: int
+) -> Tensor:
+    """As `reference.forward`; shapes as in `nnunetv2_dsvm.ops.ss2d_scan`."""
+    return _forward(x, dt, A, B, C, D, dt_bias, height, width, save=False)[0]
+
+
+def forward_saving(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor, height: int, width: int
+) -> tuple[Tensor, Tensor]:
+    """As `forward`, and the states that `backward_from` starts from."""
+    return _forward(x, dt, A, B, C, D, dt_bias, height, width, save=True)
+
+
+def _forward(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor, height: int, width: int,
+    save: bool,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    problem, x, delta, A, B, C = _prepare(x, dt, A, B, C, dt_bias, height, width)
+    parts, boundary = scan_forward(problem, x, delta, A, B, C, save)
+    return merge(parts, x, D.float().sum(0))[0], boundary
+
+
+def backward(
+    grad: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor,
+    height: int, width: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x, dt, A, B, C, D and dt_bias, given `grad`, the gradient of the output `(batch, L, channels)`."""
+    boundary = forward_saving(x, dt, A, B, C, D, dt_bias, height, width)[1]
+    return backward_from(boundary, grad, x, dt, A, B, C, D, dt_bias, height, width)
+
+
+def backward_from(
+    boundary: Tensor, grad: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor,
+    dt_bias: Tensor, height: int, width: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """As `backward`, from the states that `forward_saving` saved."""
+    inputs = (x, dt, A, B, C, D, dt_bias)
+    grad = grad.contiguous()
+    problem, x, delta, A, B, C = _prepare(x, dt, A, B, C, dt_bias, height, width)
+    g = scan_backward(problem, grad, x, delta, A, B, C, boundary, torch.empty_like(dt).contiguous())
+    grad_x, grad_D = merge(g.x, grad, D.float().sum(0), other=x)
+    grads = (grad_x, g.dt, g.A, g.B, g.C, grad_D.expand_as(D), g.dt_bias)
+    return tuple(g.to(t.dtype).contiguous() for g, t in zip(grads, inputs, strict=True))
