@@ -1,1 +1,1 @@
-"""What `nnUNetv2_dsvm doctor` looks at. Needs neither nnU-Net nor a working installation."""
+"""What `nnUNetv2_dsvm doctor` looks at. Importing it needs neither torch nor nnU-Net: either may be what is broken."""

@@ -34,7 +34,10 @@ def device_name(device: torch.device) -> str:
 
 
 def device_report() -> dict[str, Any]:
-    """CPU cores and threads, CUDA GPUs with memory (GiB) and compute capability, and whether MPS works."""
+    """CPU cores and threads, CUDA GPUs with memory (GiB) and compute capability, and whether MPS works.
+
+    `cuda_problem` says why torch cannot use CUDA, and is None if it can.
+    """
     gpus = []
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -49,5 +52,18 @@ def device_report() -> dict[str, Any]:
     return {
         "cpu": {"name": cpu_name(), "cores": usable_cpu_cores(), "torch_threads": torch.get_num_threads()},
         "cuda": gpus,
+        "cuda_problem": _cuda_problem(),
         "mps": torch.backends.mps.is_available(),
     }
+
+
+def _cuda_problem() -> str | None:
+    if torch.cuda.is_available():
+        return None
+    if torch.version.cuda is None and torch.version.hip is None:
+        return "this torch is built without CUDA"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return str(error).strip().splitlines()[0]
+    return "no device"

@@ -5,6 +5,8 @@ import platform
 
 from nnunetv2_dsvm.version import __version__
 
+PACKAGE = "nnunetv2_dsvm"
+
 # Distribution names. The last two are optional.
 DISTRIBUTIONS = (
     "nnunetv2",
@@ -34,6 +36,6 @@ def versions() -> dict[str, str | None]:
     """Python, this package, and `DISTRIBUTIONS`; None for what is not installed."""
     return {
         "python": platform.python_version(),
-        "nnunetv2_dsvm": __version__,
+        PACKAGE: __version__,
         **{name: installed_version(name) for name in DISTRIBUTIONS},
     }

@@ -1,0 +1,56 @@
+"""Runs a probe in a fresh process, so that neither noise nor a crash of torch or nnU-Net reaches the report."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_dsvm.diagnostics.versions import PACKAGE, installed_version
+
+TIMEOUT_S = 300
+_SOURCE_FOLDER = str(Path(__file__).resolve().parents[2])
+
+
+class ProbeFailed(RuntimeError):
+    """The probe ended without an answer; the message is the last line that it printed."""
+
+
+def run_probe(module: str, *arguments: str) -> Any:
+    """What `python -m module RESULT_FILE *arguments` writes into RESULT_FILE as JSON.
+
+    It runs in an empty folder: what lies in the user's current one must not stand in for what is installed.
+
+    Raises:
+        ProbeFailed: no answer.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        environment = dict(os.environ)
+        if installed_version(PACKAGE) is None:  # run from a source folder, which the probe's folder is not
+            environment["PYTHONPATH"] = os.pathsep.join([_SOURCE_FOLDER, environment.get("PYTHONPATH", "")])
+        command = [sys.executable, "-m", module, str(result), *arguments]
+        try:
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                cwd=folder,
+                env=environment,
+                timeout=TIMEOUT_S,
+            )
+        except subprocess.TimeoutExpired:
+            raise ProbeFailed(f"no answer within {TIMEOUT_S} s") from None
+        if result.is_file():
+            return json.loads(result.read_text(encoding="utf-8"))
+        lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        raise ProbeFailed(lines[-1] if lines else f"ended with status {done.returncode} and no message")
+
+
+def describe(error: BaseException) -> str:
+    """`ImportError: first line of its message`."""
+    message = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {message[0]}" if message else type(error).__name__
