@@ -25,6 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 1 after a `UserError` (shown as one message), 130 after Ctrl-C, or the subcommand's own.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 is no reason to stop
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="nnUNetv2_dsvm", description="DSVM-UNet for nnU-Net: try it, check the installation, measure it."

@@ -69,9 +69,9 @@ PHANTOM = Data(
     note="Trained and tested on generated phantoms, ellipsoids with the HU of organs: this shows that everything runs, "
     "and nothing about real images.",
     write=write_phantom,
-    network={**REAL_CT.network, "d_state": 4},
+    network={"dims": [16, 32, 64], "encoder_depths": [1, 1, 1], "decoder_depths": [1, 1, 1], "d_state": 2},
     largest_patch_size=(64, 64),
-    batch_size=4,
+    batch_size=2,
 )
 
 
