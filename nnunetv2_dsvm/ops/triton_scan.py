@@ -3,11 +3,14 @@
 A program walks one direction of one image (or of one chunk of it) token by token, for a block of channels, and keeps
 the block's states in registers. Tokens stay in raster order in memory; where a direction goes next is arithmetic.
 
-The states of a program are a 4-D tensor `[LD, LN, SD, SN]`: channel d = sd * LD + ld, state n = sn * LN + ln. Triton
+The states of a program are a 4-D tensor `[LD, LN, SD, SN]`: channel d = ld * SD + sd, state n = ln * SN + sn. Triton
 lays the leading axes over the lanes of a warp and the trailing ones into each lane's registers, so the four numbers
 choose how a warp tiles channels x states: a sum over states costs log2(LN) shuffles for each of SD values, a sum over
 channels log2(LD) for each of SN. What depends on channels only is `[LD, LN, SD]`, on states only `[LD, LN, SN]`,
-repeated over the other's lanes, so that no value ever passes through shared memory.
+repeated over the other's lanes and loaded by one instruction, so that no value ever passes through shared memory.
+
+The loads of T tokens stand before a barrier: it keeps the compiler from sinking each load to its use, where its
+latency would be waited for once per token instead of once per T tokens.
 
 Names: delta = softplus(dt + bias), a2 = A log2(e), decay = exp2(delta a2), u = delta x, h the state, flow the gradient
 of the state. All arithmetic is fp32.
@@ -48,22 +51,22 @@ def _sum_channels(v):
 
 
 @triton.jit
-def _lanes(one, LD: tl.constexpr, LN: tl.constexpr):
-    """The channel and state of each lane, `[LD, LN, 1]`.
+def _lanes(one, LD: tl.constexpr, LN: tl.constexpr, SD: tl.constexpr, SN: tl.constexpr):
+    """First channel and first state of each lane, `[LD, LN, 1]`.
 
-    `one` is 1, but not to the compiler: known contiguity would make it vectorise the loads of a few bytes, in a layout
-    from which every value then travels through shared memory.
+    `one` is 1, but not to the compiler: if it saw values contiguous across lanes, it would choose another layout for
+    the loads, from which every value then travels through shared memory.
     """
     ld = tl.arange(0, LD)[:, None, None]
     ln = tl.arange(0, LN)[None, :, None]
-    return (ld + ln * 0) * one, (ld * 0 + ln) * one
+    return (ld + ln * 0) * one * SD, (ld * 0 + ln) * one * SN
 
 
 @triton.jit
-def _state_tile(base, d_lane, n_lane, d_step, n_step, D, N, stride_d, stride_n):
+def _state_tile(base, d_lane, n_lane, d_step, n_step, one, D, N, stride_d, stride_n):
     """Pointers to and mask of a tile of states in memory."""
     d = _over_states(d_lane + d_step)
-    n = _over_channels(n_lane + n_step)
+    n = _over_channels(n_lane + n_step * one)
     return base + d * stride_d + n * stride_n, (d < D) & (n < N)
 
 
@@ -128,7 +131,7 @@ def merge_kernel(
 def chunk_end_kernel(
     v_ptr, delta_ptr, a_ptr, w_ptr, end_ptr, time_ptr,
     L, D, N, height, width, chunks, chunk_length, stride_v, stride_delta, stride_w, stride_wk, one,
-    REVERSE: tl.constexpr, EVEN_L: tl.constexpr, EVEN_D: tl.constexpr, EVEN_N: tl.constexpr,
+    REVERSE: tl.constexpr, EVEN_L: tl.constexpr, EVEN_D: tl.constexpr, EVEN_N: tl.constexpr, VECTOR: tl.constexpr, WIDE: tl.constexpr,
     T: tl.constexpr, LD: tl.constexpr, LN: tl.constexpr, SD: tl.constexpr, SN: tl.constexpr,
 ):  # fmt: skip
     """What a chunk by itself leaves at its end, `(batch, K, chunks, N, D)`, and the sum of its delta.
@@ -139,13 +142,16 @@ def chunk_end_kernel(
     image = tl.program_id(2) // chunks
     chunk = tl.program_id(2) % chunks
     first_d = tl.program_id(0) * SD * LD
-    d_lane, n_lane = _lanes(one, LD, LN)
+    d_lane, n_lane = _lanes(one, LD, LN, SD, SN)
     d_lane += first_d
-    d_step = tl.arange(0, SD)[None, None, :] * LD
-    n_step = tl.arange(0, SN)[None, None, :] * LN
+    d_step = tl.arange(0, SD)[None, None, :]
+    n_step = tl.arange(0, SN)[None, None, :]
+    if not VECTOR:
+        d_step *= one
+        n_step *= one
     mask_d = (d_lane + d_step < D) if not EVEN_D else None
     mask_n = (n_lane + n_step < N) if not EVEN_N else None
-    pointers, mask = _state_tile(a_ptr + k * D * N, d_lane, n_lane, d_step, n_step, D, N, N, 1)
+    pointers, mask = _state_tile(a_ptr + k * D * N, d_lane, n_lane, d_step, n_step, one, D, N, N, 1)
     a2 = tl.load(pointers, mask=mask, other=0.0) * LOG2_E
     row0 = image.to(tl.int64) * L
     v_lane = v_ptr + row0 * stride_v + d_lane
@@ -166,7 +172,7 @@ def chunk_end_kernel(
         deltas = ()
         ws = ()
         for i in tl.static_range(T):
-            row = (first + sign * raster).to(tl.int64)
+            row = (first + sign * raster).to(tl.int64 if WIDE else tl.int32)
             md = mask_d
             mn = mask_n
             if not EVEN_L:
@@ -178,6 +184,7 @@ def chunk_end_kernel(
             deltas += (tl.load((delta_lane + row * stride_delta) + d_step, mask=md, other=zero),)
             ws += (tl.load((w_lane + row * stride_w) + n_step, mask=mn, other=zero_n),)
             position, raster = _next(position, raster, inner, step)
+        tl.debug_barrier()
         for i in tl.static_range(T - 1 if REVERSE else 0, -1 if REVERSE else T, -1 if REVERSE else 1):
             delta = deltas[i].to(tl.float32)
             v = vs[i].to(tl.float32)
@@ -189,10 +196,12 @@ def chunk_end_kernel(
                 h = h * decay + _over_states(v * delta) * w
             time += delta
     index = ((image * DIRECTIONS + k) * chunks + chunk).to(tl.int64)
-    pointers, mask = _state_tile(end_ptr + index * N * D, d_lane, n_lane, d_step, n_step, D, N, 1, D)
+    pointers, mask = _state_tile(end_ptr + index * N * D, d_lane, n_lane, d_step, n_step, one, D, N, 1, D)
     tl.store(pointers, h, mask=mask)
-    first_lane = (tl.arange(0, LN)[None, :, None] == 0) & (d_lane + d_step < D)
-    tl.store(time_ptr + index * D + (d_lane + d_step), time, mask=first_lane)
+    first_n = tl.arange(0, LN)[None, :, None] + (d_lane + d_step) * 0 == 0
+    if not EVEN_D:
+        first_n = first_n & mask_d
+    tl.store(time_ptr + index * D + (d_lane + d_step), time, mask=first_n)
 
 
 @triton.jit
@@ -221,21 +230,26 @@ def forward_kernel(
     x_ptr, delta_ptr, a_ptr, b_ptr, c_ptr, y_ptr, entering_ptr, boundary_ptr,
     L, D, N, height, width, chunks, chunk_length, intervals, stride_x, stride_delta, stride_b, stride_bk, one,
     HAS_ENTERING: tl.constexpr, SAVE: tl.constexpr, INTERVAL: tl.constexpr,
-    EVEN_L: tl.constexpr, EVEN_D: tl.constexpr, EVEN_N: tl.constexpr,
+    EVEN_L: tl.constexpr, EVEN_D: tl.constexpr, EVEN_N: tl.constexpr, VECTOR: tl.constexpr, WIDE: tl.constexpr,
     T: tl.constexpr, LD: tl.constexpr, LN: tl.constexpr, SD: tl.constexpr, SN: tl.constexpr,
 ):  # fmt: skip
     """y of each direction without the skip, `(batch, L, K, D)`; with SAVE also h before every INTERVAL-th token."""
     k = tl.program_id(1)
     image = tl.program_id(2) // chunks
     chunk = tl.program_id(2) % chunks
-    d_lane, n_lane = _lanes(one, LD, LN)
+    d_lane, n_lane = _lanes(one, LD, LN, SD, SN)
     d_lane += tl.program_id(0) * SD * LD
-    d_step = tl.arange(0, SD)[None, None, :] * LD
-    n_step = tl.arange(0, SN)[None, None, :] * LN
+    d_step = tl.arange(0, SD)[None, None, :]
+    n_step = tl.arange(0, SN)[None, None, :]
+    if not VECTOR:
+        d_step *= one
+        n_step *= one
     mask_d = (d_lane + d_step < D) if not EVEN_D else None
     mask_n = (n_lane + n_step < N) if not EVEN_N else None
-    first_lane = (tl.arange(0, LN)[None, :, None] == 0) & (d_lane + d_step < D)
-    pointers, mask = _state_tile(a_ptr + k * D * N, d_lane, n_lane, d_step, n_step, D, N, N, 1)
+    first_n = tl.arange(0, LN)[None, :, None] + (d_lane + d_step) * 0 == 0
+    if not EVEN_D:
+        first_n = first_n & mask_d
+    pointers, mask = _state_tile(a_ptr + k * D * N, d_lane, n_lane, d_step, n_step, one, D, N, N, 1)
     a2 = tl.load(pointers, mask=mask, other=0.0) * LOG2_E
     row0 = image.to(tl.int64) * L
     x_lane = x_ptr + row0 * stride_x + d_lane
@@ -248,7 +262,7 @@ def forward_kernel(
     sequence = (image * DIRECTIONS + k).to(tl.int64)
     if HAS_ENTERING:
         tile = entering_ptr + (sequence * chunks + chunk) * N * D
-        pointers, mask = _state_tile(tile, d_lane, n_lane, d_step, n_step, D, N, 1, D)
+        pointers, mask = _state_tile(tile, d_lane, n_lane, d_step, n_step, one, D, N, 1, D)
         h = tl.load(pointers, mask=mask, other=0.0)
     else:
         h = tl.zeros([LD, LN, SD, SN], dtype=tl.float32)
@@ -258,7 +272,7 @@ def forward_kernel(
     for t0 in range(start, end, INTERVAL):
         if SAVE:
             tile = boundary_ptr + (sequence * intervals + t0 // INTERVAL) * N * D
-            pointers, mask = _state_tile(tile, d_lane, n_lane, d_step, n_step, D, N, 1, D)
+            pointers, mask = _state_tile(tile, d_lane, n_lane, d_step, n_step, one, D, N, 1, D)
             tl.store(pointers, h, mask=mask)
         for t1 in range(t0, tl.minimum(t0 + INTERVAL, end), T):
             position = t1 % inner
@@ -269,7 +283,7 @@ def forward_kernel(
             bs = ()
             cs = ()
             for i in tl.static_range(T):
-                row = (first + sign * raster).to(tl.int64)
+                row = (first + sign * raster).to(tl.int64 if WIDE else tl.int32)
                 md = mask_d
                 mn = mask_n
                 if not EVEN_L:
@@ -283,13 +297,14 @@ def forward_kernel(
                 cs += (tl.load((c_lane + row * stride_b) + n_step, mask=mn, other=zero_n),)
                 rows += (row,)
                 position, raster = _next(position, raster, inner, step)
+            tl.debug_barrier()
             for i in tl.static_range(T):
                 delta = deltas[i].to(tl.float32)
                 u = xs[i].to(tl.float32) * delta
                 decay = tl.exp2(_over_states(delta) * a2)
                 h = h * decay + _over_states(u) * _over_channels(bs[i].to(tl.float32))
                 y = _sum_states(h * _over_channels(cs[i].to(tl.float32)))
-                inside = first_lane
+                inside = first_n
                 if not EVEN_L:
                     inside = inside & (t1 + i < L)
                 tl.store((y_lane + rows[i] * (DIRECTIONS * D)) + d_step, y.to(y_ptr.dtype.element_ty), mask=inside)
@@ -302,7 +317,7 @@ def backward_kernel(
     L, D, N, height, width, chunks, chunk_length, intervals,
     stride_gy, stride_x, stride_delta, stride_b, stride_bk, stride_gdt, one,
     HAS_FLOW: tl.constexpr, INTERVAL: tl.constexpr,
-    EVEN_L: tl.constexpr, EVEN_D: tl.constexpr, EVEN_N: tl.constexpr,
+    EVEN_L: tl.constexpr, EVEN_D: tl.constexpr, EVEN_N: tl.constexpr, VECTOR: tl.constexpr, WIDE: tl.constexpr,
     T: tl.constexpr, LD: tl.constexpr, LN: tl.constexpr, SD: tl.constexpr, SN: tl.constexpr,
 ):  # fmt: skip
     """All gradients, one interval of tokens after the other from the end.
@@ -315,16 +330,23 @@ def backward_kernel(
     k = tl.program_id(1)
     image = tl.program_id(2) // chunks
     chunk = tl.program_id(2) % chunks
-    d_lane, n_lane = _lanes(one, LD, LN)
-    lane = d_lane * LN + n_lane
+    d_lane, n_lane = _lanes(one, LD, LN, SD, SN)
+    lane = (tl.arange(0, LD)[:, None, None] * LN + tl.arange(0, LN)[None, :, None]) * one
     d_lane += tl.program_id(0) * SD * LD
-    d_step = tl.arange(0, SD)[None, None, :] * LD
-    n_step = tl.arange(0, SN)[None, None, :] * LN
+    d_step = tl.arange(0, SD)[None, None, :]
+    n_step = tl.arange(0, SN)[None, None, :]
+    if not VECTOR:
+        d_step *= one
+        n_step *= one
     mask_d = (d_lane + d_step < D) if not EVEN_D else None
     mask_n = (n_lane + n_step < N) if not EVEN_N else None
-    first_n = (tl.arange(0, LN)[None, :, None] == 0) & (d_lane + d_step < D)
-    first_d = (tl.arange(0, LD)[:, None, None] == 0) & (n_lane + n_step < N)
-    pointers, mask = _state_tile(a_ptr + k * D * N, d_lane, n_lane, d_step, n_step, D, N, N, 1)
+    first_n = tl.arange(0, LN)[None, :, None] + (d_lane + d_step) * 0 == 0
+    first_d = tl.arange(0, LD)[:, None, None] + (n_lane + n_step) * 0 == 0
+    if not EVEN_D:
+        first_n = first_n & mask_d
+    if not EVEN_N:
+        first_d = first_d & mask_n
+    pointers, mask = _state_tile(a_ptr + k * D * N, d_lane, n_lane, d_step, n_step, one, D, N, N, 1)
     a2 = tl.load(pointers, mask=mask, other=0.0) * LOG2_E
     row0 = image.to(tl.int64) * L
     gy_lane = gy_ptr + row0 * stride_gy + d_lane
@@ -349,7 +371,7 @@ def backward_kernel(
     sequence = (image * DIRECTIONS + k).to(tl.int64)
     if HAS_FLOW:
         tile = flow_ptr + (sequence * chunks + chunk) * N * D
-        pointers, mask = _state_tile(tile, d_lane, n_lane, d_step, n_step, D, N, 1, D)
+        pointers, mask = _state_tile(tile, d_lane, n_lane, d_step, n_step, one, D, N, 1, D)
         flow = tl.load(pointers, mask=mask, other=0.0)
     else:
         flow = tl.zeros([LD, LN, SD, SN], dtype=tl.float32)
@@ -363,7 +385,7 @@ def backward_kernel(
         t0 = start + (steps - 1 - s) * INTERVAL
         groups = (tl.minimum(end - t0, INTERVAL) + T - 1) // T
         tile = boundary_ptr + (sequence * intervals + t0 // INTERVAL) * N * D
-        pointers, mask = _state_tile(tile, d_lane, n_lane, d_step, n_step, D, N, 1, D)
+        pointers, mask = _state_tile(tile, d_lane, n_lane, d_step, n_step, one, D, N, 1, D)
         h = tl.load(pointers, mask=mask, other=0.0)
 
         tl.store(scratch_lane, h)
@@ -375,13 +397,14 @@ def backward_kernel(
             deltas = ()
             bs = ()
             for i in tl.static_range(T):
-                row = (first + sign * raster).to(tl.int64)
+                row = (first + sign * raster).to(tl.int64 if WIDE else tl.int32)
                 zero = None if EVEN_D else 0.0
                 zero_n = None if EVEN_N else 0.0
                 xs += (tl.load((x_lane + row * stride_x) + d_step, mask=mask_d, other=zero),)
                 deltas += (tl.load((delta_lane + row * stride_delta) + d_step, mask=mask_d, other=zero),)
                 bs += (tl.load((b_lane + row * stride_b) + n_step, mask=mask_n, other=zero_n),)
                 position, raster = _next(position, raster, inner, step)
+            tl.debug_barrier()
             for i in tl.static_range(T):
                 delta = deltas[i].to(tl.float32)
                 u = xs[i].to(tl.float32) * delta
@@ -402,7 +425,7 @@ def backward_kernel(
             bs = ()
             cs = ()
             for i in tl.static_range(T):
-                row = (first + sign * raster).to(tl.int64)
+                row = (first + sign * raster).to(tl.int64 if WIDE else tl.int32)
                 md = mask_d
                 mn = mask_n
                 if not EVEN_L:
@@ -417,6 +440,7 @@ def backward_kernel(
                 cs += (tl.load((c_lane + row * stride_b) + n_step, mask=mn, other=zero_n),)
                 rows += (row,)
                 position, raster = _next(position, raster, inner, step)
+            tl.debug_barrier()
             decays = ()
             carried = ()
             for i in tl.static_range(T):
@@ -458,6 +482,6 @@ def backward_kernel(
                 tl.store((gdt_lane + row * stride_gdt) + d_step, gdt.to(gdt_ptr.dtype.element_ty), mask=in_n)
 
     index = tl.program_id(2).to(tl.int64) * DIRECTIONS + k
-    pointers, mask = _state_tile(ga_ptr + index * N * D, d_lane, n_lane, d_step, n_step, D, N, 1, D)
+    pointers, mask = _state_tile(ga_ptr + index * N * D, d_lane, n_lane, d_step, n_step, one, D, N, 1, D)
     tl.store(pointers, ga, mask=mask)
     tl.store(gbias_ptr + index * D + (d_lane + d_step), gbias, mask=first_n)

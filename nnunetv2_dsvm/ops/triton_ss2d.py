@@ -134,12 +134,20 @@ class Problem(NamedTuple):
         length = math.ceil(self.intervals / max(1, chunks)) * INTERVAL
         return math.ceil(self.length / length), length
 
-    def evenness(self, tile: Tile) -> dict[str, bool]:
+    def constants(self, tile: Tile, x: Tensor) -> dict[str, bool]:
+        """What the kernels are specialised on."""
         return {
+            "VECTOR": x.element_size() * max(tile.SD, tile.SN) <= 16,
+            "WIDE": self.length * NUM_DIRECTIONS * (self.channels + 2 * self.d_state) >= 2**31,
             "EVEN_L": self.length % tile.T == 0,
             "EVEN_D": self.channels % tile.channels == 0,
             "EVEN_N": self.d_state == tile.LN * tile.SN,
         }
+
+
+def delta_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of delta in memory: it is positive and at most of order 100, where float16 is eight times finer than bfloat16."""
+    return torch.float32 if dtype == torch.float32 else torch.float16
 
 
 def softplus(dt: Tensor, bias: Tensor, delta: Tensor) -> Tensor:
@@ -186,7 +194,7 @@ def _entering(
     chunk_end_kernel[grid](
         v, delta, A, w, end, time, p.length, p.channels, p.d_state, p.height, p.width, chunks, chunk_length,
         v.stride(1), delta.stride(1), w.stride(1), w.stride(2), 1,
-        REVERSE=reverse, **p.evenness(tile), **tile._asdict(), num_warps=1,
+        REVERSE=reverse, **p.constants(tile, v), **tile._asdict(), num_warps=1,
     )  # fmt: skip
     block = min(256, _power_of_2(p.d_state * p.channels))
     grid = (math.ceil(p.d_state * p.channels / block), p.batch * NUM_DIRECTIONS)
@@ -213,7 +221,7 @@ def scan_forward(
     forward_kernel[grid](
         x, delta, A, B, C, y, entering, boundary, p.length, p.channels, p.d_state, p.height, p.width,
         chunks, chunk_length, p.intervals, x.stride(1), delta.stride(1), B.stride(1), B.stride(2), 1,
-        HAS_ENTERING=chunks > 1, SAVE=save, INTERVAL=INTERVAL, **p.evenness(tile), **tile._asdict(), num_warps=1,
+        HAS_ENTERING=chunks > 1, SAVE=save, INTERVAL=INTERVAL, **p.constants(tile, x), **tile._asdict(), num_warps=1,
     )  # fmt: skip
     return y, boundary
 
@@ -256,7 +264,7 @@ def scan_backward(
         grad, x, delta, A, B, C, boundary, flow, scratch, gx, grad_dt, gb, gc, ga, gbias,
         p.length, p.channels, p.d_state, p.height, p.width, chunks, chunk_length, p.intervals,
         grad.stride(1), x.stride(1), delta.stride(1), B.stride(1), B.stride(2), grad_dt.stride(1), 1,
-        HAS_FLOW=chunks > 1, INTERVAL=INTERVAL, **p.evenness(tile), **tile._asdict(), num_warps=1,
+        HAS_FLOW=chunks > 1, INTERVAL=INTERVAL, **p.constants(tile, x), **tile._asdict(), num_warps=1,
     )  # fmt: skip
     return ScanGradients(gx, grad_dt, ga.sum(0).transpose(1, 2), gb.sum(0), gc.sum(0), gbias.sum(0))
 
@@ -265,7 +273,8 @@ def _prepare(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, dt_bias: Tensor, height: int, width: int
 ) -> tuple[Problem, Tensor, Tensor, Tensor, Tensor, Tensor]:
     problem = Problem(x.shape[0], height, width, x.shape[2], A.shape[2], x.device)
-    delta = softplus(dt.contiguous(), dt_bias.float().contiguous(), torch.empty_like(dt, dtype=x.dtype).contiguous())
+    delta = torch.empty(dt.shape, dtype=delta_dtype(x.dtype), device=x.device)
+    delta = softplus(dt.contiguous(), dt_bias.float().contiguous(), delta)
     return problem, x.contiguous(), delta, A.float().contiguous(), B.contiguous(), C.contiguous()
 
 
