@@ -1,15 +1,53 @@
 """From the command line's options to what is measured, with the default shapes of each device."""
 
 import argparse
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from nnunetv2_dsvm.benchmark.network_case import NetworkSizes
-from nnunetv2_dsvm.benchmark.suites import ImageShape, Plan
 from nnunetv2_dsvm.benchmark.timing import Effort
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.ops import BACKEND_NAMES
+
+PATCH_SIZE = 4  # tokens of stage 1 are patches of 4 x 4 pixels
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """A batch of images."""
+
+    batch: int
+    height: int
+    width: int
+
+    def tokens(self, stage: int) -> tuple[int, int]:
+        """Height and width of stage 1, 2, …, rounded up as the network pads."""
+        scale = PATCH_SIZE * 2 ** (stage - 1)
+        return -(-self.height // scale), -(-self.width // scale)
+
+    def __str__(self) -> str:
+        return f"batch {self.batch}, {self.height}×{self.width}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the command line asked for."""
+
+    device: str
+    dtype: str
+    backends: Sequence[str]
+    scan_images: Sequence[ImageShape]
+    scan_stages: Sequence[int]
+    core_images: Sequence[ImageShape]
+    core_stages: Sequence[int]
+    network_images: Sequence[ImageShape]
+    sizes: NetworkSizes
+    effort: Effort
+    scan_backend: str = "auto"
+    compile: bool = False
+
 
 # The shapes of published trainings: 256² at batch 32, and 512² at nnU-Net's batch 12 and one image at a time.
 _GPU_IMAGES = (ImageShape(32, 256, 256), ImageShape(12, 512, 512), ImageShape(1, 512, 512))

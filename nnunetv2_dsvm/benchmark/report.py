@@ -79,7 +79,7 @@ def _block(results: Sequence[Result]) -> list[str]:
     widths = {i: max(len(row[i]) for row in rows) for i in used}
     table = ["  ".join(row[i].ljust(widths[i]) if i == 0 else row[i].rjust(widths[i]) for i in used) for row in rows]
     notes = [
-        f"{r.implementation}: {'REFUSED' if r.wrong else 'not measured'}: {r.note}"
+        f"{r.implementation}: {'REFUSED' if r.failed else 'not measured'}: {r.note}"
         for r in results
         if not r.measurement
     ]

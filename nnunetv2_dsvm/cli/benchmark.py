@@ -68,10 +68,10 @@ def run(args: argparse.Namespace) -> int:
             print(report.as_table(of_suite), flush=True)
     if args.json:
         args.json.write_text(report.as_json(where, dataclasses.asdict(plan), results), encoding="utf-8")
-    wrong = [f"{r.suite}, {r.implementation}" for r in results if r.wrong]
-    if wrong:
-        print(f"\nWrong results, no speed reported: {'; '.join(dict.fromkeys(wrong))}", file=sys.stderr)
-    return 1 if wrong else 0
+    failed = dict.fromkeys(f"{r.implementation} ({r.suite})" for r in results if r.failed)
+    if failed:
+        print(f"\nNo speed for a wrong result or a failure: {', '.join(failed)}; see above", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _headline(where: dict, dtype: str) -> str:

@@ -1,0 +1,83 @@
+"""What has to be right before a case is measured. A check that several cases share runs once."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from nnunetv2_dsvm.benchmark import correctness
+from nnunetv2_dsvm.benchmark.network_case import NetworkCase
+from nnunetv2_dsvm.benchmark.plan import Plan
+from nnunetv2_dsvm.benchmark.scan_case import ScanShape
+from nnunetv2_dsvm.benchmark.workload import DTYPES
+
+
+class Checks:
+    """Each method returns the largest relative L2 error that it found, or raises `correctness.WrongResult`."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.device = torch.device(plan.device)
+        self.dtype = DTYPES[plan.dtype]
+        self.d_state = plan.sizes.d_state
+        self.scan_backend = plan.scan_backend
+        self._results: dict[Any, float | correctness.WrongResult] = {}
+
+    def scan(self, backend: str, shape: ScanShape) -> float:
+        """A backend on small shapes against the reference, and on the shape that is measured against torch_chunked.
+
+        The reference would take minutes there; torch_chunked in float64 has itself been compared with it.
+        """
+        error = self._small_scan(backend, self.dtype, self.device)
+        if backend == "reference":
+            return error
+        self._small_scan("torch_chunked", torch.float64, torch.device("cpu"))
+        return max(error, correctness.check_scan(backend, shape, self.dtype, self.device, oracle="torch_chunked"))
+
+    def _small_scan(self, backend: str, dtype: torch.dtype, device: torch.device) -> float:
+        return self._once(
+            ("scan", backend, dtype),
+            lambda: correctness.check_scan_on_small_shapes(backend, dtype, device, self.d_state),
+        )
+
+    def core(self, implementation: str) -> float:
+        """An SS2D core's output and gradients."""
+        return self._once(
+            ("core", implementation),
+            lambda: correctness.check_core(
+                implementation, self.dtype, self.device, d_state=self.d_state, scan_backend=self.scan_backend
+            ),
+        )
+
+    def network(self, case: NetworkCase) -> float | None:
+        """A network's logits and its cores' gradients; None for PlainConvUNet, which there is nothing to compare with.
+
+        Compiled, its logits on the measured images are compared with those of the same network run eagerly, too.
+        """
+        eager = replace(case, compiled=False)
+        error = None
+        if case.implementation != "PlainConvUNet":
+            reference = replace(eager, implementation="VM-UNet", device="cpu", scan_backend="reference")
+            gradients = self.core("conventional" if case.implementation == "conventional VM-UNet" else "ours")
+            logits = self._once(
+                ("network", case.implementation),
+                lambda: correctness.check_network(eager.network(), reference.network(), self.dtype, self.device),
+            )
+            error = max(gradients, logits)
+        if not case.compiled:
+            return error
+        works = [eager.build(), case.build()]
+        for work in works:
+            work.set_training(False)
+        return max(error or 0.0, correctness.check_compiled(*(work.infer() for work in works), self.dtype))
+
+    def _once(self, key: Any, check: Callable[[], float]) -> float:
+        if key not in self._results:
+            try:
+                self._results[key] = check()
+            except correctness.WrongResult as wrong:
+                self._results[key] = wrong
+        result = self._results[key]
+        if isinstance(result, correctness.WrongResult):
+            raise result
+        return result
