@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_dsvm.architecture.layer_norm import LayerNorm
+
 PATCH_SIZE = 4
 
 
@@ -12,7 +14,7 @@ class PatchEmbedding(nn.Module):
     def __init__(self, input_channels: int, dim: int) -> None:
         super().__init__()
         self.projection = nn.Conv2d(input_channels, dim, kernel_size=PATCH_SIZE, stride=PATCH_SIZE)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.projection(x).permute(0, 2, 3, 1))
@@ -23,7 +25,7 @@ class PatchMerging(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(4 * dim)
+        self.norm = LayerNorm(4 * dim, feeds_linear=True)
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,7 +45,7 @@ class PatchExpanding(nn.Module):
         super().__init__()
         self.scale = scale
         self.expand = nn.Linear(dim, scale * scale * out_dim, bias=False)
-        self.norm = nn.LayerNorm(out_dim)
+        self.norm = LayerNorm(out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, _ = x.shape

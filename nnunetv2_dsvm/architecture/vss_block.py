@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_dsvm.architecture.layer_norm import LayerNorm
 from nnunetv2_dsvm.ops import ss2d_scan
+from nnunetv2_dsvm.ops.ss2d_core import ss2d_core, uses_core
 
 NUM_DIRECTIONS = 4
 # Range and floor of the step sizes that the bias of dt starts from (arXiv 2312.00752, section 3.6).
@@ -35,7 +37,7 @@ class SS2D(nn.Module):
         self.dt_bias = nn.Parameter(torch.empty(NUM_DIRECTIONS, d_inner))
         self.A_log = nn.Parameter(torch.empty(NUM_DIRECTIONS, d_inner, d_state))
         self.D = nn.Parameter(torch.empty(NUM_DIRECTIONS, d_inner))
-        self.out_norm = nn.LayerNorm(d_inner)
+        self.out_norm = LayerNorm(d_inner, feeds_linear=True)
         self.out_proj = nn.Linear(d_inner, dim, bias=False)
         self.reset_parameters()
 
@@ -54,22 +56,36 @@ class SS2D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x, z = self.in_proj(x).chunk(2, dim=-1)
         x = F.silu(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
-        y = self.out_norm(self._scan(x))
-        return self.out_proj(y * F.silu(z))
+        return self.out_proj(self.out_norm(self._scan(x), gate=z))
 
     def _scan(self, x: Tensor) -> Tensor:
         """Input-dependent parameters of all directions by one matrix product, then the scan; `(B, H, W, d_inner)`."""
         batch, height, width, d_inner = x.shape
         x = x.reshape(batch, height * width, d_inner)
+        # A, D and the bias stay in fp32 under autocast: exp and softplus amplify their rounding.
+        A = -torch.exp(self.A_log)
+        if uses_core(self.scan_backend, x.device, x.dtype, self.d_state):
+            y = ss2d_core(x, self._projection(), A, self.D, self.dt_bias, height=height, width=width)
+            return y.view(batch, height, width, d_inner)
         parameters = F.linear(x, self.x_proj.flatten(0, 1)).unflatten(-1, (NUM_DIRECTIONS, -1))
         low_rank, B, C = parameters.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         dt = torch.einsum("blkr,kdr->blkd", low_rank, self.dt_proj)
-        # These three stay in fp32 under autocast: exp and softplus amplify their rounding.
-        A = -torch.exp(self.A_log)
+        if x.dtype == torch.float16:  # y can exceed the range of fp16; the norm after it brings it back
+            x, dt, B, C = (t.float() for t in (x, dt, B, C))
         y = ss2d_scan(
             x, dt, A, B, C, self.D, self.dt_bias, height=height, width=width, backend=self.scan_backend
         )
         return y.view(batch, height, width, d_inner)
+
+    def _projection(self) -> Tensor:
+        """The matrix that gives dt, B and C of all directions at once; dt's two factors are multiplied beforehand.
+
+        The product has more operations than its factors one after the other, but is what tensor cores are good at; the
+        factors' rank of 6 … 48 is not.
+        """
+        with torch.autocast(self.x_proj.device.type, enabled=False):
+            to_dt = torch.bmm(self.dt_proj, self.x_proj[:, : self.dt_rank])
+        return torch.cat([to_dt.flatten(0, 1), self.x_proj[:, self.dt_rank :].flatten(0, 1)])
 
 
 class DropPath(nn.Module):
@@ -92,7 +108,7 @@ class VSSBlock(nn.Module):
 
     def __init__(self, dim: int, d_state: int = 16, drop_path: float = 0.0, scan_backend: str = "auto") -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim)
+        self.norm = LayerNorm(dim, feeds_linear=True)
         self.ss2d = SS2D(dim, d_state, scan_backend)
         self.drop_path = DropPath(drop_path)
 

@@ -131,7 +131,8 @@ def merge_kernel(
 def chunk_end_kernel(
     v_ptr, delta_ptr, a_ptr, w_ptr, end_ptr, time_ptr,
     L, D, N, height, width, chunks, chunk_length, stride_v, stride_delta, stride_w, stride_wk, one,
-    REVERSE: tl.constexpr, EVEN_L: tl.constexpr, EVEN_D: tl.constexpr, EVEN_N: tl.constexpr, VECTOR: tl.constexpr, WIDE: tl.constexpr,
+    REVERSE: tl.constexpr, EVEN_L: tl.constexpr, EVEN_D: tl.constexpr, EVEN_N: tl.constexpr,
+    VECTOR: tl.constexpr, WIDE: tl.constexpr,
     T: tl.constexpr, LD: tl.constexpr, LN: tl.constexpr, SD: tl.constexpr, SN: tl.constexpr,
 ):  # fmt: skip
     """What a chunk by itself leaves at its end, `(batch, K, chunks, N, D)`, and the sum of its delta.
@@ -230,7 +231,8 @@ def forward_kernel(
     x_ptr, delta_ptr, a_ptr, b_ptr, c_ptr, y_ptr, entering_ptr, boundary_ptr,
     L, D, N, height, width, chunks, chunk_length, intervals, stride_x, stride_delta, stride_b, stride_bk, one,
     HAS_ENTERING: tl.constexpr, SAVE: tl.constexpr, INTERVAL: tl.constexpr,
-    EVEN_L: tl.constexpr, EVEN_D: tl.constexpr, EVEN_N: tl.constexpr, VECTOR: tl.constexpr, WIDE: tl.constexpr,
+    EVEN_L: tl.constexpr, EVEN_D: tl.constexpr, EVEN_N: tl.constexpr,
+    VECTOR: tl.constexpr, WIDE: tl.constexpr,
     T: tl.constexpr, LD: tl.constexpr, LN: tl.constexpr, SD: tl.constexpr, SN: tl.constexpr,
 ):  # fmt: skip
     """y of each direction without the skip, `(batch, L, K, D)`; with SAVE also h before every INTERVAL-th token."""
@@ -317,7 +319,8 @@ def backward_kernel(
     L, D, N, height, width, chunks, chunk_length, intervals,
     stride_gy, stride_x, stride_delta, stride_b, stride_bk, stride_gdt, one,
     HAS_FLOW: tl.constexpr, INTERVAL: tl.constexpr,
-    EVEN_L: tl.constexpr, EVEN_D: tl.constexpr, EVEN_N: tl.constexpr, VECTOR: tl.constexpr, WIDE: tl.constexpr,
+    EVEN_L: tl.constexpr, EVEN_D: tl.constexpr, EVEN_N: tl.constexpr,
+    VECTOR: tl.constexpr, WIDE: tl.constexpr,
     T: tl.constexpr, LD: tl.constexpr, LN: tl.constexpr, SD: tl.constexpr, SN: tl.constexpr,
 ):  # fmt: skip
     """All gradients, one interval of tokens after the other from the end.
@@ -396,7 +399,7 @@ def backward_kernel(
             xs = ()
             deltas = ()
             bs = ()
-            for i in tl.static_range(T):
+            for _ in tl.static_range(T):
                 row = (first + sign * raster).to(tl.int64 if WIDE else tl.int32)
                 zero = None if EVEN_D else 0.0
                 zero_n = None if EVEN_N else 0.0

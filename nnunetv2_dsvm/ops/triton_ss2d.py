@@ -83,6 +83,11 @@ def _device_numbers(device: torch.device) -> tuple[int, int]:
     return processors, triton.runtime.driver.active.get_current_target().warp_size
 
 
+def processors(device: torch.device) -> int:
+    """Multiprocessors of a GPU."""
+    return _device_numbers(device)[0]
+
+
 def forward_tile(d_state: int, warp: int) -> Tile:
     """Few lanes over the states: the forward sums over states only."""
     states = _power_of_2(d_state)
@@ -163,14 +168,19 @@ def softplus(dt: Tensor, bias: Tensor, delta: Tensor) -> Tensor:
     return delta
 
 
-def merge(parts: Tensor, skip: Tensor, scale: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """`parts` `(batch, L, K, channels)` summed over K, plus skip * scale; and the sum over tokens of skip * other."""
+def merge(
+    parts: Tensor, skip: Tensor, scale: Tensor, dtype: torch.dtype, other: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """`parts` `(batch, L, K, channels)` summed over K plus skip * scale, in `dtype`.
+
+    The second result is the sum over tokens of skip * other, `(channels,)`.
+    """
     from nnunetv2_dsvm.ops.triton_scan import merge_kernel
 
     batch, length, _, channels = parts.shape
     rows, block_r, block_d = batch * length, 16, min(128, _power_of_2(channels))
     grid = (math.ceil(rows / block_r), math.ceil(channels / block_d))
-    out = torch.empty(batch, length, channels, dtype=skip.dtype, device=skip.device)
+    out = torch.empty(batch, length, channels, dtype=dtype, device=skip.device)
     dot = None if other is None else torch.empty(grid[0], channels, dtype=torch.float32, device=skip.device)
     merge_kernel[grid](
         parts, skip, scale, other, out, dot, rows, channels, skip.stride(1),
@@ -203,9 +213,9 @@ def _entering(
 
 
 def scan_forward(
-    problem: Problem, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, save: bool
+    problem: Problem, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, save: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | None]:
-    """Output of each direction without the skip, `(batch, L, K, channels)`, and the saved states.
+    """In `dtype`, the output of each direction without the skip, `(batch, L, K, channels)`, and the saved states.
 
     delta is after softplus; A is contiguous fp32; B and C have the same strides.
     """
@@ -215,7 +225,7 @@ def scan_forward(
     tile = forward_tile(p.d_state, _device_numbers(p.device)[1])
     chunks, chunk_length = p.chunks(tile)
     entering = _entering(p, tile, chunks, chunk_length, x, delta, A, B, reverse=False) if chunks > 1 else None
-    y = torch.empty(p.batch, p.length, NUM_DIRECTIONS, p.channels, dtype=x.dtype, device=p.device)
+    y = torch.empty(p.batch, p.length, NUM_DIRECTIONS, p.channels, dtype=dtype, device=p.device)
     boundary = torch.empty(p.boundary_shape(), dtype=torch.float32, device=p.device) if save else None
     grid = (math.ceil(p.channels / tile.channels), NUM_DIRECTIONS, p.batch * chunks)
     forward_kernel[grid](
@@ -297,8 +307,10 @@ def _forward(
     save: bool,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     problem, x, delta, A, B, C = _prepare(x, dt, A, B, C, dt_bias, height, width)
-    parts, boundary = scan_forward(problem, x, delta, A, B, C, save)
-    return merge(parts, x, D.float().sum(0))[0], boundary
+    # A direction alone can exceed the range of float16 where the sum does not.
+    dtype = torch.float32 if x.dtype == torch.float16 else x.dtype
+    parts, boundary = scan_forward(problem, x, delta, A, B, C, save, dtype)
+    return merge(parts, x, D.float().sum(0), x.dtype)[0], boundary
 
 
 def backward(
@@ -319,6 +331,6 @@ def backward_from(
     grad = grad.contiguous()
     problem, x, delta, A, B, C = _prepare(x, dt, A, B, C, dt_bias, height, width)
     g = scan_backward(problem, grad, x, delta, A, B, C, boundary, torch.empty_like(dt).contiguous())
-    grad_x, grad_D = merge(g.x, grad, D.float().sum(0), other=x)
+    grad_x, grad_D = merge(g.x, grad, D.float().sum(0), x.dtype, other=x)
     grads = (grad_x, g.dt, g.A, g.B, g.C, grad_D.expand_as(D), g.dt_bias)
     return tuple(g.to(t.dtype).contiguous() for g, t in zip(grads, inputs, strict=True))

@@ -1,0 +1,68 @@
+"""Triton kernels: LayerNorm over the last axis, optionally times SiLU of a gate. Statistics and arithmetic in fp32."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _normalised(x, inside, D, eps):
+    mean = tl.sum(x, axis=1) / D
+    centred = tl.where(inside, x - mean[:, None], 0.0)
+    rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / D + eps)
+    return centred * rstd[:, None], rstd
+
+
+@triton.jit
+def norm_forward_kernel(
+    x_ptr, weight_ptr, bias_ptr, gate_ptr, out_ptr, rows, D, stride_gate, eps,
+    GATED: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """out = (LayerNorm(x) * weight + bias) * silu(gate), `(rows, D)`; the gate has a row stride of its own."""
+    r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)[:, None]
+    d = tl.arange(0, BLOCK_D)[None, :]
+    inside = (r < rows) & (d < D)
+    x = tl.load(x_ptr + r * D + d, mask=inside, other=0.0).to(tl.float32)
+    weight = tl.load(weight_ptr + d, mask=d < D, other=0.0)
+    bias = tl.load(bias_ptr + d, mask=d < D, other=0.0)
+    normalised, _ = _normalised(x, inside, D, eps)
+    out = normalised * weight + bias
+    if GATED:
+        gate = tl.load(gate_ptr + r * stride_gate + d, mask=inside, other=0.0).to(tl.float32)
+        out *= gate * tl.sigmoid(gate)
+    tl.store(out_ptr + r * D + d, out.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def norm_backward_kernel(
+    grad_ptr, x_ptr, weight_ptr, bias_ptr, gate_ptr, gx_ptr, ggate_ptr, gweight_ptr, gbias_ptr,
+    rows, D, stride_gate, eps, blocks,
+    GATED: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Gradients; those of weight and bias per program, `(programs, D)`, for a deterministic sum afterwards."""
+    d = tl.arange(0, BLOCK_D)[None, :]
+    weight = tl.load(weight_ptr + d, mask=d < D, other=0.0)
+    bias = tl.load(bias_ptr + d, mask=d < D, other=0.0)
+    gweight = tl.zeros([BLOCK_D], dtype=tl.float32)
+    gbias = tl.zeros([BLOCK_D], dtype=tl.float32)
+    programs = tl.num_programs(0)
+    for i in range(tl.cdiv(blocks - tl.program_id(0), programs)):
+        r = (tl.program_id(0) + i * programs).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)[:, None]
+        inside = (r < rows) & (d < D)
+        x = tl.load(x_ptr + r * D + d, mask=inside, other=0.0).to(tl.float32)
+        grad = tl.load(grad_ptr + r * D + d, mask=inside, other=0.0).to(tl.float32)
+        normalised, rstd = _normalised(x, inside, D, eps)
+        if GATED:
+            gate = tl.load(gate_ptr + r * stride_gate + d, mask=inside, other=0.0).to(tl.float32)
+            sigmoid = tl.sigmoid(gate)
+            ggate = grad * (normalised * weight + bias) * sigmoid * (1.0 + gate * (1.0 - sigmoid))
+            tl.store(ggate_ptr + r * D + d, ggate.to(ggate_ptr.dtype.element_ty), mask=inside)
+            grad *= gate * sigmoid
+        gweight += tl.sum(grad * normalised, axis=0)
+        gbias += tl.sum(grad, axis=0)
+        grad *= weight
+        along = tl.sum(grad * normalised, axis=1) / D
+        gx = (grad - normalised * along[:, None] - (tl.sum(grad, axis=1) / D)[:, None]) * rstd[:, None]
+        tl.store(gx_ptr + r * D + d, gx.to(gx_ptr.dtype.element_ty), mask=inside)
+    column = tl.arange(0, BLOCK_D)
+    tl.store(gweight_ptr + tl.program_id(0) * D + column, gweight, mask=column < D)
+    tl.store(gbias_ptr + tl.program_id(0) * D + column, gbias, mask=column < D)

@@ -1,0 +1,60 @@
+"""The Triton kernels on a CPU, in Triton's interpreter: output and every gradient against the plain loop in fp64."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunetv2_dsvm.ops import triton_ss2d
+
+pytest.importorskip("triton", reason="Triton has no build for this platform")
+HERE = Path(__file__).parent
+CASES = [
+    *(("odd", dtype) for dtype in ("float32", "float16", "bfloat16")),
+    *((shape, "float32") for shape in ("one_token", "three_intervals", "wide_state")),
+    ("chunks",),
+    ("module",),
+    ("norm",),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids="_".join)
+def test_interpreted(case):
+    """In a process of its own: the interpreter must be chosen before Triton is imported."""
+    result = subprocess.run(
+        [sys.executable, HERE / "triton_interpreted.py", *case],
+        env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    lines = result.stdout.splitlines()
+    assert result.returncode == 0 and len(lines) >= 5, result.stderr
+    assert all(line.endswith(" ok") for line in lines), result.stdout
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "d_state", "reason"),
+    [("cpu", torch.float32, 16, "not on cpu")],
+)
+def test_refuses_with_the_reason(device, dtype, d_state, reason):
+    supported, why = triton_ss2d.supports(torch.device(device), dtype, d_state)
+    assert not supported and reason in why
+
+
+@pytest.mark.parametrize(
+    ("dtype", "d_state", "reason"), [(torch.float64, 16, "float64"), (torch.float32, 65, "d_state")]
+)
+def test_refuses_what_the_kernels_do_not_take(monkeypatch, dtype, d_state, reason):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # as if a device were there
+    supported, why = triton_ss2d.supports(torch.device("cpu"), dtype, d_state)
+    assert not supported and reason in why
+
+
+def test_chunks_are_whole_intervals_that_cover_the_image(monkeypatch):
+    monkeypatch.setattr(triton_ss2d, "_WARPS_PER_PROCESSOR", 200)
+    for height, width in ((1, 1), (8, 8), (9, 8), (64, 64), (131, 77)):
+        problem = triton_ss2d.Problem(1, height, width, 8, 16, torch.device("cpu"))
+        chunks, length = problem.chunks(triton_ss2d.forward_tile(16, 32))
+        assert length % triton_ss2d.INTERVAL == 0
+        assert (chunks - 1) * length < height * width <= chunks * length
