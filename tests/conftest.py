@@ -1,9 +1,11 @@
-"""Set-up of every test: memory that was never written is NaN, and nnU-Net starts few workers."""
+"""Set-up of every test: memory that was never written is NaN, and processes share few cores peacefully."""
 
 import os
 
 os.environ.setdefault("nnUNet_n_proc_DA", "2")
 os.environ.setdefault("nnUNet_def_n_proc", "2")
+# OpenMP's threads spin for long while they wait, on cores that other processes need: see NnUNetProject.variables.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import pytest
 import torch
