@@ -12,8 +12,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tiny_dataset import NETWORK
 
 from nnunetv2_dsvm import VMUNet
-from nnunetv2_dsvm.training import dsvm_trainer, variants
+from nnunetv2_dsvm.training import dsvm_trainer, variants, vm_unet_trainer
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
+from nnunetv2_dsvm.training.precision import bf16_autocast, trains_in_bf16
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
 LENGTHS = (1, 5, 10, 20, 50, 100, 250, 500, 1000)
@@ -263,6 +264,38 @@ def test_seeding_leaves_torchs_settings_as_they_were(make, monkeypatch):
 
     make(OneEpoch).run_training()
     assert seen == [True] and not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("bf16", [True, False], ids=["bf16", "fp16"])
+def test_bf16_where_the_device_has_it_and_only_while_training(make, monkeypatch, bf16):
+    monkeypatch.setattr(vm_unet_trainer, "trains_in_bf16", lambda device: bf16)
+    seen = set()
+
+    class OneEpoch(ShortDSVM):
+        default_num_epochs = 1
+
+        def train_step(self, batch):
+            seen.add(torch.get_autocast_dtype("cuda"))
+            return super().train_step(batch)
+
+    trainer = make(OneEpoch)
+    trainer.grad_scaler = scaler = torch.amp.GradScaler("cpu")  # as nnU-Net makes one for a CUDA device
+    trainer.run_training()
+    assert seen == {torch.bfloat16 if bf16 else torch.float16}
+    assert torch.get_autocast_dtype("cuda") == torch.float16
+    assert trainer.grad_scaler is (None if bf16 else scaler)
+    assert np.isfinite(trainer.losses).all()
+
+
+def test_bf16_ends_with_an_error_too():
+    with pytest.raises(KeyboardInterrupt), bf16_autocast():
+        raise KeyboardInterrupt
+    assert torch.get_autocast_dtype("cuda") == torch.float16
+
+
+def test_a_cpu_trains_in_fp32():
+    assert not trains_in_bf16(torch.device("cpu"))
 
 
 def test_terms_are_in_the_log_file_the_logger_and_a_picture(make):

@@ -34,4 +34,4 @@ def write_checkpoint(nnunet_checkpoint: io.BytesIO, own_entry: dict[str, Any], f
 def read_own_entry(filename: str) -> tuple[dict[str, Any], str]:
     """Our entry of a checkpoint file ({} where another trainer wrote it) and the name of the trainer that wrote it."""
     checkpoint = torch.load(filename, map_location="cpu", weights_only=False, mmap=True)
-    return checkpoint.get(KEY, {}), checkpoint["trainer_name"]
+    return checkpoint.get(KEY, {}), checkpoint.get("trainer_name", "an unknown trainer")

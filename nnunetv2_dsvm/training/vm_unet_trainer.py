@@ -222,8 +222,8 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
         super().load_checkpoint(filename_or_checkpoint)
         if self.distillation is not None:
             self.distillation.load_state_dict(stored)
-            if entry["settings"] != self.distillation_settings():
+            if entry.get("settings") != self.distillation_settings():
                 self.print_to_log_file(
                     f"Distillation from here on: {self.distillation_settings()}; the checkpoint was trained with "
-                    f"{entry['settings']}"
+                    f"{entry.get('settings')}"
                 )
