@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.benchmark import correctness, measure, plain_conv_unet, report
 from nnunetv2_dsvm.benchmark.conventional import conventional_network
+from nnunetv2_dsvm.benchmark.core_case import CoreCase
 from nnunetv2_dsvm.benchmark.isolated import run_isolated
 from nnunetv2_dsvm.benchmark.measure import Measurement
 from nnunetv2_dsvm.benchmark.memory import PeakMemory, kept_for_backward
@@ -54,8 +55,9 @@ def scan_loop(u, delta, A, B, C, D, delta_bias):
 class TestYardsticks:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_conventional_core_equals_ours(self, dtype):
-        error = correctness.check_core("conventional", dtype, CPU, dim=16, d_state=4, scan=scan_loop)
-        assert error <= correctness.AUTOCAST_TOLERANCE[dtype]
+        name = str(dtype).removeprefix("torch.")
+        case = CoreCase("core", "conventional", 2, 3, 4, dim=16, d_state=4, dtype=name, device="cpu")
+        assert correctness.check_core(case, scan=scan_loop) <= correctness.AUTOCAST_TOLERANCE[dtype]
 
     def test_conventional_network_equals_ours(self):
         sizes = {"dims": (8, 16), "encoder_depths": (1, 1), "decoder_depths": (1, 1), "d_state": 2}

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from nnunetv2_dsvm.benchmark import correctness
+from nnunetv2_dsvm.benchmark.core_case import CoreCase
 from nnunetv2_dsvm.benchmark.network_case import NetworkCase
 from nnunetv2_dsvm.benchmark.plan import Plan
 from nnunetv2_dsvm.benchmark.scan_case import ScanShape
@@ -18,7 +19,7 @@ class Checks:
 
     def __init__(self, plan: Plan) -> None:
         self.device = torch.device(plan.device)
-        self.dtype = DTYPES[plan.dtype]
+        self.dtype_name, self.dtype = plan.dtype, DTYPES[plan.dtype]
         self.d_state = plan.sizes.d_state
         self.scan_backend = plan.scan_backend
         self._results: dict[Any, float | correctness.WrongResult] = {}
@@ -32,7 +33,19 @@ class Checks:
         if backend == "reference":
             return error
         self._small_scan("torch_chunked", torch.float64, torch.device("cpu"))
-        return max(error, correctness.check_scan(backend, shape, self.dtype, self.device, oracle="torch_chunked"))
+        return self._at_full_size(
+            error, lambda: correctness.check_scan(backend, shape, self.dtype, self.device, oracle="torch_chunked")
+        )
+
+    def _at_full_size(self, error: float, check: Callable[[], float]) -> float:
+        """The larger of an error on small shapes and that on the measured one."""
+        try:
+            return max(error, check())
+        except torch.OutOfMemoryError:  # the oracle needs several times the memory of what is measured
+            return error
+        finally:
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def _small_scan(self, backend: str, dtype: torch.dtype, device: torch.device) -> float:
         return self._once(
@@ -40,14 +53,20 @@ class Checks:
             lambda: correctness.check_scan_on_small_shapes(backend, dtype, device, self.d_state),
         )
 
-    def core(self, implementation: str) -> float:
-        """An SS2D core's output and gradients."""
+    def core(self, case: CoreCase) -> float:
+        """An SS2D core's output and gradients: on a small shape, and on the one that is measured, as for the scan."""
+        error = self._small_core(case.implementation)
+        self._small_scan("torch_chunked", torch.float64, torch.device("cpu"))
         return self._once(
-            ("core", implementation),
-            lambda: correctness.check_core(
-                implementation, self.dtype, self.device, d_state=self.d_state, scan_backend=self.scan_backend
-            ),
+            replace(case, part="core"),
+            lambda: self._at_full_size(error, lambda: correctness.check_core(case, oracle="torch_chunked")),
         )
+
+    def _small_core(self, implementation: str) -> float:
+        case = CoreCase(
+            "core", implementation, 2, 6, 5, 32, self.d_state, self.dtype_name, self.device.type, self.scan_backend
+        )
+        return self._once(case, lambda: correctness.check_core(case))
 
     def network(self, case: NetworkCase) -> float | None:
         """A network's logits and its cores' gradients; None for PlainConvUNet, which there is nothing to compare with.
@@ -58,7 +77,7 @@ class Checks:
         error = None
         if case.implementation != "PlainConvUNet":
             reference = replace(eager, implementation="VM-UNet", device="cpu", scan_backend="reference")
-            gradients = self.core("conventional" if case.implementation == "conventional VM-UNet" else "ours")
+            gradients = self._small_core("conventional" if case.implementation == "conventional VM-UNet" else "ours")
             logits = self._once(
                 ("network", case.implementation),
                 lambda: correctness.check_network(eager.network(), reference.network(), self.dtype, self.device),

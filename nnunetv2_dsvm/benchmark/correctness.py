@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_dsvm.benchmark.conventional import ConventionalVSSBlock, SequenceScan, kernel_scan
-from nnunetv2_dsvm.benchmark.core_case import CORE_PARAMETERS, run_core, seeded_block
+from nnunetv2_dsvm.benchmark.core_case import CORE_PARAMETERS, CoreCase, run_core, seeded_block
 from nnunetv2_dsvm.benchmark.scan_case import INPUT_NAMES, ScanShape, random_inputs
-from nnunetv2_dsvm.benchmark.workload import autocast
+from nnunetv2_dsvm.benchmark.workload import DTYPES, autocast
 from nnunetv2_dsvm.ops import ss2d_scan
 
 # Of the scan, whose arithmetic is fp32 whatever its inputs are.
@@ -47,6 +47,11 @@ def _compare(
     return errors[worst]
 
 
+def _oracle_device(oracle: str, device: torch.device) -> torch.device:
+    """The loop is no slower on the CPU; only CUDA and the CPU have float64."""
+    return device if oracle != "reference" and device.type == "cuda" else torch.device("cpu")
+
+
 def _scan_with_gradients(inputs: Sequence[Tensor], shape: ScanShape, grad: Tensor, backend: str) -> list[Tensor]:
     inputs = [t.detach().requires_grad_() for t in inputs]
     y = ss2d_scan(*inputs, height=shape.height, width=shape.width, backend=backend)
@@ -72,7 +77,7 @@ def check_scan(
     inputs = random_inputs(shape, dtype, device)
     grad = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(1)).to(inputs[0])
     actual = _scan_with_gradients(inputs, shape, grad, backend)
-    oracle_device = device if oracle != "reference" and device.type == "cuda" else torch.device("cpu")
+    oracle_device = _oracle_device(oracle, device)
     wide = [t.detach().to(oracle_device).double() for t in inputs]
     expected = _scan_with_gradients(wide, shape, grad.to(oracle_device), oracle)
     names = ["output", *(f"gradient of {n}" for n in INPUT_NAMES)]
@@ -85,17 +90,14 @@ def check_scan_on_small_shapes(backend: str, dtype: torch.dtype, device: torch.d
     return max(check_scan(backend, shape, dtype, device) for shape in shapes)
 
 
-def check_core(
-    implementation: str,
-    dtype: torch.dtype,
-    device: torch.device,
-    *,
-    dim: int = 32,
-    d_state: int = 16,
-    scan_backend: str = "auto",
-    scan: SequenceScan = kernel_scan,
-) -> float:
-    """Compares an SS2D core, under autocast for the 16-bit types, with ours in float64 on the reference scan.
+def check_core(case: CoreCase, oracle: str = "reference", scan: SequenceScan = kernel_scan) -> float:
+    """Compares an SS2D core, under autocast for the 16-bit types, with ours in float64.
+
+    Args:
+        case: what is checked, on its device.
+        oracle: scan backend of the core in float64: the reference, computed on the CPU; or `"torch_chunked"`, for
+            large shapes, computed on the case's device.
+        scan: of the conventional core.
 
     Returns:
         The largest relative L2 error of the output and of the gradients of x and the core's parameters.
@@ -103,22 +105,29 @@ def check_core(
     Raises:
         WrongResult: it is above `AUTOCAST_TOLERANCE`.
     """
-    oracle = seeded_block(dim, d_state, "reference").double().ss2d
-    block = seeded_block(dim, d_state, scan_backend).to(device)
-    ss2d = (ConventionalVSSBlock.like(block, scan) if implementation == "conventional" else block).ss2d
-    x = torch.randn(2, 6, 5, 2 * dim, generator=torch.Generator().manual_seed(1)).to(dtype)
-    grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(2)).to(dtype)
+    device, dtype = torch.device(case.device), DTYPES[case.dtype]
+    block = seeded_block(case.dim, case.d_state, case.scan_backend).to(device)
+    ss2d = (ConventionalVSSBlock.like(block, scan) if case.implementation == "conventional" else block).ss2d
+    size = (case.batch, case.height, case.width, 2 * case.dim)
+    x = torch.randn(size, generator=torch.Generator().manual_seed(1)).to(dtype)
+    grad = torch.randn(size, generator=torch.Generator().manual_seed(2)).to(dtype)
 
     def with_gradients(module: nn.Module, x: Tensor, grad: Tensor) -> list[Tensor]:
-        x = x.detach().requires_grad_()
+        x = x.requires_grad_()
         y = run_core(module, x)
         return [y, *torch.autograd.grad(y, [x, *(getattr(module, n) for n in CORE_PARAMETERS)], grad.to(y))]
 
     with autocast(device, dtype):
         actual = with_gradients(ss2d, x.to(device), grad.to(device))
-    expected = with_gradients(oracle, x.double(), grad.double())
+    oracle_device = _oracle_device(oracle, device)
+    expected = with_gradients(
+        seeded_block(case.dim, case.d_state, oracle).ss2d.to(oracle_device, torch.float64),
+        x.to(oracle_device, torch.float64),
+        grad.to(oracle_device, torch.float64),
+    )
     names = ["output", *(f"gradient of {n}" for n in ("x", *CORE_PARAMETERS))]
-    return _compare(f"SS2D core, {implementation}", names, actual, expected, AUTOCAST_TOLERANCE[dtype])
+    what = f"SS2D core, {case.implementation}, batch {case.batch}, {case.height}×{case.width}×{2 * case.dim}"
+    return _compare(what, names, actual, expected, AUTOCAST_TOLERANCE[dtype])
 
 
 def check_network(network: nn.Module, reference_network: nn.Module, dtype: torch.dtype, device: torch.device) -> float:

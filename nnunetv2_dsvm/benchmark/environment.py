@@ -1,5 +1,6 @@
 """Where the numbers were measured."""
 
+import os
 import platform
 from datetime import datetime, timezone
 from typing import Any
@@ -21,6 +22,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cpu_cores": usable_cpu_cores(),
         "torch_threads": torch.get_num_threads(),
         "versions": {name: version for name, version in versions().items() if version is not None},
+        "gomp_spincount": os.environ.get("GOMP_SPINCOUNT"),
         "memory_measured_by": memory.HOW[device.type],
     }
     if device.type == "cuda":

@@ -37,7 +37,7 @@ class Plan:
 
     device: str
     dtype: str
-    backends: Sequence[str]
+    backends: Sequence[str] | None
     scan_images: Sequence[ImageShape]
     scan_stages: Sequence[int]
     core_images: Sequence[ImageShape]
@@ -96,7 +96,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     return Plan(
         device=device,
         dtype=args.dtype or ("float16" if gpu else "float32"),
-        backends=args.backends or BACKEND_NAMES,
+        backends=args.backends,
         scan_images=scan,
         scan_stages=args.stages or (stages if gpu and not args.quick else (1,)),
         core_images=core,

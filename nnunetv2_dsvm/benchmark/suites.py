@@ -18,6 +18,8 @@ from nnunetv2_dsvm.benchmark.timing import time_inference, time_training
 from nnunetv2_dsvm.benchmark.workload import DTYPES
 from nnunetv2_dsvm.ops import backend_report
 
+_PLAIN_TORCH = ("torch_chunked", "reference")
+
 
 @dataclass(frozen=True)
 class Result:
@@ -59,7 +61,7 @@ class Runner:
         }[suite]()  # fmt: skip
 
     def scan(self) -> Iterator[Result]:
-        """Each backend. The reference loop only on a CPU: on a GPU it is hundreds of launches per token row."""
+        """Each backend; on a GPU not those in plain torch, which launch thousands of kernels, if a faster one runs."""
         plan = self.plan
         dtype = DTYPES[plan.dtype]
         for images in plan.scan_images:
@@ -67,10 +69,11 @@ class Runner:
                 height, width = images.tokens(stage)
                 shape = ScanShape(images.batch, height, width, 2 * plan.sizes.dims[stage - 1], plan.sizes.d_state)
                 report = backend_report(self.device, dtype, shape.d_state)
-                for backend in plan.backends:
+                fast = [name for name, (supported, _) in report.items() if supported and name not in _PLAIN_TORCH]
+                for backend in plan.backends or report:
                     supported, reason = report[backend]
-                    if backend == "reference" and self.device.type != "cpu":
-                        continue
+                    if not plan.backends and self.device.type != "cpu" and fast and backend in _PLAIN_TORCH:
+                        supported, reason = False, f"slow on a GPU; `--backends {backend}` measures it"
                     if not supported:
                         yield Result("scan", str(shape), backend, note=reason)
                         continue
@@ -96,7 +99,7 @@ class Runner:
                             part, implementation, images.batch, height, width, dim, plan.sizes.d_state,
                             plan.dtype, plan.device, plan.scan_backend,
                         )  # fmt: skip
-                        check = partial(self.checks.core, implementation)
+                        check = partial(self.checks.core, case)
                         yield self._measured("core", label, implementation, case, check)
 
     def network(self) -> Iterator[Result]:
