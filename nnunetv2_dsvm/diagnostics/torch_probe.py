@@ -19,25 +19,31 @@ def import_error(module: str) -> str | None:
 
 
 def scan_report(device_type: str) -> dict[str, dict[str, Any]]:
-    """For each backend: whether it supports fp32 on the device, the reason, and what a tiny scan with gradients gave.
+    """For each backend: whether it supports the device, the reason, and what a tiny scan with gradients gave.
 
-    `error` is the largest relative L2 error against the reference in float64, `failure` says why there is none or that
-    it is too large.
+    `error` is the largest relative L2 error in fp32 against the reference in float64, `failure` says why there is none
+    or what is wrong, in fp32 or in the 16-bit types that nnU-Net uses on CUDA.
     """
     import torch
 
-    from nnunetv2_dsvm.benchmark.correctness import check_scan_on_small_shapes
+    from nnunetv2_dsvm.benchmark.core_case import CoreCase
+    from nnunetv2_dsvm.benchmark.correctness import check_core, check_scan_on_small_shapes
     from nnunetv2_dsvm.ops import backend_report
 
     device = torch.device(device_type)
+    dtypes = ["float32", *(["float16", "bfloat16"] if device_type == "cuda" else [])]
     found = {}
     for name, (supported, reason) in backend_report(device, torch.float32, 16).items():
         found[name] = {"supported": supported, "reason": reason, "error": None, "failure": None}
-        if supported:
-            try:
-                found[name]["error"] = check_scan_on_small_shapes(name, torch.float32, device, d_state=16)
-            except Exception as failure:
-                found[name]["failure"] = describe(failure)
+        if not supported:
+            continue
+        try:
+            errors = [check_scan_on_small_shapes(name, getattr(torch, dtype), device, d_state=16) for dtype in dtypes]
+            for dtype in dtypes:  # with its projections, which a backend may compute itself
+                check_core(CoreCase("core", "ours", 2, 6, 5, 32, 16, dtype, device_type, scan_backend=name))
+            found[name]["error"] = errors[0]
+        except Exception as failure:
+            found[name]["failure"] = describe(failure)
     return found
 
 
