@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from scan_inputs import NAMES, relative_error, scan_inputs
 
-from nnunetv2_dsvm.architecture.vss_block import SS2D
+from nnunetv2_dsvm.architecture.vss_block import VSSBlock
 from nnunetv2_dsvm.ops import ss2d_scan, triton_ss2d
 from nnunetv2_dsvm.ops.norm import layer_norm
 
@@ -38,9 +38,9 @@ def check_scan(shape: tuple[int, ...], dtype: torch.dtype) -> None:
 
 
 def check_module() -> None:
-    """The SS2D module on the fused operators against itself on the reference scan in fp64."""
-    module = SS2D(4, d_state=2, scan_backend="triton")
-    exact = SS2D(4, d_state=2, scan_backend="reference").double()
+    """The VSS block on the fused operators against itself on the reference scan in fp64."""
+    module = VSSBlock(4, d_state=2, scan_backend="triton")
+    exact = VSSBlock(4, d_state=2, scan_backend="reference").double()
     exact.load_state_dict(module.state_dict())
     x = torch.randn(1, 3, 4, 4)
     y, expected = module(x), exact(x.double())

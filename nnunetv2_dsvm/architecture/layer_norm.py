@@ -1,4 +1,4 @@
-"""LayerNorm with the fused GPU kernel, an optional gate, and the dtype that the next layer wants."""
+"""LayerNorm with the fused GPU kernel and the dtype that the next layer wants."""
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,8 @@ class LayerNorm(nn.LayerNorm):
         super().__init__(dim)
         self.feeds_linear = feeds_linear
 
-    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
-        """LayerNorm(x), times SiLU(gate) if there is a gate."""
+    def forward(self, x: Tensor) -> Tensor:
         device = x.device.type
         low = self.feeds_linear and torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if low else None
-        return layer_norm(x, self.weight, self.bias, self.eps, gate=gate, dtype=dtype)
+        return layer_norm(x, self.weight, self.bias, self.eps, dtype=dtype)

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunetv2_dsvm.architecture.layer_norm import LayerNorm
 from nnunetv2_dsvm.ops import ss2d_scan
+from nnunetv2_dsvm.ops.norm import norm_linear
 from nnunetv2_dsvm.ops.ss2d_core import ss2d_core, uses_core
 
 NUM_DIRECTIONS = 4
@@ -37,7 +37,7 @@ class SS2D(nn.Module):
         self.dt_bias = nn.Parameter(torch.empty(NUM_DIRECTIONS, d_inner))
         self.A_log = nn.Parameter(torch.empty(NUM_DIRECTIONS, d_inner, d_state))
         self.D = nn.Parameter(torch.empty(NUM_DIRECTIONS, d_inner))
-        self.out_norm = LayerNorm(d_inner, feeds_linear=True)
+        self.out_norm = nn.LayerNorm(d_inner)
         self.out_proj = nn.Linear(d_inner, dim, bias=False)
         self.reset_parameters()
 
@@ -53,20 +53,29 @@ class SS2D(nn.Module):
         self.A_log.copy_(torch.log(torch.arange(1, self.d_state + 1, dtype=torch.float32)).expand_as(self.A_log))
         self.D.fill_(1.0)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x, z = self.in_proj(x).chunk(2, dim=-1)
-        x = F.silu(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
-        return self.out_proj(self.out_norm(self._scan(x), gate=z))
+    def forward(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
+        """SS2D(x), or SS2D(norm(x)), of which backward then keeps x only."""
+        xz = self.in_proj(x) if norm is None else _norm_linear(x, norm, self.in_proj)
+        x, z = xz.chunk(2, dim=-1)
+        x = self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        y = self._scan(x, activate=True)
+        return _norm_linear(y, self.out_norm, self.out_proj, gate=z)
 
-    def _scan(self, x: Tensor) -> Tensor:
-        """Input-dependent parameters of all directions by one matrix product, then the scan; `(B, H, W, d_inner)`."""
+    def _scan(self, x: Tensor, activate: bool = False) -> Tensor:
+        """Input-dependent parameters of all directions by one matrix product, then the scan; `(B, H, W, d_inner)`.
+
+        With `activate`, of SiLU(x).
+        """
         batch, height, width, d_inner = x.shape
         x = x.reshape(batch, height * width, d_inner)
         # A, D and the bias stay in fp32 under autocast: exp and softplus amplify their rounding.
         A = -torch.exp(self.A_log)
         if uses_core(self.scan_backend, x.device, x.dtype, self.d_state):
-            y = ss2d_core(x, self._projection(), A, self.D, self.dt_bias, height=height, width=width)
+            y = ss2d_core(
+                x, self._projection(), A, self.D, self.dt_bias, height=height, width=width, activate=activate
+            )
             return y.view(batch, height, width, d_inner)
+        x = F.silu(x) if activate else x
         parameters = F.linear(x, self.x_proj.flatten(0, 1)).unflatten(-1, (NUM_DIRECTIONS, -1))
         low_rank, B, C = parameters.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         dt = torch.einsum("blkr,kdr->blkd", low_rank, self.dt_proj)
@@ -86,6 +95,10 @@ class SS2D(nn.Module):
         with torch.autocast(self.x_proj.device.type, enabled=False):
             to_dt = torch.bmm(self.dt_proj, self.x_proj[:, : self.dt_rank])
         return torch.cat([to_dt.flatten(0, 1), self.x_proj[:, self.dt_rank :].flatten(0, 1)])
+
+
+def _norm_linear(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear, gate: Tensor | None = None) -> Tensor:
+    return norm_linear(x, norm.weight, norm.bias, norm.eps, linear.weight, gate=gate)
 
 
 class DropPath(nn.Module):
@@ -108,9 +121,9 @@ class VSSBlock(nn.Module):
 
     def __init__(self, dim: int, d_state: int = 16, drop_path: float = 0.0, scan_backend: str = "auto") -> None:
         super().__init__()
-        self.norm = LayerNorm(dim, feeds_linear=True)
+        self.norm = nn.LayerNorm(dim)
         self.ss2d = SS2D(dim, d_state, scan_backend)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.drop_path(self.ss2d(self.norm(x)))
+        return x + self.drop_path(self.ss2d(x, self.norm))

@@ -33,6 +33,24 @@ def layer_norm(
     return (y if gate is None else y * F.silu(gate)).to(dtype)
 
 
+def norm_linear(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, matrix: Tensor, *, gate: Tensor | None = None
+) -> Tensor:
+    """`layer_norm(x, …, gate=gate)` times `matrix.T`; backward computes the norm again instead of keeping it.
+
+    The matrix product is in autocast's dtype, without autocast in the matrix's.
+
+    Args:
+        x, weight, bias, eps, gate: as in `layer_norm`.
+        matrix: `(features, D)`.
+    """
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else matrix.dtype
+    if x.shape[-1] <= _MAX_CHANNELS and weight.dtype == torch.float32 and _fused(x.device, x.dtype):
+        return _norm_linear(x, weight, bias, gate, matrix, eps, dtype)
+    return F.linear(layer_norm(x, weight, bias, eps, gate=gate, dtype=dtype), matrix.to(dtype))
+
+
 @torch.compiler.assume_constant_result
 def _fused(device: torch.device, dtype: torch.dtype) -> bool:
     return triton_ss2d.supports(device, dtype, 1)[0]
@@ -113,3 +131,47 @@ def _backward(ctx, grad: Tensor):
 
 
 _layer_norm.register_autograd(_backward, setup_context=_setup_context)
+
+
+@torch.library.custom_op("nnunetv2_dsvm::norm_linear", mutates_args=())
+def _norm_linear(
+    x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, matrix: Tensor, eps: float, dtype: torch.dtype
+) -> Tensor:
+    return F.linear(_layer_norm(x, weight, bias, gate, eps, dtype), matrix.to(dtype))
+
+
+@torch.library.custom_op("nnunetv2_dsvm::norm_linear_backward", mutates_args=())
+def _norm_linear_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, matrix: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    normalised = _layer_norm(x, weight, bias, gate, eps, grad.dtype)
+    rows = grad.reshape(-1, grad.shape[-1])
+    grad_matrix = torch.mm(rows.t(), normalised.flatten(0, -2)).to(matrix.dtype)
+    grad_normalised = torch.mm(rows, matrix.to(grad.dtype)).view(x.shape)
+    return *_layer_norm_backward(grad_normalised, x, weight, bias, gate, eps), grad_matrix
+
+
+@_norm_linear.register_fake
+def _(x, weight, bias, gate, matrix, eps, dtype):
+    return x.new_empty(*x.shape[:-1], matrix.shape[0], dtype=dtype)
+
+
+@_norm_linear_backward.register_fake
+def _(grad, x, weight, bias, gate, matrix, eps):
+    grad_gate = x.new_empty(0) if gate is None else gate.new_empty(gate.shape)
+    grads = [t.new_empty(t.shape) for t in (x, weight, bias)]
+    return *grads, grad_gate, matrix.new_empty(matrix.shape)
+
+
+def _setup_linear_context(ctx, inputs, output) -> None:
+    *tensors, ctx.eps, _ = inputs
+    ctx.gated = tensors[3] is not None
+    ctx.save_for_backward(*tensors)
+
+
+def _linear_backward(ctx, grad: Tensor):
+    *grads, grad_gate, grad_matrix = _norm_linear_backward(grad, *ctx.saved_tensors, ctx.eps)
+    return *grads, grad_gate if ctx.gated else None, grad_matrix, None, None
+
+
+_norm_linear.register_autograd(_linear_backward, setup_context=_setup_linear_context)

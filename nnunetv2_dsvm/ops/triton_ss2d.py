@@ -134,8 +134,8 @@ class Problem(NamedTuple):
         """(chunks of an image, tokens of a chunk): as many as fill the GPU, a whole number of intervals each."""
         programs = self.batch * NUM_DIRECTIONS * math.ceil(self.channels / tile.channels)
         wanted = _device_numbers(self.device)[0] * _WARPS_PER_PROCESSOR
-        # A second pass over the tokens pays only where it buys at least twice the parallelism.
-        chunks = min(wanted // programs, self.intervals) if programs * 2 <= wanted else 1
+        # The second pass over the tokens costs more than twice the parallelism brings; four times as much pays.
+        chunks = min(wanted // programs, self.intervals) if programs * 4 <= wanted else 1
         length = math.ceil(self.intervals / max(1, chunks)) * INTERVAL
         return math.ceil(self.length / length), length
 
