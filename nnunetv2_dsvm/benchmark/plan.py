@@ -100,7 +100,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         scan_images=scan,
         scan_stages=args.stages or (stages if gpu and not args.quick else (1,)),
         core_images=core,
-        core_stages=args.stages or ((1,) if args.quick else stages),
+        core_stages=args.stages or ((1,) if args.quick else stages if gpu else (stages[0], stages[-1])),
         network_images=network,
         sizes=sizes,
         effort=effort,

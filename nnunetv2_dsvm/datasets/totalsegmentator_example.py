@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import SimpleITK as sitk
 
+from nnunetv2_dsvm.datasets.contrast_phase import contrast_phases
 from nnunetv2_dsvm.datasets.nnunet_raw import Case, label_on_grid, merge_labels, to_lps, write_dataset
 from nnunetv2_dsvm.datasets.source_archive import SourceArchive, extract, fetch
 
@@ -34,10 +35,16 @@ ORGANS = {
 
 # Patient A is cut into slabs of axial slices (3 mm; first, last + 1), bottom to top: pseudo-cases, so that five folds
 # exist. Neighbouring slices are nearly copies of each other; the slices between two slabs are left out, so that a
-# fold's validation slab is at least 24 mm from what it trained on. Each slab holds some of the organs, and the largest
-# lies where patient B's slices do. Below slice 28 there is none of them.
-SLABS = ((28, 44), (52, 58), (66, 72), (80, 88), (96, 112))
+# fold's validation slab is at least 24 mm from what it trained on. The upper slabs lie where patient B's slices do.
+SLABS = ((40, 46), (54, 60), (68, 76), (84, 94), (102, 112))
 GUARD_SLICES = 8
+# A was scanned without a contrast agent, B with one. Each slab comes as it is and with a simulated contrast agent.
+CONTRAST_FRACTIONS = (0.0, 0.5, 1.0)
+
+
+def slab_of(case_name: str) -> str:
+    """The slab that a training case shows: cases of one slab, with more or less contrast, must share a fold."""
+    return case_name.rpartition("_")[0]
 
 
 def write_totalsegmentator_example(folder: Path) -> None:
@@ -53,12 +60,21 @@ def write_totalsegmentator_example(folder: Path) -> None:
         files = Path(temporary) / REFERENCE_FILES
         write_dataset(
             folder,
-            training=slabs(read_patient("patientA", *(files / name for name in PATIENT_A)), SLABS, GUARD_SLICES),
+            training=_training_cases(*(files / name for name in PATIENT_A)),
             test=[read_patient("patientB", *(files / name for name in PATIENT_B))],
             label_names=ORGANS,
-            description="Slabs of one person's CT to train on, another person's CT to test on; labels made by a model",
+            description="Slabs of one person's CT, with simulated contrast agent too, to train on; another person's CT "
+            "to test on; labels made by a model",
             reference=f"{ARCHIVE.file_name}, {REFERENCE_FILES}; Apache-2.0",
         )
+
+
+def _training_cases(image_path: Path, label_path: Path) -> Iterator[Case]:
+    patient = read_patient("patientA", image_path, label_path)
+    classes = label_on_grid(sitk.ReadImage(str(label_path)), patient.image)
+    for phase, image in contrast_phases(patient.image, classes, CONTRAST_FRACTIONS):
+        for slab in slabs(Case(patient.name, image, patient.label), SLABS, GUARD_SLICES):
+            yield Case(f"{slab.name}_{phase}", slab.image, slab.label)
 
 
 def read_patient(name: str, image_path: Path, label_path: Path) -> Case:

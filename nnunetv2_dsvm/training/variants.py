@@ -122,3 +122,29 @@ class nnUNetTrainerVMUNet_500epochs(nnUNetTrainerVMUNet):
 
 class nnUNetTrainerVMUNet_1000epochs(nnUNetTrainerVMUNet):
     default_num_epochs = 1000
+
+
+class NoMirroring:
+    """Neither training nor inference flips images: for data where left and right differ and are always where they are.
+
+    Rotations shrink to ±15° when the patch is more than 1.5 times as long as wide; that is nnU-Net's own rule.
+    """
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
+        *others, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        self.inference_allowed_mirroring_axes = None
+        return *others, None
+
+
+class nnUNetTrainerDSVM_NoMirroring(NoMirroring, nnUNetTrainerDSVM):
+    """DSVM-UNet without mirroring."""
+
+
+class nnUNetTrainerVMUNet_NoMirroring(NoMirroring, nnUNetTrainerVMUNet):
+    """VM-UNet without mirroring."""
+
+
+# nnUNetTrainerDSVM_5epochs_NoMirroring and so on, as nnU-Net names its own: every length above, without mirroring.
+for _with_mirroring in [_class for _name, _class in globals().items() if _name.endswith("epochs")]:
+    _name = f"{_with_mirroring.__name__}_NoMirroring"
+    globals()[_name] = type(_name, (NoMirroring, _with_mirroring), {"__module__": __name__})
