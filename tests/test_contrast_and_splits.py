@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunetv2_dsvm.datasets import totalsegmentator_example as example
-from nnunetv2_dsvm.datasets.contrast_phase import PORTAL_VENOUS_GAIN_HU, contrast_phases, with_contrast
+from nnunetv2_dsvm.datasets.contrast_phase import BONE_DIFFERENCE_HU, PORTAL_VENOUS_GAIN_HU, contrast_phases, with_gain
 from nnunetv2_dsvm.planning.grouped_splits import write_grouped_splits
 
 LIVER, BONE = 5, 30
@@ -27,12 +27,11 @@ def scan():
     return images
 
 
-@pytest.mark.parametrize("fraction", [0.5, 1.0])
-def test_organs_gain_their_share_and_others_nothing(scan, fraction):
+def test_organs_gain_what_they_should_and_others_nothing(scan):
     image, classes = scan
-    result = with_contrast(image, classes, fraction)
+    result = with_gain(image, classes, {LIVER: 27.0})
     array = sitk.GetArrayFromImage(result)
-    assert array[6, 10, 4] == pytest.approx(50 + fraction * PORTAL_VENOUS_GAIN_HU[LIVER], abs=1)
+    assert array[6, 10, 4] == 77
     assert array[6, 10, 20] == 50
     assert result.GetOrigin() == image.GetOrigin() and result.GetSpacing() == image.GetSpacing()
     assert (sitk.GetArrayViewFromImage(image) == 50).all(), "the scan itself must stay as it is"
@@ -40,16 +39,30 @@ def test_organs_gain_their_share_and_others_nothing(scan, fraction):
 
 def test_phases_are_named_and_native_is_untouched(scan):
     image, classes = scan
-    phases = dict(contrast_phases(image, classes, (0.0, 0.5, 1.0)))
-    assert list(phases) == ["native", "contrast050", "contrast100"]
+    phases = dict(contrast_phases(image, classes, 2))
+    assert list(phases) == ["native", "contrast1", "contrast2"]
     assert phases["native"] is image
+
+
+def test_phases_differ_within_the_range_and_repeat(scan):
+    image, classes = scan
+    first, again = (
+        [sitk.GetArrayFromImage(phase)[6, 10].astype(int) - 50 for _, phase in contrast_phases(image, classes, 3)]
+        for _ in range(2)
+    )
+    assert np.array_equal(first, again)
+    liver, bone = np.array(first)[:, 4], np.array(first)[:, 20]
+    assert liver[0] == bone[0] == 0 and len(set(liver)) == len(set(bone)) == 4
+    gain = PORTAL_VENOUS_GAIN_HU[LIVER]
+    assert (liver[1:] >= 0.3 * gain - 1).all() and (liver <= 1.3 * gain + 1).all()
+    assert (bone >= BONE_DIFFERENCE_HU[0] - 1).all() and (bone <= BONE_DIFFERENCE_HU[1] + 1).all()
 
 
 def test_cases_of_one_slab_share_a_fold(tmp_path):
     truth = tmp_path / "gt_segmentations"
     truth.mkdir()
     for slab in range(5):
-        for phase in ("native", "contrast050", "contrast100"):
+        for phase in ("native", "contrast1", "contrast2"):
             (truth / f"patientA_slab{slab}_{phase}.nii.gz").touch()
     splits = json.loads(write_grouped_splits(tmp_path, example.slab_of).read_text())
     assert len(splits) == 5

@@ -121,9 +121,7 @@ def test_opcheck():
     torch.library.opcheck(torch.ops.nnunetv2_dsvm.ss2d_scan.default, (*inputs, 3, 4, "torch_chunked"))
     grad = torch.randn(2, 12, 3)
     detached = [t.detach() for t in inputs]
-    torch.library.opcheck(
-        torch.ops.nnunetv2_dsvm.ss2d_scan_backward.default, (grad, *detached, 3, 4, "torch_chunked")
-    )
+    torch.library.opcheck(torch.ops.nnunetv2_dsvm.ss2d_scan_backward.default, (grad, *detached, 3, 4, "torch_chunked"))
 
 
 def test_compile_without_a_graph_break():

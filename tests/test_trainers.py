@@ -131,6 +131,26 @@ def test_each_length_is_a_class_with_one_override(base, epochs):
     assert {k: v for k, v in vars(variant).items() if not k.startswith("__")} == {"default_num_epochs": epochs}
 
 
+@pytest.mark.parametrize("name", ["nnUNetTrainerDSVM", "nnUNetTrainerVMUNet"])
+@pytest.mark.parametrize("length", ["", *(f"_{epochs}epochs" for epochs in LENGTHS)])
+def test_each_length_comes_with_a_fixed_orientation_too(name, length):
+    variant = getattr(variants, f"{name}{length}_FixedOrientation")
+    assert variant.__bases__ == (variants.FixedOrientation, getattr(variants, name + length, globals()[name]))
+    assert variant.__module__ == variants.__name__  # what the shim exports
+
+
+def test_fixed_orientation_neither_flips_nor_turns_far(make):
+    trainer = make(variants.nnUNetTrainerDSVM_5epochs_FixedOrientation, patch_size=[40, 48])
+    angles, dummy_2d, patch, axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    assert np.degrees(angles) == pytest.approx((-15, 15)) and not dummy_2d
+    assert axes is None and trainer.inference_allowed_mirroring_axes is None
+    turned = 40 * np.cos(np.pi / 12) + 48 * np.sin(np.pi / 12)  # how high the patch reaches, turned by 15°
+    assert list(patch) == [int(turned / 0.85), int(48 / 0.85)]  # 0.85: nnU-Net's margin for scaling
+    turning = make(nnUNetTrainerDSVM, run="b", patch_size=[40, 48])
+    angles, _, _, axes = turning.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    assert np.degrees(angles) == pytest.approx((-180, 180)) and axes == (0, 1)
+
+
 def test_ablations_differ_in_their_terms():
     assert nnUNetTrainerDSVM.distillation_terms == ("projection", "progressive")
     assert variants.nnUNetTrainerDSVM_projection.distillation_terms == ("projection",)

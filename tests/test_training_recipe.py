@@ -24,9 +24,7 @@ def test_decay_spares_the_scan_parameters_biases_and_norms():
     assert (decayed["weight_decay"], undecayed["weight_decay"]) == (0.01, 0.0)
     names = {id(p): n for module in (network, distillation) for n, p in module.named_parameters()}
     assert {names[id(p)] for p in undecayed["params"]} == {
-        name
-        for name in names.values()
-        if "norm" in name or name.endswith((".bias", ".A_log", ".D", ".dt_bias"))
+        name for name in names.values() if "norm" in name or name.endswith((".bias", ".A_log", ".D", ".dt_bias"))
     }
     assert len(decayed["params"]) + len(undecayed["params"]) == len(names)
 

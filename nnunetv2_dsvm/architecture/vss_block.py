@@ -71,9 +71,7 @@ class SS2D(nn.Module):
         # A, D and the bias stay in fp32 under autocast: exp and softplus amplify their rounding.
         A = -torch.exp(self.A_log)
         if uses_core(self.scan_backend, x.device, x.dtype, self.d_state):
-            y = ss2d_core(
-                x, self._projection(), A, self.D, self.dt_bias, height=height, width=width, activate=activate
-            )
+            y = ss2d_core(x, self._projection(), A, self.D, self.dt_bias, height=height, width=width, activate=activate)
             return y.view(batch, height, width, d_inner)
         x = F.silu(x) if activate else x
         parameters = F.linear(x, self.x_proj.flatten(0, 1)).unflatten(-1, (NUM_DIRECTIONS, -1))
@@ -81,9 +79,7 @@ class SS2D(nn.Module):
         dt = torch.einsum("blkr,kdr->blkd", low_rank, self.dt_proj)
         if x.dtype == torch.float16:  # y can exceed the range of fp16; the norm after it brings it back
             x, dt, B, C = (t.float() for t in (x, dt, B, C))
-        y = ss2d_scan(
-            x, dt, A, B, C, self.D, self.dt_bias, height=height, width=width, backend=self.scan_backend
-        )
+        y = ss2d_scan(x, dt, A, B, C, self.D, self.dt_bias, height=height, width=width, backend=self.scan_backend)
         return y.view(batch, height, width, d_inner)
 
     def _projection(self) -> Tensor:

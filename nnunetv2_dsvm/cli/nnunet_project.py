@@ -60,6 +60,11 @@ class NnUNetProject:
             "nnUNet_def_n_proc": str(self.processes),
             "nnUNet_n_proc_DA": str(self.processes),
             "GOMP_SPINCOUNT": "1000",
+            # glibc hands large blocks back to the system at once and asks for them again in the next step. Keeping them
+            # takes a fifth to a third off a training step of a small network on a CPU.
+            "MALLOC_ARENA_MAX": "1",
+            "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+            "MALLOC_TRIM_THRESHOLD_": str(2**30),
         }
         return variables | {name: os.environ.get(name, default) for name, default in defaults.items()}
 

@@ -1,6 +1,6 @@
 """CT scans as a contrast agent would have made them: what one scan alone cannot teach a network."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import SimpleITK as sitk
@@ -19,27 +19,33 @@ PORTAL_VENOUS_GAIN_HU: Mapping[int, float] = {
     65: 110, 66: 110, 67: 90, 68: 90,  # iliac vessels
     86: 10, 87: 10,  # muscles of the back
 }  # fmt: skip
+# Trabecular bone differs by this much between people (it thins with age), and dense bone looks brighter with a contrast
+# agent: vertebrae, ribs, sternum, costal cartilages.
+BONE_CLASSES = (*range(25, 51), *range(92, 118))
+BONE_DIFFERENCE_HU = (-60, 120)
 BLUR_MM = 2.0  # organ borders in the labels are not the exact borders in the image
 
 
-def with_contrast(image: sitk.Image, classes: sitk.Image, fraction: float) -> sitk.Image:
-    """`image` (HU) with `fraction` of `PORTAL_VENOUS_GAIN_HU` added to each organ of `classes`, on the same grid."""
-    numbers = sitk.GetArrayViewFromImage(classes)
-    gain = np.zeros(numbers.shape, np.float32)
-    for number, hu in PORTAL_VENOUS_GAIN_HU.items():
-        gain[numbers == number] = fraction * hu
-    gain_image = sitk.GetImageFromArray(gain)
-    gain_image.CopyInformation(classes)
-    blurred = sitk.SmoothingRecursiveGaussian(gain_image, BLUR_MM)
+def with_gain(image: sitk.Image, classes: sitk.Image, gain_hu: Mapping[int, float]) -> sitk.Image:
+    """`image` (HU) with `gain_hu` added to the organs of `classes` (same grid) by class number; the rest stays."""
+    table = np.zeros(256, np.float32)
+    for number, hu in gain_hu.items():
+        table[number] = hu
+    gain = sitk.GetImageFromArray(table[sitk.GetArrayViewFromImage(classes)])
+    gain.CopyInformation(classes)
+    blurred = sitk.SmoothingRecursiveGaussian(gain, BLUR_MM)
     return sitk.Cast(sitk.Cast(image, sitk.sitkFloat32) + blurred, sitk.sitkInt16)
 
 
-def contrast_phases(
-    image: sitk.Image, classes: sitk.Image, fractions: Iterable[float]
-) -> Iterator[tuple[str, sitk.Image]]:
-    """(name, image) for each fraction of the gain: `"native"` for 0, else `"contrast050"` for 0.5 and so on."""
-    for fraction in fractions:
-        if fraction == 0:
-            yield "native", image
-        else:
-            yield f"contrast{round(100 * fraction):03d}", with_contrast(image, classes, fraction)
+def contrast_phases(image: sitk.Image, classes: sitk.Image, count: int) -> Iterator[tuple[str, sitk.Image]]:
+    """(name, image): the scan as it is, `"native"`, then `count` with a contrast agent, `"contrast1"` and so on.
+
+    Every organ draws its own share of the gain, between 0.3 and 1.3, and all bones one difference in density, so that a
+    network cannot tell organs apart by brightness alone. The draws are the same in every run.
+    """
+    yield "native", image
+    for number in range(1, count + 1):
+        random = np.random.default_rng(number)
+        gain = {organ: hu * random.uniform(0.3, 1.3) for organ, hu in PORTAL_VENOUS_GAIN_HU.items()}
+        bone = random.uniform(*BONE_DIFFERENCE_HU)
+        yield f"contrast{number}", with_gain(image, classes, gain | dict.fromkeys(BONE_CLASSES, bone))

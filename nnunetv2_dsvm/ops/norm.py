@@ -69,9 +69,7 @@ def _rows_of(gate: Tensor | None, x: Tensor) -> Tensor | None:
 
 
 @torch.library.custom_op("nnunetv2_dsvm::layer_norm", mutates_args=())
-def _layer_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, eps: float, dtype: torch.dtype
-) -> Tensor:
+def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
     from nnunetv2_dsvm.ops.triton_norm import norm_forward_kernel
 
     x = x.contiguous()

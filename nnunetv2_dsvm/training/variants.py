@@ -1,5 +1,7 @@
 """The variants of the two trainers, one override each. nnU-Net finds every class here by its name (`-tr`)."""
 
+import numpy as np
+from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
 from torch import nn
 
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
@@ -124,27 +126,32 @@ class nnUNetTrainerVMUNet_1000epochs(nnUNetTrainerVMUNet):
     default_num_epochs = 1000
 
 
-class NoMirroring:
-    """Neither training nor inference flips images: for data where left and right differ and are always where they are.
+class FixedOrientation:
+    """For scans that all show the patient the same way up, where left and right differ: no flips, rotations to ±15°.
 
-    Rotations shrink to ±15° when the patch is more than 1.5 times as long as wide; that is nnU-Net's own rule.
+    nnU-Net's own recipe flips along both axes and, unless the patch is 1.5 times as long as wide, rotates by ±180°: a
+    liver must then be told from a spleen without knowing the side. Inference does not flip either, and is 4 times as
+    fast.
     """
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
-        *others, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        _, dummy_2d, _, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        angles = (-np.pi / 12, np.pi / 12)
+        # the same margin as in nnU-Net's method, for the corners that turn out of the patch and for scaling
+        initial_patch_size = get_patch_size(self.configuration_manager.patch_size, angles, angles, angles, (0.85, 1.25))
         self.inference_allowed_mirroring_axes = None
-        return *others, None
+        return angles, dummy_2d, initial_patch_size, None
 
 
-class nnUNetTrainerDSVM_NoMirroring(NoMirroring, nnUNetTrainerDSVM):
-    """DSVM-UNet without mirroring."""
+class nnUNetTrainerDSVM_FixedOrientation(FixedOrientation, nnUNetTrainerDSVM):
+    """DSVM-UNet for scans that all show the patient the same way up."""
 
 
-class nnUNetTrainerVMUNet_NoMirroring(NoMirroring, nnUNetTrainerVMUNet):
-    """VM-UNet without mirroring."""
+class nnUNetTrainerVMUNet_FixedOrientation(FixedOrientation, nnUNetTrainerVMUNet):
+    """VM-UNet for scans that all show the patient the same way up."""
 
 
-# nnUNetTrainerDSVM_5epochs_NoMirroring and so on, as nnU-Net names its own: every length above, without mirroring.
-for _with_mirroring in [_class for _name, _class in globals().items() if _name.endswith("epochs")]:
-    _name = f"{_with_mirroring.__name__}_NoMirroring"
-    globals()[_name] = type(_name, (NoMirroring, _with_mirroring), {"__module__": __name__})
+# nnUNetTrainerDSVM_5epochs_FixedOrientation and so on: every length above.
+for _any_orientation in [_class for _name, _class in globals().items() if _name.endswith("epochs")]:
+    _name = f"{_any_orientation.__name__}_FixedOrientation"
+    globals()[_name] = type(_name, (FixedOrientation, _any_orientation), {"__module__": __name__})
