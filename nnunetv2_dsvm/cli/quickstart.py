@@ -91,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="where everything goes, nnU-Net's folders too (default: ./%(default)s)")  # fmt: skip
     parser.add_argument("-device", "--device", choices=("cpu", "cuda", "mps"), default="cpu",
                         help="as nnU-Net names it (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--epochs", type=int, choices=EPOCHS, default=10, metavar="N",
+    parser.add_argument("--epochs", type=int, choices=EPOCHS, default=5, metavar="N",
                         help=f"one of {', '.join(map(str, EPOCHS))} (default: %(default)s)")  # fmt: skip
     parser.add_argument("--folds", choices=("0", "all"), default="0",
                         help="'all': five folds, nnUNetv2_find_best_configuration, and prediction with the ensemble, "
@@ -124,7 +124,7 @@ def _run(args: argparse.Namespace) -> None:
         folder=folder,
         dataset=data.dataset,
         plans=PLANS,
-        trainer=f"nnUNetTrainerDSVM_{args.epochs}epochs_FixedOrientation",  # the patients lie as patients do
+        trainer=f"nnUNetTrainerDSVM_{args.epochs}epochs_quickstart",  # the patients lie as patients do
         device=args.device,
         processes=min(2, os.cpu_count() or 1),
     )

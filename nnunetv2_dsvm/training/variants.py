@@ -151,7 +151,14 @@ class nnUNetTrainerVMUNet_FixedOrientation(FixedOrientation, nnUNetTrainerVMUNet
     """VM-UNet for scans that all show the patient the same way up."""
 
 
-# nnUNetTrainerDSVM_5epochs_FixedOrientation and so on: every length above.
+class Quickstart(FixedOrientation):
+    """What `nnUNetv2_dsvm quickstart` trains with: a network this small learns faster at a higher rate."""
+
+    default_initial_lr = 3e-3
+
+
+# nnUNetTrainerDSVM_5epochs_FixedOrientation and so on, every length above; nnUNetTrainerDSVM_5epochs_quickstart likewise.
 for _any_orientation in [_class for _name, _class in globals().items() if _name.endswith("epochs")]:
-    _name = f"{_any_orientation.__name__}_FixedOrientation"
-    globals()[_name] = type(_name, (FixedOrientation, _any_orientation), {"__module__": __name__})
+    for _suffix, _mixin in (("FixedOrientation", FixedOrientation), ("quickstart", Quickstart)):
+        _name = f"{_any_orientation.__name__}_{_suffix}"
+        globals()[_name] = type(_name, (_mixin, _any_orientation), {"__module__": __name__})
