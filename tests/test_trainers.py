@@ -139,6 +139,14 @@ def test_each_length_comes_with_a_fixed_orientation_too(name, length):
     assert variant.__module__ == variants.__name__  # what the shim exports
 
 
+@pytest.mark.parametrize("epochs", LENGTHS)
+def test_quickstarts_trainers_differ_in_the_learning_rate(epochs):
+    variant = getattr(variants, f"nnUNetTrainerDSVM_{epochs}epochs_quickstart")
+    assert variant.__bases__ == (variants.Quickstart, getattr(variants, f"nnUNetTrainerDSVM_{epochs}epochs"))
+    assert issubclass(variant, variants.FixedOrientation)
+    assert (variant.default_initial_lr, nnUNetTrainerDSVM.default_initial_lr) == (3e-3, 1e-3)
+
+
 def test_fixed_orientation_neither_flips_nor_turns_far(make):
     trainer = make(variants.nnUNetTrainerDSVM_5epochs_FixedOrientation, patch_size=[40, 48])
     angles, dummy_2d, patch, axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
