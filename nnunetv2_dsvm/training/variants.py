@@ -157,7 +157,7 @@ class Quickstart(FixedOrientation):
     default_initial_lr = 3e-3
 
 
-# nnUNetTrainerDSVM_5epochs_FixedOrientation and so on, every length above; nnUNetTrainerDSVM_5epochs_quickstart likewise.
+# Every length above with either mixin, as nnUNetTrainerDSVM_5epochs_FixedOrientation.
 for _any_orientation in [_class for _name, _class in globals().items() if _name.endswith("epochs")]:
     for _suffix, _mixin in (("FixedOrientation", FixedOrientation), ("quickstart", Quickstart)):
         _name = f"{_any_orientation.__name__}_{_suffix}"
