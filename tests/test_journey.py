@@ -14,16 +14,16 @@ FOLDS = ("0", "1", "2", "3", "4")
 
 # A directory of the user's own trainers, beside ours: nnU-Net must find this class there.
 USERS_TRAINER = f"""
-from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
+from nnunetv2_dsvm.training.variants import nnUNetTrainerDSVM_FixedOrientation
 
 
-class {TRAINER}(nnUNetTrainerDSVM):
+class {TRAINER}(nnUNetTrainerDSVM_FixedOrientation):
     default_num_epochs = 2
     default_initial_lr = 5e-3
 
     def initialize(self):
         super().initialize()
-        self.num_iterations_per_epoch = 16
+        self.num_iterations_per_epoch = 50
         self.num_val_iterations_per_epoch = 2
 """
 
@@ -33,7 +33,7 @@ class Journey:
 
     def __init__(self, root: Path) -> None:
         self.dataset: TinyDataset = make_tiny_dataset(root, test_cases=2)
-        self.environment = {"nnUNet_extTrainer": str(root / "my_trainers")}
+        self.environment = {"nnUNet_extTrainer": str(root / "my_trainers"), "NNUNETV2_DSVM_SEED": "1"}
         (root / "my_trainers").mkdir()
         (root / "my_trainers" / "my_trainer.py").write_text(USERS_TRAINER)
         self.root = root
@@ -89,7 +89,7 @@ def test_five_folds_are_trained_and_validated(journey):
         dice.append(foreground_dice(folder / "validation" / "summary.json"))
         log = next(folder.glob("training_log_*.txt")).read_text()
         assert log.count("segmentation_loss") == log.count("L_proj") == log.count("L_prog") == 2
-    assert np.mean(dice) > 0.05, dice
+    assert np.mean(dice) > 0.1, dice
 
 
 @pytest.mark.slow
@@ -121,7 +121,7 @@ def test_best_configuration_postprocessing_and_evaluation(journey, prediction):
     )
     # fmt: on
     assert len(label_maps(processed)) == 2
-    assert foreground_dice(processed / "summary.json") > 0.02
+    assert foreground_dice(processed / "summary.json") > 0.1
 
 
 @pytest.mark.slow
