@@ -88,16 +88,8 @@ def processors(device: torch.device) -> int:
     return _device_numbers(device)[0]
 
 
-def forward_tile(d_state: int, warp: int) -> Tile:
-    """Few lanes over the states: the forward sums over states only."""
-    states = _power_of_2(d_state)
-    ln = max(min(2, states), states // 8)
-    sn = states // ln
-    return Tile(T=8, LD=warp // ln, LN=ln, SD=max(1, 16 // sn), SN=sn)
-
-
-def backward_tile(d_state: int, warp: int) -> Tile:
-    """Square in registers: the backward sums over states and over channels."""
+def scan_tile(d_state: int, warp: int) -> Tile:
+    """Nearly square in registers, because backward sums over states and over channels; the forward is as fast so."""
     states = _power_of_2(d_state)
     ln = max(min(4, states), states // 16)
     sn = states // ln
@@ -139,10 +131,14 @@ class Problem(NamedTuple):
         length = math.ceil(self.intervals / max(1, chunks)) * INTERVAL
         return math.ceil(self.length / length), length
 
-    def constants(self, tile: Tile, x: Tensor) -> dict[str, bool]:
-        """What the kernels are specialised on."""
+    def constants(self, tile: Tile, *tensors: Tensor) -> dict[str, bool]:
+        """What the kernels are specialised on; `tensors` are those loaded token by token."""
+        even = all(n % 2 == 0 for t in tensors for n in (t.storage_offset(), *t.stride()[:-1]))
+        even = even and all(n % 2 == 0 for n in (self.channels, self.d_state, tile.SD, tile.SN))
+        element = tensors[0].element_size()
         return {
-            "VECTOR": x.element_size() * max(tile.SD, tile.SN) <= 16,
+            "VECTOR": element * max(tile.SD, tile.SN) <= 16,
+            "PACKED": element == 2 and even,
             "WIDE": self.length * NUM_DIRECTIONS * (self.channels + 2 * self.d_state) >= 2**31,
             "EVEN_L": self.length % tile.T == 0,
             "EVEN_D": self.channels % tile.channels == 0,
@@ -157,7 +153,7 @@ def delta_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def softplus(dt: Tensor, bias: Tensor, delta: Tensor) -> Tensor:
     """softplus(dt + bias) into `delta`, both `(batch, L, K, channels)`, contiguous but for the stride over tokens."""
-    from nnunetv2_dsvm.ops.triton_scan import softplus_kernel
+    from nnunetv2_dsvm.ops.triton_elementwise import softplus_kernel
 
     batch, length, directions, channels = dt.shape
     rows, block_r, block_d = batch * length, 16, min(128, _power_of_2(channels))
@@ -175,7 +171,7 @@ def merge(
 
     The second result is the sum over tokens of skip * other, `(channels,)`.
     """
-    from nnunetv2_dsvm.ops.triton_scan import merge_kernel
+    from nnunetv2_dsvm.ops.triton_elementwise import merge_kernel
 
     batch, length, _, channels = parts.shape
     rows, block_r, block_d = batch * length, 16, min(128, _power_of_2(channels))
@@ -204,7 +200,7 @@ def _entering(
     chunk_end_kernel[grid](
         v, delta, A, w, end, time, p.length, p.channels, p.d_state, p.height, p.width, chunks, chunk_length,
         v.stride(1), delta.stride(1), w.stride(1), w.stride(2), 1,
-        REVERSE=reverse, **p.constants(tile, v), **tile._asdict(), num_warps=1,
+        REVERSE=reverse, **p.constants(tile, v, delta, w), **tile._asdict(), num_warps=1,
     )  # fmt: skip
     block = min(256, _power_of_2(p.d_state * p.channels))
     grid = (math.ceil(p.d_state * p.channels / block), p.batch * NUM_DIRECTIONS)
@@ -222,7 +218,7 @@ def scan_forward(
     from nnunetv2_dsvm.ops.triton_scan import forward_kernel
 
     p = problem
-    tile = forward_tile(p.d_state, _device_numbers(p.device)[1])
+    tile = scan_tile(p.d_state, _device_numbers(p.device)[1])
     chunks, chunk_length = p.chunks(tile)
     entering = _entering(p, tile, chunks, chunk_length, x, delta, A, B, reverse=False) if chunks > 1 else None
     y = torch.empty(p.batch, p.length, NUM_DIRECTIONS, p.channels, dtype=dtype, device=p.device)
@@ -231,34 +227,44 @@ def scan_forward(
     forward_kernel[grid](
         x, delta, A, B, C, y, entering, boundary, p.length, p.channels, p.d_state, p.height, p.width,
         chunks, chunk_length, p.intervals, x.stride(1), delta.stride(1), B.stride(1), B.stride(2), 1,
-        HAS_ENTERING=chunks > 1, SAVE=save, INTERVAL=INTERVAL, **p.constants(tile, x), **tile._asdict(), num_warps=1,
+        HAS_ENTERING=chunks > 1, SAVE=save, INTERVAL=INTERVAL, **p.constants(tile, x, delta, B, C),
+        **tile._asdict(), num_warps=1,
     )  # fmt: skip
     return y, boundary
 
 
+def _sum_blocks(parts: Tensor, out: Tensor) -> None:
+    """The sum of `(blocks, batch, L, K, N)` over blocks of channels into `out` `(batch, L, K, N)`."""
+    from nnunetv2_dsvm.ops.triton_elementwise import sum_blocks_kernel
+
+    blocks, batch, length, directions, d_state = parts.shape
+    rows, columns = batch * length, directions * d_state
+    block_c = _power_of_2(columns)
+    block_r = max(1, 1024 // block_c)
+    sum_blocks_kernel[(math.ceil(rows / block_r),)](
+        parts, out, rows, columns, d_state, blocks, out.stride(1), out.stride(2), BLOCK_R=block_r, BLOCK_C=block_c
+    )
+
+
 class ScanGradients(NamedTuple):
     x: Tensor  # of each direction, (batch, L, K, channels)
-    dt: Tensor
     A: Tensor
-    B: Tensor
-    C: Tensor
     dt_bias: Tensor
 
 
 def scan_backward(
     problem: Problem, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, boundary: Tensor,
-    grad_dt: Tensor,
+    grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
 ) -> ScanGradients:  # fmt: skip
-    """Gradients, without those of the skip. That of dt is written into `grad_dt` `(batch, L, K, channels)`."""
-    from nnunetv2_dsvm.ops.triton_scan import backward_kernel
+    """Gradients, without those of the skip. Those of dt, B and C are written into tensors of their shapes."""
+    from nnunetv2_dsvm.ops.triton_scan_backward import backward_kernel
 
     p = problem
-    warp = _device_numbers(p.device)[1]
-    tile = backward_tile(p.d_state, warp)
+    tile = scan_tile(p.d_state, _device_numbers(p.device)[1])
     chunks, chunk_length = p.chunks(tile)
     flow = None
     if chunks > 1:
-        flow = _entering(p, forward_tile(p.d_state, warp), chunks, chunk_length, grad, delta, A, C, reverse=True)
+        flow = _entering(p, tile, chunks, chunk_length, grad, delta, A, C, reverse=True)
     blocks = math.ceil(p.channels / tile.channels)
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -274,9 +280,12 @@ def scan_backward(
         grad, x, delta, A, B, C, boundary, flow, scratch, gx, grad_dt, gb, gc, ga, gbias,
         p.length, p.channels, p.d_state, p.height, p.width, chunks, chunk_length, p.intervals,
         grad.stride(1), x.stride(1), delta.stride(1), B.stride(1), B.stride(2), grad_dt.stride(1), 1,
-        HAS_FLOW=chunks > 1, INTERVAL=INTERVAL, **p.constants(tile, x), **tile._asdict(), num_warps=1,
+        HAS_FLOW=chunks > 1, INTERVAL=INTERVAL, **p.constants(tile, grad, x, delta, B, C),
+        **tile._asdict(), num_warps=1,
     )  # fmt: skip
-    return ScanGradients(gx, grad_dt, ga.sum(0).transpose(1, 2), gb.sum(0), gc.sum(0), gbias.sum(0))
+    _sum_blocks(gb, grad_B)
+    _sum_blocks(gc, grad_C)
+    return ScanGradients(gx, ga.sum(0).transpose(1, 2), gbias.sum(0))
 
 
 def _prepare(
@@ -330,7 +339,9 @@ def backward_from(
     inputs = (x, dt, A, B, C, D, dt_bias)
     grad = grad.contiguous()
     problem, x, delta, A, B, C = _prepare(x, dt, A, B, C, dt_bias, height, width)
-    g = scan_backward(problem, grad, x, delta, A, B, C, boundary, torch.empty_like(dt).contiguous())
+    contiguous = torch.contiguous_format
+    grad_dt, grad_B, grad_C = (torch.empty_like(t, memory_format=contiguous) for t in (dt, B, C))
+    g = scan_backward(problem, grad, x, delta, A, B, C, boundary, grad_dt, grad_B, grad_C)
     grad_x, grad_D = merge(g.x, grad, D.float().sum(0), x.dtype, other=x)
-    grads = (grad_x, g.dt, g.A, g.B, g.C, grad_D.expand_as(D), g.dt_bias)
+    grads = (grad_x, grad_dt, g.A, grad_B, grad_C, grad_D.expand_as(D), g.dt_bias)
     return tuple(g.to(t.dtype).contiguous() for g, t in zip(grads, inputs, strict=True))

@@ -1,0 +1,187 @@
+"""Triton kernel of the backward of the four-direction selective scan; names as in `triton_scan`."""
+
+import triton
+import triton.language as tl
+
+from nnunetv2_dsvm.ops.triton_tiles import (
+    DIRECTIONS,
+    LN_2,
+    LOG2_E,
+    group_rows,
+    lanes,
+    load_group,
+    over_channels,
+    over_states,
+    state_tile,
+    steps,
+    sum_channels,
+    sum_states,
+    walk,
+    widen,
+    words,
+)
+
+
+@triton.jit(do_not_specialize=["one"])
+def backward_kernel(
+    gy_ptr, x_ptr, delta_ptr, a_ptr, b_ptr, c_ptr, boundary_ptr, flow_ptr, scratch_ptr,
+    gx_ptr, gdt_ptr, gb_ptr, gc_ptr, ga_ptr, gbias_ptr,
+    L, D, N, height, width, chunks, chunk_length, intervals,
+    stride_gy, stride_x, stride_delta, stride_b, stride_bk, stride_gdt, one,
+    HAS_FLOW: tl.constexpr, INTERVAL: tl.constexpr,
+    EVEN_L: tl.constexpr, EVEN_D: tl.constexpr, EVEN_N: tl.constexpr,
+    VECTOR: tl.constexpr, PACKED: tl.constexpr, WIDE: tl.constexpr,
+    T: tl.constexpr, LD: tl.constexpr, LN: tl.constexpr, SD: tl.constexpr, SN: tl.constexpr,
+):  # fmt: skip
+    """All gradients, one interval of tokens after the other from the end.
+
+    A first pass over an interval walks the states from its saved boundary, leaves one per T tokens in scratch and makes
+    gc; it also brings the interval's tokens into the cache. The second goes backward, T tokens at a time in registers.
+    Written are gx `(batch, L, K, D)`, gdt `(batch, L, K, D)` (of dt: through softplus), and without atomics, for a
+    deterministic sum afterwards: gb and gc per block of channels, `(blocks, batch, L, K, N)`, ga
+    `(batch * chunks, K, N, D)` and gbias `(batch * chunks, K, D)`.
+    """
+    k = tl.program_id(1)
+    image = tl.program_id(2) // chunks
+    chunk = tl.program_id(2) % chunks
+    d_lane, n_lane = lanes(one, LD, LN, SD, SN)
+    lane = (tl.arange(0, LD)[:, None, None] * LN + tl.arange(0, LN)[None, :, None]) * one
+    d_lane += tl.program_id(0) * SD * LD
+    d_step = steps(one, SD, VECTOR)
+    n_step = steps(one, SN, VECTOR)
+    d_word = steps(one, SD // 2, VECTOR) if PACKED else d_step
+    n_word = steps(one, SN // 2, VECTOR) if PACKED else n_step
+    load_d = None if EVEN_D else d_lane + d_word * (2 if PACKED else 1) < D
+    load_n = None if EVEN_N else n_lane + n_word * (2 if PACKED else 1) < N
+    first_n = tl.arange(0, LN)[None, :, None] + (d_lane + d_step) * 0 == 0
+    first_d = tl.arange(0, LD)[:, None, None] + (n_lane + n_step) * 0 == 0
+    if not EVEN_D:
+        first_n = first_n & (d_lane + d_step < D)
+    if not EVEN_N:
+        first_d = first_d & (n_lane + n_step < N)
+    pointers, mask = state_tile(a_ptr + k * D * N, d_lane, n_lane, d_step, n_step, one, D, N, N, 1)
+    a2 = tl.load(pointers, mask=mask, other=0.0) * LOG2_E
+    row0 = image.to(tl.int64) * L
+    gy_lane = words(gy_ptr + row0 * stride_gy + d_lane, PACKED)
+    x_lane = words(x_ptr + row0 * stride_x + d_lane, PACKED)
+    delta_lane = words(delta_ptr + row0 * stride_delta + k * D + d_lane, PACKED)
+    b_lane = words(b_ptr + row0 * stride_b + k * stride_bk + n_lane, PACKED)
+    c_lane = words(c_ptr + row0 * stride_b + k * stride_bk + n_lane, PACKED)
+    gx_lane = gx_ptr + (row0 * DIRECTIONS + k) * D + d_lane
+    gdt_lane = gdt_ptr + row0 * stride_gdt + k * D + d_lane
+    images = tl.num_programs(2) // chunks
+    block_row0 = (tl.program_id(0).to(tl.int64) * images + image) * L
+    gb_lane = gb_ptr + (block_row0 * DIRECTIONS + k) * N + n_lane
+    gc_lane = gc_ptr + (block_row0 * DIRECTIONS + k) * N + n_lane
+    direction = walk(k, L, height, width)
+    program = (tl.program_id(2) * tl.num_programs(1) + k) * tl.num_programs(0) + tl.program_id(0)
+    in_tile = over_states(tl.arange(0, SD)[None, None, :] * SN) + over_channels(tl.arange(0, SN)[None, None, :])
+    scratch_lane = scratch_ptr + program.to(tl.int64) * (INTERVAL // T * LD * LN * SD * SN)
+    scratch_lane += lane[:, :, :, None] * (SD * SN) + in_tile
+
+    sequence = (image * DIRECTIONS + k).to(tl.int64)
+    if HAS_FLOW:
+        tile = flow_ptr + (sequence * chunks + chunk) * N * D
+        pointers, mask = state_tile(tile, d_lane, n_lane, d_step, n_step, one, D, N, 1, D)
+        flow = tl.load(pointers, mask=mask, other=0.0)
+    else:
+        flow = tl.zeros([LD, LN, SD, SN], dtype=tl.float32)
+    ga = tl.zeros([LD, LN, SD, SN], dtype=tl.float32)
+    gbias = tl.zeros([LD, LN, SD], dtype=tl.float32)
+
+    start = chunk * chunk_length
+    end = tl.minimum(start + chunk_length, L)
+    intervals_here = (end - start + INTERVAL - 1) // INTERVAL
+    for s in range(intervals_here):
+        t0 = start + (intervals_here - 1 - s) * INTERVAL
+        groups = (tl.minimum(end - t0, INTERVAL) + T - 1) // T
+        tile = boundary_ptr + (sequence * intervals + t0 // INTERVAL) * N * D
+        pointers, mask = state_tile(tile, d_lane, n_lane, d_step, n_step, one, D, N, 1, D)
+        h = tl.load(pointers, mask=mask, other=0.0)
+
+        rows = group_rows(t0, L, direction, T, WIDE)
+        xs = load_group(x_lane, rows, stride_x, d_word, t0, L, load_d, EVEN_L, PACKED)
+        deltas = load_group(delta_lane, rows, stride_delta, d_word, t0, L, load_d, EVEN_L, PACKED)
+        bs = load_group(b_lane, rows, stride_b, n_word, t0, L, load_n, EVEN_L, PACKED)
+        gys = load_group(gy_lane, rows, stride_gy, d_word, t0, L, load_d, EVEN_L, PACKED)
+        for g in range(groups):
+            t = t0 + (g + 1) * T
+            next_rows = group_rows(t, L, direction, T, WIDE)
+            next_xs = load_group(x_lane, next_rows, stride_x, d_word, t, L, load_d, EVEN_L, PACKED)
+            next_deltas = load_group(delta_lane, next_rows, stride_delta, d_word, t, L, load_d, EVEN_L, PACKED)
+            next_bs = load_group(b_lane, next_rows, stride_b, n_word, t, L, load_n, EVEN_L, PACKED)
+            next_gys = load_group(gy_lane, next_rows, stride_gy, d_word, t, L, load_d, EVEN_L, PACKED)
+            # Always true, but not to the compiler, which would put this arithmetic in front of the loads above.
+            if rows[0] >= 0:
+                tl.store(scratch_lane + g * (LD * LN * SD * SN), h)
+                for i in tl.static_range(T):
+                    delta = widen(deltas[i], delta_ptr.dtype.element_ty, PACKED)
+                    u = widen(xs[i], x_ptr.dtype.element_ty, PACKED) * delta
+                    gy = widen(gys[i], gy_ptr.dtype.element_ty, PACKED)
+                    b = over_channels(widen(bs[i], b_ptr.dtype.element_ty, PACKED))
+                    h = h * tl.exp2(over_states(delta) * a2) + over_states(u) * b
+                    gc = sum_channels(h * over_states(gy))
+                    inside = first_d
+                    if not EVEN_L:
+                        inside = inside & (t0 + g * T + i < L)
+                    tl.store((gc_lane + rows[i] * (DIRECTIONS * N)) + n_step, gc, mask=inside)
+            rows = next_rows
+            xs = next_xs
+            deltas = next_deltas
+            bs = next_bs
+            gys = next_gys
+
+        for j in range(groups):
+            g = groups - 1 - j
+            t1 = t0 + g * T
+            h = tl.load(scratch_lane + g * (LD * LN * SD * SN))
+            rows = group_rows(t1, L, direction, T, WIDE)
+            xs = load_group(x_lane, rows, stride_x, d_word, t1, L, load_d, EVEN_L, PACKED)
+            deltas = load_group(delta_lane, rows, stride_delta, d_word, t1, L, load_d, EVEN_L, PACKED)
+            bs = load_group(b_lane, rows, stride_b, n_word, t1, L, load_n, EVEN_L, PACKED)
+            gys = load_group(gy_lane, rows, stride_gy, d_word, t1, L, load_d, EVEN_L, PACKED)
+            cs = load_group(c_lane, rows, stride_b, n_word, t1, L, load_n, EVEN_L, PACKED)
+            # Always true, but not to the compiler, which would put this arithmetic in front of the loads above.
+            if rows[0] >= 0:
+                decays = ()
+                befores = ()
+                for i in tl.static_range(T):
+                    delta = widen(deltas[i], delta_ptr.dtype.element_ty, PACKED)
+                    decay = tl.exp2(over_states(delta) * a2)
+                    decays += (decay,)
+                    befores += (h,)
+                    if i < T - 1:
+                        u = widen(xs[i], x_ptr.dtype.element_ty, PACKED) * delta
+                        h = h * decay + over_states(u) * over_channels(widen(bs[i], b_ptr.dtype.element_ty, PACKED))
+                for i in tl.static_range(T - 1, -1, -1):
+                    delta = widen(deltas[i], delta_ptr.dtype.element_ty, PACKED)
+                    x = widen(xs[i], x_ptr.dtype.element_ty, PACKED)
+                    gy = widen(gys[i], gy_ptr.dtype.element_ty, PACKED)
+                    b = over_channels(widen(bs[i], b_ptr.dtype.element_ty, PACKED))
+                    c = over_channels(widen(cs[i], c_ptr.dtype.element_ty, PACKED))
+                    gh = flow + over_states(gy) * c
+                    flow = gh * decays[i]
+                    gb = sum_channels(gh * over_states(x * delta))
+                    gu = sum_states(gh * b)
+                    gexponent = flow * befores[i]
+                    ga += gexponent * over_states(delta)
+                    gdelta = sum_states(gexponent * a2) * LN_2 + gu * x
+                    # The derivative of softplus, 1 - exp(-delta); by its series where the difference would cancel.
+                    small = delta * (1.0 - delta * (0.5 - delta * (0.16666667 - delta * 0.041666668)))
+                    gdt = gdelta * tl.where(delta < 0.03, small, 1.0 - tl.exp2(-delta * LOG2_E))
+                    gbias += gdt
+                    in_n = first_n
+                    in_d = first_d
+                    if not EVEN_L:
+                        in_n = in_n & (t1 + i < L)
+                        in_d = in_d & (t1 + i < L)
+                    row = rows[i]
+                    tl.store((gb_lane + row * (DIRECTIONS * N)) + n_step, gb, mask=in_d)
+                    gx = (gu * delta).to(gx_ptr.dtype.element_ty)
+                    tl.store((gx_lane + row * (DIRECTIONS * D)) + d_step, gx, mask=in_n)
+                    tl.store((gdt_lane + row * stride_gdt) + d_step, gdt.to(gdt_ptr.dtype.element_ty), mask=in_n)
+
+    index = tl.program_id(2).to(tl.int64) * DIRECTIONS + k
+    pointers, mask = state_tile(ga_ptr + index * N * D, d_lane, n_lane, d_step, n_step, one, D, N, 1, D)
+    tl.store(pointers, ga, mask=mask)
+    tl.store(gbias_ptr + index * D + (d_lane + d_step), gbias, mask=first_n)

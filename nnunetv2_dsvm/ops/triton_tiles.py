@@ -1,0 +1,133 @@
+"""How the scan's Triton kernels tile a warp, walk a direction and load tokens.
+
+A program is one warp and keeps the states of a block of channels in registers, as a 4-D tensor `[LD, LN, SD, SN]`:
+channel d = ld * SD + sd, state n = ln * SN + sn. Triton lays the leading axes over the lanes of a warp and the trailing
+ones into each lane's registers, so the four numbers choose how a warp tiles channels x states: a sum over states costs
+log2(LN) shuffles for each of SD values, a sum over channels log2(LD) for each of SN. What depends on channels only is
+`[LD, LN, SD]`, on states only `[LD, LN, SN]`, repeated over the other's lanes and loaded by one instruction, so that no
+value ever passes through shared memory.
+
+Tokens stay in raster order in memory; where a direction goes next is arithmetic. A group of T tokens is loaded while
+the group before it is computed, and waits in registers as it lies in memory: 16-bit values as 32-bit words of two
+(PACKED), because a conversion would wait for the load, and for half the registers.
+"""
+
+import triton
+import triton.language as tl
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
+DIRECTIONS = tl.constexpr(4)
+
+
+@triton.jit
+def over_states(v):
+    """`[LD, LN, SD]` to `[LD, LN, SD, 1]`."""
+    return v[:, :, :, None]
+
+
+@triton.jit
+def over_channels(v):
+    """`[LD, LN, SN]` to `[LD, LN, 1, SN]`."""
+    return v[:, :, None, :]
+
+
+@triton.jit
+def sum_states(v):
+    """`[LD, LN, SD, SN]` to `[LD, LN, SD]`, the same for every LN."""
+    v = tl.sum(v, axis=3)
+    return tl.broadcast_to(tl.sum(v, axis=1, keep_dims=True), v.shape)
+
+
+@triton.jit
+def sum_channels(v):
+    """`[LD, LN, SD, SN]` to `[LD, LN, SN]`, the same for every LD."""
+    v = tl.sum(v, axis=2)
+    return tl.broadcast_to(tl.sum(v, axis=0, keep_dims=True), v.shape)
+
+
+@triton.jit
+def lanes(one, LD: tl.constexpr, LN: tl.constexpr, SD: tl.constexpr, SN: tl.constexpr):
+    """First channel and first state of each lane, `[LD, LN, 1]`.
+
+    `one` is 1, but not to the compiler: if it saw values contiguous across lanes, it would choose another layout for
+    the loads, from which every value then travels through shared memory.
+    """
+    ld = tl.arange(0, LD)[:, None, None]
+    ln = tl.arange(0, LN)[None, :, None]
+    return (ld + ln * 0) * one * SD, (ld * 0 + ln) * one * SN
+
+
+@triton.jit
+def steps(one, S: tl.constexpr, VECTOR: tl.constexpr):
+    """0 … S - 1 along a lane's registers, `[1, 1, S]`; contiguous to the compiler only with VECTOR."""
+    step = tl.arange(0, S)[None, None, :]
+    return step if VECTOR else step * one
+
+
+@triton.jit
+def state_tile(base, d_lane, n_lane, d_step, n_step, one, D, N, stride_d, stride_n):
+    """Pointers to and mask of a tile of states in memory."""
+    d = over_states(d_lane + d_step)
+    n = over_channels(n_lane + n_step * one)
+    return base + d * stride_d + n * stride_n, (d < D) & (n < N)
+
+
+@triton.jit
+def walk(k, L, height, width):
+    """Direction k as (length of its inner axis, raster step along it, raster index of its first token, sign)."""
+    inner = tl.where(k % 2 == 1, height, L)
+    step = tl.where(k % 2 == 1, width, 1)
+    return inner, step, tl.where(k >= 2, L - 1, 0), tl.where(k >= 2, -1, 1)
+
+
+@triton.jit
+def group_rows(t, L, direction, T: tl.constexpr, WIDE: tl.constexpr):
+    """Raster indices of the T tokens from t on; in range also past the end."""
+    inner, step, first, sign = direction
+    position = t % inner
+    raster = position * step + t // inner
+    rows = ()
+    for _ in tl.static_range(T):
+        rows += ((first + sign * tl.minimum(raster, L - 1)).to(tl.int64 if WIDE else tl.int32),)
+        wrapped = position + 1 == inner
+        raster += step + tl.where(wrapped, 1 - inner * step, 0)
+        position = tl.where(wrapped, 0, position + 1)
+    return rows
+
+
+@triton.jit
+def words(pointers, PACKED: tl.constexpr):
+    """Pointers to 16-bit values as pointers to words of two."""
+    return pointers.to(tl.pointer_type(tl.int32), bitcast=True) if PACKED else pointers
+
+
+@triton.jit
+def load_group(pointers, rows, stride, step, t, L, mask, EVEN_L: tl.constexpr, PACKED: tl.constexpr):
+    """T tokens of one tensor, a tuple of `[LD, LN, S]`, or of `[LD, LN, S / 2]` words; 0 outside and past the end.
+
+    `mask` is None where all channels (or states) of the block exist.
+    """
+    loaded = ()
+    for i in tl.static_range(len(rows)):
+        inside = mask
+        if not EVEN_L:
+            inside = (t + i < L) if mask is None else (mask & (t + i < L))
+        zero = None if inside is None else 0
+        loaded += (tl.load((pointers + rows[i] * (stride // 2 if PACKED else stride)) + step, mask=inside, other=zero),)
+    return loaded
+
+
+@triton.jit
+def widen(v, dtype: tl.constexpr, PACKED: tl.constexpr):
+    """What `load_group` loaded, as fp32 `[LD, LN, S]`."""
+    if PACKED:
+        if dtype == tl.bfloat16:
+            low = (v << 16).to(tl.float32, bitcast=True)
+            high = (v & -65536).to(tl.float32, bitcast=True)
+        else:
+            low = v.to(tl.int16).to(dtype, bitcast=True).to(tl.float32)
+            high = (v >> 16).to(tl.int16).to(dtype, bitcast=True).to(tl.float32)
+        return tl.reshape(tl.join(low, high), (v.shape[0], v.shape[1], v.shape[2] * 2))
+    else:
+        return v.to(tl.float32)
