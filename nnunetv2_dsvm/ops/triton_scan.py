@@ -11,17 +11,18 @@ import triton.language as tl
 from nnunetv2_dsvm.ops.triton_tiles import (
     DIRECTIONS,
     LOG2_E,
+    channel_block,
     group_rows,
-    lanes,
     load_group,
+    load_states,
+    one_lane_of_states,
     over_channels,
     over_states,
-    state_tile,
-    steps,
+    store_states,
+    stream,
     sum_states,
     walk,
     widen,
-    words,
 )
 
 
@@ -40,21 +41,18 @@ def chunk_end_kernel(
     k = tl.program_id(1)
     image = tl.program_id(2) // chunks
     chunk = tl.program_id(2) % chunks
-    d_lane, n_lane = lanes(one, LD, LN, SD, SN)
-    d_lane += tl.program_id(0) * SD * LD
-    d_step = steps(one, SD, VECTOR)
-    n_step = steps(one, SN, VECTOR)
-    d_word = steps(one, SD // 2, VECTOR) if PACKED else d_step
-    n_word = steps(one, SN // 2, VECTOR) if PACKED else n_step
-    mask_d = None if EVEN_D else d_lane + d_step < D
-    load_d = None if EVEN_D else d_lane + d_word * (2 if PACKED else 1) < D
-    load_n = None if EVEN_N else n_lane + n_word * (2 if PACKED else 1) < N
-    pointers, mask = state_tile(a_ptr + k * D * N, d_lane, n_lane, d_step, n_step, one, D, N, N, 1)
-    a2 = tl.load(pointers, mask=mask, other=0.0) * LOG2_E
+    block = channel_block(D, N, one, LD, LN, SD, SN, VECTOR)
+    d_lane, n_lane, d_step, n_step = block[:4]
+    a2 = load_states(a_ptr + k * D * N, block, N, 1) * LOG2_E
     row0 = image.to(tl.int64) * L
-    v_lane = words(v_ptr + row0 * stride_v + d_lane, PACKED)
-    delta_lane = words(delta_ptr + row0 * stride_delta + k * D + d_lane, PACKED)
-    w_lane = words(w_ptr + row0 * stride_w + k * stride_wk + n_lane, PACKED)
+    v_base = v_ptr + row0 * stride_v
+    delta_base = delta_ptr + row0 * stride_delta + k * D
+    w_base = w_ptr + row0 * stride_w + k * stride_wk
+    streams = (
+        stream(v_base, stride_v, d_lane, d_step, D, one, EVEN_D, VECTOR, PACKED),
+        stream(delta_base, stride_delta, d_lane, d_step, D, one, EVEN_D, VECTOR, PACKED),
+        stream(w_base, stride_w, n_lane, n_step, N, one, EVEN_N, VECTOR, PACKED),
+    )
     direction = walk(k, L, height, width)
 
     h = tl.zeros([LD, LN, SD, SN], dtype=tl.float32)
@@ -64,37 +62,29 @@ def chunk_end_kernel(
     groups = (end - start + T - 1) // T
     t = start + (groups - 1 if REVERSE else 0) * T
     rows = group_rows(t, L, direction, T, WIDE)
-    vs = load_group(v_lane, rows, stride_v, d_word, t, L, load_d, EVEN_L, PACKED)
-    deltas = load_group(delta_lane, rows, stride_delta, d_word, t, L, load_d, EVEN_L, PACKED)
-    ws = load_group(w_lane, rows, stride_w, n_word, t, L, load_n, EVEN_L, PACKED)
+    tokens = load_group(streams, rows, t, L, EVEN_L)
     for g in range(groups):
         t = start + (tl.maximum(groups - 2 - g, 0) if REVERSE else g + 1) * T
-        here = rows[0]
-        rows = group_rows(t, L, direction, T, WIDE)
-        next_vs = load_group(v_lane, rows, stride_v, d_word, t, L, load_d, EVEN_L, PACKED)
-        next_deltas = load_group(delta_lane, rows, stride_delta, d_word, t, L, load_d, EVEN_L, PACKED)
-        next_ws = load_group(w_lane, rows, stride_w, n_word, t, L, load_n, EVEN_L, PACKED)
+        next_rows = group_rows(t, L, direction, T, WIDE)
+        next_tokens = load_group(streams, next_rows, t, L, EVEN_L)
         # Always true, but not to the compiler, which would put this arithmetic in front of the loads above.
-        if here >= 0:
+        if rows[0] >= 0:
+            vs, deltas, ws = tokens
             for i in tl.static_range(T - 1 if REVERSE else 0, -1 if REVERSE else T, -1 if REVERSE else 1):
-                delta = widen(deltas[i], delta_ptr.dtype.element_ty, PACKED)
-                v = widen(vs[i], v_ptr.dtype.element_ty, PACKED)
-                w = over_channels(widen(ws[i], w_ptr.dtype.element_ty, PACKED))
+                delta = widen(deltas[i], delta_ptr.dtype.element_ty)
+                v = widen(vs[i], v_ptr.dtype.element_ty)
+                w = over_channels(widen(ws[i], w_ptr.dtype.element_ty))
                 decay = tl.exp2(over_states(delta) * a2)
                 if REVERSE:
                     h = (h + over_states(v) * w) * decay
                 else:
                     h = h * decay + over_states(v * delta) * w
                 time += delta
-        vs = next_vs
-        deltas = next_deltas
-        ws = next_ws
+        rows = next_rows
+        tokens = next_tokens
     index = ((image * DIRECTIONS + k) * chunks + chunk).to(tl.int64)
-    pointers, mask = state_tile(end_ptr + index * N * D, d_lane, n_lane, d_step, n_step, one, D, N, 1, D)
-    tl.store(pointers, h, mask=mask)
-    first_n = tl.arange(0, LN)[None, :, None] + (d_lane + d_step) * 0 == 0
-    if not EVEN_D:
-        first_n = first_n & mask_d
+    store_states(end_ptr + index * N * D, block, h)
+    first_n = one_lane_of_states(block, LN, EVEN_D)
     tl.store(time_ptr + index * D + (d_lane + d_step), time, mask=first_n)
 
 
@@ -132,61 +122,49 @@ def forward_kernel(
     k = tl.program_id(1)
     image = tl.program_id(2) // chunks
     chunk = tl.program_id(2) % chunks
-    d_lane, n_lane = lanes(one, LD, LN, SD, SN)
-    d_lane += tl.program_id(0) * SD * LD
-    d_step = steps(one, SD, VECTOR)
-    n_step = steps(one, SN, VECTOR)
-    d_word = steps(one, SD // 2, VECTOR) if PACKED else d_step
-    n_word = steps(one, SN // 2, VECTOR) if PACKED else n_step
-    load_d = None if EVEN_D else d_lane + d_word * (2 if PACKED else 1) < D
-    load_n = None if EVEN_N else n_lane + n_word * (2 if PACKED else 1) < N
-    first_n = tl.arange(0, LN)[None, :, None] + (d_lane + d_step) * 0 == 0
-    if not EVEN_D:
-        first_n = first_n & (d_lane + d_step < D)
-    pointers, mask = state_tile(a_ptr + k * D * N, d_lane, n_lane, d_step, n_step, one, D, N, N, 1)
-    a2 = tl.load(pointers, mask=mask, other=0.0) * LOG2_E
+    block = channel_block(D, N, one, LD, LN, SD, SN, VECTOR)
+    d_lane, n_lane, d_step, n_step = block[:4]
+    first_n = one_lane_of_states(block, LN, EVEN_D)
+    a2 = load_states(a_ptr + k * D * N, block, N, 1) * LOG2_E
     row0 = image.to(tl.int64) * L
-    x_lane = words(x_ptr + row0 * stride_x + d_lane, PACKED)
-    delta_lane = words(delta_ptr + row0 * stride_delta + k * D + d_lane, PACKED)
-    b_lane = words(b_ptr + row0 * stride_b + k * stride_bk + n_lane, PACKED)
-    c_lane = words(c_ptr + row0 * stride_b + k * stride_bk + n_lane, PACKED)
+    x_base = x_ptr + row0 * stride_x
+    delta_base = delta_ptr + row0 * stride_delta + k * D
+    b_base = b_ptr + row0 * stride_b + k * stride_bk
+    c_base = c_ptr + row0 * stride_b + k * stride_bk
+    streams = (
+        stream(x_base, stride_x, d_lane, d_step, D, one, EVEN_D, VECTOR, PACKED),
+        stream(delta_base, stride_delta, d_lane, d_step, D, one, EVEN_D, VECTOR, PACKED),
+        stream(b_base, stride_b, n_lane, n_step, N, one, EVEN_N, VECTOR, PACKED),
+        stream(c_base, stride_b, n_lane, n_step, N, one, EVEN_N, VECTOR, PACKED),
+    )
     y_lane = y_ptr + (row0 * DIRECTIONS + k) * D + d_lane
     direction = walk(k, L, height, width)
 
     sequence = (image * DIRECTIONS + k).to(tl.int64)
     if HAS_ENTERING:
-        tile = entering_ptr + (sequence * chunks + chunk) * N * D
-        pointers, mask = state_tile(tile, d_lane, n_lane, d_step, n_step, one, D, N, 1, D)
-        h = tl.load(pointers, mask=mask, other=0.0)
+        h = load_states(entering_ptr + (sequence * chunks + chunk) * N * D, block, 1, D)
     else:
         h = tl.zeros([LD, LN, SD, SN], dtype=tl.float32)
 
     start = chunk * chunk_length
     end = tl.minimum(start + chunk_length, L)
     rows = group_rows(start, L, direction, T, WIDE)
-    xs = load_group(x_lane, rows, stride_x, d_word, start, L, load_d, EVEN_L, PACKED)
-    deltas = load_group(delta_lane, rows, stride_delta, d_word, start, L, load_d, EVEN_L, PACKED)
-    bs = load_group(b_lane, rows, stride_b, n_word, start, L, load_n, EVEN_L, PACKED)
-    cs = load_group(c_lane, rows, stride_b, n_word, start, L, load_n, EVEN_L, PACKED)
+    tokens = load_group(streams, rows, start, L, EVEN_L)
     for t0 in range(start, end, INTERVAL):
         if SAVE:
-            tile = boundary_ptr + (sequence * intervals + t0 // INTERVAL) * N * D
-            pointers, mask = state_tile(tile, d_lane, n_lane, d_step, n_step, one, D, N, 1, D)
-            tl.store(pointers, h, mask=mask)
+            store_states(boundary_ptr + (sequence * intervals + t0 // INTERVAL) * N * D, block, h)
         for t1 in range(t0, tl.minimum(t0 + INTERVAL, end), T):
             t = t1 + T
             next_rows = group_rows(t, L, direction, T, WIDE)
-            next_xs = load_group(x_lane, next_rows, stride_x, d_word, t, L, load_d, EVEN_L, PACKED)
-            next_deltas = load_group(delta_lane, next_rows, stride_delta, d_word, t, L, load_d, EVEN_L, PACKED)
-            next_bs = load_group(b_lane, next_rows, stride_b, n_word, t, L, load_n, EVEN_L, PACKED)
-            next_cs = load_group(c_lane, next_rows, stride_b, n_word, t, L, load_n, EVEN_L, PACKED)
+            next_tokens = load_group(streams, next_rows, t, L, EVEN_L)
             # Always true, but not to the compiler, which would put this arithmetic in front of the loads above.
             if rows[0] >= 0:
+                xs, deltas, bs, cs = tokens
                 for i in tl.static_range(T):
-                    delta = widen(deltas[i], delta_ptr.dtype.element_ty, PACKED)
-                    u = widen(xs[i], x_ptr.dtype.element_ty, PACKED) * delta
-                    b = over_channels(widen(bs[i], b_ptr.dtype.element_ty, PACKED))
-                    c = over_channels(widen(cs[i], c_ptr.dtype.element_ty, PACKED))
+                    delta = widen(deltas[i], delta_ptr.dtype.element_ty)
+                    u = widen(xs[i], x_ptr.dtype.element_ty) * delta
+                    b = over_channels(widen(bs[i], b_ptr.dtype.element_ty))
+                    c = over_channels(widen(cs[i], c_ptr.dtype.element_ty))
                     h = h * tl.exp2(over_states(delta) * a2) + over_states(u) * b
                     y = sum_states(h * c)
                     inside = first_n
@@ -194,7 +172,4 @@ def forward_kernel(
                         inside = inside & (t1 + i < L)
                     tl.store((y_lane + rows[i] * (DIRECTIONS * D)) + d_step, y.to(y_ptr.dtype.element_ty), mask=inside)
             rows = next_rows
-            xs = next_xs
-            deltas = next_deltas
-            bs = next_bs
-            cs = next_cs
+            tokens = next_tokens

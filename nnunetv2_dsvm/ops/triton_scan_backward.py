@@ -7,18 +7,20 @@ from nnunetv2_dsvm.ops.triton_tiles import (
     DIRECTIONS,
     LN_2,
     LOG2_E,
+    channel_block,
     group_rows,
-    lanes,
     load_group,
+    load_states,
+    one_lane_of_channels,
+    one_lane_of_states,
     over_channels,
     over_states,
-    state_tile,
-    steps,
+    store_states,
+    stream,
     sum_channels,
     sum_states,
     walk,
     widen,
-    words,
 )
 
 
@@ -44,29 +46,25 @@ def backward_kernel(
     k = tl.program_id(1)
     image = tl.program_id(2) // chunks
     chunk = tl.program_id(2) % chunks
-    d_lane, n_lane = lanes(one, LD, LN, SD, SN)
+    block = channel_block(D, N, one, LD, LN, SD, SN, VECTOR)
+    d_lane, n_lane, d_step, n_step = block[:4]
+    first_n = one_lane_of_states(block, LN, EVEN_D)
+    first_d = one_lane_of_channels(block, LD, EVEN_N)
     lane = (tl.arange(0, LD)[:, None, None] * LN + tl.arange(0, LN)[None, :, None]) * one
-    d_lane += tl.program_id(0) * SD * LD
-    d_step = steps(one, SD, VECTOR)
-    n_step = steps(one, SN, VECTOR)
-    d_word = steps(one, SD // 2, VECTOR) if PACKED else d_step
-    n_word = steps(one, SN // 2, VECTOR) if PACKED else n_step
-    load_d = None if EVEN_D else d_lane + d_word * (2 if PACKED else 1) < D
-    load_n = None if EVEN_N else n_lane + n_word * (2 if PACKED else 1) < N
-    first_n = tl.arange(0, LN)[None, :, None] + (d_lane + d_step) * 0 == 0
-    first_d = tl.arange(0, LD)[:, None, None] + (n_lane + n_step) * 0 == 0
-    if not EVEN_D:
-        first_n = first_n & (d_lane + d_step < D)
-    if not EVEN_N:
-        first_d = first_d & (n_lane + n_step < N)
-    pointers, mask = state_tile(a_ptr + k * D * N, d_lane, n_lane, d_step, n_step, one, D, N, N, 1)
-    a2 = tl.load(pointers, mask=mask, other=0.0) * LOG2_E
+    a2 = load_states(a_ptr + k * D * N, block, N, 1) * LOG2_E
     row0 = image.to(tl.int64) * L
-    gy_lane = words(gy_ptr + row0 * stride_gy + d_lane, PACKED)
-    x_lane = words(x_ptr + row0 * stride_x + d_lane, PACKED)
-    delta_lane = words(delta_ptr + row0 * stride_delta + k * D + d_lane, PACKED)
-    b_lane = words(b_ptr + row0 * stride_b + k * stride_bk + n_lane, PACKED)
-    c_lane = words(c_ptr + row0 * stride_b + k * stride_bk + n_lane, PACKED)
+    x_base = x_ptr + row0 * stride_x
+    delta_base = delta_ptr + row0 * stride_delta + k * D
+    b_base = b_ptr + row0 * stride_b + k * stride_bk
+    c_base = c_ptr + row0 * stride_b + k * stride_bk
+    gy_base = gy_ptr + row0 * stride_gy
+    first_streams = (
+        stream(x_base, stride_x, d_lane, d_step, D, one, EVEN_D, VECTOR, PACKED),
+        stream(delta_base, stride_delta, d_lane, d_step, D, one, EVEN_D, VECTOR, PACKED),
+        stream(b_base, stride_b, n_lane, n_step, N, one, EVEN_N, VECTOR, PACKED),
+        stream(gy_base, stride_gy, d_lane, d_step, D, one, EVEN_D, VECTOR, PACKED),
+    )
+    streams = first_streams + (stream(c_base, stride_b, n_lane, n_step, N, one, EVEN_N, VECTOR, PACKED),)
     gx_lane = gx_ptr + (row0 * DIRECTIONS + k) * D + d_lane
     gdt_lane = gdt_ptr + row0 * stride_gdt + k * D + d_lane
     images = tl.num_programs(2) // chunks
@@ -81,9 +79,7 @@ def backward_kernel(
 
     sequence = (image * DIRECTIONS + k).to(tl.int64)
     if HAS_FLOW:
-        tile = flow_ptr + (sequence * chunks + chunk) * N * D
-        pointers, mask = state_tile(tile, d_lane, n_lane, d_step, n_step, one, D, N, 1, D)
-        flow = tl.load(pointers, mask=mask, other=0.0)
+        flow = load_states(flow_ptr + (sequence * chunks + chunk) * N * D, block, 1, D)
     else:
         flow = tl.zeros([LD, LN, SD, SN], dtype=tl.float32)
     ga = tl.zeros([LD, LN, SD, SN], dtype=tl.float32)
@@ -95,30 +91,23 @@ def backward_kernel(
     for s in range(intervals_here):
         t0 = start + (intervals_here - 1 - s) * INTERVAL
         groups = (tl.minimum(end - t0, INTERVAL) + T - 1) // T
-        tile = boundary_ptr + (sequence * intervals + t0 // INTERVAL) * N * D
-        pointers, mask = state_tile(tile, d_lane, n_lane, d_step, n_step, one, D, N, 1, D)
-        h = tl.load(pointers, mask=mask, other=0.0)
+        h = load_states(boundary_ptr + (sequence * intervals + t0 // INTERVAL) * N * D, block, 1, D)
 
         rows = group_rows(t0, L, direction, T, WIDE)
-        xs = load_group(x_lane, rows, stride_x, d_word, t0, L, load_d, EVEN_L, PACKED)
-        deltas = load_group(delta_lane, rows, stride_delta, d_word, t0, L, load_d, EVEN_L, PACKED)
-        bs = load_group(b_lane, rows, stride_b, n_word, t0, L, load_n, EVEN_L, PACKED)
-        gys = load_group(gy_lane, rows, stride_gy, d_word, t0, L, load_d, EVEN_L, PACKED)
+        tokens = load_group(first_streams, rows, t0, L, EVEN_L)
         for g in range(groups):
             t = t0 + (g + 1) * T
             next_rows = group_rows(t, L, direction, T, WIDE)
-            next_xs = load_group(x_lane, next_rows, stride_x, d_word, t, L, load_d, EVEN_L, PACKED)
-            next_deltas = load_group(delta_lane, next_rows, stride_delta, d_word, t, L, load_d, EVEN_L, PACKED)
-            next_bs = load_group(b_lane, next_rows, stride_b, n_word, t, L, load_n, EVEN_L, PACKED)
-            next_gys = load_group(gy_lane, next_rows, stride_gy, d_word, t, L, load_d, EVEN_L, PACKED)
+            next_tokens = load_group(first_streams, next_rows, t, L, EVEN_L)
             # Always true, but not to the compiler, which would put this arithmetic in front of the loads above.
             if rows[0] >= 0:
+                xs, deltas, bs, gys = tokens
                 tl.store(scratch_lane + g * (LD * LN * SD * SN), h)
                 for i in tl.static_range(T):
-                    delta = widen(deltas[i], delta_ptr.dtype.element_ty, PACKED)
-                    u = widen(xs[i], x_ptr.dtype.element_ty, PACKED) * delta
-                    gy = widen(gys[i], gy_ptr.dtype.element_ty, PACKED)
-                    b = over_channels(widen(bs[i], b_ptr.dtype.element_ty, PACKED))
+                    delta = widen(deltas[i], delta_ptr.dtype.element_ty)
+                    u = widen(xs[i], x_ptr.dtype.element_ty) * delta
+                    gy = widen(gys[i], gy_ptr.dtype.element_ty)
+                    b = over_channels(widen(bs[i], b_ptr.dtype.element_ty))
                     h = h * tl.exp2(over_states(delta) * a2) + over_states(u) * b
                     gc = sum_channels(h * over_states(gy))
                     inside = first_d
@@ -126,39 +115,32 @@ def backward_kernel(
                         inside = inside & (t0 + g * T + i < L)
                     tl.store((gc_lane + rows[i] * (DIRECTIONS * N)) + n_step, gc, mask=inside)
             rows = next_rows
-            xs = next_xs
-            deltas = next_deltas
-            bs = next_bs
-            gys = next_gys
+            tokens = next_tokens
 
         for j in range(groups):
             g = groups - 1 - j
             t1 = t0 + g * T
             h = tl.load(scratch_lane + g * (LD * LN * SD * SN))
             rows = group_rows(t1, L, direction, T, WIDE)
-            xs = load_group(x_lane, rows, stride_x, d_word, t1, L, load_d, EVEN_L, PACKED)
-            deltas = load_group(delta_lane, rows, stride_delta, d_word, t1, L, load_d, EVEN_L, PACKED)
-            bs = load_group(b_lane, rows, stride_b, n_word, t1, L, load_n, EVEN_L, PACKED)
-            gys = load_group(gy_lane, rows, stride_gy, d_word, t1, L, load_d, EVEN_L, PACKED)
-            cs = load_group(c_lane, rows, stride_b, n_word, t1, L, load_n, EVEN_L, PACKED)
+            xs, deltas, bs, gys, cs = load_group(streams, rows, t1, L, EVEN_L)
             # Always true, but not to the compiler, which would put this arithmetic in front of the loads above.
             if rows[0] >= 0:
                 decays = ()
                 befores = ()
                 for i in tl.static_range(T):
-                    delta = widen(deltas[i], delta_ptr.dtype.element_ty, PACKED)
+                    delta = widen(deltas[i], delta_ptr.dtype.element_ty)
                     decay = tl.exp2(over_states(delta) * a2)
                     decays += (decay,)
                     befores += (h,)
                     if i < T - 1:
-                        u = widen(xs[i], x_ptr.dtype.element_ty, PACKED) * delta
-                        h = h * decay + over_states(u) * over_channels(widen(bs[i], b_ptr.dtype.element_ty, PACKED))
+                        u = widen(xs[i], x_ptr.dtype.element_ty) * delta
+                        h = h * decay + over_states(u) * over_channels(widen(bs[i], b_ptr.dtype.element_ty))
                 for i in tl.static_range(T - 1, -1, -1):
-                    delta = widen(deltas[i], delta_ptr.dtype.element_ty, PACKED)
-                    x = widen(xs[i], x_ptr.dtype.element_ty, PACKED)
-                    gy = widen(gys[i], gy_ptr.dtype.element_ty, PACKED)
-                    b = over_channels(widen(bs[i], b_ptr.dtype.element_ty, PACKED))
-                    c = over_channels(widen(cs[i], c_ptr.dtype.element_ty, PACKED))
+                    delta = widen(deltas[i], delta_ptr.dtype.element_ty)
+                    x = widen(xs[i], x_ptr.dtype.element_ty)
+                    gy = widen(gys[i], gy_ptr.dtype.element_ty)
+                    b = over_channels(widen(bs[i], b_ptr.dtype.element_ty))
+                    c = over_channels(widen(cs[i], c_ptr.dtype.element_ty))
                     gh = flow + over_states(gy) * c
                     flow = gh * decays[i]
                     gb = sum_channels(gh * over_states(x * delta))
@@ -182,6 +164,5 @@ def backward_kernel(
                     tl.store((gdt_lane + row * stride_gdt) + d_step, gdt.to(gdt_ptr.dtype.element_ty), mask=in_n)
 
     index = tl.program_id(2).to(tl.int64) * DIRECTIONS + k
-    pointers, mask = state_tile(ga_ptr + index * N * D, d_lane, n_lane, d_step, n_step, one, D, N, 1, D)
-    tl.store(pointers, ga, mask=mask)
+    store_states(ga_ptr + index * N * D, block, ga)
     tl.store(gbias_ptr + index * D + (d_lane + d_step), gbias, mask=first_n)

@@ -135,10 +135,10 @@ class Problem(NamedTuple):
         """What the kernels are specialised on; `tensors` are those loaded token by token."""
         even = all(n % 2 == 0 for t in tensors for n in (t.storage_offset(), *t.stride()[:-1]))
         even = even and all(n % 2 == 0 for n in (self.channels, self.d_state, tile.SD, tile.SN))
-        element = tensors[0].element_size()
+        widest = max(t.element_size() for t in tensors)
         return {
-            "VECTOR": element * max(tile.SD, tile.SN) <= 16,
-            "PACKED": element == 2 and even,
+            "VECTOR": widest * max(tile.SD, tile.SN) <= 16,
+            "PACKED": even,
             "WIDE": self.length * NUM_DIRECTIONS * (self.channels + 2 * self.d_state) >= 2**31,
             "EVEN_L": self.length % tile.T == 0,
             "EVEN_D": self.channels % tile.channels == 0,

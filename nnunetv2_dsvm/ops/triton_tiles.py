@@ -66,11 +66,53 @@ def steps(one, S: tl.constexpr, VECTOR: tl.constexpr):
 
 
 @triton.jit
-def state_tile(base, d_lane, n_lane, d_step, n_step, one, D, N, stride_d, stride_n):
-    """Pointers to and mask of a tile of states in memory."""
+def channel_block(
+    D, N, one, LD: tl.constexpr, LN: tl.constexpr, SD: tl.constexpr, SN: tl.constexpr, VECTOR: tl.constexpr
+):
+    """This program's channels and all states: (channel and state of each lane, steps from there, D, N, one)."""
+    d_lane, n_lane = lanes(one, LD, LN, SD, SN)
+    d_lane += tl.program_id(0) * SD * LD
+    return d_lane, n_lane, steps(one, SD, VECTOR), steps(one, SN, VECTOR), D, N, one
+
+
+@triton.jit
+def state_tile(base, block, stride_d, stride_n):
+    """Pointers to and mask of the block's states in memory."""
+    d_lane, n_lane, d_step, n_step, D, N, one = block
     d = over_states(d_lane + d_step)
     n = over_channels(n_lane + n_step * one)
     return base + d * stride_d + n * stride_n, (d < D) & (n < N)
+
+
+@triton.jit
+def load_states(base, block, stride_d, stride_n):
+    """The block's states, or A, from memory; 0 outside."""
+    pointers, mask = state_tile(base, block, stride_d, stride_n)
+    return tl.load(pointers, mask=mask, other=0.0)
+
+
+@triton.jit
+def store_states(base, block, states):
+    """The block's states to `(N, D)` in memory."""
+    D = block[4]
+    pointers, mask = state_tile(base, block, 1, D)
+    tl.store(pointers, states, mask=mask)
+
+
+@triton.jit
+def one_lane_of_states(block, LN: tl.constexpr, EVEN_D: tl.constexpr):
+    """Mask of `[LD, LN, SD]` values that one lane of each channel writes."""
+    d_lane, _, d_step, _, D, _, _ = block
+    first = tl.arange(0, LN)[None, :, None] + (d_lane + d_step) * 0 == 0
+    return first if EVEN_D else first & (d_lane + d_step < D)
+
+
+@triton.jit
+def one_lane_of_channels(block, LD: tl.constexpr, EVEN_N: tl.constexpr):
+    """Mask of `[LD, LN, SN]` values that one lane of each state writes."""
+    _, n_lane, _, n_step, _, N, _ = block
+    first = tl.arange(0, LD)[:, None, None] + (n_lane + n_step) * 0 == 0
+    return first if EVEN_N else first & (n_lane + n_step < N)
 
 
 @triton.jit
@@ -97,31 +139,44 @@ def group_rows(t, L, direction, T: tl.constexpr, WIDE: tl.constexpr):
 
 
 @triton.jit
-def words(pointers, PACKED: tl.constexpr):
-    """Pointers to 16-bit values as pointers to words of two."""
-    return pointers.to(tl.pointer_type(tl.int32), bitcast=True) if PACKED else pointers
+def stream(pointers, stride, lane, step, size, one, EVEN: tl.constexpr, VECTOR: tl.constexpr, PACKED: tl.constexpr):
+    """A tensor for `load_group` to load token by token: lanes' pointers, a token's stride, steps, unless EVEN a mask.
 
-
-@triton.jit
-def load_group(pointers, rows, stride, step, t, L, mask, EVEN_L: tl.constexpr, PACKED: tl.constexpr):
-    """T tokens of one tensor, a tuple of `[LD, LN, S]`, or of `[LD, LN, S / 2]` words; 0 outside and past the end.
-
-    `mask` is None where all channels (or states) of the block exist.
+    With PACKED, 16-bit values are loaded as words of two, which `widen` takes apart. EVEN says that all of the block's
+    channels (or states) exist.
     """
-    loaded = ()
-    for i in tl.static_range(len(rows)):
-        inside = mask
-        if not EVEN_L:
-            inside = (t + i < L) if mask is None else (mask & (t + i < L))
-        zero = None if inside is None else 0
-        loaded += (tl.load((pointers + rows[i] * (stride // 2 if PACKED else stride)) + step, mask=inside, other=zero),)
-    return loaded
+    lanes_pointers = pointers + lane
+    per_load: tl.constexpr = 2 if PACKED and pointers.dtype.element_ty.primitive_bitwidth == 16 else 1
+    if per_load == 2:
+        lanes_pointers = lanes_pointers.to(tl.pointer_type(tl.int32), bitcast=True)
+        step = steps(one, step.shape[2] // 2, VECTOR)
+    if EVEN:
+        return lanes_pointers, stride // per_load, step
+    else:
+        return lanes_pointers, stride // per_load, step, lane + step * per_load < size
 
 
 @triton.jit
-def widen(v, dtype: tl.constexpr, PACKED: tl.constexpr):
-    """What `load_group` loaded, as fp32 `[LD, LN, S]`."""
-    if PACKED:
+def load_group(streams, rows, t, L, EVEN_L: tl.constexpr):
+    """The tokens at `rows`, from t on, stream by stream: tuples of `[LD, LN, S]`; 0 outside and past the end."""
+    groups = ()
+    for s in tl.static_range(len(streams)):
+        pointers, stride, step = streams[s][:3]
+        group = ()
+        for i in tl.static_range(len(rows)):
+            inside = streams[s][3] if len(streams[s]) == 4 else None
+            if not EVEN_L:
+                inside = (t + i < L) if inside is None else (inside & (t + i < L))
+            zero = None if inside is None else 0
+            group += (tl.load((pointers + rows[i] * stride) + step, mask=inside, other=zero),)
+        groups += (group,)
+    return groups
+
+
+@triton.jit
+def widen(v, dtype: tl.constexpr):
+    """Values, or words of two values, of `dtype` that `load_group` loaded, as fp32 `[LD, LN, S]`."""
+    if v.dtype == tl.int32:
         if dtype == tl.bfloat16:
             low = (v << 16).to(tl.float32, bitcast=True)
             high = (v & -65536).to(tl.float32, bitcast=True)
