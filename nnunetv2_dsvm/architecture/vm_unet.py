@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from nnunetv2_dsvm.architecture.cuda_graphs import CudaGraphs
 from nnunetv2_dsvm.architecture.resampling import (
     PATCH_SIZE,
     PatchEmbedding,
@@ -143,6 +144,9 @@ class VMUNet(nn.Module):
     The image is zero-padded at the bottom and right to a multiple of `stride` (32 with four stages) and the logits are
     cropped back. With `deep_supervision` a list is returned, largest first: H, H/4, H/8, H/16 (rounded up).
 
+    On NVIDIA GPUs repeated inference on one image size is replayed as a CUDA graph; `cuda_graphs` is the switch, also
+    for training.
+
     Args:
         input_channels: image channels, any number.
         num_classes: channels of the logits, any number; no softmax or sigmoid is applied.
@@ -204,6 +208,7 @@ class VMUNet(nn.Module):
         )
         self.stride = PATCH_SIZE * 2 ** (len(dims) - 1)
         self.return_features = False
+        self.cuda_graphs = CudaGraphs()
         self.apply(_init_weights)
 
     @classmethod
@@ -217,6 +222,11 @@ class VMUNet(nn.Module):
         """Logits; a list with deep supervision; a `VMUNetOutput` while training with `return_features` on."""
         if x.ndim != 4:
             raise ValueError(f"expected images (batch, channels, height, width), got shape {tuple(x.shape)}")
+        if torch.compiler.is_compiling():
+            return self._forward(x)
+        return self.cuda_graphs(self, self._forward, x)
+
+    def _forward(self, x: Tensor) -> Tensor | list[Tensor] | VMUNetOutput:
         height, width = x.shape[-2:]
         stage_inputs, encoder_outputs = self.encoder(pad_to_multiple(x, self.stride))
         all_logits, decoder_outputs = self.decoder(stage_inputs, encoder_outputs[-1])

@@ -6,10 +6,14 @@ from typing import Protocol
 
 import torch
 
+from nnunetv2_dsvm.architecture import cuda_graphs
 from nnunetv2_dsvm.benchmark.isolated import run_isolated
 from nnunetv2_dsvm.benchmark.memory import PeakMemory, kept_for_backward
 from nnunetv2_dsvm.benchmark.timing import ONCE, Effort, Timing, time_inference, time_training
 from nnunetv2_dsvm.benchmark.workload import Workload
+
+# On a GPU: the first calls choose kernels, compile them and allocate workspaces, and one records a CUDA graph.
+_CALLS_BEFORE = cuda_graphs.CALLS_BEFORE + 1
 
 
 class Case(Protocol):
@@ -60,8 +64,9 @@ def _measure(case: Case, effort: Effort) -> Measurement:
     gc.collect()
     memory.set_baseline()
     work = {"": case.build()}
-    if device.type == "cuda":  # the first call chooses kernels, compiles them and allocates workspaces
-        time_inference(work, device, ONCE)
+    if device.type == "cuda":
+        for _ in range(_CALLS_BEFORE):
+            time_inference(work, device, ONCE)
     if not case.counts_weights:
         memory.set_baseline()
     memory.reset()
@@ -71,7 +76,8 @@ def _measure(case: Case, effort: Effort) -> Measurement:
         inference = time_inference(work, device, effort)[""]
 
     if device.type == "cuda":
-        time_training(work, device, ONCE)
+        for _ in range(_CALLS_BEFORE):
+            time_training(work, device, ONCE)
     if not case.counts_weights:
         memory.set_baseline()
     memory.reset()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 HOW = {
-    "cuda": "torch.cuda.max_memory_allocated",
+    "cuda": "torch.cuda.max_memory_allocated, and all that recorded CUDA graphs hold",
     "cpu": "peak minus baseline resident set in a fresh process per case, after a warm-up on a tiny shape",
     "mps": "not measured: torch has no peak counter for MPS",
 }
@@ -49,10 +49,20 @@ class PeakMemory:
         """Bytes, or None where this cannot be measured."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-            return torch.cuda.max_memory_allocated(self.device) - self.baseline
+            return torch.cuda.max_memory_allocated(self.device) + _inside_cuda_graphs(self.device) - self.baseline
         if self.device.type == "cpu" and self.baseline is not None:
             return _peak_resident_bytes() - self.baseline
         return None
+
+
+def _inside_cuda_graphs(device: torch.device) -> int:
+    """Bytes that a replay uses without allocating them: what recorded CUDA graphs hold, but no tensor does."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return sum(
+        segment["total_size"] - segment["allocated_size"]
+        for segment in torch.cuda.memory_snapshot()
+        if segment["device"] == index and tuple(segment.get("segment_pool_id", (0, 0))) != (0, 0)
+    )
 
 
 def _return_free_memory() -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nnunetv2_dsvm.architecture.cuda_graphs import CudaGraphs
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.benchmark.conventional import conventional_network
 from nnunetv2_dsvm.benchmark.plain_conv_unet import plain_conv_unet
@@ -77,8 +78,10 @@ class NetworkCase:
                 d_state=self.sizes.d_state,
                 scan_backend=self.scan_backend,
             ).to(self.device)
+        network.cuda_graphs.training = True  # as the trainer sets it
         if self.implementation == "conventional VM-UNet":
-            return conventional_network(network)
+            network = conventional_network(network)
+            network.cuda_graphs = CudaGraphs(inference=False, training=False)
         return network
 
     def build(self) -> Workload:

@@ -48,7 +48,7 @@ def merge_kernel(
         tl.store(dot_ptr + tl.program_id(0).to(tl.int64) * D + column, dot, mask=column < D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])  # a single row would be a constant, which has no methods
 def sum_blocks_kernel(
     parts_ptr, out_ptr, rows, columns, N, blocks, stride_out, stride_k, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr
 ):  # fmt: skip

@@ -85,6 +85,12 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
         if trains_in_bf16(self.device):
             self.grad_scaler = None  # bf16 has the range of fp32
         super().initialize()
+        # Not with DDP, whose gradients are sent while the backward still runs.
+        self.bare_network().cuda_graphs.training = not self.is_ddp
+
+    def _do_i_compile(self):
+        # CUDA graphs take away what torch.compile would, without its minute of compiling: only on request.
+        return os.environ.get("nnUNet_compile", "0").lower() in ("true", "1", "t") and super()._do_i_compile()
 
     def configure_optimizers(self):
         groups = parameter_groups(self._trained_modules(), self.weight_decay)

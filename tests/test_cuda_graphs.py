@@ -1,0 +1,121 @@
+"""CUDA graphs of the network: everything here that needs a GPU is skipped without one; the rest runs anywhere."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor
+
+from nnunetv2_dsvm.architecture.cuda_graphs import CALLS_BEFORE, CudaGraphs
+from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def _network(training: bool = False, **options) -> VMUNet:
+    torch.manual_seed(0)
+    network = VMUNet.from_preset("small", 1, 2, **options)
+    network.cuda_graphs.training = training
+    return network
+
+
+def _without_graphs(network: VMUNet) -> VMUNet:
+    twin = copy.deepcopy(network)
+    twin.cuda_graphs = CudaGraphs(inference=False, training=False)
+    return twin
+
+
+def test_on_a_cpu_nothing_is_recorded():
+    network = _network(training=True)
+    for _ in range(CALLS_BEFORE + 2):
+        network(torch.randn(1, 1, 32, 32)).sum().backward()
+    assert not network.cuda_graphs._graphs
+
+
+def test_copies_and_pickles_keep_the_switches_and_no_graph():
+    graphs = CudaGraphs(inference=False, training=True)
+    graphs._graphs["recorded"] = object()
+    for twin in (copy.deepcopy(graphs), pickle.loads(pickle.dumps(graphs))):
+        assert (twin.inference, twin.training, len(twin._graphs)) == (False, True, 0)
+
+
+@needs_cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_inference_gives_the_same_bits_and_follows_the_weights(dtype):
+    network = _network().cuda().eval()
+    plain = _without_graphs(network)
+    kept: list[tuple[Tensor, Tensor]] = []
+    with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+        for i in range(CALLS_BEFORE + 4):
+            if i == CALLS_BEFORE + 2:
+                with torch.no_grad():
+                    for twin in (network, plain):
+                        twin.encoder.patch_embedding.projection.weight.mul_(2.0)
+            x = torch.randn(2, 1, 64, 48, device="cuda")
+            with torch.inference_mode():
+                kept.append((network(x), plain(x)))
+    assert len(network.cuda_graphs._graphs) == 1
+    for ours, expected in kept:
+        assert torch.equal(ours, expected)
+
+
+def _gradients(network: VMUNet, x: Tensor, dtype: torch.dtype) -> Tensor:
+    with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+        output = network(x)
+    loss = output.logits.float().square().mean() + sum(f.float().square().mean() for f in output.encoder_features)
+    loss.backward()
+    return loss.detach().clone()
+
+
+@needs_cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_training_gives_the_same_losses_and_weights(dtype):
+    network = _network(training=True).cuda().train()
+    plain = _without_graphs(network)
+    for twin in (network, plain):
+        twin.return_features = True
+    optimizers = [torch.optim.AdamW(twin.parameters(), 1e-3) for twin in (network, plain)]
+    for _ in range(CALLS_BEFORE + 4):
+        x = torch.randn(2, 1, 64, 64, device="cuda")
+        losses = []
+        for twin, optimizer in zip((network, plain), optimizers, strict=True):
+            optimizer.zero_grad(set_to_none=True)
+            losses.append(_gradients(twin, x, dtype))
+            optimizer.step()
+        assert torch.equal(*losses)
+    assert len(network.cuda_graphs._graphs) == 1
+    for ours, expected in zip(network.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(ours, expected)
+
+
+@needs_cuda
+def test_gradients_accumulate_and_overlapping_forwards_do_not_disturb_each_other():
+    network = _network(training=True).cuda().train()
+    plain = _without_graphs(network)
+    images = [torch.randn(1, 1, 32, 32, device="cuda") for _ in range(CALLS_BEFORE + 3)]
+    for twin in (network, plain):
+        for x in images:
+            twin(x).square().mean().backward()
+        first, second = twin(images[0]), twin(images[1])
+        with torch.no_grad():
+            twin(images[2])
+        (first.square().mean() + second.square().mean()).backward()
+    for ours, expected in zip(network.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, expected.grad, rtol=1e-5, atol=1e-7)
+
+
+@needs_cuda
+def test_hooks_see_every_call_and_a_second_backward_is_refused():
+    network = _network(training=True).cuda().train()
+    x = torch.randn(1, 1, 32, 32, device="cuda")
+    for _ in range(CALLS_BEFORE + 1):
+        network(x).sum().backward()
+    loss = network(x).sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match=r"cuda_graphs\.training"):
+        loss.backward()
+    seen = []
+    network.encoder.register_forward_hook(lambda *_: seen.append(1))
+    network(x)
+    assert seen
