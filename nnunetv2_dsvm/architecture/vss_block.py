@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunetv2_dsvm.ops import ss2d_scan
-from nnunetv2_dsvm.ops.norm import norm_linear
+from nnunetv2_dsvm.ops.norm import layer_norm
+from nnunetv2_dsvm.ops.ss2d_block import NormWeights, ss2d_block
 from nnunetv2_dsvm.ops.ss2d_core import ss2d_core, uses_core
 
 NUM_DIRECTIONS = 4
@@ -53,27 +54,26 @@ class SS2D(nn.Module):
         self.A_log.copy_(torch.log(torch.arange(1, self.d_state + 1, dtype=torch.float32)).expand_as(self.A_log))
         self.D.fill_(1.0)
 
-    def forward(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
-        """SS2D(x), or SS2D(norm(x)), of which backward then keeps x only."""
-        xz = self.in_proj(x) if norm is None else _norm_linear(x, norm, self.in_proj)
-        x, z = xz.chunk(2, dim=-1)
-        x = self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        y = self._scan(x, activate=True)
-        return _norm_linear(y, self.out_norm, self.out_proj, gate=z)
+    def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """SS2D(norm(x)); fused into one operator where the kernels for that can run."""
+        if self._fused(x):
+            return ss2d_block(
+                x, _weights(norm), self.in_proj.weight, self.conv.weight, self.conv.bias, self._projection(),
+                self._A(), self.D, self.dt_bias, _weights(self.out_norm), self.out_proj.weight,
+            )  # fmt: skip
+        x, z = self.in_proj(norm(x)).chunk(2, dim=-1)
+        x = F.silu(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        y = self.scan(x)
+        return self.out_proj(layer_norm(y, *_weights(self.out_norm), gate=z))
 
-    def _scan(self, x: Tensor, activate: bool = False) -> Tensor:
-        """Input-dependent parameters of all directions by one matrix product, then the scan; `(B, H, W, d_inner)`.
-
-        With `activate`, of SiLU(x).
-        """
+    def scan(self, x: Tensor) -> Tensor:
+        """The core: input-dependent parameters of all directions, and the scan; `(B, H, W, d_inner)` to that shape."""
         batch, height, width, d_inner = x.shape
         x = x.reshape(batch, height * width, d_inner)
-        # A, D and the bias stay in fp32 under autocast: exp and softplus amplify their rounding.
-        A = -torch.exp(self.A_log)
-        if uses_core(self.scan_backend, x.device, x.dtype, self.d_state):
-            y = ss2d_core(x, self._projection(), A, self.D, self.dt_bias, height=height, width=width, activate=activate)
+        A = self._A()
+        if self._fused(x):
+            y = ss2d_core(x, self._projection(), A, self.D, self.dt_bias, height=height, width=width)
             return y.view(batch, height, width, d_inner)
-        x = F.silu(x) if activate else x
         parameters = F.linear(x, self.x_proj.flatten(0, 1)).unflatten(-1, (NUM_DIRECTIONS, -1))
         low_rank, B, C = parameters.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         dt = torch.einsum("blkr,kdr->blkd", low_rank, self.dt_proj)
@@ -81,6 +81,14 @@ class SS2D(nn.Module):
             x, dt, B, C = (t.float() for t in (x, dt, B, C))
         y = ss2d_scan(x, dt, A, B, C, self.D, self.dt_bias, height=height, width=width, backend=self.scan_backend)
         return y.view(batch, height, width, d_inner)
+
+    def _fused(self, x: Tensor) -> bool:
+        fp32_parameters = self.A_log.dtype == torch.float32  # as the fused operators expect, whatever autocast does
+        return fp32_parameters and uses_core(self.scan_backend, x.device, x.dtype, self.d_state)
+
+    def _A(self) -> Tensor:
+        # A, D and the bias stay in fp32 under autocast: exp and softplus amplify their rounding.
+        return -torch.exp(self.A_log)
 
     def _projection(self) -> Tensor:
         """The matrix that gives dt, B and C of all directions at once; dt's two factors are multiplied beforehand.
@@ -93,8 +101,8 @@ class SS2D(nn.Module):
         return torch.cat([to_dt.flatten(0, 1), self.x_proj[:, self.dt_rank :].flatten(0, 1)])
 
 
-def _norm_linear(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear, gate: Tensor | None = None) -> Tensor:
-    return norm_linear(x, norm.weight, norm.bias, norm.eps, linear.weight, gate=gate)
+def _weights(norm: nn.LayerNorm) -> NormWeights:
+    return NormWeights(norm.weight, norm.bias, norm.eps)
 
 
 class DropPath(nn.Module):

@@ -21,7 +21,7 @@ def run_core(ss2d: SS2D | ConventionalSS2D, x: Tensor) -> Tensor:
     """
     if isinstance(ss2d, ConventionalSS2D):
         return ss2d.core(x.permute(0, 3, 1, 2))
-    return ss2d._scan(x)
+    return ss2d.scan(x)
 
 
 def seeded_block(dim: int, d_state: int, scan_backend: str) -> VSSBlock:

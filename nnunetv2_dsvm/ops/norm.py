@@ -27,32 +27,15 @@ def layer_norm(
     """
     if dtype is None:
         dtype = torch.float32 if torch.is_autocast_enabled(x.device.type) else x.dtype
-    if x.shape[-1] <= _MAX_CHANNELS and weight.dtype == torch.float32 and _fused(x.device, x.dtype):
+    if x.shape[-1] <= _MAX_CHANNELS and weight.dtype == torch.float32 and fused(x.device, x.dtype):
         return _layer_norm(x, weight, bias, gate, eps, dtype)
     y = F.layer_norm(x, weight.shape, weight, bias, eps)
     return (y if gate is None else y * F.silu(gate)).to(dtype)
 
 
-def norm_linear(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, matrix: Tensor, *, gate: Tensor | None = None
-) -> Tensor:
-    """`layer_norm(x, …, gate=gate)` times `matrix.T`; backward computes the norm again instead of keeping it.
-
-    The matrix product is in autocast's dtype, without autocast in the matrix's.
-
-    Args:
-        x, weight, bias, eps, gate: as in `layer_norm`.
-        matrix: `(features, D)`.
-    """
-    device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else matrix.dtype
-    if x.shape[-1] <= _MAX_CHANNELS and weight.dtype == torch.float32 and _fused(x.device, x.dtype):
-        return _norm_linear(x, weight, bias, gate, matrix, eps, dtype)
-    return F.linear(layer_norm(x, weight, bias, eps, gate=gate, dtype=dtype), matrix.to(dtype))
-
-
 @torch.compiler.assume_constant_result
-def _fused(device: torch.device, dtype: torch.dtype) -> bool:
+def fused(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the fused kernel can be used."""
     return triton_ss2d.supports(device, dtype, 1)[0]
 
 
@@ -68,8 +51,10 @@ def _rows_of(gate: Tensor | None, x: Tensor) -> Tensor | None:
     return gate.reshape(-1, x.shape[-1]) if gate.stride(-1) == 1 else gate.contiguous().view(-1, x.shape[-1])
 
 
-@torch.library.custom_op("nnunetv2_dsvm::layer_norm", mutates_args=())
-def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
+def norm_forward(
+    x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, eps: float, dtype: torch.dtype
+) -> Tensor:
+    """As `layer_norm`, in `dtype`, by the fused kernel."""
     from nnunetv2_dsvm.ops.triton_norm import norm_forward_kernel
 
     x = x.contiguous()
@@ -84,10 +69,10 @@ def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, ep
     return out
 
 
-@torch.library.custom_op("nnunetv2_dsvm::layer_norm_backward", mutates_args=())
-def _layer_norm_backward(
+def norm_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of x, weight, bias and gate (empty without one) from `grad`, that of the result."""
     from nnunetv2_dsvm.ops.triton_norm import norm_backward_kernel
 
     grad, x = grad.contiguous(), x.contiguous()
@@ -104,6 +89,18 @@ def _layer_norm_backward(
         rows, channels, 0 if gates is None else gates.stride(0), eps, row_blocks, GATED=gates is not None, **blocks,
     )  # fmt: skip
     return grad_x, grad_weight.sum(0), grad_bias.sum(0), grad_gate
+
+
+@torch.library.custom_op("nnunetv2_dsvm::layer_norm", mutates_args=())
+def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
+    return norm_forward(x, weight, bias, gate, eps, dtype)
+
+
+@torch.library.custom_op("nnunetv2_dsvm::layer_norm_backward", mutates_args=())
+def _layer_norm_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return norm_backward(grad, x, weight, bias, gate, eps)
 
 
 @_layer_norm.register_fake
@@ -129,47 +126,3 @@ def _backward(ctx, grad: Tensor):
 
 
 _layer_norm.register_autograd(_backward, setup_context=_setup_context)
-
-
-@torch.library.custom_op("nnunetv2_dsvm::norm_linear", mutates_args=())
-def _norm_linear(
-    x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, matrix: Tensor, eps: float, dtype: torch.dtype
-) -> Tensor:
-    return F.linear(_layer_norm(x, weight, bias, gate, eps, dtype), matrix.to(dtype))
-
-
-@torch.library.custom_op("nnunetv2_dsvm::norm_linear_backward", mutates_args=())
-def _norm_linear_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, matrix: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    normalised = _layer_norm(x, weight, bias, gate, eps, grad.dtype)
-    rows = grad.reshape(-1, grad.shape[-1])
-    grad_matrix = torch.mm(rows.t(), normalised.flatten(0, -2)).to(matrix.dtype)
-    grad_normalised = torch.mm(rows, matrix.to(grad.dtype)).view(x.shape)
-    return *_layer_norm_backward(grad_normalised, x, weight, bias, gate, eps), grad_matrix
-
-
-@_norm_linear.register_fake
-def _(x, weight, bias, gate, matrix, eps, dtype):
-    return x.new_empty(*x.shape[:-1], matrix.shape[0], dtype=dtype)
-
-
-@_norm_linear_backward.register_fake
-def _(grad, x, weight, bias, gate, matrix, eps):
-    grad_gate = x.new_empty(0) if gate is None else gate.new_empty(gate.shape)
-    grads = [t.new_empty(t.shape) for t in (x, weight, bias)]
-    return *grads, grad_gate, matrix.new_empty(matrix.shape)
-
-
-def _setup_linear_context(ctx, inputs, output) -> None:
-    *tensors, ctx.eps, _ = inputs
-    ctx.gated = tensors[3] is not None
-    ctx.save_for_backward(*tensors)
-
-
-def _linear_backward(ctx, grad: Tensor):
-    *grads, grad_gate, grad_matrix = _norm_linear_backward(grad, *ctx.saved_tensors, ctx.eps)
-    return *grads, grad_gate if ctx.gated else None, grad_matrix, None, None
-
-
-_norm_linear.register_autograd(_linear_backward, setup_context=_setup_linear_context)

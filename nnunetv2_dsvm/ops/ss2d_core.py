@@ -1,12 +1,10 @@
-"""SS2D from the convolution's output to the merged sum: SiLU, projections and scan as one differentiable operator.
+"""SS2D from the activated convolution to the merged sum: projections and scan as one differentiable operator.
 
 For the fused kernels only. One matrix product gives dt, B and C of all directions, and the kernels read them where it
-left them. Backward keeps the input and the scan's sparse states, and computes SiLU and the product again: a small part
-of the block's time, and more than half of its memory if kept.
+left them. Backward keeps the input and the scan's sparse states, and computes the product again.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nnunetv2_dsvm.ops import triton_ss2d
@@ -14,17 +12,14 @@ from nnunetv2_dsvm.ops.dispatch import select_backend
 from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS
 
 
-def ss2d_core(
-    x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, *, height: int, width: int, activate: bool
-) -> Tensor:  # fmt: skip
-    """The scan of u with its input-dependent parameters `u @ weight.T`; u is SiLU(x) if `activate`, else x.
+def ss2d_core(x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, *, height: int, width: int) -> Tensor:
+    """The scan of x with its input-dependent parameters `x @ weight.T`.
 
     Args:
         x: `(batch, L, d_inner)`, L = height * width.
         weight: `(K * (d_inner + 2 N), d_inner)`: the rows of dt of all K = 4 directions, then B and C of each.
         A, D, dt_bias: as in `ss2d_scan`; fp32.
         height, width: of the token grid.
-        activate: whether x is still to be activated.
 
     Returns:
         `(batch, L, d_inner)` in x's dtype; fp32 for fp16 inputs, whose range the sum over states can exceed.
@@ -32,7 +27,7 @@ def ss2d_core(
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
     save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, A, D, dt_bias))
-    return _core(x, weight, A, D, dt_bias, height, width, activate, save)[0]
+    return _core(x, weight, A, D, dt_bias, height, width, save)[0]
 
 
 @torch.compiler.assume_constant_result
@@ -64,29 +59,25 @@ def split(product: Tensor, channels: int, d_state: int) -> tuple[Tensor, Tensor,
     return dt, B, C
 
 
-@torch.library.custom_op("nnunetv2_dsvm::ss2d_core", mutates_args=())
-def _core(
-    x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, height: int, width: int, activate: bool,
-    save: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def core_forward(
+    x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, height: int, width: int, save: bool
+) -> tuple[Tensor, Tensor | None]:
+    """y, and with `save` the sparse states that `core_backward` starts from."""
     problem = triton_ss2d.Problem(x.shape[0], height, width, x.shape[2], A.shape[2], x.device)
     x, A, dt_bias = x.contiguous(), A.contiguous(), dt_bias.contiguous()
-    x = F.silu(x) if activate else x
     delta, B, C = _parameters(problem, x, weight.to(x.dtype), dt_bias)
     dtype = output_dtype(x.dtype)
     parts, boundary = triton_ss2d.scan_forward(problem, x, delta, A, B, C, save, dtype)
-    y, _ = triton_ss2d.merge(parts, x, D.sum(0), dtype)
-    return y, x.new_empty(0) if boundary is None else boundary
+    return triton_ss2d.merge(parts, x, D.sum(0), dtype)[0], boundary
 
 
-@torch.library.custom_op("nnunetv2_dsvm::ss2d_core_backward", mutates_args=())
-def _core_backward(
+def core_backward(
     grad: Tensor, boundary: Tensor, x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor,
-    height: int, width: int, activate: bool,
+    height: int, width: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """The gradients of x, weight, A, D and dt_bias from `grad`, that of y."""
     problem = triton_ss2d.Problem(x.shape[0], height, width, x.shape[2], A.shape[2], x.device)
     grad, x, A, dt_bias = grad.contiguous(), x.contiguous(), A.contiguous(), dt_bias.contiguous()
-    before, x = x, F.silu(x) if activate else x
     matrix = weight.to(x.dtype)
     delta, B, C = _parameters(problem, x, matrix, dt_bias)
     grad_product = x.new_empty(*x.shape[:2], weight.shape[0])
@@ -96,32 +87,52 @@ def _core_backward(
     columns = grad_product.flatten(0, 1)
     grad_x = torch.addmm(grad_x.flatten(0, 1), columns, matrix).view_as(x)
     grad_weight = torch.mm(columns.t(), x.flatten(0, 1)).to(weight.dtype)
-    if activate:
-        grad_x = torch.ops.aten.silu_backward(grad_x, before)
     return grad_x, grad_weight, g.A.contiguous(), grad_D.expand_as(D).contiguous(), g.dt_bias
 
 
+def boundary_of(image: Tensor, channels: int, d_state: int) -> Tensor:
+    """An empty tensor of the shape of the states saved for `image` `(B, H, W, …)`."""
+    problem = triton_ss2d.Problem(*image.shape[:3], channels, d_state, image.device)
+    return image.new_empty(problem.boundary_shape(), dtype=torch.float32)
+
+
+@torch.library.custom_op("nnunetv2_dsvm::ss2d_core", mutates_args=())
+def _core(
+    x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, height: int, width: int, save: bool
+) -> tuple[Tensor, Tensor]:
+    y, boundary = core_forward(x, weight, A, D, dt_bias, height, width, save)
+    return y, x.new_empty(0) if boundary is None else boundary
+
+
+@torch.library.custom_op("nnunetv2_dsvm::ss2d_core_backward", mutates_args=())
+def _core_backward(
+    grad: Tensor, boundary: Tensor, x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor,
+    height: int, width: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    return core_backward(grad, boundary, x, weight, A, D, dt_bias, height, width)
+
+
 @_core.register_fake
-def _(x, weight, A, D, dt_bias, height, width, activate, save):
-    problem = triton_ss2d.Problem(x.shape[0], height, width, x.shape[2], A.shape[2], x.device)
-    boundary = x.new_empty(problem.boundary_shape(), dtype=torch.float32) if save else x.new_empty(0)
+def _(x, weight, A, D, dt_bias, height, width, save):
+    image = x.unflatten(1, (height, width))
+    boundary = boundary_of(image, x.shape[2], A.shape[2]) if save else x.new_empty(0)
     return x.new_empty(x.shape, dtype=output_dtype(x.dtype)), boundary
 
 
 @_core_backward.register_fake
-def _(grad, boundary, x, weight, A, D, dt_bias, height, width, activate):
+def _(grad, boundary, x, weight, A, D, dt_bias, height, width):
     return tuple(t.new_empty(t.shape) for t in (x, weight, A, D, dt_bias))
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    x, weight, A, D, dt_bias, ctx.height, ctx.width, ctx.activate, _ = inputs
+    x, weight, A, D, dt_bias, ctx.height, ctx.width, _ = inputs
     ctx.save_for_backward(output[1], x, weight, A, D, dt_bias)
     ctx.mark_non_differentiable(output[1])
 
 
 def _backward(ctx, grad: Tensor, _):
-    grads = _core_backward(grad, *ctx.saved_tensors, ctx.height, ctx.width, ctx.activate)
-    return *grads, None, None, None, None
+    grads = _core_backward(grad, *ctx.saved_tensors, ctx.height, ctx.width)
+    return *grads, None, None, None
 
 
 _core.register_autograd(_backward, setup_context=_setup_context)
