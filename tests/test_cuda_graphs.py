@@ -13,6 +13,11 @@ from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
+@pytest.fixture(autouse=True)
+def _deterministic_convolutions(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+
+
 def _network(training: bool = False, **options) -> VMUNet:
     torch.manual_seed(0)
     network = VMUNet.from_preset("small", 1, 2, **options)

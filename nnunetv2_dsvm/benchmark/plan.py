@@ -10,6 +10,7 @@ from nnunetv2_dsvm.benchmark.network_case import NetworkSizes
 from nnunetv2_dsvm.benchmark.timing import Effort
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.ops import BACKEND_NAMES
+from nnunetv2_dsvm.training.precision import trains_in_bf16
 
 PATCH_SIZE = 4  # tokens of stage 1 are patches of 4 x 4 pixels
 
@@ -95,7 +96,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         effort = replace(effort, least=args.repeats, most=max(args.repeats, effort.most))
     return Plan(
         device=device,
-        dtype=args.dtype or ("float16" if gpu else "float32"),
+        dtype=args.dtype or _training_dtype(torch.device(device)),
         backends=args.backends,
         scan_images=scan,
         scan_stages=args.stages or (stages if gpu and not args.quick else (1,)),
@@ -107,6 +108,13 @@ def make_plan(args: argparse.Namespace) -> Plan:
         scan_backend=args.scan_backend,
         compile=args.compile,
     )
+
+
+def _training_dtype(device: torch.device) -> str:
+    """In which our trainer computes there."""
+    if device.type == "cpu":
+        return "float32"
+    return "bfloat16" if trains_in_bf16(device) else "float16"
 
 
 def _sizes(args: argparse.Namespace) -> NetworkSizes:

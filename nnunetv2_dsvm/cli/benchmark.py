@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16"),
-        help="the 16-bit types run the core and the networks under autocast; default: float16 on cuda, else float32",
+        help="the 16-bit types run the core and the networks under autocast; default: as the trainer, bfloat16 on GPUs "
+        "that have it, else float16, and float32 on a CPU",
     )
     parser.add_argument(
         "--suite", type=_names, default=list(SUITES), metavar="NAMES",
