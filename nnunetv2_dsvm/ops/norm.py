@@ -8,8 +8,11 @@ from torch import Tensor
 
 from nnunetv2_dsvm.ops import triton_ss2d
 
-_TILE = 4096  # elements of a program's tile
-_PROGRAMS_PER_PROCESSOR = 4  # of the backward, each of which sums the parameters' gradients over its rows
+# Rows of a program's tile, and its elements: 32 rows where they fit, few where D is large (see NOTES.md, r7).
+_MAX_ROWS = 32
+_FORWARD_TILE = 4096
+_BACKWARD_TILE = 8192
+_PROGRAMS_PER_PROCESSOR = 8  # of the backward, each of which sums the parameters' gradients over its rows
 _MAX_CHANNELS = 16384
 
 
@@ -39,9 +42,12 @@ def fused(device: torch.device, dtype: torch.dtype) -> bool:
     return triton_ss2d.supports(device, dtype, 1)[0]
 
 
-def _blocks(rows: int, channels: int) -> dict[str, int]:
+def _blocks(rows: int, channels: int, tile: int) -> dict[str, int]:
     block_d = 1 << (channels - 1).bit_length()
-    return {"BLOCK_D": block_d, "BLOCK_R": max(1, min(_TILE // block_d, 1 << (rows - 1).bit_length()))}
+    if block_d * _MAX_ROWS > tile:
+        tile = min(tile, _FORWARD_TILE)
+    block_r = min(_MAX_ROWS, tile // block_d, 1 << (rows - 1).bit_length())
+    return {"BLOCK_D": block_d, "BLOCK_R": max(1, block_r)}
 
 
 def _rows_of(gate: Tensor | None, x: Tensor) -> Tensor | None:
@@ -61,7 +67,7 @@ def norm_forward(
     out = torch.empty(x.shape, dtype=dtype, device=x.device)
     channels = x.shape[-1]
     rows, gates = x.numel() // channels, _rows_of(gate, x)
-    blocks = _blocks(rows, channels)
+    blocks = _blocks(rows, channels, _FORWARD_TILE)
     norm_forward_kernel[(math.ceil(rows / blocks["BLOCK_R"]),)](
         x, weight, bias, gates, out, rows, channels, 0 if gates is None else gates.stride(0), eps,
         GATED=gates is not None, **blocks,
@@ -78,7 +84,7 @@ def norm_backward(
     grad, x = grad.contiguous(), x.contiguous()
     channels = x.shape[-1]
     rows, gates = x.numel() // channels, _rows_of(gate, x)
-    blocks = _blocks(rows, channels)
+    blocks = _blocks(rows, channels, _BACKWARD_TILE)
     row_blocks = math.ceil(rows / blocks["BLOCK_R"])
     programs = min(row_blocks, triton_ss2d.processors(x.device) * _PROGRAMS_PER_PROCESSOR)
     grad_x = torch.empty_like(x)
