@@ -1,7 +1,7 @@
 """Records a network's kernels once per kind of call and replays them as a CUDA graph.
 
 A VM-UNet launches about a thousand small kernels; on a fast GPU the launches take longer than the work. A graph
-launches them all at once. The bits of the result are those of the same call without a graph.
+launches them all at once. Kernels, their order and so the results are those of the same call without a graph.
 """
 
 import logging
