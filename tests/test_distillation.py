@@ -106,6 +106,15 @@ def test_encoder_and_decoder_may_differ_in_depth_and_channels():
         assert values[name].item() == pytest.approx(expected, rel=1e-10)
 
 
+def test_channels_last_features_give_the_same():
+    encoder, decoder = make_features(DIMS, SIZES["halving"], 1), make_features(DIMS, SIZES["halving"], 2)
+    distillation = DualSelfDistillation(DIMS, DIMS).double()
+    values = distillation(encoder, decoder)
+    sides = [[f.contiguous(memory_format=torch.channels_last) for f in side] for side in (encoder, decoder)]
+    for name, value in distillation(*sides).items():
+        torch.testing.assert_close(value, values[name], rtol=1e-12, atol=0)
+
+
 def test_one_stage_has_no_next_stage_to_follow():
     encoder, decoder = make_features([4], [(5, 5)], 1), make_features([4], [(5, 5)], 2)
     values = DualSelfDistillation([4], [4]).double()(encoder, decoder)

@@ -6,6 +6,9 @@ from typing import Literal, get_args
 import torch
 from torch.nn import functional as F
 
+from nnunetv2_dsvm.distillation.features import at_least_fp32, autocast_off
+from nnunetv2_dsvm.distillation.resized_mse import resized_mse, supports
+
 DistanceKind = Literal["mse", "kl"]
 
 
@@ -63,16 +66,35 @@ class FeatureDistance:
             raise ValueError(f"the temperature of the KL divergence must be above 0, got {self.temperature}")
 
     def __call__(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-        """The distance of two (B, C, H, W) maps of one shape, as a scalar; no gradient reaches the teacher.
+        """The distance of a map from a teacher's, the student resized to the teacher's size, bilinearly.
+
+        Computed in at least fp32 whatever the autocast. On GPUs the mean squared error of whole-number scales is one
+        operator, see `resized_mse`.
+
+        Args:
+            student: (B, C, h, w).
+            teacher: (B, C, H, W); no gradient reaches it.
+
+        Returns:
+            A scalar, at least fp32.
 
         Raises:
-            ValueError: the two shapes differ (they would broadcast silently otherwise).
+            ValueError: the batch or the channels differ (they would broadcast silently otherwise).
         """
-        if student.shape != teacher.shape:
-            raise ValueError(f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must have one shape")
+        if student.shape[:2] != teacher.shape[:2]:
+            raise ValueError(
+                f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must have one batch size and "
+                "one number of channels"
+            )
         teacher = teacher.detach()
-        if self.standardise:
-            student, teacher = standardise_over_channels(student), standardise_over_channels(teacher)
-        if self.kind == "kl":
-            return kl_divergence(student, teacher, self.temperature)
-        return mean_squared_error(student, teacher)
+        if self.kind == "mse" and not self.standardise and supports(student, teacher):
+            return resized_mse(student, teacher)
+        with autocast_off(student.device.type):
+            student, teacher = at_least_fp32(student), at_least_fp32(teacher)
+            if student.shape != teacher.shape:
+                student = F.interpolate(student, teacher.shape[-2:], mode="bilinear", align_corners=False)
+            if self.standardise:
+                student, teacher = standardise_over_channels(student), standardise_over_channels(teacher)
+            if self.kind == "kl":
+                return kl_divergence(student, teacher, self.temperature)
+            return mean_squared_error(student, teacher)

@@ -1,14 +1,18 @@
-"""What both distillation terms ask of the feature maps they are given: known channels, and at least 32-bit floats."""
+"""What both distillation terms do to the feature maps they are given: check, project, widen to 32-bit floats."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nnunetv2_dsvm.ops.norm import fused
 
 
-def at_least_fp32(features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The feature maps in fp32, or in their own type if that is wider."""
-    return [f.to(torch.promote_types(f.dtype, torch.float32)) for f in features]
+def at_least_fp32(features: Tensor) -> Tensor:
+    """The feature map in fp32, or in its own type if that is wider."""
+    return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
 def autocast_off(device_type: str) -> AbstractContextManager:
@@ -21,7 +25,44 @@ def autocast_off(device_type: str) -> AbstractContextManager:
     return nullcontext()
 
 
-def check_channels(side: str, features: Sequence[torch.Tensor], channels: Sequence[int]) -> None:
+def projects_in_bf16(features: Tensor) -> bool:
+    """Whether the projections of these features run as autocast has it: on GPUs in bf16.
+
+    In fp16 they do not: features are sums over all blocks before them, without a norm, and their projections may exceed
+    65504.
+    """
+    device = features.device
+    if not torch.is_autocast_enabled(device.type) or torch.get_autocast_dtype(device.type) != torch.bfloat16:
+        return False
+    return fused(device, torch.bfloat16)
+
+
+def project(projection: nn.Conv2d, features: Tensor) -> Tensor:
+    """A 1x1 convolution of (B, C, H, W), as a product over channels: no copy where these are last in memory.
+
+    Returns:
+        (B, channels, H, W), channels last in memory; bf16 where `projects_in_bf16`, at least fp32 elsewhere.
+    """
+    x, weight = features.permute(0, 2, 3, 1), projection.weight.flatten(1)
+    if projects_in_bf16(features):
+        projected = F.linear(x, weight, projection.bias)
+    else:
+        with autocast_off(features.device.type):
+            projected = F.linear(at_least_fp32(x), weight, projection.bias)
+    return projected.permute(0, 3, 1, 2)
+
+
+def average_pool(features: Tensor, size: tuple[int, int]) -> Tensor:
+    """Average pooling of (B, C, H, W) to `size`; its type is that in which `project` reads it."""
+    features = features if projects_in_bf16(features) else at_least_fp32(features)
+    height, width = features.shape[-2:]
+    if height % size[0] == 0 and width % size[1] == 0:
+        # The same windows; the backward of the adaptive pooling is slower on GPUs and not deterministic.
+        return F.avg_pool2d(features, (height // size[0], width // size[1]))
+    return F.adaptive_avg_pool2d(features, size)
+
+
+def check_channels(side: str, features: Sequence[Tensor], channels: Sequence[int]) -> None:
     """Raises ValueError unless `features` are one (B, C_l, H_l, W_l) map per entry of `channels`."""
     shapes = [tuple(f.shape) for f in features]
     if any(len(shape) != 4 for shape in shapes) or [shape[1] for shape in shapes] != list(channels):

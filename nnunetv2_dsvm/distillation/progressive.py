@@ -5,10 +5,9 @@ from itertools import pairwise
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from nnunetv2_dsvm.distillation.distances import FeatureDistance
-from nnunetv2_dsvm.distillation.features import at_least_fp32, autocast_off, check_channels
+from nnunetv2_dsvm.distillation.features import at_least_fp32, average_pool, check_channels, project
 
 
 class ProgressiveSelfDistillation(nn.Module):
@@ -52,14 +51,10 @@ class ProgressiveSelfDistillation(nn.Module):
         """
         check_channels("encoder", encoder_features, self.encoder_channels)
         check_channels("decoder", decoder_features, self.decoder_channels)
-        with autocast_off(decoder_features[0].device.type):
-            encoder, decoder = at_least_fp32(encoder_features), at_least_fp32(decoder_features)
-            distances = []
-            for project, (student, teacher) in zip(self.encoder_projections, pairwise(encoder), strict=True):
-                pooled = F.adaptive_avg_pool2d(student, teacher.shape[-2:])
-                distances.append(self.distance(project(pooled), teacher))
-            for project, (teacher, student) in zip(self.decoder_projections, pairwise(decoder), strict=True):
-                size = teacher.shape[-2:]
-                enlarged = F.interpolate(project(student), size, mode="bilinear", align_corners=False)
-                distances.append(self.distance(enlarged, teacher))
-            return torch.stack(distances).mean() if distances else decoder[0].new_zeros(())
+        distances = []
+        for projection, (student, teacher) in zip(self.encoder_projections, pairwise(encoder_features), strict=True):
+            pooled = average_pool(student, teacher.shape[-2:])
+            distances.append(self.distance(project(projection, pooled), teacher))
+        for projection, (teacher, student) in zip(self.decoder_projections, pairwise(decoder_features), strict=True):
+            distances.append(self.distance(project(projection, student), teacher))
+        return torch.stack(distances).mean() if distances else at_least_fp32(decoder_features[0]).new_zeros(())

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from nnunetv2_dsvm.distillation.distances import FeatureDistance
-from nnunetv2_dsvm.distillation.features import at_least_fp32, autocast_off, check_channels
+from nnunetv2_dsvm.distillation.features import check_channels, project
 
 
 class ProjectionSelfDistillation(nn.Module):
@@ -49,13 +48,11 @@ class ProjectionSelfDistillation(nn.Module):
         """
         check_channels("encoder", encoder_features, self.encoder_channels)
         check_channels("decoder", decoder_features, self.decoder_channels)
-        with autocast_off(decoder_features[0].device.type):
-            teacher, *decoder = at_least_fp32(decoder_features)
-            students = [*at_least_fp32(encoder_features), *decoder]
-            projections = [*self.encoder_projections, *self.decoder_projections]
-            size = teacher.shape[-2:]
-            distances = [
-                self.distance(F.interpolate(project(f), size, mode="bilinear", align_corners=False), teacher)
-                for project, f in zip(projections, students, strict=True)
-            ]
-            return torch.stack(distances).mean()
+        teacher, *decoder = decoder_features
+        students = [*encoder_features, *decoder]
+        projections = [*self.encoder_projections, *self.decoder_projections]
+        distances = [
+            self.distance(project(projection, student), teacher)
+            for projection, student in zip(projections, students, strict=True)
+        ]
+        return torch.stack(distances).mean()
