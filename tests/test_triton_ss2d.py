@@ -52,7 +52,7 @@ def test_refuses_what_the_kernels_do_not_take(monkeypatch, dtype, d_state, reaso
 
 
 def test_chunks_are_whole_intervals_that_cover_the_image(monkeypatch):
-    monkeypatch.setattr(triton_ss2d, "_WARPS_PER_PROCESSOR", 200)
+    monkeypatch.setattr(triton_ss2d, "_FULL", 200)
     for height, width in ((1, 1), (8, 8), (9, 8), (64, 64), (131, 77)):
         problem = triton_ss2d.Problem(1, height, width, 8, 16, torch.device("cpu"))
         chunks, length = problem.chunks(triton_ss2d.scan_tile(16, 32))

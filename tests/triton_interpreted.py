@@ -70,7 +70,7 @@ if __name__ == "__main__":
     assert triton_ss2d.interpreted()
     what = sys.argv[1]
     if what == "chunks":  # as on a GPU with so many processors that L must be cut
-        triton_ss2d._WARPS_PER_PROCESSOR = 1000
+        triton_ss2d._FULL = 1000
         check_scan(SHAPES["three_intervals"], torch.float32)
     elif what in SHAPES:
         check_scan(SHAPES[what], getattr(torch, sys.argv[2]))

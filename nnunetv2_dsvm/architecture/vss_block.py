@@ -94,11 +94,11 @@ class SS2D(nn.Module):
         """The matrix that gives dt, B and C of all directions at once; dt's two factors are multiplied beforehand.
 
         The product has more operations than its factors one after the other, but is what tensor cores are good at; the
-        factors' rank of 6 … 48 is not.
+        factors' rank of 6 … 48 is not. Under autocast it is made in autocast's type, as a product with a factor would.
         """
-        with torch.autocast(self.x_proj.device.type, enabled=False):
-            to_dt = torch.bmm(self.dt_proj, self.x_proj[:, : self.dt_rank])
-        return torch.cat([to_dt.flatten(0, 1), self.x_proj[:, self.dt_rank :].flatten(0, 1)])
+        to_dt = torch.bmm(self.dt_proj, self.x_proj[:, : self.dt_rank])
+        to_states = self.x_proj[:, self.dt_rank :].to(to_dt.dtype)
+        return torch.cat([to_dt.flatten(0, 1), to_states.flatten(0, 1)])
 
 
 def _weights(norm: nn.LayerNorm) -> NormWeights:

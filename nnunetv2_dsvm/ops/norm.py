@@ -8,11 +8,11 @@ from torch import Tensor
 
 from nnunetv2_dsvm.ops import triton_ss2d
 
-# Rows of a program's tile, and its elements: 32 rows where they fit, few where D is large (see NOTES.md, r7).
-_MAX_ROWS = 32
-_FORWARD_TILE = 4096
-_BACKWARD_TILE = 8192
-_PROGRAMS_PER_PROCESSOR = 8  # of the backward, each of which sums the parameters' gradients over its rows
+# Elements of a program's tile, rows x channels, and its warps: few, so that many programs wait for memory at once.
+_FORWARD_TILE = 2048
+_BACKWARD_TILE = 4096
+_WARPS = 2
+_PROGRAMS_PER_PROCESSOR = 4  # of the backward, each of which sums the parameters' gradients over its rows
 _MAX_CHANNELS = 16384
 
 
@@ -44,10 +44,7 @@ def fused(device: torch.device, dtype: torch.dtype) -> bool:
 
 def _blocks(rows: int, channels: int, tile: int) -> dict[str, int]:
     block_d = 1 << (channels - 1).bit_length()
-    if block_d * _MAX_ROWS > tile:
-        tile = min(tile, _FORWARD_TILE)
-    block_r = min(_MAX_ROWS, tile // block_d, 1 << (rows - 1).bit_length())
-    return {"BLOCK_D": block_d, "BLOCK_R": max(1, block_r)}
+    return {"BLOCK_D": block_d, "BLOCK_R": max(1, min(tile // block_d, 1 << (rows - 1).bit_length()))}
 
 
 def _rows_of(gate: Tensor | None, x: Tensor) -> Tensor | None:
@@ -70,7 +67,7 @@ def norm_forward(
     blocks = _blocks(rows, channels, _FORWARD_TILE)
     norm_forward_kernel[(math.ceil(rows / blocks["BLOCK_R"]),)](
         x, weight, bias, gates, out, rows, channels, 0 if gates is None else gates.stride(0), eps,
-        GATED=gates is not None, **blocks,
+        GATED=gates is not None, **blocks, num_warps=_WARPS,
     )  # fmt: skip
     return out
 
@@ -92,7 +89,8 @@ def norm_backward(
     grad_weight, grad_bias = (torch.empty(programs, channels, device=x.device) for _ in range(2))
     norm_backward_kernel[(programs,)](
         grad, x, weight, bias, gates, grad_x, grad_gate, grad_weight, grad_bias,
-        rows, channels, 0 if gates is None else gates.stride(0), eps, row_blocks, GATED=gates is not None, **blocks,
+        rows, channels, 0 if gates is None else gates.stride(0), eps, row_blocks, GATED=gates is not None,
+        **blocks, num_warps=_WARPS,
     )  # fmt: skip
     return grad_x, grad_weight.sum(0), grad_bias.sum(0), grad_gate
 

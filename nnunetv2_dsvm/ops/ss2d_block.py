@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunetv2_dsvm.ops.depthwise import conv_silu_backward, conv_silu_forward
 from nnunetv2_dsvm.ops.norm import norm_backward, norm_forward
 from nnunetv2_dsvm.ops.ss2d_core import boundary_of, core_backward, core_forward, output_dtype
 
@@ -50,19 +51,14 @@ def ss2d_block(
     return _block(*tensors, norm.eps, out_norm.eps, dtype, save)[0]
 
 
-def _until_scan(
-    x: Tensor, norm_weight: Tensor, norm_bias: Tensor, in_weight: Tensor, conv_weight: Tensor, conv_bias: Tensor,
-    norm_eps: float, dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """(LayerNorm(x), u, conv(u), z), each `(B, H, W, channels)`, contiguous."""
+def _in_projection(
+    x: Tensor, norm_weight: Tensor, norm_bias: Tensor, in_weight: Tensor, norm_eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(LayerNorm(x), u, z), each `(B, H, W, channels)`, contiguous."""
     normalised = norm_forward(x, norm_weight, norm_bias, None, norm_eps, dtype)
     # Two products instead of two halves of one: the convolution would copy its half.
     u, z = (F.linear(normalised, rows) for rows in in_weight.to(dtype).chunk(2))
-    padding, groups = conv_weight.shape[-1] // 2, conv_weight.shape[0]
-    convolved = F.conv2d(
-        u.permute(0, 3, 1, 2), conv_weight.to(dtype), conv_bias.to(dtype), padding=padding, groups=groups
-    )
-    return normalised, u, convolved.permute(0, 2, 3, 1).contiguous(), z
+    return normalised, u, z
 
 
 @torch.library.custom_op("nnunetv2_dsvm::ss2d_block", mutates_args=())
@@ -73,11 +69,11 @@ def _block(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The output, and of the scan the merged sum and the sparse states (both empty unless `save`)."""
     batch, height, width, _ = x.shape
-    convolved, z = _until_scan(x, norm_weight, norm_bias, in_weight, conv_weight, conv_bias, norm_eps, dtype)[2:]
-    u = F.silu(convolved).view(batch, height * width, -1)
-    del convolved
-    y, boundary = core_forward(u, projection, A, D, dt_bias, height, width, save)
+    u, z = _in_projection(x, norm_weight, norm_bias, in_weight, norm_eps, dtype)[1:]
+    active = conv_silu_forward(u, conv_weight, conv_bias).view(batch, height * width, -1)
     del u
+    y, boundary = core_forward(active, projection, A, D, dt_bias, height, width, save)
+    del active
     y = y.view(z.shape)
     out = F.linear(norm_forward(y, out_norm_weight, out_norm_bias, z, out_norm_eps, dtype), out_weight.to(dtype))
     if boundary is None:
@@ -97,9 +93,7 @@ def _block_backward(
     """The gradients of the thirteen tensors from x on."""
     batch, height, width, _ = x.shape
     dtype = grad.dtype
-    normalised, u, convolved, z = _until_scan(
-        x, norm_weight, norm_bias, in_weight, conv_weight, conv_bias, norm_eps, dtype
-    )
+    normalised, u, z = _in_projection(x, norm_weight, norm_bias, in_weight, norm_eps, dtype)
     rows = grad.reshape(-1, grad.shape[-1])
     gated = norm_forward(y, out_norm_weight, out_norm_bias, z, out_norm_eps, dtype)
     grad_out_weight = torch.mm(rows.t(), gated.flatten(0, -2)).to(out_weight.dtype)
@@ -111,22 +105,16 @@ def _block_backward(
     del grad_gated, z
 
     tokens = (batch, height * width, -1)
+    active = conv_silu_forward(u, conv_weight, conv_bias).view(tokens)
     grad_active, grad_projection, grad_A, grad_D, grad_dt_bias = core_backward(
-        grad_y.view(tokens), boundary, F.silu(convolved).view(tokens), projection, A, D, dt_bias, height, width
+        grad_y.view(tokens), boundary, active, projection, A, D, dt_bias, height, width
     )
-    del grad_y
-    grad_convolved = torch.ops.aten.silu_backward(grad_active.view(convolved.shape), convolved)
-    del grad_active, convolved
-    padding, groups = [conv_weight.shape[-1] // 2] * 2, conv_weight.shape[0]
-    grad_u, grad_conv_weight, grad_conv_bias = torch.ops.aten.convolution_backward(
-        grad_convolved.permute(0, 3, 1, 2), u.permute(0, 3, 1, 2), conv_weight.to(dtype), [groups],
-        [1, 1], padding, [1, 1], False, [0, 0], groups, [True, True, True],
-    )  # fmt: skip
-    del grad_convolved, u
-    grad_u = grad_u.permute(0, 2, 3, 1).reshape(-1, groups)
-    grad_z = grad_z.view(-1, groups)
-
-    columns = normalised.flatten(0, -2)
+    del grad_y, active
+    grad_u, grad_conv_weight, grad_conv_bias = conv_silu_backward(
+        grad_active.view(u.shape), u, conv_weight, conv_bias
+    )
+    del grad_active, u
+    grad_u, grad_z, columns = (t.flatten(0, -2) for t in (grad_u, grad_z, normalised))
     grad_in_weight = torch.cat([torch.mm(g.t(), columns) for g in (grad_u, grad_z)]).to(in_weight.dtype)
     to_u, to_z = in_weight.to(dtype).chunk(2)
     grad_normalised = torch.mm(grad_u, to_u).addmm_(grad_z, to_z).view(x.shape)
@@ -134,9 +122,8 @@ def _block_backward(
         grad_normalised, x, norm_weight, norm_bias, None, norm_eps
     )
     return (
-        grad_x, grad_norm_weight, grad_norm_bias, grad_in_weight, grad_conv_weight.to(conv_weight.dtype),
-        grad_conv_bias.to(conv_bias.dtype), grad_projection, grad_A, grad_D, grad_dt_bias,
-        grad_out_norm_weight, grad_out_norm_bias, grad_out_weight,
+        grad_x, grad_norm_weight, grad_norm_bias, grad_in_weight, grad_conv_weight, grad_conv_bias,
+        grad_projection, grad_A, grad_D, grad_dt_bias, grad_out_norm_weight, grad_out_norm_bias, grad_out_weight,
     )  # fmt: skip
 
 

@@ -11,16 +11,18 @@ import triton.language as tl
 from nnunetv2_dsvm.ops.triton_tiles import (
     DIRECTIONS,
     LOG2_E,
+    across_states,
     channel_block,
     group_rows,
+    in_lane_states,
     load_group,
     load_states,
     one_lane_of_states,
     over_channels,
     over_states,
+    place_of,
     store_states,
     stream,
-    sum_states,
     walk,
     widen,
 )
@@ -30,7 +32,7 @@ from nnunetv2_dsvm.ops.triton_tiles import (
 def chunk_end_kernel(
     v_ptr, delta_ptr, a_ptr, w_ptr, end_ptr, time_ptr,
     L, D, N, height, width, chunks, chunk_length, stride_v, stride_delta, stride_w, stride_wk, one,
-    REVERSE: tl.constexpr, EVEN_L: tl.constexpr, EVEN_D: tl.constexpr, EVEN_N: tl.constexpr,
+    REVERSE: tl.constexpr, EVEN_L: tl.constexpr, STRAIGHT: tl.constexpr, EVEN_D: tl.constexpr, EVEN_N: tl.constexpr,
     VECTOR: tl.constexpr, PACKED: tl.constexpr, WIDE: tl.constexpr,
     T: tl.constexpr, LD: tl.constexpr, LN: tl.constexpr, SD: tl.constexpr, SN: tl.constexpr,
 ):  # fmt: skip
@@ -61,11 +63,13 @@ def chunk_end_kernel(
     end = tl.minimum(start + chunk_length, L)
     groups = (end - start + T - 1) // T
     t = start + (groups - 1 if REVERSE else 0) * T
-    rows = group_rows(t, L, direction, T, WIDE)
+    rows, place = group_rows(place_of(t, direction), L, direction, T, STRAIGHT, WIDE)
     tokens = load_group(streams, rows, t, L, EVEN_L)
     for g in range(groups):
         t = start + (tl.maximum(groups - 2 - g, 0) if REVERSE else g + 1) * T
-        next_rows = group_rows(t, L, direction, T, WIDE)
+        if REVERSE:
+            place = place_of(t, direction)
+        next_rows, place = group_rows(place, L, direction, T, STRAIGHT, WIDE)
         next_tokens = load_group(streams, next_rows, t, L, EVEN_L)
         # Always true, but not to the compiler, which would put this arithmetic in front of the loads above.
         if rows[0] >= 0:
@@ -114,7 +118,7 @@ def forward_kernel(
     x_ptr, delta_ptr, a_ptr, b_ptr, c_ptr, y_ptr, entering_ptr, boundary_ptr,
     L, D, N, height, width, chunks, chunk_length, intervals, stride_x, stride_delta, stride_b, stride_bk, one,
     HAS_ENTERING: tl.constexpr, SAVE: tl.constexpr, INTERVAL: tl.constexpr,
-    EVEN_L: tl.constexpr, EVEN_D: tl.constexpr, EVEN_N: tl.constexpr,
+    EVEN_L: tl.constexpr, STRAIGHT: tl.constexpr, EVEN_D: tl.constexpr, EVEN_N: tl.constexpr,
     VECTOR: tl.constexpr, PACKED: tl.constexpr, WIDE: tl.constexpr,
     T: tl.constexpr, LD: tl.constexpr, LN: tl.constexpr, SD: tl.constexpr, SN: tl.constexpr,
 ):  # fmt: skip
@@ -148,28 +152,32 @@ def forward_kernel(
 
     start = chunk * chunk_length
     end = tl.minimum(start + chunk_length, L)
-    rows = group_rows(start, L, direction, T, WIDE)
+    rows, place = group_rows(place_of(start, direction), L, direction, T, STRAIGHT, WIDE)
     tokens = load_group(streams, rows, start, L, EVEN_L)
     for t0 in range(start, end, INTERVAL):
         if SAVE:
             store_states(boundary_ptr + (sequence * intervals + t0 // INTERVAL) * N * D, block, h)
         for t1 in range(t0, tl.minimum(t0 + INTERVAL, end), T):
             t = t1 + T
-            next_rows = group_rows(t, L, direction, T, WIDE)
+            next_rows, place = group_rows(place, L, direction, T, STRAIGHT, WIDE)
             next_tokens = load_group(streams, next_rows, t, L, EVEN_L)
             # Always true, but not to the compiler, which would put this arithmetic in front of the loads above.
             if rows[0] >= 0:
                 xs, deltas, bs, cs = tokens
+                parts = ()
                 for i in tl.static_range(T):
                     delta = widen(deltas[i], delta_ptr.dtype.element_ty)
                     u = widen(xs[i], x_ptr.dtype.element_ty) * delta
                     b = over_channels(widen(bs[i], b_ptr.dtype.element_ty))
                     c = over_channels(widen(cs[i], c_ptr.dtype.element_ty))
                     h = h * tl.exp2(over_states(delta) * a2) + over_states(u) * b
-                    y = sum_states(h * c)
+                    parts += (in_lane_states(h * c),)
+                # Shuffles of all tokens together, so that their latencies overlap.
+                for i in tl.static_range(T):
                     inside = first_n
                     if not EVEN_L:
                         inside = inside & (t1 + i < L)
-                    tl.store((y_lane + rows[i] * (DIRECTIONS * D)) + d_step, y.to(y_ptr.dtype.element_ty), mask=inside)
+                    y = across_states(parts[i]).to(y_ptr.dtype.element_ty)
+                    tl.store((y_lane + rows[i] * (DIRECTIONS * D)) + d_step, y, mask=inside)
             rows = next_rows
             tokens = next_tokens

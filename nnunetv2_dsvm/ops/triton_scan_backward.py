@@ -7,21 +7,37 @@ from nnunetv2_dsvm.ops.triton_tiles import (
     DIRECTIONS,
     LN_2,
     LOG2_E,
+    across_channels,
+    across_states,
     channel_block,
     group_rows,
+    in_lane_channels,
+    in_lane_states,
     load_group,
     load_states,
     one_lane_of_channels,
     one_lane_of_states,
     over_channels,
     over_states,
+    place_of,
     store_states,
     stream,
-    sum_channels,
-    sum_states,
     walk,
     widen,
 )
+
+
+@triton.jit
+def softplus_slope(delta, dtype: tl.constexpr):
+    """The derivative of softplus where its value is delta, 1 - exp(-delta).
+
+    By its series where the difference would cancel; delta stored in 16 bit has fewer digits than are lost then.
+    """
+    slope = 1.0 - tl.exp2(-delta * LOG2_E)
+    if dtype == tl.float32:
+        series = delta * (1.0 - delta * (0.5 - delta * (0.16666667 - delta * 0.041666668)))
+        slope = tl.where(delta < 0.03, series, slope)
+    return slope
 
 
 @triton.jit(do_not_specialize=["one"])
@@ -31,7 +47,7 @@ def backward_kernel(
     L, D, N, height, width, chunks, chunk_length, intervals,
     stride_gy, stride_x, stride_delta, stride_b, stride_bk, stride_gdt, one,
     HAS_FLOW: tl.constexpr, INTERVAL: tl.constexpr,
-    EVEN_L: tl.constexpr, EVEN_D: tl.constexpr, EVEN_N: tl.constexpr,
+    EVEN_L: tl.constexpr, STRAIGHT: tl.constexpr, EVEN_D: tl.constexpr, EVEN_N: tl.constexpr,
     VECTOR: tl.constexpr, PACKED: tl.constexpr, WIDE: tl.constexpr,
     T: tl.constexpr, LD: tl.constexpr, LN: tl.constexpr, SD: tl.constexpr, SN: tl.constexpr,
 ):  # fmt: skip
@@ -73,9 +89,10 @@ def backward_kernel(
     gc_lane = gc_ptr + (block_row0 * DIRECTIONS + k) * N + n_lane
     direction = walk(k, L, height, width)
     program = (tl.program_id(2) * tl.num_programs(1) + k) * tl.num_programs(0) + tl.program_id(0)
-    in_tile = over_states(tl.arange(0, SD)[None, None, :] * SN) + over_channels(tl.arange(0, SN)[None, None, :])
+    # Registers of a lane that lie together, SN, stay together; lanes lie next to each other around them.
     scratch_lane = scratch_ptr + program.to(tl.int64) * (INTERVAL // T * LD * LN * SD * SN)
-    scratch_lane += lane[:, :, :, None] * (SD * SN) + in_tile
+    scratch_lane += lane[:, :, :, None] * SN + over_channels(tl.arange(0, SN)[None, None, :])
+    scratch_lane += over_states(tl.arange(0, SD)[None, None, :]) * (LD * LN * SN)
 
     sequence = (image * DIRECTIONS + k).to(tl.int64)
     if HAS_FLOW:
@@ -93,38 +110,45 @@ def backward_kernel(
         groups = (tl.minimum(end - t0, INTERVAL) + T - 1) // T
         h = load_states(boundary_ptr + (sequence * intervals + t0 // INTERVAL) * N * D, block, 1, D)
 
-        rows = group_rows(t0, L, direction, T, WIDE)
+        rows, place = group_rows(place_of(t0, direction), L, direction, T, STRAIGHT, WIDE)
         tokens = load_group(first_streams, rows, t0, L, EVEN_L)
         for g in range(groups):
             t = t0 + (g + 1) * T
-            next_rows = group_rows(t, L, direction, T, WIDE)
+            next_rows, place = group_rows(place, L, direction, T, STRAIGHT, WIDE)
             next_tokens = load_group(first_streams, next_rows, t, L, EVEN_L)
             # Always true, but not to the compiler, which would put this arithmetic in front of the loads above.
             if rows[0] >= 0:
                 xs, deltas, bs, gys = tokens
                 tl.store(scratch_lane + g * (LD * LN * SD * SN), h)
+                parts = ()
                 for i in tl.static_range(T):
                     delta = widen(deltas[i], delta_ptr.dtype.element_ty)
                     u = widen(xs[i], x_ptr.dtype.element_ty) * delta
                     gy = widen(gys[i], gy_ptr.dtype.element_ty)
                     b = over_channels(widen(bs[i], b_ptr.dtype.element_ty))
                     h = h * tl.exp2(over_states(delta) * a2) + over_states(u) * b
-                    gc = sum_channels(h * over_states(gy))
+                    parts += (in_lane_channels(h * over_states(gy)),)
+                # Shuffles of all tokens together, so that their latencies overlap; so below.
+                for i in tl.static_range(T):
                     inside = first_d
                     if not EVEN_L:
                         inside = inside & (t0 + g * T + i < L)
+                    gc = across_channels(parts[i])
                     tl.store((gc_lane + rows[i] * (DIRECTIONS * N)) + n_step, gc, mask=inside)
             rows = next_rows
             tokens = next_tokens
 
+        t1 = t0 + (groups - 1) * T
+        rows, place = group_rows(place_of(t1, direction), L, direction, T, STRAIGHT, WIDE)
+        tokens = load_group(streams, rows, t1, L, EVEN_L)
+        h = tl.load(scratch_lane + (groups - 1) * (LD * LN * SD * SN))
         for j in range(groups):
-            g = groups - 1 - j
-            t1 = t0 + g * T
-            h = tl.load(scratch_lane + g * (LD * LN * SD * SN))
-            rows = group_rows(t1, L, direction, T, WIDE)
-            xs, deltas, bs, gys, cs = load_group(streams, rows, t1, L, EVEN_L)
+            t1 = t0 + (groups - 1 - j) * T
+            g = tl.maximum(groups - 2 - j, 0)
+            next_rows, place = group_rows(place_of(t0 + g * T, direction), L, direction, T, STRAIGHT, WIDE)
             # Always true, but not to the compiler, which would put this arithmetic in front of the loads above.
             if rows[0] >= 0:
+                xs, deltas, bs, gys, cs = tokens
                 decays = ()
                 befores = ()
                 for i in tl.static_range(T):
@@ -135,6 +159,7 @@ def backward_kernel(
                     if i < T - 1:
                         u = widen(xs[i], x_ptr.dtype.element_ty) * delta
                         h = h * decay + over_states(u) * over_channels(widen(bs[i], b_ptr.dtype.element_ty))
+                parts = ()  # of the last token first
                 for i in tl.static_range(T - 1, -1, -1):
                     delta = widen(deltas[i], delta_ptr.dtype.element_ty)
                     x = widen(xs[i], x_ptr.dtype.element_ty)
@@ -143,14 +168,19 @@ def backward_kernel(
                     c = over_channels(widen(cs[i], c_ptr.dtype.element_ty))
                     gh = flow + over_states(gy) * c
                     flow = gh * decays[i]
-                    gb = sum_channels(gh * over_states(x * delta))
-                    gu = sum_states(gh * b)
                     gexponent = flow * befores[i]
                     ga += gexponent * over_states(delta)
-                    gdelta = sum_states(gexponent * a2) * LN_2 + gu * x
-                    # The derivative of softplus, 1 - exp(-delta); by its series where the difference would cancel.
-                    small = delta * (1.0 - delta * (0.5 - delta * (0.16666667 - delta * 0.041666668)))
-                    gdt = gdelta * tl.where(delta < 0.03, small, 1.0 - tl.exp2(-delta * LOG2_E))
+                    gb = in_lane_channels(gh * over_states(x * delta))
+                    parts += ((gb, in_lane_states(gh * b), in_lane_states(gexponent * a2)),)
+                # Here registers are free again, and the sums below take as long as a load.
+                next_tokens = load_group(streams, next_rows, t0 + g * T, L, EVEN_L)
+                h = tl.load(scratch_lane + g * (LD * LN * SD * SN))
+                for i in tl.static_range(T - 1, -1, -1):
+                    delta = widen(deltas[i], delta_ptr.dtype.element_ty)
+                    gb, gu, gexponent = parts[T - 1 - i]
+                    gu = across_states(gu)
+                    gdelta = across_states(gexponent) * LN_2 + gu * widen(xs[i], x_ptr.dtype.element_ty)
+                    gdt = gdelta * softplus_slope(delta, delta_ptr.dtype.element_ty)
                     gbias += gdt
                     in_n = first_n
                     in_d = first_d
@@ -158,10 +188,12 @@ def backward_kernel(
                         in_n = in_n & (t1 + i < L)
                         in_d = in_d & (t1 + i < L)
                     row = rows[i]
-                    tl.store((gb_lane + row * (DIRECTIONS * N)) + n_step, gb, mask=in_d)
+                    tl.store((gb_lane + row * (DIRECTIONS * N)) + n_step, across_channels(gb), mask=in_d)
                     gx = (gu * delta).to(gx_ptr.dtype.element_ty)
                     tl.store((gx_lane + row * (DIRECTIONS * D)) + d_step, gx, mask=in_n)
                     tl.store((gdt_lane + row * stride_gdt) + d_step, gdt.to(gdt_ptr.dtype.element_ty), mask=in_n)
+                tokens = next_tokens
+            rows = next_rows
 
     index = tl.program_id(2).to(tl.int64) * DIRECTIONS + k
     store_states(ga_ptr + index * N * D, block, ga)

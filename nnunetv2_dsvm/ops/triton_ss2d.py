@@ -19,7 +19,9 @@ INTERVAL = 64  # tokens between saved states: 1/64 of the states' memory kept, 1
 MAX_D_STATE = 64
 _MIN_TRITON = (3, 3)  # tuples inside kernels
 _MIN_CAPABILITY = (7, 5)
-_WARPS_PER_PROCESSOR = 12  # programs (of one warp) to aim at: three per scheduler of an NVIDIA multiprocessor
+# Programs are of one warp, an NVIDIA multiprocessor has four schedulers, registers allow two or three warps on each.
+_BUSY = 8  # programs per multiprocessor
+_FULL = 16  # so many, where chunks have to be made, that the last ones to end do not matter
 
 
 def interpreted() -> bool:
@@ -89,7 +91,7 @@ def processors(device: torch.device) -> int:
 
 
 def scan_tile(d_state: int, warp: int) -> Tile:
-    """Nearly square in registers, because backward sums over states and over channels; the forward is as fast so."""
+    """Nearly square in registers, because backward sums over states and over channels."""
     states = _power_of_2(d_state)
     ln = max(min(4, states), states // 16)
     sn = states // ln
@@ -122,12 +124,24 @@ class Problem(NamedTuple):
         """Of the saved states."""
         return self.batch, NUM_DIRECTIONS, self.intervals, self.d_state, self.channels
 
+    def programs(self, tile: Tile) -> int:
+        """Of a launch in one chunk."""
+        return self.batch * NUM_DIRECTIONS * math.ceil(self.channels / tile.channels)
+
+    def forward_tile(self) -> Tile:
+        """`scan_tile`, halved where there are too few programs to keep the GPU busy and no chunks are made."""
+        processors, warp = _device_numbers(self.device)
+        tile = scan_tile(self.d_state, warp)
+        if self.chunks(tile)[0] == 1 and self.programs(tile) < processors * _BUSY:
+            return tile._replace(T=2 * tile.T, SD=max(1, tile.SD // 2))
+        return tile
+
     def chunks(self, tile: Tile) -> tuple[int, int]:
         """(chunks of an image, tokens of a chunk): as many as fill the GPU, a whole number of intervals each."""
-        programs = self.batch * NUM_DIRECTIONS * math.ceil(self.channels / tile.channels)
-        wanted = _device_numbers(self.device)[0] * _WARPS_PER_PROCESSOR
-        # The second pass over the tokens costs more than twice the parallelism brings; four times as much pays.
-        chunks = min(wanted // programs, self.intervals) if programs * 4 <= wanted else 1
+        programs = self.programs(tile)
+        wanted = _device_numbers(self.device)[0] * _FULL
+        # The second pass over the tokens costs about half the first: a gain from three times the programs on.
+        chunks = min(math.ceil(wanted / programs), self.intervals) if programs * 3 <= wanted else 1
         length = math.ceil(self.intervals / max(1, chunks)) * INTERVAL
         return math.ceil(self.length / length), length
 
@@ -141,6 +155,7 @@ class Problem(NamedTuple):
             "PACKED": even,
             "WIDE": self.length * NUM_DIRECTIONS * (self.channels + 2 * self.d_state) >= 2**31,
             "EVEN_L": self.length % tile.T == 0,
+            "STRAIGHT": self.height % tile.T == 0 and self.width % tile.T == 0,
             "EVEN_D": self.channels % tile.channels == 0,
             "EVEN_N": self.d_state == tile.LN * tile.SN,
         }
@@ -156,10 +171,10 @@ def softplus(dt: Tensor, bias: Tensor, delta: Tensor) -> Tensor:
     from nnunetv2_dsvm.ops.triton_elementwise import softplus_kernel
 
     batch, length, directions, channels = dt.shape
-    rows, block_r, block_d = batch * length, 16, min(128, _power_of_2(channels))
+    rows, block_r, block_d = batch * length, 32, min(64, _power_of_2(channels))
     grid = (math.ceil(rows / block_r), math.ceil(channels / block_d), directions)
     softplus_kernel[grid](
-        dt, bias, delta, rows, channels, dt.stride(1), delta.stride(1), BLOCK_R=block_r, BLOCK_D=block_d
+        dt, bias, delta, rows, channels, dt.stride(1), delta.stride(1), BLOCK_R=block_r, BLOCK_D=block_d, num_warps=2
     )
     return delta
 
@@ -174,7 +189,7 @@ def merge(
     from nnunetv2_dsvm.ops.triton_elementwise import merge_kernel
 
     batch, length, _, channels = parts.shape
-    rows, block_r, block_d = batch * length, 16, min(128, _power_of_2(channels))
+    rows, block_r, block_d = batch * length, 16, min(64, _power_of_2(channels))
     grid = (math.ceil(rows / block_r), math.ceil(channels / block_d))
     out = torch.empty(batch, length, channels, dtype=dtype, device=skip.device)
     dot = None if other is None else torch.empty(grid[0], channels, dtype=torch.float32, device=skip.device)
@@ -218,7 +233,7 @@ def scan_forward(
     from nnunetv2_dsvm.ops.triton_scan import forward_kernel
 
     p = problem
-    tile = scan_tile(p.d_state, _device_numbers(p.device)[1])
+    tile = p.forward_tile()
     chunks, chunk_length = p.chunks(tile)
     entering = _entering(p, tile, chunks, chunk_length, x, delta, A, B, reverse=False) if chunks > 1 else None
     y = torch.empty(p.batch, p.length, NUM_DIRECTIONS, p.channels, dtype=dtype, device=p.device)

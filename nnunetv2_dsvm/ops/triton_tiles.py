@@ -33,16 +33,26 @@ def over_channels(v):
 
 
 @triton.jit
-def sum_states(v):
-    """`[LD, LN, SD, SN]` to `[LD, LN, SD]`, the same for every LN."""
-    v = tl.sum(v, axis=3)
+def in_lane_states(v):
+    """`[LD, LN, SD, SN]` to `[LD, LN, SD]`: each lane's part of a sum over states, without shuffles."""
+    return tl.sum(v, axis=3)
+
+
+@triton.jit
+def in_lane_channels(v):
+    """`[LD, LN, SD, SN]` to `[LD, LN, SN]`: each lane's part of a sum over channels, without shuffles."""
+    return tl.sum(v, axis=2)
+
+
+@triton.jit
+def across_states(v):
+    """Completes a sum over states: `[LD, LN, SD]`, the same for every LN."""
     return tl.broadcast_to(tl.sum(v, axis=1, keep_dims=True), v.shape)
 
 
 @triton.jit
-def sum_channels(v):
-    """`[LD, LN, SD, SN]` to `[LD, LN, SN]`, the same for every LD."""
-    v = tl.sum(v, axis=2)
+def across_channels(v):
+    """Completes a sum over channels: `[LD, LN, SN]`, the same for every LD."""
     return tl.broadcast_to(tl.sum(v, axis=0, keep_dims=True), v.shape)
 
 
@@ -124,18 +134,36 @@ def walk(k, L, height, width):
 
 
 @triton.jit
-def group_rows(t, L, direction, T: tl.constexpr, WIDE: tl.constexpr):
-    """Raster indices of the T tokens from t on; in range also past the end."""
-    inner, step, first, sign = direction
+def place_of(t, direction):
+    """Where the t-th token lies: (index along the inner axis, raster index before reversal). It takes a division."""
+    inner, step, _, _ = direction
     position = t % inner
-    raster = position * step + t // inner
+    return position, position * step + t // inner
+
+
+@triton.jit
+def group_rows(place, L, direction, T: tl.constexpr, STRAIGHT: tl.constexpr, WIDE: tl.constexpr):
+    """Raster indices of T tokens from a place on, in range also past the end, and the place after them.
+
+    STRAIGHT says that T divides both sides of the image, so that a group never turns into the next line.
+    """
+    inner, step, first, sign = direction
+    position, raster = place
     rows = ()
-    for _ in tl.static_range(T):
-        rows += ((first + sign * tl.minimum(raster, L - 1)).to(tl.int64 if WIDE else tl.int32),)
-        wrapped = position + 1 == inner
-        raster += step + tl.where(wrapped, 1 - inner * step, 0)
-        position = tl.where(wrapped, 0, position + 1)
-    return rows
+    if STRAIGHT:
+        row = first + sign * tl.minimum(raster, L - 1 - (T - 1) * step)
+        for i in tl.static_range(T):
+            rows += ((row + sign * step * i).to(tl.int64 if WIDE else tl.int32),)
+        wrapped = position + T == inner
+        raster += T * step + tl.where(wrapped, 1 - inner * step, 0)
+        position = tl.where(wrapped, 0, position + T)
+    else:
+        for _ in tl.static_range(T):
+            rows += ((first + sign * tl.minimum(raster, L - 1)).to(tl.int64 if WIDE else tl.int32),)
+            wrapped = position + 1 == inner
+            raster += step + tl.where(wrapped, 1 - inner * step, 0)
+            position = tl.where(wrapped, 0, position + 1)
+    return rows, (position, raster)
 
 
 @triton.jit

@@ -94,7 +94,7 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
 
     def configure_optimizers(self):
         groups = parameter_groups(self._trained_modules(), self.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=self.initial_lr)
+        optimizer = torch.optim.AdamW(groups, lr=self.initial_lr, fused=self.device.type == "cuda")
         schedule = WarmupCosineSchedule(
             optimizer,
             num_epochs=self.num_epochs,

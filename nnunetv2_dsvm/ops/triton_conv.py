@@ -1,0 +1,153 @@
+"""Triton kernels: depthwise convolution of channels-last images with SiLU after it, and its gradients. fp32 inside.
+
+A program walks down some rows of G strips of COLUMNS pixels, for a block of channels. The pixels of a strip's row are
+tensors of their own, `[G, BLOCK_C]`: a lane loads each once and reaches its neighbours by naming another of its
+registers. Strips are counted over the whole batch, so that narrow images leave no lane idle. 64-bit arithmetic finds
+the strips once; from there on only the offset of a row, which is the same for all lanes, needs it.
+"""
+
+import triton
+import triton.language as tl
+
+# Their values would only mean more variants to compile; vectors along channels need C's divisibility alone.
+_SIZES = ["images", "H", "W", "rows"]
+
+
+@triton.jit
+def _strips(images, H, W, C, rows, COLUMNS: tl.constexpr, G: tl.constexpr, BLOCK_C: tl.constexpr):
+    """(channels, column of each strip's first pixel, its offset in row 0, elements of a row, first row, end of rows).
+
+    The elements of a row are 64 bit, and so is each row times them.
+    """
+    channel_blocks = tl.cdiv(C, BLOCK_C)
+    c = (tl.program_id(0) % channel_blocks) * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
+    strip = (tl.program_id(0) // channel_blocks) * G + tl.arange(0, G)[:, None]
+    per_row = tl.cdiv(W, COLUMNS)
+    image = strip // per_row
+    # A strip past the last image lies outside of any, and so loads and stores nothing.
+    x = tl.where(image < images, (strip % per_row) * COLUMNS, 2**30)
+    y = tl.program_id(1) * rows
+    return c, x, (image.to(tl.int64) * H * W + x) * C + c, W.to(tl.int64) * C, y, tl.minimum(y + rows, H)
+
+
+@triton.jit
+def _load_row(pointers, wanted, c, x, W, C, FIRST: tl.constexpr, N: tl.constexpr):
+    """N pixels from the strips' pixel FIRST on, as they lie in memory; 0 outside the row or unless `wanted`."""
+    row = ()
+    for j in tl.static_range(N):
+        inside = (x + FIRST + j >= 0) & (x + FIRST + j < W) & (c < C) & wanted
+        row += (tl.load(pointers + (FIRST + j) * C, mask=inside, other=0.0),)
+    return row
+
+
+@triton.jit
+def _widen(row):
+    wide = ()
+    for j in tl.static_range(len(row)):
+        wide += (row[j].to(tl.float32),)
+    return wide
+
+
+@triton.jit
+def _load_weights(weight_ptr, c, C, K: tl.constexpr, MIRRORED: tl.constexpr):
+    """`(C, 1, K, K)` as a tuple over the K² taps."""
+    weights = ()
+    for t in tl.static_range(K * K):
+        tap = weight_ptr + (K * K - 1 - t if MIRRORED else t)
+        weights += (tl.load(tap + c * (K * K), mask=c < C, other=0.0).to(tl.float32),)
+    return weights
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def conv_kernel(
+    u_ptr, weight_ptr, bias_ptr, out_ptr, images, H, W, C, rows,
+    ACTIVATED: tl.constexpr, K: tl.constexpr, COLUMNS: tl.constexpr, G: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """`(images, H, W, C)`: silu(conv(u) + bias) if ACTIVATED, else the transposed convolution, without bias.
+
+    Each row of u is loaded once and added to the sums of the K rows of the output that it is part of.
+    """
+    N: tl.constexpr = COLUMNS + K - 1
+    c, x, first, row, y0, y1 = _strips(images, H, W, C, rows, COLUMNS, G, BLOCK_C)
+    weights = _load_weights(weight_ptr, c, C, K, not ACTIVATED)
+    start = tl.zeros([G, BLOCK_C], dtype=tl.float32)
+    if ACTIVATED:
+        start += tl.load(bias_ptr + c, mask=c < C, other=0.0).to(tl.float32)
+    sums = ()
+    for _ in tl.static_range((K - 1) * COLUMNS):
+        sums += (start,)
+    top, bottom = tl.maximum(y0 - K // 2, 0), tl.minimum(y1 + K // 2, H)
+    waiting = _load_row(u_ptr + first + top * row, True, c, x, W, C, -(K // 2), N)
+    # Rows above the image are passed over: they would add nothing and finish nothing.
+    for y in range(top, y1 + K // 2):
+        u = _widen(waiting)
+        # In registers while this row is computed.
+        waiting = _load_row(u_ptr + first + (y + 1) * row, y + 1 < bottom, c, x, W, C, -(K // 2), N)
+        added = ()
+        for i in tl.static_range(K):
+            for j in tl.static_range(COLUMNS):
+                total = sums[i * COLUMNS + j] if i < K - 1 else start
+                for k in tl.static_range(K):
+                    total += u[j + k] * weights[(K - 1 - i) * K + k]
+                added += (total,)
+        done = out_ptr + first + (y - K // 2) * row
+        for j in tl.static_range(COLUMNS):
+            out = added[j]
+            if ACTIVATED:
+                out = out / (1.0 + tl.exp(-out))
+            inside = (x + j < W) & (c < C) & (y - K // 2 >= y0)
+            tl.store(done + j * C, out.to(out_ptr.dtype.element_ty), mask=inside)
+        sums = added[COLUMNS:]
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def conv_silu_backward_kernel(
+    grad_ptr, u_ptr, weight_ptr, bias_ptr, gweight_ptr, gbias_ptr, images, H, W, C, rows,
+    K: tl.constexpr, COLUMNS: tl.constexpr, G: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """`grad`, of silu(v) for v = conv(u) + bias, becomes that of v, in place; gradients of weight and bias per program.
+
+    The latter are `(programs, C, K²)` and `(programs, C)`, for a deterministic sum afterwards.
+    """
+    N: tl.constexpr = COLUMNS + K - 1
+    c, x, first, row, y0, y1 = _strips(images, H, W, C, rows, COLUMNS, G, BLOCK_C)
+    weights = _load_weights(weight_ptr, c, C, K, False)
+    bias = tl.load(bias_ptr + c, mask=c < C, other=0.0).to(tl.float32)
+    gbias = tl.zeros([G, BLOCK_C], dtype=tl.float32)
+    gweight = ()
+    for _ in tl.static_range(K * K):
+        gweight += (gbias,)
+    u = ()  # K - 1 rows, and in the loop K
+    for i in tl.static_range(K - 1):
+        y = y0 + i - K // 2
+        u += _widen(_load_row(u_ptr + first + y * row, (y >= 0) & (y < H), c, x, W, C, -(K // 2), N))
+    below = y0 + K // 2
+    waiting_u = _load_row(u_ptr + first + below * row, below < H, c, x, W, C, -(K // 2), N)
+    waiting_grad = _load_row(grad_ptr + first + y0 * row, True, c, x, W, C, 0, COLUMNS)
+    for y in range(y0, y1):
+        u += _widen(waiting_u)
+        grad = _widen(waiting_grad)
+        # In registers while this row is computed.
+        more = y + 1 < y1
+        below = y + 1 + K // 2
+        waiting_u = _load_row(u_ptr + first + below * row, more & (below < H), c, x, W, C, -(K // 2), N)
+        waiting_grad = _load_row(grad_ptr + first + (y + 1) * row, more, c, x, W, C, 0, COLUMNS)
+        done = grad_ptr + first + y * row
+        for j in tl.static_range(COLUMNS):
+            v = bias
+            for t in tl.static_range(K * K):
+                v += u[t // K * N + j + t % K] * weights[t]
+            sigmoid = tl.sigmoid(v)
+            g = grad[j] * sigmoid * (1.0 + v * (1.0 - sigmoid))
+            tl.store(done + j * C, g.to(grad_ptr.dtype.element_ty), mask=(x + j < W) & (c < C))
+            gbias += g
+            added = ()
+            for t in tl.static_range(K * K):
+                added += (gweight[t] + u[t // K * N + j + t % K] * g,)
+            gweight = added
+        u = u[N:]
+    program = (tl.program_id(0) // tl.cdiv(C, BLOCK_C)) * tl.num_programs(1) + tl.program_id(1)
+    column = program.to(tl.int64) * C + c
+    tl.store(gbias_ptr + column, tl.sum(gbias, axis=0, keep_dims=True), mask=c < C)
+    for t in tl.static_range(K * K):
+        tl.store(gweight_ptr + column * (K * K) + t, tl.sum(gweight[t], axis=0, keep_dims=True), mask=c < C)
