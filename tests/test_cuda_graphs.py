@@ -5,10 +5,12 @@ import pickle
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nnunetv2_dsvm.architecture.cuda_graphs import CALLS_BEFORE, CudaGraphs
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.distillation import DualSelfDistillation
+from nnunetv2_dsvm.training.loss import SegmentationWithDistillationLoss
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -39,10 +41,10 @@ def test_on_a_cpu_nothing_is_recorded():
 
 
 def test_copies_and_pickles_keep_the_switches_and_no_graph():
-    graphs = CudaGraphs(inference=False, training=True)
+    graphs = CudaGraphs(inference=False, training=True, inputs_stay=True)
     graphs._graphs["recorded"] = object()
     for twin in (copy.deepcopy(graphs), pickle.loads(pickle.dumps(graphs))):
-        assert (twin.inference, twin.training, len(twin._graphs)) == (False, True, 0)
+        assert (twin.inference, twin.training, twin.inputs_stay, len(twin._graphs)) == (False, True, True, 0)
 
 
 @needs_cuda
@@ -125,3 +127,56 @@ def test_hooks_see_every_call_and_a_second_backward_is_refused():
     network.encoder.register_forward_hook(lambda *_: seen.append(1))
     network(x)
     assert seen
+
+
+@needs_cuda
+def test_the_distillation_is_recorded_after_the_network_and_gives_the_same_gradients():
+    network = _network(training=True).cuda().train()
+    network.return_features = True
+    channels = network.encoder.output_channels
+    loss = SegmentationWithDistillationLoss(
+        nn.CrossEntropyLoss(), DualSelfDistillation(channels, channels), {"projection": 1.0, "progressive": 1.0}, 0
+    ).cuda()
+    plain, plain_loss = _without_graphs(network), copy.deepcopy(loss)
+    loss.cuda_graphs.training = True
+    for _ in range(2 * CALLS_BEFORE + 4):
+        x = torch.randn(2, 1, 64, 64, device="cuda")
+        target = torch.randint(2, (2, 64, 64), device="cuda")
+        for module in (network, plain, loss, plain_loss):
+            module.zero_grad(set_to_none=True)
+        losses = [criterion(twin(x), target) for twin, criterion in ((network, loss), (plain, plain_loss))]
+        for value in losses:
+            value.backward()
+        torch.testing.assert_close(*losses, rtol=1e-5, atol=0)
+        pairs = ((network, plain), (loss, plain_loss))
+        for ours, expected in ([torch.cat([p.grad.flatten() for p in m.parameters()]) for m in pair] for pair in pairs):
+            assert (ours - expected).norm() <= 1e-4 * expected.norm()
+    assert len(network.cuda_graphs._graphs) == len(loss.cuda_graphs._graphs) == 1
+
+
+@needs_cuda
+def test_outputs_of_earlier_steps_may_be_kept():
+    network = _network(training=True).cuda().train()
+    kept = [network(torch.randn(1, 1, 32, 32, device="cuda")).sum() for _ in range(CALLS_BEFORE)]
+    for _ in range(2):
+        network(torch.randn(1, 1, 32, 32, device="cuda")).sum().backward()
+    assert len(network.cuda_graphs._graphs) == 1 and all(value.requires_grad for value in kept)
+
+
+@needs_cuda
+def test_what_cannot_be_recorded_runs_without_and_stays_random():
+    class Waiting(nn.Module):
+        """Copies a value to the CPU, which no graph can do."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones((), device="cuda"))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.rand_like(x) * self.scale * (1 if x.sum().item() > 0 else 2)
+
+    module, graphs = Waiting(), CudaGraphs(training=True)
+    x = torch.ones(3, device="cuda")
+    drawn = [graphs(module, module.forward, x) for _ in range(CALLS_BEFORE + 3)]
+    assert not graphs._graphs
+    assert all(not torch.equal(a, b) for a, b in zip(drawn, drawn[1:], strict=False))

@@ -1,4 +1,4 @@
-"""Records a network's kernels once per kind of call and replays them as a CUDA graph.
+"""Records a module's kernels once per kind of call and replays them as a CUDA graph.
 
 A VM-UNet launches about a thousand small kernels; on a fast GPU the launches take longer than the work. A graph
 launches them all at once. Kernels, their order and so the results are those of the same call without a graph.
@@ -8,7 +8,8 @@ import logging
 import os
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,55 +32,71 @@ class _Hold:
 
 
 class CudaGraphs:
-    """Runs `function(x)` of a network through CUDA graphs where that gives the same result, and as it is elsewhere.
+    """Runs `function(x)` of a module through CUDA graphs where that gives the same result, and as it is elsewhere.
 
     Graphs are for CUDA tensors on NVIDIA GPUs. Hooks, torch.compile, gradient checkpointing, a gradient of the image,
-    and anything else that has to see the single operations turn them off for a call; a change of the image's size, of a
-    parameter's place in memory, of autocast or of training mode makes another graph. `NNUNETV2_DSVM_CUDA_GRAPHS=0`
+    and anything else that has to see the single operations turn them off for a call; a change of the inputs' sizes, of
+    a parameter's place in memory, of autocast or of training mode makes another graph. `NNUNETV2_DSVM_CUDA_GRAPHS=0`
     turns them off.
 
     Args:
         inference: whether calls without autograd use them; what they return is a copy.
         training: whether calls with autograd do. Then outputs and gradients lie in the graph's memory: outputs are
             valid until the next training call, and `.grad` until the next backward, unless it is accumulated.
+        inputs_stay: whether inputs lie where they lay before, as another graph's outputs do. They are then read there
+            instead of copied, and differentiated where they need it; elsewhere in memory they make another graph.
     """
 
-    def __init__(self, inference: bool = True, training: bool = False) -> None:
+    def __init__(self, inference: bool = True, training: bool = False, inputs_stay: bool = False) -> None:
         self.inference = inference
         self.training = training
+        self.inputs_stay = inputs_stay
+        self._recordings = 0
         self._graphs: OrderedDict[Any, _Recorded] = OrderedDict()
         self._calls: OrderedDict[Any, int] = OrderedDict()
         self._pending: Callable[[], _Hold | None] = lambda: None
         self._pool: Any = None
 
     def __deepcopy__(self, memo: dict) -> "CudaGraphs":
-        return type(self)(self.inference, self.training)
+        return type(self)(self.inference, self.training, self.inputs_stay)
 
     def __reduce__(self) -> tuple:
-        return type(self), (self.inference, self.training)
+        return type(self), (self.inference, self.training, self.inputs_stay)
 
-    def __call__(self, network: nn.Module, function: Callable[[Tensor], Any], x: Tensor) -> Any:
-        """`function(x)`, where `function` is a method of `network` that depends on x and its parameters only."""
+    def __call__(self, module: nn.Module, function: Callable[[Any], Any], x: Any) -> Any:
+        """`function(x)`, a function of x, a tensor or tuples of tensors, and of the parameters of `module` only."""
         recording_grads = torch.is_grad_enabled()
-        if not (self.training if recording_grads else self.inference) or not _possible(x):
+        inputs, _ = pytree.tree_flatten(x)
+        if not (self.training if recording_grads else self.inference) or not self._possible(inputs):
             return function(x)
-        key = _state(network, x)
+        key = self._key(module, inputs)
         # Graphs share memory: a forward whose backward is still to come must not be overwritten.
         if key is None or self._pending() is not None:
             return function(x)
-        if key not in self._graphs and not self._record(key, network, function, x):
+        if key not in self._graphs and not self._record(key, module, function, x):
             return function(x)
         self._graphs.move_to_end(key)
         graph = self._graphs[key]
         if not recording_grads:
-            return graph.infer(x)
-        output, hold = graph.train(x)
+            return graph.infer(inputs)
+        output, hold = graph.train(inputs)
         self._pending = weakref.ref(hold)
         return output
 
-    def _record(self, key: Any, network: nn.Module, function: Callable[[Tensor], Any], x: Tensor) -> bool:
+    def _possible(self, inputs: Sequence[Tensor]) -> bool:
+        differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+        return _possible(inputs) and (self.inputs_stay or not differentiated)
+
+    def _key(self, module: nn.Module, inputs: Sequence[Tensor]) -> Any:
+        state = _state(module, inputs)
+        if state is None or not self.inputs_stay:
+            return state
+        return state, tuple((x.data_ptr(), x.requires_grad) for x in inputs)
+
+    def _record(self, key: Any, module: nn.Module, function: Callable[[Any], Any], x: Any) -> bool:
         calls = self._calls.pop(key, 0)
-        if calls < CALLS_BEFORE:
+        # Inputs that do not stay after all would make a graph each, again and again.
+        if calls < CALLS_BEFORE or (self.inputs_stay and self._recordings >= 2 * MAX_GRAPHS):
             self._calls[key] = _NEVER if calls == _NEVER else calls + 1
             if len(self._calls) > _MAX_REMEMBERED:
                 self._calls.popitem(last=False)
@@ -88,20 +105,25 @@ class CudaGraphs:
             self._graphs.popitem(last=False)
         if not self._graphs:
             self._pool = torch.cuda.graph_pool_handle()
+        device = pytree.tree_flatten(x)[0][0].device
+        generator = torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
+        random_state = generator.clone_state()
         try:
-            parameters = [p for p in network.parameters() if p.requires_grad] if torch.is_grad_enabled() else []
-            self._graphs[key] = _Recorded(function, x, parameters, self._pool)
+            self._graphs[key] = _Recorded(module, function, x, self._pool, self.inputs_stay)
         except RuntimeError as error:  # also out of memory
             self._calls[key] = _NEVER
-            logger.warning("no CUDA graph for %s, running without: %s", tuple(x.shape), str(error).split("\n")[0])
-            torch.cuda.synchronize(x.device)
+            generator.graphsafe_set_state(random_state)  # the generator itself still believes to be recorded
+            logger.warning("no CUDA graph, running without: %s", str(error).split("\n")[0])
+            torch.cuda.synchronize(device)
             return False
+        self._recordings += 1
         return True
 
 
-def _possible(x: Tensor) -> bool:
-    """Whether a graph can stand for a call on x at all, parameters apart."""
-    if x.device.type != "cuda" or torch.version.hip is not None or os.environ.get(VARIABLE, "1") == "0":
+def _possible(inputs: Sequence[Tensor]) -> bool:
+    """Whether a graph can stand for a call on these inputs at all, parameters apart."""
+    off = torch.version.hip is not None or os.environ.get(VARIABLE, "1") == "0"
+    if off or any(x.device.type != "cuda" for x in inputs):
         return False
     watched = (
         torch_module._global_forward_hooks
@@ -112,14 +134,13 @@ def _possible(x: Tensor) -> bool:
         or torch.is_anomaly_enabled()
         or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
     )
-    differentiated = torch.is_grad_enabled() and x.requires_grad
-    return not (watched or differentiated or torch.cuda.is_current_stream_capturing())
+    return not (watched or torch.cuda.is_current_stream_capturing())
 
 
-def _state(network: nn.Module, x: Tensor) -> Any:
+def _state(root: nn.Module, inputs: Sequence[Tensor]) -> Any:
     """What a graph depends on; None where a module wants to see every call."""
     parts: list[Any] = []
-    for module in network.modules():
+    for module in root.modules():
         if (
             module._forward_hooks
             or module._forward_pre_hooks
@@ -131,7 +152,7 @@ def _state(network: nn.Module, x: Tensor) -> Any:
         parts += (module.training, getattr(module, "return_features", None), getattr(module, "deep_supervision", None))
         for tensors in (module._parameters, module._buffers):
             parts += [(t.data_ptr(), t.dtype, t.requires_grad) for t in tensors.values() if t is not None]
-    device = x.device.type
+    device = inputs[0].device.type
     modes = (
         torch.is_grad_enabled(),
         torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
@@ -141,63 +162,95 @@ def _state(network: nn.Module, x: Tensor) -> Any:
         torch.backends.cudnn.benchmark,
         torch.backends.cudnn.deterministic,
     )
-    return x.shape, x.stride(), x.dtype, x.device, modes, tuple(parts)
+    return tuple((x.shape, x.stride(), x.dtype, x.device) for x in inputs), modes, tuple(parts)
+
+
+@contextmanager
+def _fresh_leaves(module: nn.Module) -> Iterator[list[nn.Parameter]]:
+    """The module on other leaves of the same parameters, of which those that need a gradient are given.
+
+    What is left of an earlier call's autograd graph, which may still be referred to, then has no part in a recording.
+    """
+    leaves: dict[nn.Parameter, nn.Parameter] = {}
+    places = [(m, name, p) for m in module.modules() for name, p in m._parameters.items() if p is not None]
+    for owner, name, p in places:
+        owner._parameters[name] = leaves.setdefault(p, nn.Parameter(p.detach(), requires_grad=p.requires_grad))
+    try:
+        yield [leaves[p] for p in leaves if p.requires_grad]
+    finally:
+        for owner, name, p in places:
+            owner._parameters[name] = p
 
 
 class _Recorded:
-    """One recorded call: its memory, the graph of its forward and, for parameters, that of its backward."""
+    """One recorded call: its memory, the graph of its forward and, with autograd, that of its backward."""
 
-    def __init__(self, function: Callable[[Tensor], Any], x: Tensor, parameters: list[Tensor], pool: Any) -> None:
-        device = x.device.type
-        self.parameters = parameters
+    def __init__(
+        self, module: nn.Module, function: Callable[[Any], Any], x: Any, pool: Any, inputs_stay: bool
+    ) -> None:
+        given, spec = pytree.tree_flatten(x)
+        device, grad = given[0].device, torch.is_grad_enabled()
+        self.inputs_stay = inputs_stay
+        self.parameters = [p for p in module.parameters() if grad and p.requires_grad]
         autocast = torch.autocast(
-            device,
-            dtype=torch.get_autocast_dtype(device),
-            enabled=torch.is_autocast_enabled(device),
+            device.type,
+            dtype=torch.get_autocast_dtype(device.type),
+            enabled=torch.is_autocast_enabled(device.type),
             cache_enabled=False,  # or weights, converted before the recording, would stay as they were
         )
-        with torch.cuda.device(x.device), torch.inference_mode(False), torch.set_grad_enabled(bool(parameters)):
-            self.x = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
-            self.x.copy_(x)
+        with torch.cuda.device(device), torch.inference_mode(False), torch.set_grad_enabled(grad):
+            if inputs_stay:
+                self.inputs = [t.detach().requires_grad_(t.requires_grad) for t in given]
+            else:
+                self.inputs = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=device) for t in given]
+                self._copy(given)
             torch.cuda.synchronize()
             torch.cuda.empty_cache()  # what the calls without a graph left over
             self.forward = torch.cuda.CUDAGraph()
-            # thread_local: nnU-Net's other threads pin memory meanwhile.
-            with torch.cuda.graph(self.forward, pool=pool, capture_error_mode="thread_local"), autocast:
-                output = function(self.x)
-            tensors, self.spec = pytree.tree_flatten(output)
-            self.grad_outputs = [torch.zeros_like(t) if t.requires_grad else None for t in tensors]
-            self.grads: list[Tensor | None] = []
-            if parameters:
-                self.backward = torch.cuda.CUDAGraph()
-                wanted = [(t, g) for t, g in zip(tensors, self.grad_outputs, strict=True) if g is not None]
-                with torch.cuda.graph(self.backward, pool=pool, capture_error_mode="thread_local"):
-                    self.grads = list(
-                        torch.autograd.grad(
-                            [t for t, _ in wanted], parameters, [g for _, g in wanted], allow_unused=True
-                        )
-                    )
+            with _fresh_leaves(module) as leaves:
+                # thread_local: nnU-Net's other threads pin memory meanwhile.
+                with torch.cuda.graph(self.forward, pool=pool, capture_error_mode="thread_local"), autocast:
+                    output = function(pytree.tree_unflatten(self.inputs, spec))
+                tensors, self.spec = pytree.tree_flatten(output)
+                wanted = [t for t in tensors if t.requires_grad]
+                if grad and not wanted:
+                    raise RuntimeError("no output needs a gradient")
+                self.grad_outputs = [torch.zeros_like(t) if t.requires_grad else None for t in tensors]
+                self.grads: list[Tensor | None] = []
+                if wanted:
+                    self.backward = torch.cuda.CUDAGraph()
+                    sources = [t for t in self.inputs if t.requires_grad] + leaves
+                    upstream = [g for g in self.grad_outputs if g is not None]
+                    with torch.cuda.graph(self.backward, pool=pool, capture_error_mode="thread_local"):
+                        self.grads = list(torch.autograd.grad(wanted, sources, upstream, allow_unused=True))
             self.outputs = [t.detach() for t in tensors]
 
-    def infer(self, x: Tensor) -> Any:
-        self.x.copy_(x)
+    def _copy(self, inputs: Sequence[Tensor]) -> None:
+        for kept, new in zip(self.inputs, inputs, strict=True):
+            kept.copy_(new)
+
+    def infer(self, inputs: Sequence[Tensor]) -> Any:
+        if not self.inputs_stay:
+            self._copy(inputs)
         self.forward.replay()
         return pytree.tree_unflatten([t.clone() for t in self.outputs], self.spec)
 
-    def train(self, x: Tensor) -> tuple[Any, _Hold]:
+    def train(self, inputs: Sequence[Tensor]) -> tuple[Any, _Hold]:
+        differentiated = [t for t in inputs if t.requires_grad]
         # A gradient that is being accumulated must survive the next backward.
-        for parameter, grad in zip(self.parameters, self.grads, strict=True):
+        for parameter, grad in zip(self.parameters, self.grads[len(differentiated) :], strict=True):
             if grad is not None and parameter.grad is not None and parameter.grad.data_ptr() == grad.data_ptr():
                 parameter.grad = parameter.grad.clone()
-        self.x.copy_(x)
+        if not self.inputs_stay:
+            self._copy(inputs)
         hold = _Hold()
-        outputs = _Replay.apply(self, hold, *self.parameters)
+        outputs = _Replay.apply(self, hold, *differentiated, *self.parameters)
         return pytree.tree_unflatten(list(outputs), self.spec), hold
 
 
 class _Replay(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, recorded: _Recorded, hold: _Hold, *parameters: Tensor):
+    def forward(ctx, recorded: _Recorded, hold: _Hold, *differentiated: Tensor):
         ctx.recorded, ctx.hold = recorded, hold
         recorded.forward.replay()
         return tuple(t.detach() for t in recorded.outputs)

@@ -92,6 +92,7 @@ class NetworkCase:
         if self.implementation == "DSVM-UNet":
             network.return_features = True
             loss = _distillation_loss(network, loss).to(device)
+            loss.cuda_graphs.training = not self.compiled
             parameters += loss.parameters()
         run: Callable[[Tensor], Any] = torch.compile(network) if self.compiled else network
         optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=device.type == "cuda")

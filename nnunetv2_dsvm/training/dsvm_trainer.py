@@ -59,7 +59,9 @@ class nnUNetTrainerDSVM(nnUNetTrainerVMUNet):
         if self.is_ddp and any(True for _ in distillation.parameters()):
             distillation = DistributedDataParallel(distillation, device_ids=[self.local_rank])
         weights = {"projection": self.lambda_projection, "progressive": self.lambda_progressive}
-        return SegmentationWithDistillationLoss(super()._build_loss(), distillation, weights, self._ramp_epochs())
+        loss = SegmentationWithDistillationLoss(super()._build_loss(), distillation, weights, self._ramp_epochs())
+        loss.cuda_graphs.training = self._records_graphs()
+        return loss
 
     def on_train_epoch_start(self):
         self.loss.set_epoch(self.current_epoch)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nnunetv2_dsvm.architecture.cuda_graphs import CudaGraphs
 from nnunetv2_dsvm.training.optimization import linear_ramp
 
 SEGMENTATION = "segmentation"
@@ -23,6 +24,9 @@ class SegmentationWithDistillationLoss(nn.Module):
         distillation: `(encoder_features, decoder_features) -> {name: L_k}`, bare or wrapped for DDP.
         weights: lambda_k by the name of the term.
         ramp_epochs: the epoch from which r = 1.
+
+    `cuda_graphs.training` replays the distillation as a CUDA graph, for a network whose features come from one: its
+    many small kernels take longer to launch than to run.
     """
 
     def __init__(
@@ -33,6 +37,7 @@ class SegmentationWithDistillationLoss(nn.Module):
         self.distillation = distillation
         self.weights = dict(weights)
         self.ramp_epochs = ramp_epochs
+        self.cuda_graphs = CudaGraphs(inference=False, training=False, inputs_stay=True)
         self.last_terms: dict[str, torch.Tensor] = {}
         self.set_epoch(0)
 
@@ -53,7 +58,8 @@ class SegmentationWithDistillationLoss(nn.Module):
         if not hasattr(output, "encoder_features"):
             return self.segmentation_loss(output, target)
         segmentation = self.segmentation_loss(output.logits, target)
-        terms = self.distillation(output.encoder_features, output.decoder_features)
+        features = (tuple(output.encoder_features), tuple(output.decoder_features))
+        terms = self.cuda_graphs(self.distillation, lambda both: self.distillation(*both), features)
         self._record({SEGMENTATION: segmentation, **terms})
         return segmentation + self.ramp * sum(self.weights[name] * value for name, value in terms.items())
 

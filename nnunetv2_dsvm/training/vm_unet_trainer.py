@@ -85,8 +85,11 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
         if trains_in_bf16(self.device):
             self.grad_scaler = None  # bf16 has the range of fp32
         super().initialize()
+        self.bare_network().cuda_graphs.training = self._records_graphs()
+
+    def _records_graphs(self) -> bool:
         # Not with DDP, whose gradients are sent while the backward still runs.
-        self.bare_network().cuda_graphs.training = not self.is_ddp
+        return not self.is_ddp and not self._do_i_compile()
 
     def _do_i_compile(self):
         # CUDA graphs take away what torch.compile would, without its minute of compiling: only on request.
