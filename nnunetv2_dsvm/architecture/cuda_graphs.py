@@ -25,6 +25,7 @@ MAX_GRAPHS = 4
 _MAX_REMEMBERED = 64
 _NEVER = -1  # instead of a number of calls: recording has failed
 VARIABLE = "NNUNETV2_DSVM_CUDA_GRAPHS"
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class _Hold:
@@ -140,17 +141,14 @@ def _possible(inputs: Sequence[Tensor]) -> bool:
 def _state(root: nn.Module, inputs: Sequence[Tensor]) -> Any:
     """What a graph depends on; None where a module wants to see every call."""
     parts: list[Any] = []
+    grad = torch.is_grad_enabled()
     for module in root.modules():
-        if (
-            module._forward_hooks
-            or module._forward_pre_hooks
-            or module._backward_hooks
-            or module._backward_pre_hooks
-            or (module.training and torch.is_grad_enabled() and getattr(module, "gradient_checkpointing", False))
-        ):
+        # Not by attribute: a module looks in three places before it says that it has none, and this runs in every call.
+        own = module.__dict__
+        if any(own[hooks] for hooks in _HOOKS) or (grad and own["training"] and own.get("gradient_checkpointing")):
             return None
-        parts += (module.training, getattr(module, "return_features", None), getattr(module, "deep_supervision", None))
-        for tensors in (module._parameters, module._buffers):
+        parts += (own["training"], own.get("return_features"), own.get("deep_supervision"))
+        for tensors in (own["_parameters"], own["_buffers"]):
             parts += [(t.data_ptr(), t.dtype, t.requires_grad) for t in tensors.values() if t is not None]
     device = inputs[0].device.type
     modes = (
