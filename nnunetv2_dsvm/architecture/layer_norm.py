@@ -9,8 +9,8 @@ from nnunetv2_dsvm.ops.norm import layer_norm
 class LayerNorm(nn.LayerNorm):
     """`nn.LayerNorm` over the last axis of a channels-last tensor, with affine parameters.
 
-    Computed in fp32. Under autocast the result has autocast's type, not fp32 as torch's: what follows is a product, which
-    would convert it, or a residual stream, which is of that type in the other stages anyway.
+    Computed in fp32. Under autocast the result has autocast's type, not fp32 as torch's: what follows is a product,
+    which would convert it, or a residual stream, which is of that type in the other stages anyway.
     """
 
     def forward(self, x: Tensor) -> Tensor:

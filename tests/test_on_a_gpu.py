@@ -1,0 +1,74 @@
+"""The fused kernels on a real GPU, at sizes that the interpreter would take hours for; skipped without a GPU."""
+
+import pytest
+import torch
+
+from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.benchmark.core_case import CoreCase
+from nnunetv2_dsvm.benchmark.correctness import check_core, check_scan
+from nnunetv2_dsvm.benchmark.network_case import DiceAndCrossEntropy
+from nnunetv2_dsvm.benchmark.scan_case import ScanShape
+from nnunetv2_dsvm.distillation import DualSelfDistillation
+from nnunetv2_dsvm.training.loss import SegmentationWithDistillationLoss
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+# batch, height, width, d_inner, d_state: against the plain loop where they are small, else the chunked scan in fp64
+SMALL = [(1, 1, 1, 8, 1), (2, 5, 7, 12, 16), (1, 7, 14, 36, 8), (1, 2, 3, 34, 64)]
+LARGE = [(1, 128, 128, 96, 16), (2, 77, 131, 48, 8), (8, 64, 64, 192, 16), (32, 16, 16, 384, 16), (40, 8, 8, 768, 1)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SMALL + LARGE, ids=lambda s: "x".join(map(str, s)))
+def test_scan(shape, dtype):
+    """`check_scan` raises above 1e-5 in fp32, 2e-3 in fp16 and 1e-2 in bf16, for the output and each gradient."""
+    oracle = "reference" if shape in SMALL else "torch_chunked"
+    assert check_scan("triton", ScanShape(*shape), dtype, torch.device("cuda"), oracle) > 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("size", [(4, 64, 64, 96), (2, 31, 17, 48)], ids=lambda s: "x".join(map(str, s)))
+def test_core(size, dtype):
+    assert check_core(CoreCase("core", "ours", *size, 16, dtype, "cuda"), oracle="torch_chunked") > 0
+
+
+def _train(dtype: torch.dtype, steps: int = 120) -> list[float]:
+    """The losses of a DSVM-UNet that learns to find discs in noise, with CUDA graphs, as the trainer trains it."""
+    torch.manual_seed(0)
+    network = VMUNet.from_preset("base", 1, 2).cuda().train()
+    network.return_features = network.cuda_graphs.training = True
+    distillation = DualSelfDistillation(network.encoder.output_channels, network.decoder.output_channels)
+    weights = {"projection": 0.1, "progressive": 0.1}
+    loss = SegmentationWithDistillationLoss(DiceAndCrossEntropy(), distillation, weights, 0).cuda()
+    loss.cuda_graphs.training = True
+    parameters = [*network.parameters(), *loss.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=3e-4, fused=True)
+    scaler = torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
+    random = torch.Generator("cuda").manual_seed(1)
+    rows, columns = torch.meshgrid(*[torch.arange(128, device="cuda")] * 2, indexing="ij")
+    values = []
+    for _ in range(steps):
+        centres = torch.randint(20, 108, (8, 2, 1, 1), generator=random, device="cuda")
+        target = ((rows - centres[:, 0]) ** 2 + (columns - centres[:, 1]) ** 2 < 400).long()
+        noise = torch.randn(8, 1, 128, 128, generator=random, device="cuda")
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+            value = loss(network(target[:, None] + 0.5 * noise), target)
+        scaler.scale(value).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(parameters, 12)
+        scaler.step(optimizer)
+        scaler.update()
+        values.append(value.item())
+    return values
+
+
+def test_16_bit_trainings_end_where_fp32_ends():
+    """120 steps: finite throughout, and the mean loss of the last ten within a twentieth of what was learnt."""
+    losses = {dtype: torch.tensor(_train(dtype)) for dtype in DTYPES}
+    assert all(values.isfinite().all() for values in losses.values())
+    exact = losses[torch.float32]
+    learnt, end = exact[0] - exact[-10:].mean(), exact[-10:].mean()
+    assert learnt > 0.5
+    for dtype in DTYPES[1:]:
+        assert abs(losses[dtype][-10:].mean() - end) <= learnt / 20, dtype
