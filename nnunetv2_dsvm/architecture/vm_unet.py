@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nnunetv2_dsvm.architecture.cuda_graphs import CudaGraphs
+from nnunetv2_dsvm.architecture.finite_image import refuse_if_not_finite
 from nnunetv2_dsvm.architecture.resampling import (
     PATCH_SIZE,
     PatchEmbedding,
@@ -219,11 +220,17 @@ class VMUNet(nn.Module):
         return cls(input_channels, num_classes, **{**PRESETS[preset], **overrides})
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor] | VMUNetOutput:
-        """Logits; a list with deep supervision; a `VMUNetOutput` while training with `return_features` on."""
+        """Logits; a list with deep supervision; a `VMUNetOutput` while training with `return_features` on.
+
+        Raises:
+            ValueError: not a batch of images, or, at inference, an image with NaN or infinite values.
+        """
         if x.ndim != 4:
             raise ValueError(f"expected images (batch, channels, height, width), got shape {tuple(x.shape)}")
         if torch.compiler.is_compiling():
             return self._forward(x)
+        if not (self.training or torch.is_grad_enabled()):
+            refuse_if_not_finite(x)
         return self.cuda_graphs(self, self._forward, x)
 
     def _forward(self, x: Tensor) -> Tensor | list[Tensor] | VMUNetOutput:

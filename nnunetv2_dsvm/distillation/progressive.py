@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nnunetv2_dsvm.distillation.distances import FeatureDistance
-from nnunetv2_dsvm.distillation.features import at_least_fp32, autocast_off, check_channels
+from nnunetv2_dsvm.distillation.features import at_least_fp32, autocast_off, check_channels, pixel_weight
 
 
 class ProgressiveSelfDistillation(nn.Module):
@@ -39,13 +39,17 @@ class ProgressiveSelfDistillation(nn.Module):
         self.decoder_projections = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in up)
 
     def forward(
-        self, encoder_features: Sequence[torch.Tensor], decoder_features: Sequence[torch.Tensor]
+        self,
+        encoder_features: Sequence[torch.Tensor],
+        decoder_features: Sequence[torch.Tensor],
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The term as a scalar, at least fp32 whatever the autocast; 0 when neither side has two stages.
 
         Args:
             encoder_features: (B, C_l, H_l, W_l), highest resolution first.
             decoder_features: (B, C_l, H_l, W_l), highest resolution first.
+            mask: (B, 1, H, W), the pixels of the image that count (see `pixel_weight`); None: all.
 
         Raises:
             ValueError: the features are not those the projections were built for.
@@ -57,9 +61,9 @@ class ProgressiveSelfDistillation(nn.Module):
             distances = []
             for project, (student, teacher) in zip(self.encoder_projections, pairwise(encoder), strict=True):
                 pooled = F.adaptive_avg_pool2d(student, teacher.shape[-2:])
-                distances.append(self.distance(project(pooled), teacher))
+                distances.append(self.distance(project(pooled), teacher, pixel_weight(mask, teacher.shape[-2:])))
             for project, (teacher, student) in zip(self.decoder_projections, pairwise(decoder), strict=True):
                 size = teacher.shape[-2:]
                 enlarged = F.interpolate(project(student), size, mode="bilinear", align_corners=False)
-                distances.append(self.distance(enlarged, teacher))
+                distances.append(self.distance(enlarged, teacher, pixel_weight(mask, size)))
             return torch.stack(distances).mean() if distances else decoder[0].new_zeros(())

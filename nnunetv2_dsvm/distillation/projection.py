@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nnunetv2_dsvm.distillation.distances import FeatureDistance
-from nnunetv2_dsvm.distillation.features import at_least_fp32, autocast_off, check_channels
+from nnunetv2_dsvm.distillation.features import at_least_fp32, autocast_off, check_channels, pixel_weight
 
 
 class ProjectionSelfDistillation(nn.Module):
@@ -36,13 +36,17 @@ class ProjectionSelfDistillation(nn.Module):
         self.decoder_projections = nn.ModuleList(nn.Conv2d(c, teacher, 1) for c in decoder_channels[1:])
 
     def forward(
-        self, encoder_features: Sequence[torch.Tensor], decoder_features: Sequence[torch.Tensor]
+        self,
+        encoder_features: Sequence[torch.Tensor],
+        decoder_features: Sequence[torch.Tensor],
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The term as a scalar, at least fp32 whatever the autocast.
 
         Args:
             encoder_features: (B, C_l, H_l, W_l), highest resolution first.
             decoder_features: (B, C_l, H_l, W_l), highest resolution first.
+            mask: (B, 1, H, W), the pixels of the image that count (see `pixel_weight`); None: all.
 
         Raises:
             ValueError: the features are not those the projections were built for.
@@ -54,8 +58,9 @@ class ProjectionSelfDistillation(nn.Module):
             students = [*at_least_fp32(encoder_features), *decoder]
             projections = [*self.encoder_projections, *self.decoder_projections]
             size = teacher.shape[-2:]
+            weight = pixel_weight(mask, size)
             distances = [
-                self.distance(F.interpolate(project(f), size, mode="bilinear", align_corners=False), teacher)
+                self.distance(F.interpolate(project(f), size, mode="bilinear", align_corners=False), teacher, weight)
                 for project, f in zip(projections, students, strict=True)
             ]
             return torch.stack(distances).mean()
