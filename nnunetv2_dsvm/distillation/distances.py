@@ -13,7 +13,9 @@ def weighted_mean(per_pixel: torch.Tensor, weight: torch.Tensor | None) -> torch
     """The mean of (B, H, W) over batch and pixels, weighted by (B, 1, H, W); 0 where every weight is 0."""
     if weight is None:
         return per_pixel.mean()
-    return (per_pixel * weight.squeeze(1)).sum() / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
+    # Divided before the gradient passes: where every weight is 0, 1/tiny times a gradient would overflow.
+    share = weight / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
+    return (per_pixel * share.squeeze(1)).sum()
 
 
 def mean_squared_error(
