@@ -32,3 +32,40 @@ def tiny_dataset(tmp_path_factory):
     from tiny_dataset import make_tiny_dataset
 
     return make_tiny_dataset(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Drawing takes longer than training here."""
+    from nnunetv2.training.logging.nnunet_logger import LocalLogger
+
+    from nnunetv2_dsvm.training import dsvm_trainer
+
+    monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda *arguments: None)
+    monkeypatch.setattr(dsvm_trainer, "plot_distillation_progress", lambda *arguments: None)
+
+
+@pytest.fixture
+def make(tiny_dataset, tmp_path, monkeypatch):
+    """make(Trainer, run="a", **changes of the 2d plans): a trainer whose results lie in a folder of the test's own."""
+    for name, value in tiny_dataset.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NNUNETV2_DSVM_SEED", raising=False)
+
+    def make_trainer(trainer_class, *, run="a", continued=False, configuration="2d", labels=None, **changes):
+        monkeypatch.setenv("nnUNet_results", str(tmp_path / run))
+        plans, dataset_json = tiny_dataset.load_plans(), tiny_dataset.load_dataset_json()
+        plans["configurations"]["2d"].update(changes)
+        dataset_json.update(labels or {})
+        plans["continue_training"] = continued
+        return trainer_class(plans, configuration, 0, dataset_json, device=torch.device("cpu"))
+
+    return make_trainer

@@ -90,3 +90,18 @@ def test_wrong_settings_are_named(arguments, named):
 def test_maps_that_would_broadcast_are_refused():
     with pytest.raises(ValueError, match=r"\(1, 4, 2, 2\).*\(1, 1, 2, 2\)"):
         FeatureDistance()(torch.zeros(1, 4, 2, 2), torch.zeros(1, 1, 2, 2))
+
+
+@pytest.mark.parametrize("kind", ["mse", "kl"])
+def test_weighted_distance_is_the_mean_over_what_counts(maps, kind):
+    student, teacher = maps
+    weight = torch.zeros(2, 1, 4, 3, dtype=torch.float64)
+    weight[0, :, 1:3], weight[1, :, 0, 0] = 1, 0.5
+    value = FeatureDistance(kind, 1.0)(student, teacher, weight).item()
+    s, t = student.numpy(), teacher.numpy()
+    if kind == "mse":
+        per_pixel = ((s - t) ** 2).mean(axis=1)
+    else:
+        per_pixel = entropy(softmax(t, axis=1), softmax(s, axis=1), axis=1)
+    assert value == pytest.approx(np.average(per_pixel, weights=weight[:, 0].numpy()), rel=1e-10)
+    assert FeatureDistance(kind)(student, teacher, torch.zeros_like(weight)).item() == 0

@@ -267,3 +267,54 @@ def test_wrong_terms_are_refused(terms):
 def test_no_stages_are_refused():
     with pytest.raises(ValueError, match="at least one"):
         DualSelfDistillation([], DIMS)
+
+
+# --- ignored pixels ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("distance", ["mse", "kl"])
+@pytest.mark.parametrize("dimension", [2, 3], ids=["rows", "columns"])
+def test_ignored_pixels_teach_nothing_and_learn_nothing(distance, dimension):
+    """The right (or lower) half of an image of 32 x 32 is ignored: its features change neither values nor gradients."""
+    sizes = [(8, 8), (4, 4), (2, 2)]
+    encoder, decoder = make_features(DIMS, sizes), make_features(DIMS, sizes, seed=1)
+    distillation = DualSelfDistillation(DIMS, DIMS, distance=distance).double()
+    mask = torch.ones(2, 1, 32, 32, dtype=torch.float64)
+    mask.narrow(dimension, 16, 16).zero_()
+
+    def values_and_gradients(encoder, decoder):
+        terms = distillation(encoder, decoder, mask)
+        inputs = [*encoder, *decoder, *distillation.parameters()]
+        return terms, torch.autograd.grad(sum(terms.values()), inputs, materialize_grads=True)
+
+    terms, gradients = values_and_gradients(encoder, decoder)
+    # A bilinear resize from the neighbouring pixel reaches one pixel over the border, and no further.
+    for gradient, size in zip(gradients[:6], [8, 4, 2] * 2, strict=True):
+        far = size // 2 + 1
+        assert not gradient.narrow(dimension, far, size - far).any()
+        assert gradient.narrow(dimension, 0, size // 2).any() or gradient is gradients[3]  # f^d_1 only teaches
+
+    def changed(features):
+        out = [f.detach().clone() for f in features]
+        for f in out:
+            far = f.shape[dimension] // 2 + 1
+            f.narrow(dimension, far, f.shape[dimension] - far).add_(7)
+        return [f.requires_grad_() for f in out]
+
+    again, gradients_again = values_and_gradients(changed(encoder), changed(decoder))
+    for name in terms:
+        assert again[name].item() == pytest.approx(terms[name].item(), rel=1e-12)
+    for one, other in zip(gradients, gradients_again, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_mask_of_ones_changes_nothing_and_one_of_zeros_leaves_a_graph():
+    encoder, decoder = make_features(DIMS, SIZES["halving"]), make_features(DIMS, SIZES["halving"], seed=1)
+    distillation = DualSelfDistillation(DIMS, DIMS).double()
+    mask = torch.ones(2, 1, 32, 48, dtype=torch.float64)
+    plain, ones = distillation(encoder, decoder), distillation(encoder, decoder, mask)
+    assert {n: v.item() for n, v in ones.items()} == pytest.approx({n: v.item() for n, v in plain.items()}, rel=1e-12)
+    none = distillation(encoder, decoder, 0 * mask)
+    assert [v.item() for v in none.values()] == [0, 0]
+    sum(none.values()).backward()  # every parameter gets a gradient, as DDP demands of every rank
+    assert all(p.grad is not None and not p.grad.any() for p in distillation.parameters())

@@ -7,12 +7,21 @@ import random
 import numpy as np
 import pytest
 import torch
-from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from short_trainers import (
+    SHORT,
+    ShortDSVM,
+    ShortDSVM_deepSupervision,
+    ShortDSVM_kl,
+    ShortDSVM_projection,
+    ShortVMUNet,
+    assert_equal,
+    checkpoint_of,
+)
 from tiny_dataset import NETWORK
 
 from nnunetv2_dsvm import VMUNet
-from nnunetv2_dsvm.training import dsvm_trainer, variants, vm_unet_trainer
+from nnunetv2_dsvm.training import variants, vm_unet_trainer
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
 from nnunetv2_dsvm.training.precision import bf16_autocast, trains_in_bf16
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
@@ -20,104 +29,7 @@ from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 LENGTHS = (1, 5, 10, 20, 50, 100, 250, 500, 1000)
 
 
-class ShortRun:
-    """Three epochs of two steps, a checkpoint after each epoch; can be cut off at the start of an epoch."""
-
-    default_num_epochs = 3
-    cut_off_at = None
-
-    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cpu")):  # noqa: B008
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_iterations_per_epoch = 2
-        self.num_val_iterations_per_epoch = 1
-        self.save_every = 1
-        self.losses = []
-
-    def on_epoch_start(self):
-        if self.current_epoch == self.cut_off_at:
-            raise KeyboardInterrupt
-        super().on_epoch_start()
-
-    def train_step(self, batch):
-        result = super().train_step(batch)
-        self.losses.append(float(result["loss"]))
-        return result
-
-
-class ShortDSVM(ShortRun, nnUNetTrainerDSVM):
-    pass
-
-
-class ShortDSVM_kl(ShortRun, variants.nnUNetTrainerDSVM_kl):
-    pass
-
-
-class ShortDSVM_projection(ShortRun, variants.nnUNetTrainerDSVM_projection):
-    pass
-
-
-class ShortDSVM_deepSupervision(ShortRun, variants.nnUNetTrainerDSVM_deepSupervision):
-    pass
-
-
-class ShortVMUNet(ShortRun, nnUNetTrainerVMUNet):
-    pass
-
-
-SHORT = [ShortDSVM, ShortDSVM_kl, ShortDSVM_projection, ShortDSVM_deepSupervision, ShortVMUNet]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """Drawing takes longer than training here."""
-    monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda *arguments: None)
-    monkeypatch.setattr(dsvm_trainer, "plot_distillation_progress", lambda *arguments: None)
-
-
-@pytest.fixture
-def make(tiny_dataset, tmp_path, monkeypatch):
-    """make(Trainer, run="a", **changes of the 2d plans): a trainer whose results lie in a folder of the test's own."""
-    for name, value in tiny_dataset.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("NNUNETV2_DSVM_SEED", raising=False)
-
-    def make_trainer(trainer_class, *, run="a", continued=False, configuration="2d", labels=None, **changes):
-        monkeypatch.setenv("nnUNet_results", str(tmp_path / run))
-        plans, dataset_json = tiny_dataset.load_plans(), tiny_dataset.load_dataset_json()
-        plans["configurations"]["2d"].update(changes)
-        dataset_json.update(labels or {})
-        plans["continue_training"] = continued
-        return trainer_class(plans, configuration, 0, dataset_json, device=torch.device("cpu"))
-
-    return make_trainer
-
-
-def checkpoint_of(trainer, name="checkpoint_final.pth"):
-    return torch.load(os.path.join(trainer.output_folder, name), weights_only=False)
-
-
-def assert_equal(a, b):
-    """Equal to the bit, through dictionaries, lists and tensors."""
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_equal(a[key], b[key])
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for one, other in zip(a, b, strict=True):
-            assert_equal(one, other)
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    else:
-        assert a == b
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- names and sizes --------------------------------------------------------------------------------------------------

@@ -84,9 +84,18 @@ def tiny_case(seed: int, channels: int) -> tuple[list[np.ndarray], np.ndarray]:
 
 
 def write_raw_dataset(
-    dataset: TinyDataset, *, training_cases: int = 5, test_cases: int = 1, channels: int = 1, regions: bool = False
+    dataset: TinyDataset,
+    *,
+    training_cases: int = 5,
+    test_cases: int = 1,
+    channels: int = 1,
+    regions: bool = False,
+    ignore_label: int | None = None,
 ) -> None:
-    """Writes the raw dataset: imagesTr, labelsTr, imagesTs, labelsTs, dataset.json. With `regions`, labels overlap."""
+    """Writes the raw dataset: imagesTr, labelsTr, imagesTs, labelsTs, dataset.json.
+
+    With `regions`, labels overlap; with an `ignore_label`, the last third of every slice has it.
+    """
     spacing_mm = (1.0, 1.0, 4.0)  # nnU-Net plans a 3D configuration for these volumes too
 
     def write(array: np.ndarray, path: Path) -> None:
@@ -98,10 +107,14 @@ def write_raw_dataset(
     for seed in range(training_cases + test_cases):
         split = "Tr" if seed < training_cases else "Ts"
         images, labels = tiny_case(seed, channels)
+        if ignore_label is not None:
+            labels[..., 2 * SHAPE[2] // 3 :] = ignore_label
         for channel, image in enumerate(images):
             write(image, dataset.raw / f"images{split}" / f"case_{seed:03d}_{channel:04d}.nii.gz")
         write(labels, dataset.raw / f"labels{split}" / f"case_{seed:03d}.nii.gz")
     labels_json = {"background": 0, "whole": [1, 2], "core": [2]} if regions else {"background": 0, "one": 1, "two": 2}
+    if ignore_label is not None:
+        labels_json["ignore"] = ignore_label
     description = {
         "channel_names": {str(channel): "noNorm" if channel else "MR" for channel in range(channels)},
         "labels": labels_json,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nnunetv2_dsvm.architecture.cuda_graphs import CudaGraphs
+from nnunetv2_dsvm.architecture.finite_image import infinite_unless_finite, refuse_if_not_finite
 from nnunetv2_dsvm.architecture.resampling import (
     PATCH_SIZE,
     PatchEmbedding,
@@ -219,11 +220,18 @@ class VMUNet(nn.Module):
         return cls(input_channels, num_classes, **{**PRESETS[preset], **overrides})
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor] | VMUNetOutput:
-        """Logits; a list with deep supervision; a `VMUNetOutput` while training with `return_features` on."""
+        """Logits; a list with deep supervision; a `VMUNetOutput` while training with `return_features` on.
+
+        Raises:
+            ValueError: not a batch of images, or, at inference, an image with NaN or infinite values (on CUDA, where
+                the check would make the GPU wait, the logits are infinite, which nnU-Net refuses).
+        """
         if x.ndim != 4:
             raise ValueError(f"expected images (batch, channels, height, width), got shape {tuple(x.shape)}")
         if torch.compiler.is_compiling():
             return self._forward(x)
+        if not (self.training or torch.is_grad_enabled()):
+            refuse_if_not_finite(x)
         return self.cuda_graphs(self, self._forward, x)
 
     def _forward(self, x: Tensor) -> Tensor | list[Tensor] | VMUNetOutput:
@@ -235,6 +243,8 @@ class VMUNet(nn.Module):
             logits[..., : -(-height // scale), : -(-width // scale)]
             for logits, scale in zip(all_logits, scales, strict=True)
         ]
+        if not (self.training or torch.is_grad_enabled()):
+            cropped = [infinite_unless_finite(logits, x) for logits in cropped]
         logits = cropped if self.decoder.deep_supervision else cropped[0]
         if self.training and self.return_features:
             return VMUNetOutput(logits, _channels_first(encoder_outputs), _channels_first(decoder_outputs))

@@ -12,12 +12,27 @@ from nnunetv2_dsvm.distillation.resized_mse import resized_mse, supports
 DistanceKind = Literal["mse", "kl"]
 
 
-def mean_squared_error(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Mean over all elements of (student - teacher)^2. Both (B, C, H, W); a scalar."""
-    return F.mse_loss(student, teacher)
+def weighted_mean(per_pixel: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+    """The mean of (B, H, W) over batch and pixels, weighted by (B, 1, H, W); 0 where every weight is 0."""
+    if weight is None:
+        return per_pixel.mean()
+    # Divided before the gradient passes: where every weight is 0, 1/tiny times a gradient would overflow.
+    share = weight / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
+    return (per_pixel * share.squeeze(1)).sum()
 
 
-def kl_divergence(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+def mean_squared_error(
+    student: torch.Tensor, teacher: torch.Tensor, weight: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mean over all elements of (student - teacher)^2. Both (B, C, H, W), weight (B, 1, H, W) or None; a scalar."""
+    if weight is None:
+        return F.mse_loss(student, teacher)
+    return weighted_mean((student - teacher).square().mean(dim=1), weight)
+
+
+def kl_divergence(
+    student: torch.Tensor, teacher: torch.Tensor, temperature: float, weight: torch.Tensor | None = None
+) -> torch.Tensor:
     """T^2 * KL(softmax(teacher / T) || softmax(student / T)): softmax over channels, mean over batch and pixels.
 
     T^2 keeps the size of the gradient independent of the temperature (Hinton et al., arXiv 1503.02531).
@@ -26,6 +41,7 @@ def kl_divergence(student: torch.Tensor, teacher: torch.Tensor, temperature: flo
         student: (B, C, H, W).
         teacher: (B, C, H, W).
         temperature: T > 0.
+        weight: (B, 1, H, W), how much each pixel counts in the mean; None: all alike.
 
     Returns:
         A scalar in nats, >= 0 up to rounding.
@@ -33,7 +49,7 @@ def kl_divergence(student: torch.Tensor, teacher: torch.Tensor, temperature: flo
     log_student = F.log_softmax(student / temperature, dim=1)
     log_teacher = F.log_softmax(teacher / temperature, dim=1)
     per_pixel = (log_teacher.exp() * (log_teacher - log_student)).sum(dim=1)
-    return temperature**2 * per_pixel.mean()
+    return temperature**2 * weighted_mean(per_pixel, weight)
 
 
 def standardise_over_channels(features: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
@@ -65,15 +81,18 @@ class FeatureDistance:
         if not self.temperature > 0:
             raise ValueError(f"the temperature of the KL divergence must be above 0, got {self.temperature}")
 
-    def __call__(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, student: torch.Tensor, teacher: torch.Tensor, weight: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The distance of a map from a teacher's, the student resized to the teacher's size, bilinearly.
 
-        Computed in at least fp32 whatever the autocast. On GPUs the mean squared error of whole-number scales is one
-        operator, see `resized_mse`.
+        Computed in at least fp32 whatever the autocast. On GPUs the unweighted mean squared error of whole-number
+        scales is one operator, see `resized_mse`.
 
         Args:
             student: (B, C, h, w).
             teacher: (B, C, H, W); no gradient reaches it.
+            weight: (B, 1, H, W), how much each pixel counts (see `pixel_weight`); None: all alike.
 
         Returns:
             A scalar, at least fp32.
@@ -87,7 +106,7 @@ class FeatureDistance:
                 "one number of channels"
             )
         teacher = teacher.detach()
-        if self.kind == "mse" and not self.standardise and supports(student, teacher):
+        if self.kind == "mse" and weight is None and not self.standardise and supports(student, teacher):
             return resized_mse(student, teacher)
         with autocast_off(student.device.type):
             student, teacher = at_least_fp32(student), at_least_fp32(teacher)
@@ -96,5 +115,5 @@ class FeatureDistance:
             if self.standardise:
                 student, teacher = standardise_over_channels(student), standardise_over_channels(teacher)
             if self.kind == "kl":
-                return kl_divergence(student, teacher, self.temperature)
-            return mean_squared_error(student, teacher)
+                return kl_divergence(student, teacher, self.temperature, weight)
+            return mean_squared_error(student, teacher, weight)

@@ -60,15 +60,20 @@ class DualSelfDistillation(nn.Module):
         )
 
     def forward(
-        self, encoder_features: Sequence[torch.Tensor], decoder_features: Sequence[torch.Tensor]
+        self,
+        encoder_features: Sequence[torch.Tensor],
+        decoder_features: Sequence[torch.Tensor],
+        mask: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """Each term's unweighted value, a scalar of at least fp32, by the term's name.
 
         Args:
             encoder_features: the outputs (B, C_l, H_l, W_l) of the encoder's stages, highest resolution first.
             decoder_features: the same of the decoder's stages, highest resolution first too.
+            mask: (B, 1, H, W), 1 where the image counts and 0 where it is ignored, of the image that the features
+                cover; each term is then the mean over what counts, 0 where nothing does. None: everything counts.
 
         Raises:
             ValueError: the features have other channels or another number of stages than the module was built for.
         """
-        return {name: term(encoder_features, decoder_features) for name, term in self.terms.items()}
+        return {name: term(encoder_features, decoder_features, mask) for name, term in self.terms.items()}

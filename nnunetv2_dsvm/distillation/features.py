@@ -70,3 +70,16 @@ def check_channels(side: str, features: Sequence[Tensor], channels: Sequence[int
             f"the {side} features have the shapes {shapes}, but the distillation was built for 2D maps (B, C, H, W) "
             f"of {list(channels)} channels, highest resolution first"
         )
+
+
+def pixel_weight(mask: torch.Tensor | None, size: Sequence[int]) -> torch.Tensor | None:
+    """How much each pixel of a feature map of this size counts: the share of the mask that it covers.
+
+    A pixel of the features stands for a square of the image. Where the whole square is ignored it weighs 0: the pair is
+    not compared there, and no gradient starts there. Ours.
+
+    Args:
+        mask: (B, 1, H, W), 1 where the image counts and 0 where it is ignored; None: everything counts.
+        size: height and width of the feature map.
+    """
+    return None if mask is None else F.adaptive_avg_pool2d(mask, size)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nnunetv2_dsvm.distillation.distances import FeatureDistance
-from nnunetv2_dsvm.distillation.features import at_least_fp32, average_pool, check_channels, project
+from nnunetv2_dsvm.distillation.features import at_least_fp32, average_pool, check_channels, pixel_weight, project
 
 
 class ProgressiveSelfDistillation(nn.Module):
@@ -38,13 +38,17 @@ class ProgressiveSelfDistillation(nn.Module):
         self.decoder_projections = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in up)
 
     def forward(
-        self, encoder_features: Sequence[torch.Tensor], decoder_features: Sequence[torch.Tensor]
+        self,
+        encoder_features: Sequence[torch.Tensor],
+        decoder_features: Sequence[torch.Tensor],
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The term as a scalar, at least fp32 whatever the autocast; 0 when neither side has two stages.
 
         Args:
             encoder_features: (B, C_l, H_l, W_l), highest resolution first.
             decoder_features: (B, C_l, H_l, W_l), highest resolution first.
+            mask: (B, 1, H, W), the pixels of the image that count (see `pixel_weight`); None: all.
 
         Raises:
             ValueError: the features are not those the projections were built for.
@@ -53,8 +57,10 @@ class ProgressiveSelfDistillation(nn.Module):
         check_channels("decoder", decoder_features, self.decoder_channels)
         distances = []
         for projection, (student, teacher) in zip(self.encoder_projections, pairwise(encoder_features), strict=True):
-            pooled = average_pool(student, teacher.shape[-2:])
-            distances.append(self.distance(project(projection, pooled), teacher))
+            size = teacher.shape[-2:]
+            pooled = project(projection, average_pool(student, size))
+            distances.append(self.distance(pooled, teacher, pixel_weight(mask, size)))
         for projection, (teacher, student) in zip(self.decoder_projections, pairwise(decoder_features), strict=True):
-            distances.append(self.distance(project(projection, student), teacher))
+            weight = pixel_weight(mask, teacher.shape[-2:])
+            distances.append(self.distance(project(projection, student), teacher, weight))
         return torch.stack(distances).mean() if distances else at_least_fp32(decoder_features[0]).new_zeros(())

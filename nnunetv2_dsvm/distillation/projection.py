@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from nnunetv2_dsvm.distillation.distances import FeatureDistance
-from nnunetv2_dsvm.distillation.features import check_channels, project
+from nnunetv2_dsvm.distillation.features import check_channels, pixel_weight, project
 
 
 class ProjectionSelfDistillation(nn.Module):
@@ -35,13 +35,17 @@ class ProjectionSelfDistillation(nn.Module):
         self.decoder_projections = nn.ModuleList(nn.Conv2d(c, teacher, 1) for c in decoder_channels[1:])
 
     def forward(
-        self, encoder_features: Sequence[torch.Tensor], decoder_features: Sequence[torch.Tensor]
+        self,
+        encoder_features: Sequence[torch.Tensor],
+        decoder_features: Sequence[torch.Tensor],
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The term as a scalar, at least fp32 whatever the autocast.
 
         Args:
             encoder_features: (B, C_l, H_l, W_l), highest resolution first.
             decoder_features: (B, C_l, H_l, W_l), highest resolution first.
+            mask: (B, 1, H, W), the pixels of the image that count (see `pixel_weight`); None: all.
 
         Raises:
             ValueError: the features are not those the projections were built for.
@@ -51,8 +55,9 @@ class ProjectionSelfDistillation(nn.Module):
         teacher, *decoder = decoder_features
         students = [*encoder_features, *decoder]
         projections = [*self.encoder_projections, *self.decoder_projections]
+        weight = pixel_weight(mask, teacher.shape[-2:])
         distances = [
-            self.distance(project(projection, student), teacher)
+            self.distance(project(projection, student), teacher, weight)
             for projection, student in zip(projections, students, strict=True)
         ]
         return torch.stack(distances).mean()

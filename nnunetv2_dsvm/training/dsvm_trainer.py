@@ -1,6 +1,7 @@
 """nnUNetTrainerDSVM: the VM-UNet trained with dual self-distillation."""
 
 import os
+from functools import partial
 from typing import Any
 
 from torch import distributed as dist
@@ -9,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_dsvm.distillation.distances import DistanceKind, FeatureDistance
 from nnunetv2_dsvm.distillation.dual import DualSelfDistillation, Term
-from nnunetv2_dsvm.training.loss import SEGMENTATION, SegmentationWithDistillationLoss
+from nnunetv2_dsvm.training.loss import SEGMENTATION, SegmentationWithDistillationLoss, pixels_not_ignored
 from nnunetv2_dsvm.training.progress_picture import plot_distillation_progress
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
@@ -59,7 +60,16 @@ class nnUNetTrainerDSVM(nnUNetTrainerVMUNet):
         if self.is_ddp and any(True for _ in distillation.parameters()):
             distillation = DistributedDataParallel(distillation, device_ids=[self.local_rank])
         weights = {"projection": self.lambda_projection, "progressive": self.lambda_progressive}
-        loss = SegmentationWithDistillationLoss(super()._build_loss(), distillation, weights, self._ramp_epochs())
+        not_ignored = None
+        if self.label_manager.has_ignore_label:
+            not_ignored = partial(
+                pixels_not_ignored,
+                ignore_label=self.label_manager.ignore_label,
+                has_regions=self.label_manager.has_regions,
+            )
+        loss = SegmentationWithDistillationLoss(
+            super()._build_loss(), distillation, weights, self._ramp_epochs(), not_ignored
+        )
         loss.cuda_graphs.training = self._records_graphs()
         return loss
 

@@ -1,15 +1,35 @@
 """The training objective: nnU-Net's segmentation loss plus the ramped, weighted distillation terms."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from nnunetv2_dsvm.architecture.cuda_graphs import CudaGraphs
+from nnunetv2_dsvm.architecture.resampling import PATCH_SIZE
 from nnunetv2_dsvm.training.optimization import linear_ramp
 
 SEGMENTATION = "segmentation"
+
+
+def pixels_not_ignored(target: torch.Tensor, ignore_label: int, has_regions: bool) -> torch.Tensor:
+    """1 where a pixel is labelled and 0 where it has nnU-Net's ignore label, `(B, 1, H, W)`, fp32.
+
+    Args:
+        target: (B, 1, H, W), the labels; with regions (B, regions + 1, H, W), the last of them the ignore label.
+        ignore_label: its number.
+        has_regions: which of the two.
+    """
+    ignored = target[:, -1:].bool() if has_regions else target == ignore_label
+    return (~ignored).float()
+
+
+def _over_the_features(mask: torch.Tensor, features: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Pads the mask to the image that the features cover: the network pads at the bottom and right, with nothing."""
+    height, width = (PATCH_SIZE * size for size in features[0].shape[-2:])
+    return F.pad(mask, (0, width - mask.shape[-1], 0, height - mask.shape[-2]))
 
 
 class SegmentationWithDistillationLoss(nn.Module):
@@ -19,24 +39,36 @@ class SegmentationWithDistillationLoss(nn.Module):
     (`VMUNetOutput`); plain logits, as in validation, get L_seg alone. The ramp r, `linear_ramp` over `ramp_epochs`, and
     the weights are ours.
 
+    Where a dataset has an ignore label, ignored pixels do not drive the distillation either: each pair of features is
+    compared where the image is labelled, a feature pixel counting with the labelled share of the image pixels it stands
+    for, and the term is the mean over these. (As with L_seg, labelled pixels still see what surrounds them.)
+
     Args:
         segmentation_loss: L_seg(logits, target).
         distillation: `(encoder_features, decoder_features) -> {name: L_k}`, bare or wrapped for DDP.
         weights: lambda_k by the name of the term.
         ramp_epochs: the epoch from which r = 1.
+        not_ignored: target -> (B, 1, H, W), 1 where a pixel counts and 0 where it is ignored; None: all count.
 
     `cuda_graphs.training` replays the distillation as a CUDA graph, for a network whose features come from one: its
-    many small kernels take longer to launch than to run.
+    many small kernels take longer to launch than to run. With ignored pixels, whose mask is new in every step, it does
+    not.
     """
 
     def __init__(
-        self, segmentation_loss: nn.Module, distillation: nn.Module, weights: Mapping[str, float], ramp_epochs: int
+        self,
+        segmentation_loss: nn.Module,
+        distillation: nn.Module,
+        weights: Mapping[str, float],
+        ramp_epochs: int,
+        not_ignored: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.segmentation_loss = segmentation_loss
         self.distillation = distillation
         self.weights = dict(weights)
         self.ramp_epochs = ramp_epochs
+        self.not_ignored = not_ignored
         self.cuda_graphs = CudaGraphs(inference=False, training=False, inputs_stay=True)
         self.last_terms: dict[str, torch.Tensor] = {}
         self.set_epoch(0)
@@ -58,8 +90,13 @@ class SegmentationWithDistillationLoss(nn.Module):
         if not hasattr(output, "encoder_features"):
             return self.segmentation_loss(output, target)
         segmentation = self.segmentation_loss(output.logits, target)
-        features = (tuple(output.encoder_features), tuple(output.decoder_features))
-        terms = self.cuda_graphs(self.distillation, lambda both: self.distillation(*both), features)
+        features = tuple(output.encoder_features), tuple(output.decoder_features)
+        if self.not_ignored is None:
+            terms = self.cuda_graphs(self.distillation, lambda both: self.distillation(*both), features)
+        else:
+            full_size = target[0] if isinstance(target, (list, tuple)) else target
+            mask = _over_the_features(self.not_ignored(full_size), output.encoder_features)
+            terms = self.distillation(*features, mask)
         self._record({SEGMENTATION: segmentation, **terms})
         return segmentation + self.ramp * sum(self.weights[name] * value for name, value in terms.items())
 

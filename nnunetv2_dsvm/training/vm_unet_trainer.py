@@ -15,11 +15,15 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
-from nnunetv2_dsvm.training.checkpoint_files import read_own_entry, write_checkpoint
+from nnunetv2_dsvm.training import out_of_memory
+from nnunetv2_dsvm.training.checkpoint_files import KEY, read_checkpoint, remove_leftovers, write_checkpoint
+from nnunetv2_dsvm.training.checkpoint_fit import refuse_other_distillation, refuse_other_network
+from nnunetv2_dsvm.training.finite import cases_not_finite, parameters_not_finite
 from nnunetv2_dsvm.training.network import build_vm_unet, refuse_unless_2d
 from nnunetv2_dsvm.training.optimization import WarmupCosineSchedule, parameter_groups
 from nnunetv2_dsvm.training.precision import bf16_autocast, trains_in_bf16
 from nnunetv2_dsvm.training.seeding import deterministic_algorithms, seed_all, seed_from_environment
+from nnunetv2_dsvm.training.surroundings import refuse_missing_device, refuse_unwritable, unwritable
 from nnunetv2_dsvm.version import __version__
 
 
@@ -52,8 +56,13 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net's own signature)
     ):
         refuse_unless_2d(PlansManager(plans).get_configuration(configuration))  # before nnU-Net creates a folder
+        refuse_missing_device(device)
         self.seed = seed_from_environment()
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        try:
+            super().__init__(plans, configuration, fold, dataset_json, device)
+        except OSError as error:
+            raise RuntimeError(unwritable(os.environ.get("nnUNet_results", ""), error)) from error
+        refuse_unwritable(self.output_folder)
         self.num_epochs = self.default_num_epochs
         self.initial_lr = self.default_initial_lr
         self.weight_decay = self.default_weight_decay
@@ -140,6 +149,8 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
             super().run_training()
 
     def on_train_start(self):
+        if self.local_rank == 0:
+            remove_leftovers(self.output_folder)
         super().on_train_start()
         if self.device.type == "cuda":
             precision = "bf16" if self.grad_scaler is None else "fp16 with a gradient scaler"
@@ -153,21 +164,40 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
         super().on_epoch_start()
 
     def train_step(self, batch: dict) -> dict:
-        result = super().train_step(batch)
+        with self._explaining_out_of_memory("training"):
+            result = super().train_step(batch)
         finite = bool(np.isfinite(result["loss"]))
         if not self._on_all_ranks(finite):
-            self._stop("another GPU's loss is not finite" if finite else f"the training loss became {result['loss']}")
+            self._stop(
+                "another GPU's loss is not finite" if finite else f"the training loss became {result['loss']}", batch
+            )
         return result
+
+    def validation_step(self, batch: dict) -> dict:
+        if cases_not_finite(batch):
+            self._stop("an image of the validation is not finite", batch)
+        with self._explaining_out_of_memory("validation"):
+            return super().validation_step(batch)
+
+    def perform_actual_validation(self, save_probabilities: bool = False):
+        with self._explaining_out_of_memory("the final validation"):
+            super().perform_actual_validation(save_probabilities)
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]):
+        super().on_validation_epoch_end(val_outputs)
+        # Without any foreground, drawn or predicted, the Dice is 0/0. nnU-Net's moving average would stay NaN from then
+        # on and no checkpoint would ever be the best: it keeps its value instead.
+        average = self.logger.local_logger.my_fantastic_logging["ema_fg_dice"]
+        if np.isnan(average[-1]):
+            average[-1] = average[-2] if len(average) > 1 else 0.0
 
     def on_train_epoch_end(self, train_outputs: list[dict]):
         super().on_train_epoch_end(train_outputs)
         # A gradient that is not finite ruins the weights while the loss before it was fine: look before a checkpoint is
         # written. DDP keeps the weights of all ranks equal, so all of them stop here.
-        named = [item for module in self._trained_modules() for item in module.named_parameters()]
-        finite = torch.stack([parameter.detach().isfinite().all() for _, parameter in named])
-        if not finite.all():
-            ruined = [name for (name, _), good in zip(named, finite.tolist(), strict=True) if not good]
-            self._stop(f"{len(ruined)} of {len(named)} parameters are no longer finite, the first being {ruined[0]}")
+        ruined, count = parameters_not_finite(self._trained_modules())
+        if ruined:
+            self._stop(f"{len(ruined)} of {count} parameters are no longer finite, the first being {ruined[0]}")
 
     def loss_terms_of_last_step(self) -> dict[str, float]:
         """The terms that made up the loss of the last step, where there is more than one."""
@@ -180,13 +210,24 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
         dist.all_reduce(flag, op=dist.ReduceOp.MIN)
         return bool(flag.item())
 
-    def _stop(self, what: str) -> None:
+    def _explaining_out_of_memory(self, what: str) -> contextlib.AbstractContextManager:
+        return out_of_memory.explained(
+            what,
+            self.configuration_name,
+            self.plans_manager.plans_name,
+            self.configuration_manager.patch_size,
+            self.batch_size,
+        )
+
+    def _stop(self, what: str, batch: dict | None = None) -> None:
+        cases = [] if batch is None else cases_not_finite(batch)
         terms = ", ".join(f"{name} {value:.6g}" for name, value in self.loss_terms_of_last_step().items())
         names = ("checkpoint_latest.pth", "checkpoint_best.pth")
         kept = [path for path in (os.path.join(self.output_folder, name) for name in names) if os.path.isfile(path)]
         message = (
             f"Training stopped in epoch {self.current_epoch}: {what}"
             + (f" (terms of the last step: {terms})" if terms else "")
+            + (f"; the images of {', '.join(cases)} hold NaN or infinite values" if cases else "")
             + ". No checkpoint was written from this state. "
             + (f"The last good one is {kept[0]}: continue from it with --c. " if kept else "There is none before it. ")
             + "If it happens again, look for NaN or extreme intensities in the images, or lower the learning rate "
@@ -218,16 +259,12 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         if not self.was_initialized:
             self.initialize()
-        entry, trainer_name = read_own_entry(filename_or_checkpoint)
+        checkpoint = read_checkpoint(filename_or_checkpoint)
+        entry = checkpoint.get(KEY, {})
         stored = entry.get("projections") or {}
-        here = {} if self.distillation is None else self.distillation.state_dict()
-        if {name: value.shape for name, value in stored.items()} != {name: value.shape for name, value in here.items()}:
-            raise RuntimeError(
-                f"{filename_or_checkpoint} was written by {trainer_name} with {len(stored)} tensors of distillation "
-                f"projections, but {type(self).__name__} has {len(here)} that must match them: a training can only be "
-                f"continued with the trainer it was started with (-tr {trainer_name}). To start a new training from "
-                "its network, use -pretrained_weights instead of --c. Nothing was changed."
-            )
+        projections = {} if self.distillation is None else self.distillation.state_dict()
+        refuse_other_network(filename_or_checkpoint, checkpoint, self.bare_network().state_dict())
+        refuse_other_distillation(filename_or_checkpoint, checkpoint, stored, projections, type(self).__name__)
         super().load_checkpoint(filename_or_checkpoint)
         if self.distillation is not None:
             self.distillation.load_state_dict(stored)
@@ -236,3 +273,16 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
                     f"Distillation from here on: {self.distillation_settings()}; the checkpoint was trained with "
                     f"{entry.get('settings')}"
                 )
+        self._catch_up_with_the_best()
+
+    def _catch_up_with_the_best(self) -> None:
+        """Makes the loaded epoch the best where it is: nnU-Net writes the latest checkpoint before it finds out.
+
+        A run killed between the two would otherwise never write it, and take a worse epoch for the best afterwards.
+        """
+        averages = self.logger.get_value("ema_fg_dice", step=None)
+        if averages and (self._best_ema is None or averages[-1] > self._best_ema):
+            self._best_ema = averages[-1]
+            self.current_epoch -= 1  # save_checkpoint stores the epoch that comes next
+            self.save_checkpoint(os.path.join(self.output_folder, "checkpoint_best.pth"))
+            self.current_epoch += 1

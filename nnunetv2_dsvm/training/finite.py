@@ -1,0 +1,23 @@
+"""Which images and which parameters are not finite."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def cases_not_finite(batch: Mapping[str, Any]) -> list[str]:
+    """The identifiers of the cases of one of nnU-Net's batches whose images hold NaN or infinite values."""
+    finite = batch["data"].flatten(1).isfinite().all(dim=1).tolist()
+    keys = batch.get("keys", range(len(finite)))
+    return sorted({str(key) for key, good in zip(keys, finite, strict=True) if not good})
+
+
+def parameters_not_finite(modules: Iterable[nn.Module]) -> tuple[list[str], int]:
+    """The names of the parameters that hold NaN or infinite values, and the number of all parameters."""
+    named = [item for module in modules for item in module.named_parameters()]
+    finite = torch.stack([parameter.detach().isfinite().all() for _, parameter in named])
+    if finite.all():
+        return [], len(named)
+    return [name for (name, _), good in zip(named, finite.tolist(), strict=True) if not good], len(named)

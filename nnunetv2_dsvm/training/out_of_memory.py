@@ -1,0 +1,30 @@
+"""When the GPU's memory does not suffice: which patch and batch size were too much, and what to lower."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def explained(what: str, configuration: str, plans: str, patch_size: Sequence[int], batch_size: int) -> Iterator[None]:
+    """Within it an out-of-memory error of the GPU says what was running and what to lower.
+
+    Args:
+        what: what was running, as in "during ...".
+        configuration: the name of the configuration in the plans.
+        plans: the name of the plans.
+        patch_size: in pixels.
+        batch_size: images that this GPU had at once.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        size = "×".join(map(str, patch_size))
+        raise torch.OutOfMemoryError(
+            f"Out of GPU memory during {what} with a patch of {size} pixels and a batch of {batch_size}. In a copy of "
+            f'the plans {plans} (another file name and plans_name, passed with -p), lower "batch_size" of the '
+            f'configuration {configuration}, or, at a batch of 1, "patch_size"; a smaller network or '
+            '"gradient_checkpointing": true in its arch_kwargs needs less too. Close other programs on this GPU first '
+            f"(nvidia-smi lists them). torch says: {str(error).splitlines()[0] if str(error) else 'nothing'}"
+        ) from error

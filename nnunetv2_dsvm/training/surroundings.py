@@ -1,0 +1,34 @@
+"""What a training needs around it, checked before it starts: the device, and a results folder it can write to."""
+
+import os
+import tempfile
+
+import torch
+
+
+def refuse_missing_device(device: torch.device) -> None:
+    """Raises RuntimeError unless torch can compute on this kind of device here."""
+    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if device.type in available and not available[device.type]():
+        name = {"cuda": "NVIDIA or AMD GPU", "mps": "Apple GPU"}[device.type]
+        raise RuntimeError(
+            f"-device {device.type}: torch {torch.__version__} finds no usable {name} here. Train with -device cpu, or "
+            "run nnUNetv2_dsvm doctor to see what is missing"
+        )
+
+
+def refuse_unwritable(folder: str) -> None:
+    """Raises RuntimeError unless files can be written in this existing folder."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable_"):
+            pass
+    except OSError as error:
+        raise RuntimeError(unwritable(folder, error)) from error
+
+
+def unwritable(folder: str, error: OSError) -> str:
+    """What to say when the results folder cannot be written."""
+    return (
+        f"The results folder {folder} cannot be written: {error.strerror or error}. Nothing was trained. Make it "
+        f"writable, or let nnUNet_results (now {os.environ.get('nnUNet_results', 'not set')}) name another folder"
+    )

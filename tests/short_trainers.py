@@ -1,0 +1,76 @@
+"""The trainers with a few steps, for tests that train inside pytest's own process, and what is asked of their files."""
+
+import os
+
+import torch
+
+from nnunetv2_dsvm.training import variants
+from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
+from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
+
+
+class ShortRun:
+    """Three epochs of two steps, a checkpoint after each epoch; can be cut off at the start of an epoch."""
+
+    default_num_epochs = 3
+    cut_off_at = None
+
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cpu")):  # noqa: B008
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_iterations_per_epoch = 2
+        self.num_val_iterations_per_epoch = 1
+        self.save_every = 1
+        self.losses = []
+
+    def on_epoch_start(self):
+        if self.current_epoch == self.cut_off_at:
+            raise KeyboardInterrupt
+        super().on_epoch_start()
+
+    def train_step(self, batch):
+        result = super().train_step(batch)
+        self.losses.append(float(result["loss"]))
+        return result
+
+
+class ShortDSVM(ShortRun, nnUNetTrainerDSVM):
+    pass
+
+
+class ShortDSVM_kl(ShortRun, variants.nnUNetTrainerDSVM_kl):
+    pass
+
+
+class ShortDSVM_projection(ShortRun, variants.nnUNetTrainerDSVM_projection):
+    pass
+
+
+class ShortDSVM_deepSupervision(ShortRun, variants.nnUNetTrainerDSVM_deepSupervision):
+    pass
+
+
+class ShortVMUNet(ShortRun, nnUNetTrainerVMUNet):
+    pass
+
+
+SHORT = [ShortDSVM, ShortDSVM_kl, ShortDSVM_projection, ShortDSVM_deepSupervision, ShortVMUNet]
+
+
+def checkpoint_of(trainer, name="checkpoint_final.pth"):
+    return torch.load(os.path.join(trainer.output_folder, name), weights_only=False)
+
+
+def assert_equal(a, b):
+    """Equal to the bit, through dictionaries, lists and tensors."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_equal(a[key], b[key])
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for one, other in zip(a, b, strict=True):
+            assert_equal(one, other)
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    else:
+        assert a == b
