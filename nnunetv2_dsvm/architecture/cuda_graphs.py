@@ -28,6 +28,10 @@ VARIABLE = "NNUNETV2_DSVM_CUDA_GRAPHS"
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
+class _NothingToDifferentiate(Exception):
+    """No output of a call with autograd needs a gradient."""
+
+
 class _Hold:
     """Alive while the backward of a recorded forward may still be called."""
 
@@ -44,19 +48,19 @@ class CudaGraphs:
         inference: whether calls without autograd use them; what they return is a copy.
         training: whether calls with autograd do. Then outputs and gradients lie in the graph's memory: outputs are
             valid until the next training call, and `.grad` until the next backward, unless it is accumulated.
-        inputs_stay: whether inputs lie where they lay before, as another graph's outputs do. They are then read there
-            instead of copied, and differentiated where they need it; elsewhere in memory they make another graph.
+        inputs_stay: for inputs that are another graph's outputs, and so stay where they are in memory. They are read
+            there instead of copied, and differentiated where they need it. With other inputs no graph is used.
     """
 
     def __init__(self, inference: bool = True, training: bool = False, inputs_stay: bool = False) -> None:
         self.inference = inference
         self.training = training
         self.inputs_stay = inputs_stay
-        self._recordings = 0
         self._graphs: OrderedDict[Any, _Recorded] = OrderedDict()
         self._calls: OrderedDict[Any, int] = OrderedDict()
         self._pending: Callable[[], _Hold | None] = lambda: None
         self._pool: Any = None
+        _all.add(self)
 
     def __deepcopy__(self, memo: dict) -> "CudaGraphs":
         return type(self)(self.inference, self.training, self.inputs_stay)
@@ -85,8 +89,12 @@ class CudaGraphs:
         return output
 
     def _possible(self, inputs: Sequence[Tensor]) -> bool:
-        differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
-        return _possible(inputs) and (self.inputs_stay or not differentiated)
+        if not _possible(inputs):
+            return False
+        if self.inputs_stay:
+            places = {place for graphs in _all for graph in graphs._graphs.values() for place in graph.output_places}
+            return all(x.untyped_storage().data_ptr() in places for x in inputs)
+        return not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs))
 
     def _key(self, module: nn.Module, inputs: Sequence[Tensor]) -> Any:
         state = _state(module, inputs)
@@ -96,8 +104,7 @@ class CudaGraphs:
 
     def _record(self, key: Any, module: nn.Module, function: Callable[[Any], Any], x: Any) -> bool:
         calls = self._calls.pop(key, 0)
-        # Inputs that do not stay after all would make a graph each, again and again.
-        if calls < CALLS_BEFORE or (self.inputs_stay and self._recordings >= 2 * MAX_GRAPHS):
+        if calls < CALLS_BEFORE:
             self._calls[key] = _NEVER if calls == _NEVER else calls + 1
             if len(self._calls) > _MAX_REMEMBERED:
                 self._calls.popitem(last=False)
@@ -111,14 +118,20 @@ class CudaGraphs:
         random_state = generator.clone_state()
         try:
             self._graphs[key] = _Recorded(module, function, x, self._pool, self.inputs_stay)
-        except RuntimeError as error:  # also out of memory
+        except Exception as error:  # out of memory, a kernel that cannot be recorded, or cannot be compiled
             self._calls[key] = _NEVER
-            generator.graphsafe_set_state(random_state)  # the generator itself still believes to be recorded
+            if not isinstance(error, _NothingToDifferentiate):
+                # The generator still believes to be recorded, and every graph has been recorded with it.
+                generator.graphsafe_set_state(random_state)
+                for graphs in _all:
+                    graphs._graphs.clear()
             logger.warning("no CUDA graph, running without: %s", str(error).split("\n")[0])
             torch.cuda.synchronize(device)
             return False
-        self._recordings += 1
         return True
+
+
+_all: weakref.WeakSet[CudaGraphs] = weakref.WeakSet()
 
 
 def _possible(inputs: Sequence[Tensor]) -> bool:
@@ -212,7 +225,7 @@ class _Recorded:
                 tensors, self.spec = pytree.tree_flatten(output)
                 wanted = [t for t in tensors if t.requires_grad]
                 if grad and not wanted:
-                    raise RuntimeError("no output needs a gradient")
+                    raise _NothingToDifferentiate("no output needs a gradient")
                 self.grad_outputs = [torch.zeros_like(t) if t.requires_grad else None for t in tensors]
                 self.grads: list[Tensor | None] = []
                 if wanted:
@@ -222,6 +235,7 @@ class _Recorded:
                     with torch.cuda.graph(self.backward, pool=pool, capture_error_mode="thread_local"):
                         self.grads = list(torch.autograd.grad(wanted, sources, upstream, allow_unused=True))
             self.outputs = [t.detach() for t in tensors]
+            self.output_places = {t.untyped_storage().data_ptr() for t in tensors}
 
     def _copy(self, inputs: Sequence[Tensor]) -> None:
         for kept, new in zip(self.inputs, inputs, strict=True):

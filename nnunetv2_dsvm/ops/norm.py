@@ -44,7 +44,8 @@ def fused(device: torch.device, dtype: torch.dtype) -> bool:
 
 def _blocks(rows: int, channels: int, tile: int) -> dict[str, int]:
     block_d = 1 << (channels - 1).bit_length()
-    return {"BLOCK_D": block_d, "BLOCK_R": max(1, min(tile // block_d, 1 << (rows - 1).bit_length()))}
+    block_r = max(1, min(tile // block_d, 1 << (rows - 1).bit_length()))
+    return {"BLOCK_D": block_d, "BLOCK_R": block_r, "num_warps": max(_WARPS, block_d // 1024)}
 
 
 def _rows_of(gate: Tensor | None, x: Tensor) -> Tensor | None:
@@ -67,7 +68,7 @@ def norm_forward(
     blocks = _blocks(rows, channels, _FORWARD_TILE)
     norm_forward_kernel[(math.ceil(rows / blocks["BLOCK_R"]),)](
         x, weight, bias, gates, out, rows, channels, 0 if gates is None else gates.stride(0), eps,
-        GATED=gates is not None, **blocks, num_warps=_WARPS,
+        GATED=gates is not None, **blocks,
     )  # fmt: skip
     return out
 
@@ -90,7 +91,7 @@ def norm_backward(
     norm_backward_kernel[(programs,)](
         grad, x, weight, bias, gates, grad_x, grad_gate, grad_weight, grad_bias,
         rows, channels, 0 if gates is None else gates.stride(0), eps, row_blocks, GATED=gates is not None,
-        **blocks, num_warps=_WARPS,
+        **blocks,
     )  # fmt: skip
     return grad_x, grad_weight.sum(0), grad_bias.sum(0), grad_gate
 
