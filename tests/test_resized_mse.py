@@ -1,29 +1,16 @@
 """The fused resize and squared error, in Triton's interpreter, against torch's operators in fp64."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from interpreter import assert_checks_pass
 
 from nnunetv2_dsvm.distillation.resized_mse import supports
-
-HERE = Path(__file__).parent
 
 
 @pytest.mark.parametrize("case", ["shapes", "types", "operator", "terms"])
 def test_interpreted(case):
-    """In a process of its own: the interpreter must be chosen before Triton is imported."""
     pytest.importorskip("triton", reason="Triton has no build for this platform")
-    result = subprocess.run(
-        [sys.executable, HERE / "resized_mse_interpreted.py", case],
-        env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    lines = result.stdout.splitlines()
-    assert result.returncode == 0 and len(lines) >= 5, result.stderr
-    assert all(line.endswith(" ok") for line in lines), result.stdout
+    assert_checks_pass("resized_mse_interpreted.py", case, least=5)
 
 
 def test_a_cpu_has_torchs_operators():

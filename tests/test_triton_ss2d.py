@@ -1,17 +1,12 @@
 """The Triton kernels on a CPU, in Triton's interpreter: output and every gradient against the plain loop in fp64."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from interpreter import assert_checks_pass
 
 from nnunetv2_dsvm.ops import triton_ss2d
 
 pytest.importorskip("triton", reason="Triton has no build for this platform")
-HERE = Path(__file__).parent
 CASES = [
     *(("odd", dtype) for dtype in ("float32", "float16", "bfloat16")),
     *((shape, "float32") for shape in ("one_token", "three_intervals", "wide_state")),
@@ -23,14 +18,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids="_".join)
 def test_interpreted(case):
-    """In a process of its own: the interpreter must be chosen before Triton is imported."""
-    result = subprocess.run(
-        [sys.executable, HERE / "triton_interpreted.py", *case],
-        env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    lines = result.stdout.splitlines()
-    assert result.returncode == 0 and len(lines) >= 5, result.stderr
-    assert all(line.endswith(" ok") for line in lines), result.stdout
+    assert_checks_pass("triton_interpreted.py", *case, least=5)
 
 
 @pytest.mark.parametrize(
