@@ -10,13 +10,15 @@ import torch
 import torch.nn.functional as F
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
-from nnunetv2_dsvm.benchmark import correctness, measure, plain_conv_unet, report
+from nnunetv2_dsvm.benchmark import correctness, measure, plain_conv_unet, report, scaling
 from nnunetv2_dsvm.benchmark.conventional import conventional_network
 from nnunetv2_dsvm.benchmark.core_case import CoreCase
+from nnunetv2_dsvm.benchmark.correctness import WrongResult
 from nnunetv2_dsvm.benchmark.isolated import run_isolated
 from nnunetv2_dsvm.benchmark.measure import Measurement
 from nnunetv2_dsvm.benchmark.memory import PeakMemory, kept_for_backward
-from nnunetv2_dsvm.benchmark.network_case import DiceAndCrossEntropy
+from nnunetv2_dsvm.benchmark.network_case import DiceAndCrossEntropy, NetworkCase, NetworkSizes
+from nnunetv2_dsvm.benchmark.scaling import measure_scaling
 from nnunetv2_dsvm.benchmark.scan_case import ScanCase, ScanShape
 from nnunetv2_dsvm.benchmark.suites import Result, Runner
 from nnunetv2_dsvm.benchmark.timing import ONCE, Effort, Timing, time_inference, time_training
@@ -244,3 +246,35 @@ class TestCommand:
     def test_needs_no_nnunet(self):
         code = "import sys; sys.modules['nnunetv2'] = None; import nnunetv2_dsvm.benchmark.plan"
         subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class TestScaling:
+    CASE = NetworkCase("DSVM-UNet", 4, 16, 16, NetworkSizes((8, 16), (1, 1), (1, 1), 2), "float32", "cpu")
+
+    def test_two_processes_share_a_batch_and_end_with_the_same_weights(self):
+        times = measure_scaling(self.CASE, ranks=2, repeats=2)
+        assert times.training.repeats == times.alone_training.repeats == 2
+        assert times.training.median > times.forward.median > 0
+
+    def test_weights_that_differ_are_a_wrong_result(self, monkeypatch):
+        monkeypatch.setattr(scaling, "_rank", rank_without_ddp)
+        with pytest.raises(WrongResult, match="differ between 2 GPUs"):
+            measure_scaling(self.CASE, ranks=2, repeats=1)
+
+    def test_a_batch_that_cannot_be_divided_is_refused(self):
+        with pytest.raises(ValueError, match="batch of 4 cannot be shared by 3"):
+            measure_scaling(self.CASE, ranks=3, repeats=1)
+
+    def test_without_a_second_gpu_the_command_says_so(self, capsys):
+        assert benchmark("--suite", "scaling") == 0
+        assert "two GPUs are needed" in capsys.readouterr().out
+
+
+def rank_without_ddp(rank, ranks, port, case, repeats, answers):
+    class NotShared(torch.nn.parallel.DistributedDataParallel):
+        def forward(self, *inputs):
+            with self.no_sync():
+                return super().forward(*inputs)
+
+    scaling.DistributedDataParallel = NotShared
+    scaling._rank(rank, ranks, port, case, repeats, answers)

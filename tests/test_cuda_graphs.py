@@ -138,7 +138,7 @@ def test_the_distillation_is_recorded_after_the_network_and_gives_the_same_gradi
         nn.CrossEntropyLoss(), DualSelfDistillation(channels, channels), {"projection": 1.0, "progressive": 1.0}, 0
     ).cuda()
     plain, plain_loss = _without_graphs(network), copy.deepcopy(loss)
-    loss.cuda_graphs.training = True
+    loss.distillation.cuda_graphs.training = True
     for _ in range(2 * CALLS_BEFORE + 4):
         x = torch.randn(2, 1, 64, 64, device="cuda")
         target = torch.randint(2, (2, 64, 64), device="cuda")
@@ -151,7 +151,7 @@ def test_the_distillation_is_recorded_after_the_network_and_gives_the_same_gradi
         pairs = ((network, plain), (loss, plain_loss))
         for ours, expected in ([torch.cat([p.grad.flatten() for p in m.parameters()]) for m in pair] for pair in pairs):
             assert (ours - expected).norm() <= 1e-4 * expected.norm()
-    assert len(network.cuda_graphs._graphs) == len(loss.cuda_graphs._graphs) == 1
+    assert len(network.cuda_graphs._graphs) == len(loss.distillation.cuda_graphs._graphs) == 1
 
 
 @needs_cuda

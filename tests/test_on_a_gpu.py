@@ -40,7 +40,7 @@ def _train(dtype: torch.dtype, steps: int = 120) -> list[float]:
     distillation = DualSelfDistillation(network.encoder.output_channels, network.decoder.output_channels)
     weights = {"projection": 0.1, "progressive": 0.1}
     loss = SegmentationWithDistillationLoss(DiceAndCrossEntropy(), distillation, weights, 0).cuda()
-    loss.cuda_graphs.training = True
+    loss.distillation.cuda_graphs.training = True
     parameters = [*network.parameters(), *loss.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=3e-4, fused=True)
     scaler = torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)

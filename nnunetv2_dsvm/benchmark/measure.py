@@ -39,7 +39,7 @@ class Measurement:
     network, the whole step).
     """
 
-    inference: Timing
+    inference: Timing | None
     forward: Timing
     training: Timing
     inference_bytes: int | None

@@ -84,7 +84,8 @@ class NetworkCase:
             network.cuda_graphs = CudaGraphs(inference=False, training=False)
         return network
 
-    def build(self) -> Workload:
+    def build(self, wrapped: Callable[[nn.Module], nn.Module] = lambda module: module, seed: int = 1) -> Workload:
+        """The step and the inference on random images; `wrapped` gets each module with parameters, to make it DDP's."""
         device, dtype = torch.device(self.device), DTYPES[self.dtype]
         network = self.network()
         loss: Any = DiceAndCrossEntropy()
@@ -92,13 +93,14 @@ class NetworkCase:
         if self.implementation == "DSVM-UNet":
             network.return_features = True
             loss = _distillation_loss(network, loss).to(device)
-            loss.cuda_graphs.training = not self.compiled
+            loss.distillation.cuda_graphs.training = not self.compiled
             parameters += loss.parameters()
-        run: Callable[[Tensor], Any] = torch.compile(network) if self.compiled else network
+            loss.distillation = wrapped(loss.distillation)
+        run: Callable[[Tensor], Any] = wrapped(torch.compile(network) if self.compiled else network)
         optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=device.type == "cuda")
         # A low scale: with torch's default, 2^16, the first steps overflow and skip the optimizer's work.
         scaler = torch.amp.GradScaler(device.type, init_scale=2.0**8, enabled=dtype == torch.float16)
-        generator = torch.Generator().manual_seed(1)
+        generator = torch.Generator().manual_seed(seed)
         size = (self.batch, self.height, self.width)
         images = torch.randn(self.batch, INPUT_CHANNELS, *size[1:], generator=generator).to(device)
         target = torch.randint(NUM_CLASSES, size, generator=generator).to(device)

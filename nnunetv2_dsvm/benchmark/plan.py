@@ -44,6 +44,7 @@ class Plan:
     core_images: Sequence[ImageShape]
     core_stages: Sequence[int]
     network_images: Sequence[ImageShape]
+    scaling_images: Sequence[ImageShape]
     sizes: NetworkSizes
     effort: Effort
     scan_backend: str = "auto"
@@ -52,10 +53,10 @@ class Plan:
 
 # The shapes of published trainings: 256² at batch 32, and 512² at nnU-Net's batch 12 and one image at a time.
 _GPU_IMAGES = (ImageShape(32, 256, 256), ImageShape(12, 512, 512), ImageShape(1, 512, 512))
+# Of the scan, the core, the network and its scaling.
+_GPU_SHAPES = (_GPU_IMAGES, _GPU_IMAGES, _GPU_IMAGES, (ImageShape(64, 256, 256),))
 # Stage 1 of two images of 256²: 64×64 tokens, d_inner 192. The networks get what two cores do in a minute.
-_CPU_SCAN_IMAGES = (ImageShape(2, 256, 256),)
-_CPU_CORE_IMAGES = (ImageShape(2, 128, 128),)
-_CPU_NETWORK_IMAGES = (ImageShape(2, 64, 64),)
+_CPU_SHAPES = tuple((ImageShape(2, edge, edge),) for edge in (256, 128, 64, 64))
 _QUICK_IMAGES = (ImageShape(2, 32, 32),)
 _QUICK_SIZES = NetworkSizes(dims=(8, 16, 32, 64), encoder_depths=(1, 1, 1, 1), decoder_depths=(1, 1, 1, 1))
 
@@ -84,11 +85,10 @@ def make_plan(args: argparse.Namespace) -> Plan:
         raise UserError(f"stages {args.stages} do not all exist: {len(sizes.dims)} dims give the stages {stages}")
 
     gpu = device != "cpu"
-    scan, core, network = [_GPU_IMAGES] * 3 if gpu else (_CPU_SCAN_IMAGES, _CPU_CORE_IMAGES, _CPU_NETWORK_IMAGES)
+    shapes = _GPU_SHAPES if gpu else _CPU_SHAPES
     if args.quick:
-        scan = core = network = _QUICK_IMAGES
-    if args.batch or args.size:
-        scan, core, network = (_override(images, args.batch, args.size) for images in (scan, core, network))
+        shapes = (_QUICK_IMAGES,) * 4
+    scan, core, network, scaling = (_override(images, args.batch, args.size) for images in shapes)
     effort = _GPU_EFFORT if gpu else _CPU_EFFORT
     if args.quick:
         effort = replace(effort, least=1, seconds=0.0)
@@ -103,6 +103,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         core_images=core,
         core_stages=args.stages or ((1,) if args.quick else stages if gpu else (stages[0], stages[-1])),
         network_images=network,
+        scaling_images=scaling,
         sizes=sizes,
         effort=effort,
         scan_backend=args.scan_backend,

@@ -15,6 +15,7 @@ YARDSTICKS = {
     "core": ("conventional",),
     "network": ("conventional VM-UNet", "PlainConvUNet"),
     "distillation": ("VM-UNet",),
+    "scaling": ("1 GPU",),
 }
 _COLUMNS = ("inference", "forward", "training")
 _TITLES = {
@@ -22,6 +23,7 @@ _TITLES = {
     "core": "SS2D core (convolution's output to merged sum) and VSS block",
     "network": "Network: inference and training step",
     "distillation": "Dual self-distillation on top of VM-UNet",
+    "scaling": "DSVM-UNet on several GPUs that share the batch",
 }
 
 
@@ -30,7 +32,8 @@ def ratios(result: Result, yardstick: Result) -> dict[str, float]:
     ours, theirs = result.measurement, yardstick.measurement
     found = {}
     for name in _COLUMNS:
-        found[f"{name}_speedup"] = getattr(theirs, name).median / getattr(ours, name).median
+        if getattr(ours, name) and getattr(theirs, name):
+            found[f"{name}_speedup"] = getattr(theirs, name).median / getattr(ours, name).median
     for name in ("inference_bytes", "training_bytes", "kept_bytes"):
         if getattr(ours, name) and getattr(theirs, name):
             found[f"{name}_fraction"] = getattr(ours, name) / getattr(theirs, name)
@@ -69,7 +72,7 @@ def as_table(results: Sequence[Result]) -> str:
 
 def _block(results: Sequence[Result]) -> list[str]:
     yardstick = _yardstick(results)
-    step = "step" if results[0].suite in ("network", "distillation") else "fwd+bwd"
+    step = "step" if results[0].suite in ("network", "distillation", "scaling") else "fwd+bwd"
     header = ["", "inference ms", "", "training: forward ms", "", f"{step} ms", "", "peak: inference MiB", ""]
     header += [f"{step} MiB", ""]
     with_kept = any(r.measurement and r.measurement.kept_bytes is not None for r in results)
@@ -100,7 +103,9 @@ def _row(result: Result, yardstick: Result | None, with_kept: bool) -> list[str]
     return [*row, f"{result.error:.0e}" if result.error is not None else ""]
 
 
-def _milliseconds(t: Timing) -> str:
+def _milliseconds(t: Timing | None) -> str:
+    if t is None:
+        return "–"
     value = t.median * 1e3
     spread = f" ±{50 * (t.slowest - t.fastest) / t.median:.0f}%" if t.repeats > 1 else ""
     return (f"{value:.3g}" if value < 1000 else f"{value:.0f}") + spread

@@ -13,6 +13,7 @@ from nnunetv2_dsvm.benchmark.correctness import WrongResult
 from nnunetv2_dsvm.benchmark.measure import Case, Measurement, measure
 from nnunetv2_dsvm.benchmark.network_case import NetworkCase
 from nnunetv2_dsvm.benchmark.plan import ImageShape, Plan
+from nnunetv2_dsvm.benchmark.scaling import measure_scaling, rank_counts
 from nnunetv2_dsvm.benchmark.scan_case import ScanCase, ScanShape
 from nnunetv2_dsvm.benchmark.timing import time_inference, time_training
 from nnunetv2_dsvm.benchmark.workload import DTYPES
@@ -57,7 +58,8 @@ class Runner:
     def run(self, suite: str) -> Iterator[Result]:
         """The results of one suite, as they come."""
         yield from {
-            "scan": self.scan, "core": self.core, "network": self.network, "distillation": self.distillation
+            "scan": self.scan, "core": self.core, "network": self.network, "distillation": self.distillation,
+            "scaling": self.scaling,
         }[suite]()  # fmt: skip
 
     def scan(self) -> Iterator[Result]:
@@ -131,6 +133,35 @@ class Runner:
                 self.progress(f"distillation: {images}, in turns")
                 results = self._retime_in_turns(results, cases)
             yield from results
+
+    def scaling(self) -> Iterator[Result]:
+        """DSVM-UNet's step on one GPU, and on several by DDP, with and without their all-reduce."""
+        counts = rank_counts(self.device)
+        if not counts:
+            yield Result("scaling", "several GPUs", "DSVM-UNet", note="two GPUs are needed at least")
+            return
+        for images in self.plan.scaling_images:
+            case = self._network_case("DSVM-UNet", images)
+            yield self._measured("scaling", str(images), "1 GPU", case, partial(self.checks.network, case))
+            for ranks in counts:
+                yield from self._on_several(images, case, ranks)
+
+    def _on_several(self, images: ImageShape, case: NetworkCase, ranks: int) -> list[Result]:
+        self.progress(f"scaling: {images}, {ranks} GPUs")
+        result = Result("scaling", str(images), f"{ranks} GPUs")
+        try:
+            times = measure_scaling(case, ranks, max(30, self.plan.effort.least))
+        except (WrongResult, ValueError, RuntimeError) as failure:
+            return [replace(result, note=str(failure).strip().splitlines()[-1], failed=True)]
+        alone = f"{ranks} GPUs, no all-reduce"
+        return [
+            replace(result, measurement=Measurement(None, times.forward, times.training, None, None)),
+            replace(
+                result,
+                implementation=alone,
+                measurement=Measurement(None, times.alone_forward, times.alone_training, None, None),
+            ),
+        ]
 
     def _retime_in_turns(self, results: list[Result], cases: dict[str, NetworkCase]) -> list[Result]:
         workloads = {name: case.build() for name, case in cases.items()}

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
 
-SUITES = ("scan", "core", "network", "distillation")
+SUITES = ("scan", "core", "network", "distillation", "scaling")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Measures speed and memory of the scan's backends, the SS2D core, the network and the distillation. Every "
-        "result is compared with the reference first; a wrong one gets no speed and ends the command with status 1."
+        "Measures speed and memory of the scan's backends, the SS2D core, the network and the distillation, and how "
+        "training scales to several GPUs. Every result is compared with the reference first; a wrong one gets no speed "
+        "and ends the command with status 1."
     )
     parser.add_argument("--device", choices=("cpu", "cuda", "mps"), help="default: cuda if there is one, else cpu")
     parser.add_argument(

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
+from nnunetv2_dsvm.architecture.cuda_graphs import CudaGraphs
 from nnunetv2_dsvm.distillation.distances import DistanceKind, FeatureDistance
 from nnunetv2_dsvm.distillation.progressive import ProgressiveSelfDistillation
 from nnunetv2_dsvm.distillation.projection import ProjectionSelfDistillation
@@ -20,6 +21,10 @@ class DualSelfDistillation(nn.Module):
 
     The projections are parameters of this module, never of the network: the network is trained with them and used
     without them.
+
+    Its many small kernels take longer to launch than to run: `cuda_graphs.training` replays them as a CUDA graph, for
+    features that come from a network's (`nnunetv2_dsvm.architecture.cuda_graphs`). With a mask, which is new in every
+    step, it does not.
 
     Example:
         >>> distillation = DualSelfDistillation([8, 16], [8, 16])
@@ -58,6 +63,7 @@ class DualSelfDistillation(nn.Module):
         self.terms = nn.ModuleDict(
             {name: _TERMS[name](encoder_channels, decoder_channels, feature_distance) for name in terms}
         )
+        self.cuda_graphs = CudaGraphs(inference=False, training=False, inputs_stay=True)
 
     def forward(
         self,
@@ -76,4 +82,12 @@ class DualSelfDistillation(nn.Module):
         Raises:
             ValueError: the features have other channels or another number of stages than the module was built for.
         """
-        return {name: term(encoder_features, decoder_features, mask) for name, term in self.terms.items()}
+        features = tuple(encoder_features), tuple(decoder_features)
+        if mask is not None or torch.compiler.is_compiling():
+            return self._terms(features, mask)
+        return self.cuda_graphs(self, self._terms, features)
+
+    def _terms(
+        self, features: tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]], mask: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        return {name: term(*features, mask) for name, term in self.terms.items()}

@@ -53,6 +53,7 @@ class nnUNetTrainerDSVM(nnUNetTrainerVMUNet):
             temperature=self.distillation_temperature,
             standardise=self.distillation_standardise,
         ).to(self.device)
+        self.distillation.cuda_graphs.training = self._records_graphs()
         return super().configure_optimizers()
 
     def _build_loss(self):
@@ -67,11 +68,9 @@ class nnUNetTrainerDSVM(nnUNetTrainerVMUNet):
                 ignore_label=self.label_manager.ignore_label,
                 has_regions=self.label_manager.has_regions,
             )
-        loss = SegmentationWithDistillationLoss(
+        return SegmentationWithDistillationLoss(
             super()._build_loss(), distillation, weights, self._ramp_epochs(), not_ignored
         )
-        loss.cuda_graphs.training = self._records_graphs()
-        return loss
 
     def on_train_epoch_start(self):
         self.loss.set_epoch(self.current_epoch)

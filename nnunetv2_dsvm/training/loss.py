@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nnunetv2_dsvm.architecture.cuda_graphs import CudaGraphs
 from nnunetv2_dsvm.architecture.resampling import PATCH_SIZE
 from nnunetv2_dsvm.training.optimization import linear_ramp
 
@@ -49,10 +48,6 @@ class SegmentationWithDistillationLoss(nn.Module):
         weights: lambda_k by the name of the term.
         ramp_epochs: the epoch from which r = 1.
         not_ignored: target -> (B, 1, H, W), 1 where a pixel counts and 0 where it is ignored; None: all count.
-
-    `cuda_graphs.training` replays the distillation as a CUDA graph, for a network whose features come from one: its
-    many small kernels take longer to launch than to run. With ignored pixels, whose mask is new in every step, it does
-    not.
     """
 
     def __init__(
@@ -69,7 +64,6 @@ class SegmentationWithDistillationLoss(nn.Module):
         self.weights = dict(weights)
         self.ramp_epochs = ramp_epochs
         self.not_ignored = not_ignored
-        self.cuda_graphs = CudaGraphs(inference=False, training=False, inputs_stay=True)
         self.last_terms: dict[str, torch.Tensor] = {}
         self.set_epoch(0)
 
@@ -92,7 +86,7 @@ class SegmentationWithDistillationLoss(nn.Module):
         segmentation = self.segmentation_loss(output.logits, target)
         features = tuple(output.encoder_features), tuple(output.decoder_features)
         if self.not_ignored is None:
-            terms = self.cuda_graphs(self.distillation, lambda both: self.distillation(*both), features)
+            terms = self.distillation(*features)
         else:
             full_size = target[0] if isinstance(target, (list, tuple)) else target
             mask = _over_the_features(self.not_ignored(full_size), output.encoder_features)

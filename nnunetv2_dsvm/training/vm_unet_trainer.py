@@ -22,6 +22,7 @@ from nnunetv2_dsvm.training.finite import cases_not_finite, parameters_not_finit
 from nnunetv2_dsvm.training.network import build_vm_unet, refuse_unless_2d
 from nnunetv2_dsvm.training.optimization import WarmupCosineSchedule, parameter_groups
 from nnunetv2_dsvm.training.precision import bf16_autocast, trains_in_bf16
+from nnunetv2_dsvm.training.ranks import parameters_that_differ
 from nnunetv2_dsvm.training.seeding import deterministic_algorithms, seed_all, seed_from_environment
 from nnunetv2_dsvm.training.surroundings import refuse_missing_device, refuse_unwritable, unwritable
 from nnunetv2_dsvm.version import __version__
@@ -97,8 +98,7 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
         self.bare_network().cuda_graphs.training = self._records_graphs()
 
     def _records_graphs(self) -> bool:
-        # Not with DDP, whose gradients are sent while the backward still runs.
-        return not self.is_ddp and not self._do_i_compile()
+        return not self._do_i_compile()
 
     def _do_i_compile(self):
         # CUDA graphs take away what torch.compile would, without its minute of compiling: only on request.
@@ -194,10 +194,13 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
     def on_train_epoch_end(self, train_outputs: list[dict]):
         super().on_train_epoch_end(train_outputs)
         # A gradient that is not finite ruins the weights while the loss before it was fine: look before a checkpoint is
-        # written. DDP keeps the weights of all ranks equal, so all of them stop here.
+        # written. DDP keeps the weights of all ranks equal, to the bit: where they are not, every rank stops.
+        differing = parameters_that_differ(self._trained_modules()) if self.is_ddp else []
         ruined, count = parameters_not_finite(self._trained_modules())
         if ruined:
             self._stop(f"{len(ruined)} of {count} parameters are no longer finite, the first being {ruined[0]}")
+        if differing:
+            self._stop(f"{len(differing)} of {count} parameters differ between GPUs, the first being {differing[0]}")
 
     def loss_terms_of_last_step(self) -> dict[str, float]:
         """The terms that made up the loss of the last step, where there is more than one."""
