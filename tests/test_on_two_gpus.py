@@ -1,4 +1,4 @@
-"""DDP with CUDA graphs against one process with the whole batch; skipped without two GPUs (their CPU twin: test_ddp)."""
+"""DDP with CUDA graphs against one process with the whole batch; needs two GPUs (for the CPU see test_ddp.py)."""
 
 import socket
 
