@@ -43,14 +43,11 @@ def one_thread():
 
 
 @pytest.fixture
-def no_pictures(monkeypatch):
-    """Drawing takes longer than training here."""
-    from nnunetv2.training.logging.nnunet_logger import LocalLogger
+def no_pictures():
+    from short_trainers import without_pictures
 
-    from nnunetv2_dsvm.training import dsvm_trainer
-
-    monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda *arguments: None)
-    monkeypatch.setattr(dsvm_trainer, "plot_distillation_progress", lambda *arguments: None)
+    with without_pictures():
+        yield
 
 
 @pytest.fixture

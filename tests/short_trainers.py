@@ -1,10 +1,14 @@
 """The trainers with a few steps, for tests that train inside pytest's own process, and what is asked of their files."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
 
 import torch
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
-from nnunetv2_dsvm.training import variants
+from nnunetv2_dsvm.training import dsvm_trainer, variants
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
@@ -54,6 +58,16 @@ class ShortVMUNet(ShortRun, nnUNetTrainerVMUNet):
 
 
 SHORT = [ShortDSVM, ShortDSVM_kl, ShortDSVM_projection, ShortDSVM_deepSupervision, ShortVMUNet]
+
+
+@contextmanager
+def without_pictures() -> Iterator[None]:
+    """Drawing takes longer than training here."""
+    with (
+        mock.patch.object(LocalLogger, "plot_progress_png", lambda *arguments: None),
+        mock.patch.object(dsvm_trainer, "plot_distillation_progress", lambda *arguments: None),
+    ):
+        yield
 
 
 def checkpoint_of(trainer, name="checkpoint_final.pth"):

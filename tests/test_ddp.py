@@ -1,4 +1,4 @@
-"""Two ranks train together (on the CPU, see ddp_rank.py): projections in step, terms averaged, every rank stops."""
+"""Two ranks train together (on the CPU, see ddp_rank.py) as one process with the whole batch would."""
 
 import json
 import os
@@ -10,50 +10,115 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ddp_equality import CASES, records
+from scan_inputs import relative_error
+from short_trainers import assert_equal
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
 
 
-def two_ranks(tiny_dataset, results, nan_in_step=-1):
+@pytest.fixture(scope="module")
+def results(tiny_dataset, tmp_path_factory):
+    """What the two ranks recorded, then what one process did; and the folder of their results."""
+    folder = tmp_path_factory.mktemp("ddp")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    environment = {**os.environ, **tiny_dataset.environment, "nnUNet_results": str(results), "NNUNETV2_DSVM_SEED": "3"}
+    environment = {**tiny_dataset.environment, "nnUNet_results": str(folder / "equality")}
+    script, logs = Path(__file__).parent / "ddp_rank.py", [open(folder / f"log_{rank}", "w+") for rank in range(2)]
     ranks = [
         subprocess.Popen(
-            [sys.executable, str(Path(__file__).parent / "ddp_rank.py"), str(rank), port, str(nan_in_step)],
-            env=environment,
-            stdout=subprocess.PIPE,
+            [sys.executable, script, str(rank), port, folder],
+            env={**os.environ, **environment, "NNUNETV2_DSVM_SEED": ""},
+            stdout=log,
             stderr=subprocess.STDOUT,
-            text=True,
         )
-        for rank in range(2)
+        for rank, log in enumerate(logs)
     ]
     try:
-        outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            patch.delenv("NNUNETV2_DSVM_SEED", raising=False)
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            alone = records(None)
+            torch.set_num_threads(threads)
+        for rank in ranks:
+            rank.wait(timeout=300)
     finally:
         for rank in ranks:
             rank.kill()
-    for rank, output in zip(ranks, outputs, strict=True):
-        assert rank.returncode == 0, output[-4000:]
-    lines = [next(line for line in output.splitlines() if line.startswith("RESULT ")) for output in outputs]
-    return [json.loads(line[len("RESULT ") :]) for line in lines]
+    for rank, log in zip(ranks, logs, strict=True):
+        log.seek(0)
+        assert rank.returncode == 0, log.read()[-4000:]
+        log.close()
+    return [torch.load(folder / f"rank_{rank}.pt") for rank in range(2)], alone, folder
 
 
-@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
-def test_ranks_stay_in_step_and_average_their_terms(tiny_dataset, tmp_path):
-    first, second = two_ranks(tiny_dataset, tmp_path)
-    assert (first["stopped"], first["steps"], second["steps"]) == ("", 3, 3)
-    assert first["weights"] == second["weights"]
-    assert first["projections"] == second["projections"]
-    own = [rank["own_loss"]["projection"] for rank in (first, second)]
-    assert own[0] != own[1]  # each rank saw other images
-    assert first["L_proj"] == second["L_proj"] == [pytest.approx(np.mean(own))]
-    checkpoint = torch.load(next(tmp_path.rglob("checkpoint_final.pth")), weights_only=False)
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_are_one_process_with_the_whole_batch(results, case):
+    (first, second), alone, _ = results
+    norms = []
+    for step, expected in enumerate(alone[case]):
+        one, other = first["equality"][case][step], second["equality"][case][step]
+        for name, value in expected["losses"].items():
+            assert relative_error((one["losses"][name] + other["losses"][name]) / 2, value) <= 1e-6, (step, name)
+        for kind in ("gradients", "weights"):
+            assert_equal(one[kind], other[kind])
+            for name, value in expected[kind].items():
+                assert relative_error(one[kind][name], value) <= 1e-6, (step, kind, name)
+        # DDP raises where a parameter has no gradient; compiled, the head that does not count has one of zeros.
+        others = one["gradients"].keys() - expected["gradients"].keys()
+        assert len(others) == (2 if CASES[case].compiled else 0) and not any(one["gradients"][n].any() for n in others)
+        norms.append(torch.stack([g.norm() for n, g in one["gradients"].items() if n.startswith("network.")]).norm())
+    # nnU-Net clips the network's gradients to a norm of 12.
+    clipped = [float(norm) == pytest.approx(12, rel=1e-5) for norm in norms]
+    assert all(clipped) if case == "mse-clipped" else not any(clipped)
+
+
+def test_ranks_stay_in_step_and_average_their_terms(results):
+    (first, second), _, folder = results
+    first, second = first["straight"], second["straight"]
+    assert (first["stopped"], len(first["losses"]), len(second["losses"])) == ("", 6, 6)
+    assert_equal(first["weights"], second["weights"])
+    assert_equal(first["projections"], second["projections"])
+    assert len({*first["drawn"], *second["drawn"]}) == 12  # the seed gives each rank and step images of its own
+    own = [rank["own_terms"]["projection"] for rank in (first, second)]
+    assert own[0] != own[1] and first["L_proj"] == second["L_proj"]
+    assert first["L_proj"][-1] == pytest.approx(np.mean(own))
+    checkpoint = torch.load(next((folder / "straight").rglob("checkpoint_final.pth")), weights_only=False)
     assert not any(name.startswith("module.") for name in checkpoint["nnunetv2_dsvm"]["projections"])
 
 
-@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
-def test_every_rank_stops_at_one_ranks_nan(tiny_dataset, tmp_path):
-    first, second = two_ranks(tiny_dataset, tmp_path, nan_in_step=1)
-    assert (first["steps"], second["steps"]) == (2, 2)
+def test_a_continued_training_is_an_uninterrupted_one(results):
+    for rank in results[0]:
+        straight, cut, continued = rank["straight"], rank["cut"], rank["continued"]
+        assert straight["losses"] == cut["losses"] + continued["losses"] and len(cut["losses"]) == 4
+        assert_equal(straight["weights"], continued["weights"])
+        assert_equal(straight["projections"], continued["projections"])
+        assert not any(name.endswith(".tmp") for name in continued["files"])
+
+
+def test_the_validation_is_shared_out(results):
+    folder = next((results[2] / "straight").rglob("validation"))
+    assert len(list(folder.glob("case_*.nii.gz"))) == 5
+    assert len(json.loads((folder / "summary.json").read_text())["metric_per_case"]) == 5
+
+
+def test_every_rank_stops_at_one_ranks_nan(results):
+    first, second = (rank["nan"] for rank in results[0])
+    assert len(first["drawn"]) == len(second["drawn"]) == 2
     assert "another GPU's loss is not finite" in first["stopped"]
     assert "the training loss became nan" in second["stopped"]
+
+
+def test_every_rank_stops_where_their_weights_differ(results):
+    for rank in results[0]:
+        assert "1 of 117 parameters differ between GPUs, the first being" in rank["drift"]["stopped"]
+        assert not any(name.endswith(".pth") for name in rank["drift"]["files"])
+
+
+def test_every_rank_calls_the_same_collectives(results):
+    first, second = (rank["collectives"] for rank in results[0])
+    assert first == second and {"all_reduce", "all_gather", "all_gather_object"} <= set(first)

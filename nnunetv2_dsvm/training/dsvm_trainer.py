@@ -10,7 +10,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_dsvm.distillation.distances import DistanceKind, FeatureDistance
 from nnunetv2_dsvm.distillation.dual import DualSelfDistillation, Term
-from nnunetv2_dsvm.training.loss import SEGMENTATION, SegmentationWithDistillationLoss, pixels_not_ignored
+from nnunetv2_dsvm.training.loss import (
+    SEGMENTATION,
+    SegmentationWithDistillationLoss,
+    pixels_not_ignored,
+    share_of_all_ranks,
+)
 from nnunetv2_dsvm.training.progress_picture import plot_distillation_progress
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
@@ -69,7 +74,12 @@ class nnUNetTrainerDSVM(nnUNetTrainerVMUNet):
                 has_regions=self.label_manager.has_regions,
             )
         return SegmentationWithDistillationLoss(
-            super()._build_loss(), distillation, weights, self._ramp_epochs(), not_ignored
+            super()._build_loss(),
+            distillation,
+            weights,
+            self._ramp_epochs(),
+            not_ignored,
+            share_of_all_ranks if self.is_ddp else None,
         )
 
     def on_train_epoch_start(self):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
@@ -31,6 +32,18 @@ def _over_the_features(mask: torch.Tensor, features: Sequence[torch.Tensor]) -> 
     return F.pad(mask, (0, width - mask.shape[-1], 0, height - mask.shape[-2]))
 
 
+def share_of_all_ranks(mask: torch.Tensor) -> torch.Tensor:
+    """How a mean over this rank's mask counts in the mean over all ranks', as a multiple of its part of the ranks.
+
+    DDP averages the gradients of all ranks alike, but one may hold more labelled pixels than another. Multiplied by
+    this, the average of the ranks' masked means is the one mean over all their pixels; 0 where none is labelled.
+    """
+    here = mask.sum()
+    everywhere = here.clone()
+    dist.all_reduce(everywhere)
+    return here * dist.get_world_size() / everywhere.clamp_min(torch.finfo(mask.dtype).tiny)
+
+
 class SegmentationWithDistillationLoss(nn.Module):
     """L = L_seg + r(epoch) * sum_k lambda_k * L_k.
 
@@ -48,6 +61,7 @@ class SegmentationWithDistillationLoss(nn.Module):
         weights: lambda_k by the name of the term.
         ramp_epochs: the epoch from which r = 1.
         not_ignored: target -> (B, 1, H, W), 1 where a pixel counts and 0 where it is ignored; None: all count.
+        share: of a mask, how this process's terms count beside those of the others (`share_of_all_ranks`); None: alone.
     """
 
     def __init__(
@@ -57,6 +71,7 @@ class SegmentationWithDistillationLoss(nn.Module):
         weights: Mapping[str, float],
         ramp_epochs: int,
         not_ignored: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        share: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.segmentation_loss = segmentation_loss
@@ -64,6 +79,7 @@ class SegmentationWithDistillationLoss(nn.Module):
         self.weights = dict(weights)
         self.ramp_epochs = ramp_epochs
         self.not_ignored = not_ignored
+        self.share = share
         self.last_terms: dict[str, torch.Tensor] = {}
         self.set_epoch(0)
 
@@ -91,6 +107,9 @@ class SegmentationWithDistillationLoss(nn.Module):
             full_size = target[0] if isinstance(target, (list, tuple)) else target
             mask = _over_the_features(self.not_ignored(full_size), output.encoder_features)
             terms = self.distillation(*features, mask)
+            if self.share is not None:
+                share = self.share(mask)
+                terms = {name: share * value for name, value in terms.items()}
         self._record({SEGMENTATION: segmentation, **terms})
         return segmentation + self.ramp * sum(self.weights[name] * value for name, value in terms.items())
 

@@ -200,7 +200,10 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
         if ruined:
             self._stop(f"{len(ruined)} of {count} parameters are no longer finite, the first being {ruined[0]}")
         if differing:
-            self._stop(f"{len(differing)} of {count} parameters differ between GPUs, the first being {differing[0]}")
+            self._stop(
+                f"{len(differing)} of {count} parameters differ between GPUs, the first being {differing[0]}",
+                advice="train on one GPU, and report it",
+            )
 
     def loss_terms_of_last_step(self) -> dict[str, float]:
         """The terms that made up the loss of the last step, where there is more than one."""
@@ -222,7 +225,13 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
             self.batch_size,
         )
 
-    def _stop(self, what: str, batch: dict | None = None) -> None:
+    def _stop(
+        self,
+        what: str,
+        batch: dict | None = None,
+        advice: str = "look for NaN or extreme intensities in the images, or lower the learning rate "
+        "(default_initial_lr in a variant of the trainer)",
+    ) -> None:
         cases = [] if batch is None else cases_not_finite(batch)
         terms = ", ".join(f"{name} {value:.6g}" for name, value in self.loss_terms_of_last_step().items())
         names = ("checkpoint_latest.pth", "checkpoint_best.pth")
@@ -233,8 +242,7 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
             + (f"; the images of {', '.join(cases)} hold NaN or infinite values" if cases else "")
             + ". No checkpoint was written from this state. "
             + (f"The last good one is {kept[0]}: continue from it with --c. " if kept else "There is none before it. ")
-            + "If it happens again, look for NaN or extreme intensities in the images, or lower the learning rate "
-            "(default_initial_lr in a variant of the trainer)."
+            + f"If it happens again, {advice}."
         )
         self.print_to_log_file(message, also_print_to_console=False)
         raise RuntimeError(message)
