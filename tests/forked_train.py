@@ -1,0 +1,47 @@
+"""Runs nnUNetv2_train once for each line of its input, [arguments, environment, log file], and prints how it ended.
+
+Each run is a process of its own, a fork of this one, in which everything is imported already.
+"""
+
+import json
+import os
+import sys
+import traceback
+
+
+def train(arguments: list[str], environment: dict[str, str], log: str) -> None:
+    from nnunetv2.run.run_training import run_training_entry
+
+    os.setsid()  # the processes it starts can be told from others
+    file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.environ.update(environment)
+    sys.argv = ["nnUNetv2_train", *arguments]
+    status = 1
+    try:
+        run_training_entry()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def main() -> None:
+    import nnunetv2.run.run_training  # noqa: F401  (here: what the runs start anew need not import all of it)
+
+    import nnunetv2_dsvm.training.variants  # noqa: F401
+
+    for line in sys.stdin:
+        process = os.fork()
+        if not process:
+            train(*json.loads(line))
+        _, status = os.waitpid(process, 0)
+        print(json.dumps([process, os.waitstatus_to_exitcode(status)]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""A training that is killed (SIGKILL) again and again, at the worst moments, and continued with --c each time."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from short_trainers import assert_equal
+from test_journey import label_maps
+from tiny_dataset import PLANS
+
+TRAINER = "nnUNetTrainerDSVM_killed"
+HERE = Path(__file__).parent
+LATEST, BEST, FINAL = (f"checkpoint_{name}.pth" for name in ("latest", "best", "final"))
+
+# Where the process is killed; the epoch that it started with, and the checkpoints that it leaves.
+KILLED = [
+    ("step 0 1", 0, set()),
+    ("half checkpoint_latest 0", 0, {f"{LATEST}.tmp"}),
+    ("validation 1", 0, {LATEST, BEST}),
+    ("step 1 0", 1, {LATEST, BEST}),
+    ("half checkpoint_latest 1", 1, {LATEST, f"{LATEST}.tmp", BEST}),
+    ("unmoved checkpoint_latest 1", 1, {LATEST, f"{LATEST}.tmp", BEST}),
+    ("half checkpoint_final 2", 1, {LATEST, f"{FINAL}.tmp", BEST}),
+    ("predicting 1", 2, {FINAL, BEST}),
+]
+
+
+class Trainings:
+    """nnUNetv2_train on fold "all" (five cases to validate), process by process (see forked_train.py)."""
+
+    def __init__(self, dataset, folder):
+        self.folder, self.dataset = folder, dataset
+        environment = {**dataset.environment, "NNUNETV2_DSVM_SEED": "5"}
+        environment["nnUNet_extTrainer"] = str(HERE / "users_trainers")
+        self.forks = subprocess.Popen(
+            [sys.executable, HERE / "forked_train.py"],
+            env={**os.environ, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def train(self, run, *options, kill_at=""):
+        """Trains into the folder `run`; the process's number and exit status."""
+        arguments = ["901", "2d", "all", "-tr", TRAINER, "-p", PLANS, "-device", "cpu", *options]
+        environment = {"nnUNet_results": str(self.folder / run), "KILL_AT": kill_at}
+        line = json.dumps([arguments, environment, str(self.folder / f"{run}.log")])
+        self.forks.stdin.write(f"{line}\n")
+        self.forks.stdin.flush()
+        answer = self.forks.stdout.readline()
+        assert answer, self.log(run)
+        return json.loads(answer)
+
+    def log(self, run):
+        return (self.folder / f"{run}.log").read_text()
+
+    def output(self, run):
+        return self.folder / run / self.dataset.name / f"{TRAINER}__{PLANS}__2d" / "fold_all"
+
+    def losses(self, run):
+        """The lines of losses.jsonl: epoch, step, loss."""
+        return [json.loads(line) for line in (self.output(run) / "losses.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def trainings(tiny_dataset, tmp_path_factory):
+    trainings = Trainings(tiny_dataset, tmp_path_factory.mktemp("killed"))
+    yield trainings
+    trainings.forks.kill()
+    trainings.forks.communicate()
+
+
+def processes_left(session):
+    try:
+        os.killpg(session, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_training_killed_again_and_again_ends_as_an_uninterrupted_one(trainings):
+    assert trainings.train("straight")[1] == 0, trainings.log("straight")[-4000:]
+    straight, killed = trainings.output("straight"), trainings.output("killed")
+    expected = trainings.losses("straight")
+    assert [line[:2] for line in expected] == [[epoch, step] for epoch in range(3) for step in range(2)]
+
+    done = 0
+    for number, (point, first_epoch, left) in enumerate(KILLED):
+        process, status = trainings.train("killed", *(["--c"] if number else []), kill_at=point)
+        assert status == -signal.SIGKILL, (point, trainings.log("killed")[-4000:])
+        assert {path.name for path in killed.glob("checkpoint*")} == left, point
+        losses = trainings.losses("killed")[done:]
+        done += len(losses)
+        start = 2 * first_epoch
+        assert losses == expected[start : start + len(losses)] and losses, point
+    deadline = time.monotonic() + 30
+    while processes_left(process) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not processes_left(process), "what wrote the predictions outlives the killed training"
+    assert len(label_maps(killed / "validation")) < 5
+
+    assert trainings.train("killed", "--c")[1] == 0, trainings.log("killed")[-4000:]
+    assert len(trainings.losses("killed")) == done
+    names = [{path.name for path in run.iterdir() if path.suffix != ".txt"} for run in (straight, killed)]
+    assert names[0] == names[1] and not any(name.endswith(".tmp") for name in names[1])
+    one, other = (torch.load(run / FINAL, weights_only=False) for run in (straight, killed))
+    for key in ("network_weights", "optimizer_state", "nnunetv2_dsvm", "current_epoch", "_best_ema"):
+        assert_equal(one[key], other[key])
+    for key in set(one["logging"]) - {"epoch_start_timestamps", "epoch_end_timestamps"}:
+        np.testing.assert_array_equal(one["logging"][key], other["logging"][key], err_msg=key)
+    maps = label_maps(straight / "validation"), label_maps(killed / "validation")
+    assert len(maps[0]) == 5 and list(maps[0]) == list(maps[1])
+    for name, labels in maps[0].items():
+        np.testing.assert_array_equal(labels, maps[1][name], err_msg=name)
+    dice = [json.loads((run / "validation" / "summary.json").read_text())["mean"] for run in (straight, killed)]
+    assert dice[0] == dice[1]
