@@ -52,12 +52,18 @@ def _not_written(filename: str, size: int, error: Exception) -> str:
     )
 
 
-def read_checkpoint(filename: str) -> dict[str, Any]:
+def read_checkpoint(filename: str, *, weights_only: bool = False) -> dict[str, Any]:
     """A checkpoint of nnU-Net, its tensors left on the disk until they are used.
+
+    Args:
+        filename: the file.
+        weights_only: whether the network's weights suffice, as for -pretrained_weights; else all entries of nnU-Net's
+            must be there, as for continuing.
 
     Raises:
         RuntimeError: the file is truncated, or is no checkpoint of an nnU-Net training.
     """
+    advice = "Give -pretrained_weights another file, or leave it out." if weights_only else _others(filename)
     try:
         checkpoint = torch.load(filename, map_location="cpu", weights_only=False, mmap=True)
     except FileNotFoundError:
@@ -66,13 +72,14 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise RuntimeError(
             f"{filename} ({os.path.getsize(filename)} bytes) cannot be read as a checkpoint: {reason}. It is "
-            f"truncated, as by an interrupted copy, or no checkpoint at all. {_others(filename)} Nothing was changed."
+            f"truncated, as by an interrupted copy, or no checkpoint at all. {advice} Nothing was changed."
         ) from error
-    missing = [key for key in _NNUNETS_KEYS if not isinstance(checkpoint, Mapping) or key not in checkpoint]
+    needed = _NNUNETS_KEYS[:1] if weights_only else _NNUNETS_KEYS
+    missing = [key for key in needed if not isinstance(checkpoint, Mapping) or key not in checkpoint]
     if missing:
         raise RuntimeError(
             f"{filename} is not a checkpoint of an nnU-Net training: it has no {', '.join(missing)}. "
-            f"{_others(filename)} Nothing was changed."
+            f"{advice} Nothing was changed."
         )
     return checkpoint
 

@@ -1,9 +1,11 @@
-"""Whether a checkpoint fits the training that is to be continued with it; looked at before anything is changed."""
+"""Whether a checkpoint fits the training that is to go on or start with it; looked at before anything is changed."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+
+_HEADS = ".seg_layers."  # nnU-Net never takes these from pretrained weights: the labels may differ
 
 
 def difference(stored: Mapping[str, torch.Tensor], here: Mapping[str, torch.Tensor]) -> str:
@@ -30,6 +32,23 @@ def refuse_other_network(
             f"{other}. The network's size comes from the plans (architecture, arch_kwargs), its first layer from the "
             "dataset's channels and its last from the labels: continue with the plans, dataset and trainer that it was "
             "started with. Nothing was changed."
+        )
+
+
+def refuse_unfit_weights(
+    filename: str, checkpoint: Mapping[str, Any], network_weights: Mapping[str, torch.Tensor], trainer_name: str
+) -> None:
+    """Raises RuntimeError unless nnU-Net can start a training of such a network from the checkpoint's weights."""
+    here = {name: weight for name, weight in network_weights.items() if _HEADS not in name}
+    stored = {name: weight for name, weight in checkpoint["network_weights"].items() if name in here}
+    other = difference(stored, here)
+    if other:
+        raise RuntimeError(
+            f"-pretrained_weights {filename}, written by {checkpoint.get('trainer_name', 'an unknown trainer')}, does "
+            f"not hold the network of {trainer_name}: {other}. Expected are the weights of a VM-UNet of this size with "
+            "as many image channels (the labels may differ): give a checkpoint that nnUNetTrainerVMUNet, "
+            "nnUNetTrainerDSVM or a variant wrote with the same architecture in the plans, or leave the option out to "
+            "start from random weights. Nothing was written."
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import distributed as dist
 from torch import nn
@@ -17,11 +18,16 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.training import out_of_memory
 from nnunetv2_dsvm.training.checkpoint_files import KEY, read_checkpoint, remove_leftovers, write_checkpoint
-from nnunetv2_dsvm.training.checkpoint_fit import refuse_other_distillation, refuse_other_network
+from nnunetv2_dsvm.training.checkpoint_fit import (
+    refuse_other_distillation,
+    refuse_other_network,
+    refuse_unfit_weights,
+)
 from nnunetv2_dsvm.training.finite import cases_not_finite, parameters_not_finite
-from nnunetv2_dsvm.training.network import build_vm_unet, refuse_unless_2d
+from nnunetv2_dsvm.training.network import build_vm_unet, in_words, refuse_unless_2d
 from nnunetv2_dsvm.training.optimization import WarmupCosineSchedule, parameter_groups
 from nnunetv2_dsvm.training.precision import bf16_autocast, trains_in_bf16
+from nnunetv2_dsvm.training.pretrained_weights import weights_to_start_from
 from nnunetv2_dsvm.training.seeding import deterministic_algorithms, seed_all, seed_from_environment
 from nnunetv2_dsvm.training.surroundings import refuse_missing_device, refuse_unwritable, unwritable
 from nnunetv2_dsvm.version import __version__
@@ -58,6 +64,7 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
         refuse_unless_2d(PlansManager(plans).get_configuration(configuration))  # before nnU-Net creates a folder
         refuse_missing_device(device)
         self.seed = seed_from_environment()
+        self._refuse_unfit_weights(PlansManager(plans), configuration, dataset_json)
         try:
             super().__init__(plans, configuration, fold, dataset_json, device)
         except OSError as error:
@@ -87,6 +94,21 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
             deep_supervision=enable_deep_supervision,
             auxiliary_heads=enable_deep_supervision,
         )
+
+    def _refuse_unfit_weights(self, plans_manager: PlansManager, configuration: str, dataset_json: dict) -> None:
+        filename = weights_to_start_from()
+        if filename is None:
+            return
+        checkpoint = read_checkpoint(filename, weights_only=True)
+        manager = plans_manager.get_configuration(configuration)
+        network = self.build_network_architecture(
+            plans_manager,
+            manager,
+            determine_num_input_channels(plans_manager, manager, dataset_json),
+            plans_manager.get_label_manager(dataset_json).num_segmentation_heads,
+            self.default_deep_supervision,
+        )
+        refuse_unfit_weights(filename, checkpoint, network.state_dict(), type(self).__name__)
 
     def initialize(self):
         if self.seed is not None:
@@ -156,6 +178,7 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
             precision = "bf16" if self.grad_scaler is None else "fp16 with a gradient scaler"
         else:
             precision = "fp32"
+        self.print_to_log_file(f"network: {in_words(self.configuration_manager, self.bare_network())}")
         self.print_to_log_file(f"nnunetv2_dsvm {__version__}: training in {precision}, seed {self.seed}")
 
     def on_epoch_start(self):
