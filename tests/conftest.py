@@ -50,13 +50,9 @@ def one_thread():
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    """Drawing takes longer than training here."""
-    from nnunetv2.training.logging.nnunet_logger import LocalLogger
+    from short_trainers import draw_nothing
 
-    from nnunetv2_dsvm.training import dsvm_trainer
-
-    monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda *arguments: None)
-    monkeypatch.setattr(dsvm_trainer, "plot_distillation_progress", lambda *arguments: None)
+    draw_nothing(monkeypatch)
 
 
 @pytest.fixture

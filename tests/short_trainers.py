@@ -3,9 +3,10 @@
 import os
 
 import torch
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunetv2_dsvm.training import variants
+from nnunetv2_dsvm.training import dsvm_trainer, variants
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
@@ -73,6 +74,12 @@ class ShortBestFirst(ShortDSVM):
 
 
 SHORT = [ShortDSVM, ShortDSVM_kl, ShortDSVM_projection, ShortDSVM_deepSupervision, ShortVMUNet]
+
+
+def draw_nothing(monkeypatch):
+    """Drawing takes longer than training here."""
+    monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda *arguments: None)
+    monkeypatch.setattr(dsvm_trainer, "plot_distillation_progress", lambda *arguments: None)
 
 
 def checkpoint_of(trainer, name="checkpoint_final.pth"):
