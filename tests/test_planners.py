@@ -36,6 +36,8 @@ def plan_train_and_predict(dataset, tmp_path, planner, trainer, *options):
     )
     (plans,) = (plans for path in dataset.preprocessed.glob("*.json") if "plans_name" in (plans := read_json(path)))
     name = plans["plans_name"]
+    plans["configurations"]["2d"]["batch_size"] = 2
+    (dataset.preprocessed / f"{name}.json").write_text(json.dumps(plans))
     dataset.train_here(trainer, plans=name)
     dataset.command_here(
         "nnUNetv2_predict", *data, "-i", dataset.raw / "imagesTs", "-o", tmp_path, "-p", name, "-f", 0, "-tr", trainer,
@@ -60,7 +62,7 @@ def test_plans_of_every_planner_train_and_predict(own_dataset, tmp_path, monkeyp
     monkeypatch.setitem(PRESETS, "base", NETWORK)
     _, planned, log = plan_train_and_predict(own_dataset, tmp_path / "out", planner, "ShortDSVM")
     assert planned == ("ResidualEncoderUNet" if "ResEnc" in planner else "PlainConvUNet")
-    sizes = r"dims [8, 16, 32], encoder_depths [1, 1, 1], decoder_depths [1, 1, 1]"
+    sizes = "dims [8, 16, 32], encoder_depths [1, 1, 1], decoder_depths [1, 1, 1]"
     assert f"network: VMUNet with {sizes} and" in log
     assert f"parameters: the published size, and not the {planned} that the plans describe" in log
 
@@ -76,7 +78,9 @@ def test_plans_may_have_any_name(own_dataset, tmp_path, monkeypatch):
 def test_the_published_size_trains_and_predicts_with_a_planners_plans(own_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(ShortDSVM, "default_num_epochs", 1)
     _, _, log = plan_train_and_predict(own_dataset, tmp_path / "out", "nnUNetPlannerResEncM", "ShortDSVM")
-    assert "dims [96, 192, 384, 768]" in log and "and 27,427" in log
+    # The published number is for 3 channels and 1 class: here 2 channels fewer, of 4x4 pixels, and 2 classes more.
+    assert "dims [96, 192, 384, 768], encoder_depths [2, 2, 2, 2], decoder_depths [2, 2, 2, 1]" in log
+    assert f"and {27_427_561 - 2 * 16 * 96 + 2 * (24 + 1):,} parameters" in log
 
 
 def test_our_own_plans_are_named_as_the_source_of_the_size(own_dataset):

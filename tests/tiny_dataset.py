@@ -89,6 +89,7 @@ class TinyDataset:
                 patch.setenv(variable, value)
             patch.setattr(sys, "argv", [name, *map(str, arguments)])
             patch.setattr(multiprocessing, "get_context", lambda method=None: SimpleNamespace(Pool=ThreadPool))
+            patch.setattr("nnunetv2.utilities.utils.Pool", ThreadPool)
             patch.setattr(torch, "set_num_threads", lambda count: None)
             command.load()()
         return printed.getvalue()
