@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from nnunetv2.run import run_training
 from short_trainers import (
     ShortDSVM,
     ShortDSVM_deepSupervision,
@@ -11,9 +12,10 @@ from short_trainers import (
     ShortVMUNet,
     ShortVMUNet_deepSupervision,
 )
-from tiny_dataset import NETWORK
+from tiny_dataset import NETWORK, PLANS
 
 from nnunetv2_dsvm import VMUNet
+from nnunetv2_dsvm.training import vm_unet_trainer
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
@@ -141,3 +143,15 @@ def test_weights_of_another_network_are_refused_before_anything_is_written(
 def test_the_file_is_not_looked_at_where_no_training_starts_from_it(own_dataset, tmp_path, option, sentence):
     with pytest.raises(RuntimeError, match=sentence):
         own_dataset.train_here("ShortDSVM", "-pretrained_weights", tmp_path / "none.pth", option)
+
+
+def test_unfit_weights_are_refused_with_several_gpus_too(weights, monkeypatch, tmp_path):
+    filename = weights(ShortVMUNet, **other_size())
+    monkeypatch.setattr(run_training, "setup_ddp", lambda *arguments: None)
+    monkeypatch.setattr(run_training, "recursive_find_trainer_class_by_name", lambda name: ShortDSVM)
+    monkeypatch.setattr(vm_unet_trainer, "refuse_missing_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
+    with pytest.raises(RuntimeError, match=f"-pretrained_weights {filename}.*Nothing was written"):
+        run_training.run_ddp(0, "901", "2d", 0, "ShortDSVM", PLANS, False, False, False, filename, False, False, 1)
+    assert not list(tmp_path.rglob("ShortDSVM*"))
