@@ -56,6 +56,14 @@ def no_pictures(monkeypatch):
 
 
 @pytest.fixture
+def one_epoch(monkeypatch):
+    """The trainers of short_trainers.py train one epoch instead of three."""
+    from short_trainers import ShortRun
+
+    monkeypatch.setattr(ShortRun, "default_num_epochs", 1)
+
+
+@pytest.fixture
 def make(tiny_dataset, tmp_path, monkeypatch):
     """make(Trainer, run="a", **changes of the 2d plans): a trainer whose results lie in a folder of the test's own."""
     for name, value in tiny_dataset.environment.items():

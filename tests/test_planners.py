@@ -9,12 +9,11 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.experiment_planning import experiment_planners
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-from short_trainers import ShortDSVM
 from tiny_dataset import NETWORK, SHAPE
 
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
 
-pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures", "one_epoch")
 
 
 def planners():
@@ -75,8 +74,7 @@ def test_plans_may_have_any_name(own_dataset, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_published_size_trains_and_predicts_with_a_planners_plans(own_dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(ShortDSVM, "default_num_epochs", 1)
+def test_the_published_size_trains_and_predicts_with_a_planners_plans(own_dataset, tmp_path):
     _, _, log = plan_train_and_predict(own_dataset, tmp_path / "out", "nnUNetPlannerResEncM", "ShortDSVM")
     # The published number is for 3 channels and 1 class: here 2 channels fewer, of 4x4 pixels, and 2 classes more.
     assert "dims [96, 192, 384, 768], encoder_depths [2, 2, 2, 2], decoder_depths [2, 2, 2, 1]" in log
