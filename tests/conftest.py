@@ -35,6 +35,12 @@ def tiny_dataset(tmp_path_factory):
 
 
 @pytest.fixture
+def own_dataset(tiny_dataset, tmp_path):
+    """A copy of the tiny dataset to write to, with results of its own."""
+    return tiny_dataset.copy(tmp_path / "own")
+
+
+@pytest.fixture
 def one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
@@ -48,6 +54,14 @@ def no_pictures():
 
     with without_pictures():
         yield
+
+
+@pytest.fixture
+def one_epoch(monkeypatch):
+    """The trainers of short_trainers.py train one epoch instead of three."""
+    from short_trainers import ShortRun
+
+    monkeypatch.setattr(ShortRun, "default_num_epochs", 1)
 
 
 @pytest.fixture

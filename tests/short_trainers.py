@@ -7,6 +7,7 @@ from unittest import mock
 
 import torch
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_dsvm.training import dsvm_trainer, variants
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
@@ -21,6 +22,7 @@ class ShortRun:
 
     def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cpu")):  # noqa: B008
         super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = self.default_num_epochs
         self.num_iterations_per_epoch = 2
         self.num_val_iterations_per_epoch = 1
         self.save_every = 1
@@ -55,6 +57,23 @@ class ShortDSVM_deepSupervision(ShortRun, variants.nnUNetTrainerDSVM_deepSupervi
 
 class ShortVMUNet(ShortRun, nnUNetTrainerVMUNet):
     pass
+
+
+class ShortVMUNet_deepSupervision(ShortRun, variants.nnUNetTrainerVMUNet_deepSupervision):
+    pass
+
+
+class ShortNnUNet(ShortRun, nnUNetTrainer):
+    """nnU-Net's own trainer and network."""
+
+
+class ShortBestFirst(ShortDSVM):
+    """Predicts label 1 everywhere after its first epoch, which is the best, and background after the others."""
+
+    def on_train_epoch_end(self, train_outputs):
+        bias = self.network.decoder.seg_layers[0].bias.data
+        bias.zero_()[int(self.current_epoch == 0)] = 100
+        super().on_train_epoch_end(train_outputs)
 
 
 SHORT = [ShortDSVM, ShortDSVM_kl, ShortDSVM_projection, ShortDSVM_deepSupervision, ShortVMUNet]

@@ -182,12 +182,20 @@ def test_an_all_background_fold_and_constant_images_train(make):
 # --- devices ----------------------------------------------------------------------------------------------------------
 
 
-def test_out_of_gpu_memory_says_which_patch_and_batch_and_what_to_lower(make, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("MPS backend out of memory. Tried to allocate 2.00 GiB on private pool."),
+    ],
+    ids=["cuda", "mps"],
+)
+def test_out_of_gpu_memory_says_which_patch_and_batch_and_what_to_lower(make, monkeypatch, error):
     trainer = make(ShortDSVM)
     trainer.initialize()
 
     def full(*arguments):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        raise error
 
     monkeypatch.setattr(trainer.network, "forward", full)
     batch = {"data": torch.zeros(2, 1, 32, 40), "target": torch.zeros(2, 1, 32, 40)}

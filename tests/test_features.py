@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from short_trainers import ShortDSVM, ShortDSVM_deepSupervision, checkpoint_of
+from short_trainers import SHORT, ShortDSVM, ShortDSVM_deepSupervision, checkpoint_of
 from tiny_dataset import NETWORK, SHAPE, tiny_case
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nnunetv2_dsvm import VMUNet
+from nnunetv2_dsvm.ops import torch_chunked
 from nnunetv2_dsvm.training.variants import nnUNetTrainerDSVM_1epochs
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
@@ -45,6 +48,38 @@ def test_deep_supervision_has_the_scales_of_its_outputs(make):
     }
     trainer = train_one_epoch(make(ShortDSVM_deepSupervision, architecture=architecture, patch_size=[64, 32]))
     assert trainer._get_deep_supervision_scales() == [[1, 1], [1 / 4, 1 / 4], [1 / 8, 1 / 8], [1 / 16, 1 / 16]]
+
+
+class NoFloat64(TorchDispatchMode):
+    """Refuses every operation whose result is in float64, which Apple's GPUs do not have."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        dtypes = {t.dtype for t in pytree.tree_leaves(result) if isinstance(t, torch.Tensor)}
+        assert not dtypes & {torch.float64, torch.complex128}, f"{function} in {dtypes}"
+        return result
+
+
+@pytest.mark.parametrize("trainer_class", SHORT, ids=lambda c: c.__name__)
+def test_no_step_needs_float64(make, monkeypatch, trainer_class):
+    def watched(function):
+        def call(*arguments):  # a mode does not see into operators of our own
+            with NoFloat64():
+                return function(*arguments)
+
+        return call
+
+    for name in ("forward", "backward"):
+        monkeypatch.setattr(torch_chunked, name, watched(getattr(torch_chunked, name)))
+    trainer = make(trainer_class)
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    batch = next(trainer.dataloader_train)
+    with NoFloat64():
+        trainer.train_step(batch)
+        trainer.network.eval()
+        with torch.no_grad():
+            trainer.validation_step(batch)
 
 
 def test_fold_all_trains_and_validates_on_every_case(make):

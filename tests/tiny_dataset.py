@@ -4,16 +4,25 @@ Each case is a small volume with two bright objects whose place depends on the s
 folders below one root, so that a test never touches the user's own.
 """
 
+import contextlib
+import io
 import json
+import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.metadata import entry_points
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
+import torch
 
 SHAPE = (6, 40, 48)
 PLANS = "tinyPlans"
@@ -63,6 +72,39 @@ class TinyDataset:
         if done.returncode:
             raise RuntimeError(f"{name} {' '.join(map(str, arguments))} failed:\n{done.stdout[-6000:]}")
         return done
+
+    def command_here(self, name: str, *arguments: object, **environment: str) -> str:
+        """Runs one of nnU-Net's commands inside this process and returns what it printed.
+
+        Importing torch takes longer than any command here: worker processes are threads. The trainers of
+        short_trainers.py are found by their names.
+        """
+        trainers = self.root / "my_trainers"
+        trainers.mkdir(exist_ok=True)
+        (trainers / "my_trainers.py").write_text("from short_trainers import *\n")
+        (command,) = entry_points(group="console_scripts", name=name)
+        printed = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+            for variable, value in {**self.environment, "nnUNet_extTrainer": str(trainers), **environment}.items():
+                patch.setenv(variable, value)
+            patch.setattr(sys, "argv", [name, *map(str, arguments)])
+            patch.setattr(multiprocessing, "get_context", lambda method=None: SimpleNamespace(Pool=ThreadPool))
+            patch.setattr("nnunetv2.utilities.utils.Pool", ThreadPool)
+            patch.setattr(torch, "set_num_threads", lambda count: None)
+            command.load()()
+        return printed.getvalue()
+
+    def train_here(self, trainer: str, *options: object, fold: object = 0, plans: str = PLANS) -> str:
+        """nnUNetv2_train inside this process, on the CPU unless the options say otherwise."""
+        device = [] if "-device" in options else ["-device", "cpu"]
+        return self.command_here("nnUNetv2_train", "901", "2d", fold, "-tr", trainer, "-p", plans, *device, *options)
+
+    def copy(self, root: Path) -> "TinyDataset":
+        """The raw and the preprocessed data below another folder, where tests may write."""
+        for folder in ("nnUNet_raw", "nnUNet_preprocessed"):
+            shutil.copytree(self.root / folder, root / folder)
+        (root / "nnUNet_results").mkdir()
+        return TinyDataset(root)
 
     def load_plans(self) -> dict[str, Any]:
         return json.loads((self.preprocessed / f"{PLANS}.json").read_text())

@@ -196,9 +196,7 @@ def _fresh_leaves(module: nn.Module) -> Iterator[list[nn.Parameter]]:
 class _Recorded:
     """One recorded call: its memory, the graph of its forward and, with autograd, that of its backward."""
 
-    def __init__(
-        self, module: nn.Module, function: Callable[[Any], Any], x: Any, pool: Any, inputs_stay: bool
-    ) -> None:
+    def __init__(self, module: nn.Module, function: Callable[[Any], Any], x: Any, pool: Any, inputs_stay: bool) -> None:
         given, spec = pytree.tree_flatten(x)
         device, grad = given[0].device, torch.is_grad_enabled()
         self.inputs_stay = inputs_stay

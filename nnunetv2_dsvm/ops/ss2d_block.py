@@ -110,9 +110,7 @@ def _block_backward(
         grad_y.view(tokens), boundary, active, projection, A, D, dt_bias, height, width
     )
     del grad_y, active
-    grad_u, grad_conv_weight, grad_conv_bias = conv_silu_backward(
-        grad_active.view(u.shape), u, conv_weight, conv_bias
-    )
+    grad_u, grad_conv_weight, grad_conv_bias = conv_silu_backward(grad_active.view(u.shape), u, conv_weight, conv_bias)
     del grad_active, u
     grad_u, grad_z, columns = (t.flatten(0, -2) for t in (grad_u, grad_z, normalised))
     grad_in_weight = torch.cat([torch.mm(g.t(), columns) for g in (grad_u, grad_z)]).to(in_weight.dtype)

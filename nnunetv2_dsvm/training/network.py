@@ -41,3 +41,18 @@ def build_vm_unet(
         sizes = {**configuration_manager.network_arch_init_kwargs, **heads}
         return VMUNet(input_channels=input_channels, num_classes=num_classes, **sizes)
     return VMUNet.from_preset(DEFAULT_PRESET, input_channels, num_classes, **heads)
+
+
+def in_words(configuration_manager: ConfigurationManager, network: VMUNet) -> str:
+    """Which network is trained and why this size; the plans, which nnU-Net logs, may describe another one."""
+    encoder, decoder = network.encoder, network.decoder
+    planned = configuration_manager.network_arch_class_name
+    origin = "as the plans ask"
+    if planned != NETWORK_CLASS_NAME:
+        origin = f"the published size, and not the {planned.rsplit('.', 1)[-1]} that the plans describe"
+    return (
+        f"{type(network).__name__} with dims {encoder.output_channels}, "
+        f"encoder_depths {[len(stage.blocks) for stage in encoder.stages]}, "
+        f"decoder_depths {[len(stage.blocks) for stage in decoder.stages]} "
+        f"and {sum(p.numel() for p in network.parameters()):,} parameters: {origin}"
+    )

@@ -19,7 +19,9 @@ def explained(what: str, configuration: str, plans: str, patch_size: Sequence[in
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):  # Apple: a plain one
+            raise
         size = "×".join(map(str, patch_size))
         raise torch.OutOfMemoryError(
             f"Out of GPU memory during {what} with a patch of {size} pixels and a batch of {batch_size}. In a copy of "

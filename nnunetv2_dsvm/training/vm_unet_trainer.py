@@ -19,7 +19,7 @@ from nnunetv2_dsvm.training import out_of_memory
 from nnunetv2_dsvm.training.checkpoint_files import KEY, read_checkpoint, remove_leftovers, write_checkpoint
 from nnunetv2_dsvm.training.checkpoint_fit import refuse_other_distillation, refuse_other_network
 from nnunetv2_dsvm.training.finite import cases_not_finite, parameters_not_finite
-from nnunetv2_dsvm.training.network import build_vm_unet, refuse_unless_2d
+from nnunetv2_dsvm.training.network import build_vm_unet, in_words, refuse_unless_2d
 from nnunetv2_dsvm.training.optimization import WarmupCosineSchedule, parameter_groups
 from nnunetv2_dsvm.training.precision import bf16_autocast, trains_in_bf16
 from nnunetv2_dsvm.training.ranks import parameters_that_differ
@@ -156,6 +156,7 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
             precision = "bf16" if self.grad_scaler is None else "fp16 with a gradient scaler"
         else:
             precision = "fp32"
+        self.print_to_log_file(f"network: {in_words(self.configuration_manager, self.bare_network())}")
         self.print_to_log_file(f"nnunetv2_dsvm {__version__}: training in {precision}, seed {self.seed}")
 
     def on_epoch_start(self):

@@ -1,0 +1,108 @@
+"""nnU-Net's -pretrained_weights: trainings that start from the weights of another one of ours."""
+
+import json
+
+import pytest
+import torch
+from short_trainers import (
+    ShortDSVM,
+    ShortDSVM_deepSupervision,
+    ShortNnUNet,
+    ShortVMUNet,
+    ShortVMUNet_deepSupervision,
+)
+from tiny_dataset import NETWORK
+
+from nnunetv2_dsvm import VMUNet
+from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
+
+pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures", "one_epoch")
+FIVE_LABELS = {"labels": {"background": 0, "one": 1, "two": 2, "three": 3, "four": 4}}
+
+
+@pytest.fixture
+def weights(make, tmp_path):
+    """weights(Trainer, **as in make): a checkpoint of a training with five labels, where the reader has three."""
+
+    def write(trainer_class, **changes):
+        writer = make(trainer_class, run="writer", **{"labels": FIVE_LABELS, **changes})
+        writer.initialize()
+        writer.save_checkpoint(str(tmp_path / "weights.pth"))
+        return tmp_path / "weights.pth"
+
+    return write
+
+
+@pytest.fixture
+def started_with(monkeypatch):
+    """The weights that the next training starts with, once it has."""
+    seen = {}
+
+    def on_train_start(trainer, original=nnUNetTrainerVMUNet.on_train_start):
+        original(trainer)
+        seen.update({name: weight.clone() for name, weight in trainer.network.state_dict().items()})
+
+    monkeypatch.setattr(nnUNetTrainerVMUNet, "on_train_start", on_train_start)
+    return seen
+
+
+def assert_all_but_the_heads_are(weights, filename):
+    there = torch.load(filename, weights_only=False)["network_weights"]
+    heads = {name for name in weights if ".seg_layers." in name}
+    assert heads and all(torch.equal(weights[name], there[name]) for name in weights.keys() - heads)
+    assert {len(weights[name]) for name in heads} == {3}
+
+
+@pytest.mark.parametrize(
+    ("written_by", "read_by"),
+    [
+        (ShortVMUNet, ShortDSVM),
+        (ShortDSVM, ShortVMUNet),
+        (ShortDSVM_deepSupervision, ShortVMUNet),
+        (ShortVMUNet, ShortDSVM_deepSupervision),
+        (ShortDSVM_deepSupervision, ShortVMUNet_deepSupervision),
+    ],
+    ids=lambda c: c.__name__.removeprefix("Short"),
+)
+def test_weights_of_a_training_with_other_labels_start_one(own_dataset, weights, started_with, written_by, read_by):
+    filename = weights(written_by)
+    own_dataset.train_here(read_by.__name__, "-pretrained_weights", filename)
+    assert_all_but_the_heads_are(started_with, filename)
+    fold = own_dataset.results / f"{read_by.__name__}__tinyPlans__2d" / "fold_0"
+    checkpoint = torch.load(fold / "checkpoint_final.pth", weights_only=False)
+    assert len(checkpoint["logging"]["train_losses"]) == 1
+
+
+def test_weights_alone_suffice(own_dataset, started_with, tmp_path):
+    """As somebody converts them from another framework: no optimiser, no epochs."""
+    torch.save({"network_weights": VMUNet(1, 9, **NETWORK).state_dict()}, tmp_path / "converted.pth")
+    own_dataset.train_here("ShortDSVM", "-pretrained_weights", tmp_path / "converted.pth", "--disable_checkpointing")
+    assert_all_but_the_heads_are(started_with, tmp_path / "converted.pth")
+
+
+def other_size():
+    network = {**NETWORK, "dims": [16, 32, 64]}
+    return {"architecture": {"network_class_name": f"{VMUNet.__module__}.VMUNet", "arch_kwargs": network}}
+
+
+@pytest.mark.parametrize(
+    ("written_by", "changes", "difference"),
+    [
+        (ShortNnUNet, None, r"Key encoder\.patch_embedding\S+ is missing in the pretrained model weights"),
+        (ShortVMUNet, other_size(), r"key encoder.patch_embedding\S+ is not the same. .*\[16, 1, 4, 4\]"),
+        (
+            ShortVMUNet,
+            {"labels": {"channel_names": {"0": "MR", "1": "noNorm"}}},
+            r"key encoder.patch_embedding\S+ is not the same. .*\[8, 2, 4, 4\]",
+        ),
+    ],
+    ids=["nnU-Net's", "another-size", "two-channels"],
+)
+def test_weights_of_another_network_are_refused_by_nnunet(own_dataset, weights, written_by, changes, difference):
+    if changes is None:
+        plans = json.loads((own_dataset.preprocessed / "nnUNetPlans.json").read_text())
+        changes = {"architecture": plans["configurations"]["2d"]["architecture"]}
+    filename = weights(written_by, **changes)
+    with pytest.raises(AssertionError, match=difference):
+        own_dataset.train_here("ShortDSVM", "-pretrained_weights", filename)
+    assert not list(own_dataset.results.rglob("*.pth"))
