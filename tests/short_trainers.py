@@ -2,7 +2,9 @@
 
 import os
 
+import numpy as np
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_dsvm.training import variants
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
@@ -53,7 +55,29 @@ class ShortVMUNet(ShortRun, nnUNetTrainerVMUNet):
     pass
 
 
+class FoundAgain(ShortDSVM):
+    """One epoch, under the name of a trainer that nnU-Net finds when it predicts."""
+
+    default_num_epochs = 1
+
+
+FoundAgain.__name__ = variants.nnUNetTrainerDSVM_1epochs.__name__
+
 SHORT = [ShortDSVM, ShortDSVM_kl, ShortDSVM_projection, ShortDSVM_deepSupervision, ShortVMUNet]
+
+
+def train_one_epoch(trainer):
+    trainer.num_epochs = 1
+    trainer.run_training()
+    assert len(trainer.losses) == trainer.num_iterations_per_epoch and np.isfinite(trainer.losses).all()
+    return trainer
+
+
+def predictor_of(trainer, folds=(0,), mirroring=False):
+    """nnU-Net's predictor, initialised from the folder of a trained `FoundAgain`."""
+    predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=mirroring, perform_everything_on_device=False)
+    predictor.initialize_from_trained_model_folder(trainer.output_folder_base, folds)
+    return predictor
 
 
 def checkpoint_of(trainer, name="checkpoint_final.pth"):
