@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from image_formats import ORIGIN_MM, ImageFormat
-from short_trainers import FoundAgain, ShortDSVM, checkpoint_of, predictor_of, train_one_epoch
+from short_trainers import FoundAgain, checkpoint_of, predictor_of, train_one_epoch
 from tiny_dataset import NETWORK, SHAPE, plan_and_preprocess_here, tiny_case, write_raw_dataset
 
 from nnunetv2_dsvm import VMUNet
@@ -21,8 +21,8 @@ COLOURS = ("rgb_to_0_1",) * 3
 
 def train(make_on, dataset, **options):
     trainer = make_on(dataset, FoundAgain, **options)
-    trainer.initial_lr = 1e-2  # far enough in a few steps that a prediction shows its image
-    trainer.num_iterations_per_epoch = 8
+    trainer.initialize()
+    trainer.network.decoder.seg_layers[0].weight.data *= 5  # a prediction shows its image after two steps
     return train_one_epoch(trainer)
 
 
@@ -45,11 +45,13 @@ def check_format(dataset, make_on, file_format, images, **raw):
     assert next(trainer.dataloader_train)["data"].shape == (2, len(images), *SHAPE[1:])
     predicted = dataset.root / "predicted"
     predicted.mkdir()
-    predictor_of(trainer).predict_from_files_sequential(str(dataset.raw / "imagesTs"), str(predicted), True)
+    predictor = predictor_of(trainer)
+    predictor.use_gaussian = False  # whose small values at the corners round in half precision
+    predictor.predict_from_files_sequential(str(dataset.raw / "imagesTs"), str(predicted), True)
     expected = probabilities_by_hand(trainer, images)
     probabilities = np.load(predicted / "case_005.npz")["probabilities"]
-    np.testing.assert_allclose(probabilities, expected, atol=0.01)  # nnU-Net adds logits up in half precision
-    assert np.ptp(expected, axis=(1, 2, 3)).max() > 0.1, "an even prediction would fit an image turned around"
+    np.testing.assert_allclose(probabilities, expected, atol=0.005)  # nnU-Net keeps logits in half precision
+    assert np.ptp(expected, axis=(1, 2, 3)).max() > 0.2, "an even prediction would fit any image"
     np.testing.assert_array_equal(file_format.read_labels(predicted / "case_005"), probabilities.argmax(0))
     return predicted
 
@@ -61,15 +63,21 @@ def test_channels_from_raw_files_to_a_label_map(own_dataset, make_on, channels):
 
 
 @pytest.mark.parametrize(
-    "file_format, slices",
-    [(ImageFormat(), SHAPE[0]), (ImageFormat(flat=True), 1), (ImageFormat("NibabelIO"), SHAPE[0]), (ImageFormat("NibabelIO"), 1)],
-    ids=["3D", "2D", "3D by nibabel", "one slice by nibabel"],
+    "reader, flat, slices",
+    [
+        ("SimpleITKIO", False, SHAPE[0]),
+        ("SimpleITKIO", True, 1),
+        ("NibabelIO", False, SHAPE[0]),
+        ("NibabelIO", False, 1),
+    ],
+    ids=["3D", "2D", "3D-nibabel", "one-slice-nibabel"],
 )
-def test_nifti(own_dataset, make_on, file_format, slices):
+def test_nifti(own_dataset, make_on, reader, flat, slices):
+    file_format = ImageFormat(reader, flat=flat)
     write_raw_dataset(own_dataset, file_format=file_format, slices=slices, spacing_mm=SPACING_MM)
     predicted = check_format(own_dataset, make_on, file_format, [z_score(tiny_case(5, 1)[0][0][:slices])])
     image = sitk.ReadImage(str(predicted / "case_005.nii.gz"))
-    dimension = 2 if file_format.flat else 3
+    dimension = 2 if flat else 3
     np.testing.assert_allclose(image.GetSpacing(), SPACING_MM[:dimension])
     np.testing.assert_allclose(image.GetOrigin(), ORIGIN_MM[:dimension])
 

@@ -110,9 +110,9 @@ def write_raw_dataset(
         images, labels = tiny_case(seed, channels)
         if ignore_label is not None:
             labels[..., 2 * SHAPE[2] // 3 :] = ignore_label
-        name = f"case_{seed:03d}"
-        file_format.write_images([image[:slices] for image in images], dataset.raw / f"images{split}" / name, spacing_mm)
-        file_format.write_labels(labels[:slices], dataset.raw / f"labels{split}" / name, spacing_mm)
+        images, labels, name = [image[:slices] for image in images], labels[:slices], f"case_{seed:03d}"
+        file_format.write_images(images, dataset.raw / f"images{split}" / name, spacing_mm)
+        file_format.write_labels(labels, dataset.raw / f"labels{split}" / name, spacing_mm)
     labels_json = {"background": 0, "whole": [1, 2], "core": [2]} if regions else {"background": 0, "one": 1, "two": 2}
     if ignore_label is not None:
         labels_json["ignore"] = ignore_label
