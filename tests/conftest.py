@@ -64,6 +64,7 @@ def own_dataset(tmp_path, monkeypatch):
 
     nnU-Net's worker processes are threads here: each process would import torch again, for seconds.
     """
+    from nnunetv2.utilities import utils
     from tiny_dataset import TinyDataset
 
     dataset = TinyDataset(tmp_path / "dataset")
@@ -71,6 +72,7 @@ def own_dataset(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     threads = SimpleNamespace(Pool=ThreadPool, Process=threading.Thread)
     monkeypatch.setattr(multiprocessing, "get_context", lambda method=None: threads)
+    monkeypatch.setattr(utils, "Pool", ThreadPool)
     return dataset
 
 

@@ -38,17 +38,21 @@ class ImageFormat:
     def read_labels(self, stem: Path) -> np.ndarray:
         """The label map (z, y, x) of a file."""
         path = f"{stem}{self.ending}"
-        if self.ending == ".nii.gz":
-            labels = sitk.GetArrayFromImage(sitk.ReadImage(path))
-        else:
-            labels = tifffile.imread(path) if self.reader == "Tiff3DIO" else io.imread(path)
+        if self.reader == "Tiff3DIO":
+            return tifffile.imread(path)
+        if self.reader == "NaturalImage2DIO":
+            return io.imread(path)[None]
+        labels = sitk.GetArrayFromImage(sitk.ReadImage(path))
         return labels[None] if self.flat else labels
 
     def _write(self, array: np.ndarray, stem: Path, spacing_mm: tuple[float, ...]) -> None:
         stem.parent.mkdir(parents=True, exist_ok=True)
         path, array = f"{stem}{self.ending}", array[0] if self.flat else array
-        if self.ending != ".nii.gz":
-            (tifffile.imwrite if self.reader == "Tiff3DIO" else io.imsave)(path, array)
+        if self.reader == "Tiff3DIO":
+            tifffile.imwrite(path, array)
+            return
+        if self.reader == "NaturalImage2DIO":
+            io.imsave(path, array, check_contrast=False)
             return
         image = sitk.GetImageFromArray(array)
         image.SetSpacing(spacing_mm[: image.GetDimension()])
