@@ -6,12 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import torch
 from image_formats import ORIGIN_MM, ImageFormat
-from short_trainers import FoundAgain, checkpoint_of, predictor_of, train_one_epoch
-from tiny_dataset import NETWORK, SHAPE, plan_and_preprocess_here, tiny_case, write_raw_dataset
-
-from nnunetv2_dsvm import VMUNet
+from short_trainers import FoundAgain, predictor_of, probabilities_by_hand, train_one_epoch, z_score
+from tiny_dataset import SHAPE, plan_and_preprocess_here, tiny_case, write_raw_dataset
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
 
@@ -19,29 +16,10 @@ SPACING_MM = (0.8, 1.2, 4.0)
 COLOURS = ("rgb_to_0_1",) * 3
 
 
-def train(make_on, dataset, **options):
-    trainer = make_on(dataset, FoundAgain, **options)
-    trainer.initialize()
-    trainer.network.decoder.seg_layers[0].weight.data *= 5  # a prediction shows its image after two steps
-    return train_one_epoch(trainer)
-
-
-def probabilities_by_hand(trainer, images):
-    """Softmax of the trained network on normalised images (channels, z, y, x), slice by slice."""
-    network = VMUNet(len(images), 3, **NETWORK).eval()
-    network.load_state_dict(checkpoint_of(trainer)["network_weights"])
-    with torch.inference_mode():
-        return network(torch.from_numpy(np.stack(images, axis=1))).softmax(1).transpose(0, 1).numpy()
-
-
-def z_score(image):
-    return (image - image.mean()) / image.std()
-
-
 def check_format(dataset, make_on, file_format, images, **raw):
     """Trains on a dataset and predicts its test case, whose normalised images are given, from file to file."""
     plan_and_preprocess_here(dataset, patch_size=SHAPE[1:])  # one tile: the prediction of the slice
-    trainer = train(make_on, dataset)
+    trainer = train_one_epoch(make_on(dataset, FoundAgain))
     assert next(trainer.dataloader_train)["data"].shape == (2, len(images), *SHAPE[1:])
     predicted = dataset.root / "predicted"
     predicted.mkdir()
@@ -106,7 +84,7 @@ def test_one_training_case_per_fold(own_dataset, make_on):
     splits = [{"train": [one], "val": [other]} for one, other in (cases, cases[::-1])]
     (own_dataset.preprocessed / "splits_final.json").write_text(json.dumps(splits))
     for fold in (0, 1):
-        trainer = train(make_on, own_dataset, fold=fold)
+        trainer = train_one_epoch(make_on(own_dataset, FoundAgain, fold=fold))
         assert trainer.dataloader_train.data_loader._data.identifiers == [cases[fold]]
         trainer.perform_actual_validation()
         assert sorted(path.name for path in Path(trainer.output_folder, "validation").glob("*.nii.gz")) == [

@@ -154,7 +154,8 @@ def plan_and_preprocess_here(dataset: TinyDataset, cascade: dict[str, dict] | No
         patch.setenv("nnUNet_n_proc_DA", "1")  # nnU-Net cannot plan with 0
         api.plan_experiment_dataset(901)
     write_tiny_plans(dataset, cascade=cascade or {}, **tiny)
-    api.preprocess_dataset(901, PLANS, ["2d", *(cascade or {})], [1], show_progress_bar=False)
+    with_data = [name for name, configuration in (cascade or {}).items() if "data_identifier" in configuration]
+    api.preprocess_dataset(901, PLANS, ["2d", *with_data], [1], show_progress_bar=False)
 
 
 def write_tiny_plans(

@@ -23,7 +23,12 @@ from nnunetv2_dsvm.training.network import build_vm_unet, refuse_unless_2d
 from nnunetv2_dsvm.training.optimization import WarmupCosineSchedule, parameter_groups
 from nnunetv2_dsvm.training.precision import bf16_autocast, trains_in_bf16
 from nnunetv2_dsvm.training.seeding import deterministic_algorithms, seed_all, seed_from_environment
-from nnunetv2_dsvm.training.surroundings import refuse_missing_device, refuse_unwritable, unwritable
+from nnunetv2_dsvm.training.surroundings import (
+    refuse_missing_device,
+    refuse_missing_segmentations,
+    refuse_unwritable,
+    unwritable,
+)
 from nnunetv2_dsvm.version import __version__
 
 
@@ -147,6 +152,14 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
             if self.seed is not None:
                 stack.enter_context(deterministic_algorithms())
             super().run_training()
+
+    def get_tr_and_val_datasets(self):
+        datasets = super().get_tr_and_val_datasets()
+        if self.is_cascaded:
+            cases = {case for dataset in datasets for case in dataset.identifiers}
+            previous_stage = self.configuration_manager.previous_stage_name
+            refuse_missing_segmentations(cases, self.folder_with_segs_from_previous_stage, previous_stage)
+        return datasets
 
     def on_train_start(self):
         if self.local_rank == 0:
