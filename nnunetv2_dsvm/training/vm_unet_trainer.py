@@ -18,7 +18,7 @@ from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.training import out_of_memory
 from nnunetv2_dsvm.training.checkpoint_files import KEY, read_checkpoint, remove_leftovers, write_checkpoint
 from nnunetv2_dsvm.training.checkpoint_fit import refuse_other_distillation, refuse_other_network
-from nnunetv2_dsvm.training.finite import cases_not_finite, parameters_not_finite
+from nnunetv2_dsvm.training.finite import cases_not_finite, dataset_cases_not_finite, parameters_not_finite
 from nnunetv2_dsvm.training.network import build_vm_unet, refuse_unless_2d
 from nnunetv2_dsvm.training.optimization import WarmupCosineSchedule, parameter_groups
 from nnunetv2_dsvm.training.precision import bf16_autocast, trains_in_bf16
@@ -194,7 +194,21 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False):
         with self._explaining_out_of_memory("the final validation"):
-            super().perform_actual_validation(save_probabilities)
+            try:
+                super().perform_actual_validation(save_probabilities)
+            except torch.OutOfMemoryError:
+                raise
+            except (ValueError, RuntimeError) as error:  # the network's, or on a GPU nnU-Net's: neither knows the case
+                self._name_validation_cases_not_finite(error)
+                raise
+
+    def _name_validation_cases_not_finite(self, error: Exception) -> None:
+        _, keys = self.do_split()
+        if cases := dataset_cases_not_finite(self.dataset_class(self.preprocessed_dataset_folder, keys)):
+            raise RuntimeError(
+                f"The final validation stopped: the images of {', '.join(cases)} hold NaN or infinite values. The "
+                "checkpoints are as they were. Correct the files, preprocess them again, and repeat it with --val"
+            ) from error
 
     def on_validation_epoch_end(self, val_outputs: list[dict]):
         super().on_validation_epoch_end(val_outputs)
