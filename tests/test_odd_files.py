@@ -24,9 +24,9 @@ def change(path, function):
     nibabel.save(nibabel.Nifti1Image(function(np.asarray(image.dataobj).copy()), image.affine), path)
 
 
-def one_value(value):
+def one_value(value, place=(12, 10, 2)):
     def put(array):
-        array[12, 10, 2] = value
+        array[place] = value
         return array
 
     return put
@@ -46,7 +46,7 @@ def test_constant_images_and_empty_labels_train_and_are_predicted(own_dataset, m
             change(path, lambda image, value=value: np.full_like(image, value))
     change(own_dataset.raw / "labelsTr" / "case_002.nii.gz", np.zeros_like)
     verify_dataset_integrity(str(own_dataset.raw), 1)
-    plan_and_preprocess_here(own_dataset)
+    plan_and_preprocess_here(own_dataset, patch_size=SHAPE[1:])
     odd = ["case_000", "case_001", "case_002"]
     write_splits(own_dataset, *(([case], [case]) for case in odd))
     for fold in range(len(odd)):
@@ -100,6 +100,22 @@ def test_an_image_that_is_not_finite_stops_every_step_and_is_named(own_dataset, 
         predictor.predict_from_files_sequential(images, str(predicted))
     assert [path.name for path in predicted.glob("*.nii.gz")] == ["case_005.nii.gz"]
     assert before == {path.name: path.read_bytes() for path in Path(good.output_folder).glob("*.pth")}
+
+
+@pytest.mark.parametrize("inside_a_label", [False, True])
+def test_ct_that_is_infinite_is_clipped_unless_the_plans_became_infinite(own_dataset, make_on, inside_a_label):
+    write_raw_dataset(own_dataset, file_format=NIBABEL, channel_names=("CT",))
+    labels = np.asarray(nibabel.load(own_dataset.raw / "labelsTr" / "case_000.nii.gz").dataobj)
+    place = tuple(np.argwhere((labels > 0) == inside_a_label)[:20].T)
+    change(own_dataset.raw / "imagesTr" / "case_000_0000.nii.gz", one_value(np.inf, place))
+    plan_and_preprocess_here(own_dataset)
+    write_splits(own_dataset, (["case_000"], ["case_001"]))
+    trainer = make_on(own_dataset, FoundAgain)
+    if not inside_a_label:
+        train_one_epoch(trainer)
+        return
+    with pytest.raises(RuntimeError, match="case_000 hold NaN.*as all images do: .*channel 0 is not finite.*plan and"):
+        trainer.run_training()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf], ids=str)

@@ -122,7 +122,8 @@ def write_raw_dataset(
         **({"regions_class_order": [1, 2]} if regions else {}),
         "numTraining": training_cases,
         "file_ending": file_format.ending,
-        "overwrite_image_reader_writer": file_format.reader,
+        # which reader reads the other files, nnU-Net finds out by itself
+        **({"overwrite_image_reader_writer": file_format.reader} if file_format.ending == ".nii.gz" else {}),
     }
     (dataset.raw / "dataset.json").write_text(json.dumps(description))
 

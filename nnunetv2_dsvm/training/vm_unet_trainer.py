@@ -18,7 +18,12 @@ from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.training import out_of_memory
 from nnunetv2_dsvm.training.checkpoint_files import KEY, read_checkpoint, remove_leftovers, write_checkpoint
 from nnunetv2_dsvm.training.checkpoint_fit import refuse_other_distillation, refuse_other_network
-from nnunetv2_dsvm.training.finite import cases_not_finite, dataset_cases_not_finite, parameters_not_finite
+from nnunetv2_dsvm.training.finite import (
+    cases_not_finite,
+    ct_channels_not_finite,
+    dataset_cases_not_finite,
+    parameters_not_finite,
+)
 from nnunetv2_dsvm.training.network import build_vm_unet, refuse_unless_2d
 from nnunetv2_dsvm.training.optimization import WarmupCosineSchedule, parameter_groups
 from nnunetv2_dsvm.training.precision import bf16_autocast, trains_in_bf16
@@ -248,6 +253,7 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
 
     def _stop(self, what: str, batch: dict | None = None) -> None:
         cases = [] if batch is None else cases_not_finite(batch)
+        channels = ct_channels_not_finite(self.plans_manager, self.configuration_manager) if cases else []
         terms = ", ".join(f"{name} {value:.6g}" for name, value in self.loss_terms_of_last_step().items())
         names = ("checkpoint_latest.pth", "checkpoint_best.pth")
         kept = [path for path in (os.path.join(self.output_folder, name) for name in names) if os.path.isfile(path)]
@@ -255,6 +261,12 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
             f"Training stopped in epoch {self.current_epoch}: {what}"
             + (f" (terms of the last step: {terms})" if terms else "")
             + (f"; the images of {', '.join(cases)} hold NaN or infinite values" if cases else "")
+            + (
+                f", as all images do: in the plans, the mean intensity of channel {', '.join(channels)} is not finite, "
+                "because a training image is infinite inside a label. Correct that one, plan and preprocess again"
+                if channels
+                else ""
+            )
             + ". No checkpoint was written from this state. "
             + (f"The last good one is {kept[0]}: continue from it with --c. " if kept else "There is none before it. ")
             + "If it happens again, look for NaN or extreme intensities in the images, or lower the learning rate "
