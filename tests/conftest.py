@@ -1,6 +1,7 @@
 """Set-up of every test: memory that was never written is NaN, and processes share few cores peacefully."""
 
 import os
+from functools import partial
 
 os.environ.setdefault("nnUNet_n_proc_DA", "2")
 os.environ.setdefault("nnUNet_def_n_proc", "2")
@@ -35,7 +36,7 @@ def tiny_dataset(tmp_path_factory):
 
 
 @pytest.fixture
-def own_dataset(tiny_dataset, tmp_path):
+def copied_dataset(tiny_dataset, tmp_path):
     """A copy of the tiny dataset to write to, with results of its own."""
     return tiny_dataset.copy(tmp_path / "own")
 
@@ -65,18 +66,37 @@ def one_epoch(monkeypatch):
 
 
 @pytest.fixture
-def make(tiny_dataset, tmp_path, monkeypatch):
-    """make(Trainer, run="a", **changes of the 2d plans): a trainer whose results lie in a folder of the test's own."""
-    for name, value in tiny_dataset.environment.items():
+def new_dataset(tmp_path, monkeypatch):
+    """A dataset of the test's own, not yet written, for nnU-Net's own functions in this process."""
+    from tiny_dataset import TinyDataset, threads_instead_of_processes
+
+    dataset = TinyDataset(tmp_path / "dataset")
+    for name, value in dataset.environment.items():
         monkeypatch.setenv(name, value)
+    threads_instead_of_processes(monkeypatch)
+    return dataset
+
+
+@pytest.fixture
+def make_on(tmp_path, monkeypatch):
+    """make_on(dataset, Trainer, run="a", **changes of the plans): its results lie in a folder of the test's own."""
     monkeypatch.delenv("NNUNETV2_DSVM_SEED", raising=False)
 
-    def make_trainer(trainer_class, *, run="a", continued=False, configuration="2d", labels=None, **changes):
-        monkeypatch.setenv("nnUNet_results", str(tmp_path / run))
-        plans, dataset_json = tiny_dataset.load_plans(), tiny_dataset.load_dataset_json()
+    def make_trainer(
+        dataset, trainer_class, *, run="a", continued=False, configuration="2d", fold=0, labels=None, **changes
+    ):
+        for name, value in {**dataset.environment, "nnUNet_results": str(tmp_path / run)}.items():
+            monkeypatch.setenv(name, value)
+        plans, dataset_json = dataset.load_plans(), dataset.load_dataset_json()
         plans["configurations"]["2d"].update(changes)
         dataset_json.update(labels or {})
         plans["continue_training"] = continued
-        return trainer_class(plans, configuration, 0, dataset_json, device=torch.device("cpu"))
+        return trainer_class(plans, configuration, fold, dataset_json, device=torch.device("cpu"))
 
     return make_trainer
+
+
+@pytest.fixture
+def make(tiny_dataset, make_on):
+    """make_on with the session's dataset."""
+    return partial(make_on, tiny_dataset)

@@ -22,11 +22,11 @@ def labels_of(folder):
 # --- nnUNetv2_train ---------------------------------------------------------------------------------------------------
 
 
-def test_val_best_validates_with_the_best_checkpoint(own_dataset):
-    fold = own_dataset.results / "ShortBestFirst__tinyPlans__2d" / "fold_0"
+def test_val_best_validates_with_the_best_checkpoint(copied_dataset):
+    fold = copied_dataset.results / "ShortBestFirst__tinyPlans__2d" / "fold_0"
     validated = []
     for options in (["--val_best"], ["--val"], ["--val", "--val_best", "--npz"]):
-        own_dataset.train_here("ShortBestFirst", *options)
+        copied_dataset.train_here("ShortBestFirst", *options)
         validated += labels_of(fold / "validation")
         names = sorted(path.name for path in fold.glob("checkpoint*"))
         assert names == ["checkpoint_best.pth", "checkpoint_final.pth"]
@@ -37,23 +37,23 @@ def test_val_best_validates_with_the_best_checkpoint(own_dataset):
     assert probabilities.argmax(0).min() == 1
 
 
-def test_without_checkpoints_the_validation_still_writes_probabilities(own_dataset):
+def test_without_checkpoints_the_validation_still_writes_probabilities(copied_dataset):
     with pytest.raises(AssertionError, match="--val_best is not compatible with --disable_checkpointing"):
-        own_dataset.train_here("ShortDSVM", "--disable_checkpointing", "--val_best")
-    assert not any(own_dataset.results.glob("*"))
-    own_dataset.train_here("ShortDSVM", "--disable_checkpointing", "--npz")
-    fold = own_dataset.results / "ShortDSVM__tinyPlans__2d" / "fold_0"
+        copied_dataset.train_here("ShortDSVM", "--disable_checkpointing", "--val_best")
+    assert not any(copied_dataset.results.glob("*"))
+    copied_dataset.train_here("ShortDSVM", "--disable_checkpointing", "--npz")
+    fold = copied_dataset.results / "ShortDSVM__tinyPlans__2d" / "fold_0"
     assert not list(fold.rglob("checkpoint*")) and (fold / "validation" / "summary.json").is_file()
     (probabilities,) = (np.load(path)["probabilities"] for path in (fold / "validation").glob("*.npz"))
     assert probabilities.shape == (3, *SHAPE)
     np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-3)
 
 
-def test_mps_is_refused_where_there_is_none(own_dataset, monkeypatch):
+def test_mps_is_refused_where_there_is_none(copied_dataset, monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(RuntimeError, match="-device mps: torch .* finds no usable Apple GPU.*-device cpu"):
-        own_dataset.train_here("ShortDSVM", "-device", "mps")
-    assert not any(own_dataset.results.glob("*"))
+        copied_dataset.train_here("ShortDSVM", "-device", "mps")
+    assert not any(copied_dataset.results.glob("*"))
 
 
 # --- models beside each other -----------------------------------------------------------------------------------------

@@ -6,24 +6,23 @@ import os
 import numpy as np
 import pytest
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from short_trainers import SHORT, ShortDSVM, ShortDSVM_deepSupervision, checkpoint_of
+from short_trainers import (
+    SHORT,
+    FoundAgain,
+    ShortDSVM,
+    ShortDSVM_deepSupervision,
+    checkpoint_of,
+    predictor_of,
+    train_one_epoch,
+)
 from tiny_dataset import NETWORK, SHAPE, tiny_case
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nnunetv2_dsvm import VMUNet
 from nnunetv2_dsvm.ops import torch_chunked
-from nnunetv2_dsvm.training.variants import nnUNetTrainerDSVM_1epochs
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
-
-
-def train_one_epoch(trainer):
-    trainer.num_epochs = 1
-    trainer.run_training()
-    assert len(trainer.losses) == 2 and np.isfinite(trainer.losses).all()
-    return trainer
 
 
 @pytest.mark.parametrize("trainer_class", [ShortDSVM, ShortDSVM_deepSupervision], ids=lambda c: c.__name__)
@@ -109,18 +108,10 @@ def test_a_compiled_network_trains_and_saves_plain_weights(make, monkeypatch):
     VMUNet(1, 3, **NETWORK).load_state_dict(checkpoint_of(trainer)["network_weights"])
 
 
-class Trained(ShortDSVM):
-    default_num_epochs = 1
-
-
-Trained.__name__ = nnUNetTrainerDSVM_1epochs.__name__  # the name by which nnU-Net finds the network again
-
-
 @pytest.mark.parametrize("mirroring", [True, False], ids=["mirrored", "plain"])
 def test_the_python_api_predicts_arrays_smaller_and_larger_than_the_patch(make, mirroring):
-    trainer = train_one_epoch(make(Trained))
-    predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=mirroring, perform_everything_on_device=False)
-    predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,))
+    trainer = train_one_epoch(make(FoundAgain))
+    predictor = predictor_of(trainer, mirroring=mirroring)
     large = tiny_case(9, 1)[0][0][None]
     small = large[:, :2, :17, :23]
     properties = {"spacing": [4.0, 1.0, 1.0]}

@@ -57,31 +57,31 @@ def test_nnunets_recommended_planners_are_among_them():
 
 
 @pytest.mark.parametrize("planner", planners())
-def test_plans_of_every_planner_train_and_predict(own_dataset, tmp_path, monkeypatch, planner):
+def test_plans_of_every_planner_train_and_predict(copied_dataset, tmp_path, monkeypatch, planner):
     monkeypatch.setitem(PRESETS, "base", NETWORK)
-    _, planned, log = plan_train_and_predict(own_dataset, tmp_path / "out", planner, "ShortDSVM")
+    _, planned, log = plan_train_and_predict(copied_dataset, tmp_path / "out", planner, "ShortDSVM")
     assert planned == ("ResidualEncoderUNet" if "ResEnc" in planner else "PlainConvUNet")
     sizes = "dims [8, 16, 32], encoder_depths [1, 1, 1], decoder_depths [1, 1, 1]"
     assert f"network: VMUNet with {sizes} and" in log
     assert f"parameters: the published size, and not the {planned} that the plans describe" in log
 
 
-def test_plans_may_have_any_name(own_dataset, tmp_path, monkeypatch):
+def test_plans_may_have_any_name(copied_dataset, tmp_path, monkeypatch):
     monkeypatch.setitem(PRESETS, "base", NETWORK)
     options = ["nnUNetPlannerResEncM", "ShortDSVM_deepSupervision", "-overwrite_plans_name", "my plans.v2-ü"]
-    name, _, log = plan_train_and_predict(own_dataset, tmp_path / "out", *options)
+    name, _, log = plan_train_and_predict(copied_dataset, tmp_path / "out", *options)
     assert name == options[-1] and "and not the ResidualEncoderUNet" in log
 
 
 @pytest.mark.slow
-def test_the_published_size_trains_and_predicts_with_a_planners_plans(own_dataset, tmp_path):
-    _, _, log = plan_train_and_predict(own_dataset, tmp_path / "out", "nnUNetPlannerResEncM", "ShortDSVM")
+def test_the_published_size_trains_and_predicts_with_a_planners_plans(copied_dataset, tmp_path):
+    _, _, log = plan_train_and_predict(copied_dataset, tmp_path / "out", "nnUNetPlannerResEncM", "ShortDSVM")
     # The published number is for 3 channels and 1 class: here 2 channels fewer, of 4x4 pixels, and 2 classes more.
     assert "dims [96, 192, 384, 768], encoder_depths [2, 2, 2, 2], decoder_depths [2, 2, 2, 1]" in log
     assert f"and {27_427_561 - 2 * 16 * 96 + 2 * (24 + 1):,} parameters" in log
 
 
-def test_our_own_plans_are_named_as_the_source_of_the_size(own_dataset):
-    own_dataset.train_here("ShortDSVM", "--disable_checkpointing")
-    log = next(own_dataset.results.rglob("training_log_*")).read_text()
+def test_our_own_plans_are_named_as_the_source_of_the_size(copied_dataset):
+    copied_dataset.train_here("ShortDSVM", "--disable_checkpointing")
+    log = next(copied_dataset.results.rglob("training_log_*")).read_text()
     assert "network: VMUNet with dims [8, 16, 32]" in log and "parameters: as the plans ask" in log

@@ -64,19 +64,19 @@ def assert_all_but_the_heads_are(weights, filename):
     ],
     ids=lambda c: c.__name__.removeprefix("Short"),
 )
-def test_weights_of_a_training_with_other_labels_start_one(own_dataset, weights, started_with, written_by, read_by):
+def test_weights_of_a_training_with_other_labels_start_one(copied_dataset, weights, started_with, written_by, read_by):
     filename = weights(written_by)
-    own_dataset.train_here(read_by.__name__, "-pretrained_weights", filename)
+    copied_dataset.train_here(read_by.__name__, "-pretrained_weights", filename)
     assert_all_but_the_heads_are(started_with, filename)
-    fold = own_dataset.results / f"{read_by.__name__}__tinyPlans__2d" / "fold_0"
+    fold = copied_dataset.results / f"{read_by.__name__}__tinyPlans__2d" / "fold_0"
     checkpoint = torch.load(fold / "checkpoint_final.pth", weights_only=False)
     assert len(checkpoint["logging"]["train_losses"]) == 1
 
 
-def test_weights_alone_suffice(own_dataset, started_with, tmp_path):
+def test_weights_alone_suffice(copied_dataset, started_with, tmp_path):
     """As somebody converts them from another framework: no optimiser, no epochs."""
     torch.save({"network_weights": VMUNet(1, 9, **NETWORK).state_dict()}, tmp_path / "converted.pth")
-    own_dataset.train_here("ShortDSVM", "-pretrained_weights", tmp_path / "converted.pth", "--disable_checkpointing")
+    copied_dataset.train_here("ShortDSVM", "-pretrained_weights", tmp_path / "converted.pth", "--disable_checkpointing")
     assert_all_but_the_heads_are(started_with, tmp_path / "converted.pth")
 
 
@@ -98,11 +98,11 @@ def other_size():
     ],
     ids=["nnU-Net's", "another-size", "two-channels"],
 )
-def test_weights_of_another_network_are_refused_by_nnunet(own_dataset, weights, written_by, changes, difference):
+def test_weights_of_another_network_are_refused_by_nnunet(copied_dataset, weights, written_by, changes, difference):
     if changes is None:
-        plans = json.loads((own_dataset.preprocessed / "nnUNetPlans.json").read_text())
+        plans = json.loads((copied_dataset.preprocessed / "nnUNetPlans.json").read_text())
         changes = {"architecture": plans["configurations"]["2d"]["architecture"]}
     filename = weights(written_by, **changes)
     with pytest.raises(AssertionError, match=difference):
-        own_dataset.train_here("ShortDSVM", "-pretrained_weights", filename)
-    assert not list(own_dataset.results.rglob("*.pth"))
+        copied_dataset.train_here("ShortDSVM", "-pretrained_weights", filename)
+    assert not list(copied_dataset.results.rglob("*.pth"))

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from multiprocessing.pool import ThreadPool
@@ -21,11 +22,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
+from image_formats import ImageFormat
+from nnunetv2.experiment_planning import plan_and_preprocess_api as api
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 
 SHAPE = (6, 40, 48)
 PLANS = "tinyPlans"
+SPACING_MM = (1.0, 1.0, 4.0)  # x, y, z; nnU-Net plans a 3D configuration for these volumes too
 NETWORK = {
     "dims": [8, 16, 32],
     "encoder_depths": [1, 1, 1],
@@ -76,8 +80,7 @@ class TinyDataset:
     def command_here(self, name: str, *arguments: object, **environment: str) -> str:
         """Runs one of nnU-Net's commands inside this process and returns what it printed.
 
-        Importing torch takes longer than any command here: worker processes are threads. The trainers of
-        short_trainers.py are found by their names.
+        The trainers of short_trainers.py are found by their names.
         """
         trainers = self.root / "my_trainers"
         trainers.mkdir(exist_ok=True)
@@ -88,8 +91,7 @@ class TinyDataset:
             for variable, value in {**self.environment, "nnUNet_extTrainer": str(trainers), **environment}.items():
                 patch.setenv(variable, value)
             patch.setattr(sys, "argv", [name, *map(str, arguments)])
-            patch.setattr(multiprocessing, "get_context", lambda method=None: SimpleNamespace(Pool=ThreadPool))
-            patch.setattr("nnunetv2.utilities.utils.Pool", ThreadPool)
+            threads_instead_of_processes(patch)
             patch.setattr(torch, "set_num_threads", lambda count: None)
             command.load()()
         return printed.getvalue()
@@ -113,6 +115,13 @@ class TinyDataset:
         return json.loads((self.preprocessed / "dataset.json").read_text())
 
 
+def threads_instead_of_processes(patch: pytest.MonkeyPatch) -> None:
+    """nnU-Net's worker processes become threads: each process would import torch again, for seconds."""
+    threads = SimpleNamespace(Pool=ThreadPool, Process=threading.Thread)
+    patch.setattr(multiprocessing, "get_context", lambda method=None: threads)
+    patch.setattr("nnunetv2.utilities.utils.Pool", ThreadPool)
+
+
 def tiny_case(seed: int, channels: int) -> tuple[list[np.ndarray], np.ndarray]:
     """One image per channel and the labels 0, 1, 2, each `SHAPE` (z, y, x)."""
     rng = np.random.default_rng(seed)
@@ -131,39 +140,37 @@ def write_raw_dataset(
     training_cases: int = 5,
     test_cases: int = 1,
     channels: int = 1,
+    channel_names: tuple[str, ...] = ("MR", "noNorm", "noNorm", "noNorm"),
     regions: bool = False,
     ignore_label: int | None = None,
+    file_format: ImageFormat = ImageFormat(),  # noqa: B008  (frozen)
+    slices: int = SHAPE[0],
+    spacing_mm: tuple[float, float, float] = SPACING_MM,
 ) -> None:
     """Writes the raw dataset: imagesTr, labelsTr, imagesTs, labelsTs, dataset.json.
 
-    With `regions`, labels overlap; with an `ignore_label`, the last third of every slice has it.
+    With `regions`, labels overlap; with an `ignore_label`, the last third of every slice has it. `spacing_mm` is
+    (x, y, z).
     """
-    spacing_mm = (1.0, 1.0, 4.0)  # nnU-Net plans a 3D configuration for these volumes too
-
-    def write(array: np.ndarray, path: Path) -> None:
-        image = sitk.GetImageFromArray(array)
-        image.SetSpacing(spacing_mm)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sitk.WriteImage(image, str(path))
-
     for seed in range(training_cases + test_cases):
         split = "Tr" if seed < training_cases else "Ts"
         images, labels = tiny_case(seed, channels)
         if ignore_label is not None:
             labels[..., 2 * SHAPE[2] // 3 :] = ignore_label
-        for channel, image in enumerate(images):
-            write(image, dataset.raw / f"images{split}" / f"case_{seed:03d}_{channel:04d}.nii.gz")
-        write(labels, dataset.raw / f"labels{split}" / f"case_{seed:03d}.nii.gz")
+        images, labels, name = [image[:slices] for image in images], labels[:slices], f"case_{seed:03d}"
+        file_format.write_images(images, dataset.raw / f"images{split}" / name, spacing_mm)
+        file_format.write_labels(labels, dataset.raw / f"labels{split}" / name, spacing_mm)
     labels_json = {"background": 0, "whole": [1, 2], "core": [2]} if regions else {"background": 0, "one": 1, "two": 2}
     if ignore_label is not None:
         labels_json["ignore"] = ignore_label
     description = {
-        "channel_names": {str(channel): "noNorm" if channel else "MR" for channel in range(channels)},
+        "channel_names": {str(channel): channel_names[channel] for channel in range(channels)},
         "labels": labels_json,
         **({"regions_class_order": [1, 2]} if regions else {}),
         "numTraining": training_cases,
-        "file_ending": ".nii.gz",
-        "overwrite_image_reader_writer": "SimpleITKIO",
+        "file_ending": file_format.ending,
+        # which reader reads the other files, nnU-Net finds out by itself
+        **({"overwrite_image_reader_writer": file_format.reader} if file_format.ending == ".nii.gz" else {}),
     }
     (dataset.raw / "dataset.json").write_text(json.dumps(description))
 
@@ -176,8 +183,40 @@ def plan_and_preprocess(dataset: TinyDataset) -> None:
     write_tiny_plans(dataset)
 
 
-def write_tiny_plans(dataset: TinyDataset, patch_size: tuple[int, int] = (32, 40), batch_size: int = 2) -> None:
-    """Writes the plans `tinyPlans`: nnU-Net's, with a small patch, batch and VM-UNet in the configuration 2d."""
+class _FewerVoxelsFingerprint(DatasetFingerprintExtractor):
+    """nnU-Net's, without its 100 million draws of foreground voxels, which take 10 seconds."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.num_foreground_voxels_for_intensitystats = 10_000
+
+
+def plan_and_preprocess_here(dataset: TinyDataset, cascade: dict[str, dict] | None = None, **tiny: Any) -> None:
+    """The same in this process, whose environment is the dataset's and whose worker processes are threads.
+
+    See the fixture `own_dataset`: a command imports torch in each of its processes. The configurations `cascade` join
+    the plans; `tiny` are options of `write_tiny_plans`.
+    """
+    api.extract_fingerprint_dataset(901, _FewerVoxelsFingerprint, 1, verbose=False, show_progress_bar=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_n_proc_DA", "1")  # nnU-Net cannot plan with 0
+        api.plan_experiment_dataset(901)
+    write_tiny_plans(dataset, cascade=cascade or {}, **tiny)
+    with_data = [name for name, configuration in (cascade or {}).items() if "data_identifier" in configuration]
+    api.preprocess_dataset(901, PLANS, ["2d", *with_data], [1], show_progress_bar=False)
+
+
+def write_tiny_plans(
+    dataset: TinyDataset,
+    *,
+    patch_size: tuple[int, int] = (32, 40),
+    batch_size: int = 2,
+    cascade: dict[str, dict] | None = None,
+) -> None:
+    """Writes the plans `tinyPlans`: nnU-Net's, with a small patch, batch and VM-UNet in the configuration 2d.
+
+    `cascade` holds further configurations.
+    """
     plans = json.loads((dataset.preprocessed / "nnUNetPlans.json").read_text())
     plans["plans_name"] = PLANS
     plans["configurations"]["2d"].update(
@@ -189,6 +228,7 @@ def write_tiny_plans(dataset: TinyDataset, patch_size: tuple[int, int] = (32, 40
             "_kw_requires_import": [],
         },
     )
+    plans["configurations"].update(cascade or {})
     (dataset.preprocessed / f"{PLANS}.json").write_text(json.dumps(plans, indent=1))
 
 

@@ -16,8 +16,8 @@ def refuse_if_not_finite(x: Tensor) -> None:
     raise ValueError(
         f"the image given to the network holds NaN or infinite values: {int(bad.sum())} of {bad.numel()} pixels, "
         f"in channel {', '.join(map(str, channels))}. It belongs to the case that nnU-Net has named last "
-        "('Predicting ...'). Look for NaN or infinite intensities in its file; one of them can spread over "
-        "the whole image when intensities are normalised"
+        "('Predicting ...'; with -npp 0 -nps 0, which name none: the first one without a label map). Look for NaN or "
+        "infinite intensities in its file; one of them can spread over the whole image when intensities are normalised"
     )
 
 

@@ -1,7 +1,9 @@
-"""What a training needs around it, checked before it starts: the device, and a results folder it can write to."""
+"""What a training needs around it, checked before it starts: device, results folder, the cascade's earlier stage."""
 
+import glob
 import os
 import tempfile
+from collections.abc import Iterable
 
 import torch
 
@@ -32,3 +34,14 @@ def unwritable(folder: str, error: OSError) -> str:
         f"The results folder {folder} cannot be written: {error.strerror or error}. Nothing was trained. Make it "
         f"writable, or let nnUNet_results (now {os.environ.get('nnUNet_results', 'not set')}) name another folder"
     )
+
+
+def refuse_missing_segmentations(cases: Iterable[str], folder: str, previous_stage: str) -> None:
+    """Raises RuntimeError unless this folder holds the previous stage's segmentation of every case."""
+    missing = sorted(case for case in cases if not glob.glob(glob.escape(os.path.join(folder, case)) + ".*"))
+    if missing:
+        raise RuntimeError(
+            f"This configuration also reads the segmentations of {previous_stage}, but those of {', '.join(missing)} "
+            f"are missing in {folder}. Nothing was trained. Train every fold of {previous_stage} with the same trainer "
+            "and plans: its final validation writes them (nnUNetv2_train DATASET CONFIGURATION FOLD --val repeats it)"
+        )

@@ -18,13 +18,23 @@ from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.training import out_of_memory
 from nnunetv2_dsvm.training.checkpoint_files import KEY, read_checkpoint, remove_leftovers, write_checkpoint
 from nnunetv2_dsvm.training.checkpoint_fit import refuse_other_distillation, refuse_other_network
-from nnunetv2_dsvm.training.finite import cases_not_finite, parameters_not_finite
+from nnunetv2_dsvm.training.finite import (
+    cases_not_finite,
+    ct_channels_not_finite,
+    dataset_cases_not_finite,
+    parameters_not_finite,
+)
 from nnunetv2_dsvm.training.network import build_vm_unet, in_words, refuse_unless_2d
 from nnunetv2_dsvm.training.optimization import WarmupCosineSchedule, parameter_groups
 from nnunetv2_dsvm.training.precision import bf16_autocast, trains_in_bf16
 from nnunetv2_dsvm.training.ranks import parameters_that_differ
 from nnunetv2_dsvm.training.seeding import deterministic_algorithms, seed_all, seed_from_environment
-from nnunetv2_dsvm.training.surroundings import refuse_missing_device, refuse_unwritable, unwritable
+from nnunetv2_dsvm.training.surroundings import (
+    refuse_missing_device,
+    refuse_missing_segmentations,
+    refuse_unwritable,
+    unwritable,
+)
 from nnunetv2_dsvm.version import __version__
 
 
@@ -148,6 +158,14 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
                 stack.enter_context(deterministic_algorithms())
             super().run_training()
 
+    def get_tr_and_val_datasets(self):
+        datasets = super().get_tr_and_val_datasets()
+        if self.is_cascaded:
+            cases = {case for dataset in datasets for case in dataset.identifiers}
+            previous_stage = self.configuration_manager.previous_stage_name
+            refuse_missing_segmentations(cases, self.folder_with_segs_from_previous_stage, previous_stage)
+        return datasets
+
     def on_train_start(self):
         if self.local_rank == 0:
             remove_leftovers(self.output_folder)
@@ -182,7 +200,21 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False):
         with self._explaining_out_of_memory("the final validation"):
-            super().perform_actual_validation(save_probabilities)
+            try:
+                super().perform_actual_validation(save_probabilities)
+            except torch.OutOfMemoryError:
+                raise
+            except (ValueError, RuntimeError) as error:  # the network's, or on a GPU nnU-Net's: neither knows the case
+                self._name_validation_cases_not_finite(error)
+                raise
+
+    def _name_validation_cases_not_finite(self, error: Exception) -> None:
+        _, keys = self.do_split()
+        if cases := dataset_cases_not_finite(self.dataset_class(self.preprocessed_dataset_folder, keys)):
+            raise RuntimeError(
+                f"The final validation stopped: the images of {', '.join(cases)} hold NaN or infinite values. The "
+                "checkpoints are as they were. Correct the files, preprocess them again, and repeat it with --val"
+            ) from error
 
     def on_validation_epoch_end(self, val_outputs: list[dict]):
         super().on_validation_epoch_end(val_outputs)
@@ -234,6 +266,7 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
         "(default_initial_lr in a variant of the trainer)",
     ) -> None:
         cases = [] if batch is None else cases_not_finite(batch)
+        channels = ct_channels_not_finite(self.plans_manager, self.configuration_manager) if cases else []
         terms = ", ".join(f"{name} {value:.6g}" for name, value in self.loss_terms_of_last_step().items())
         names = ("checkpoint_latest.pth", "checkpoint_best.pth")
         kept = [path for path in (os.path.join(self.output_folder, name) for name in names) if os.path.isfile(path)]
@@ -241,6 +274,12 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
             f"Training stopped in epoch {self.current_epoch}: {what}"
             + (f" (terms of the last step: {terms})" if terms else "")
             + (f"; the images of {', '.join(cases)} hold NaN or infinite values" if cases else "")
+            + (
+                f", as all images do: in the plans, the mean intensity of channel {', '.join(channels)} is not finite, "
+                "because a training image is infinite inside a label. Correct that one, plan and preprocess again"
+                if channels
+                else ""
+            )
             + ". No checkpoint was written from this state. "
             + (f"The last good one is {kept[0]}: continue from it with --c. " if kept else "There is none before it. ")
             + f"If it happens again, {advice}."
