@@ -3,7 +3,9 @@
 Each run is a process of its own, a fork of this one, in which everything is imported already.
 """
 
+import contextlib
 import json
+import multiprocessing
 import os
 import sys
 import traceback
@@ -31,10 +33,12 @@ def train(arguments: list[str], environment: dict[str, str], log: str) -> None:
 
 
 def main() -> None:
-    import nnunetv2.run.run_training  # noqa: F401  (here: what the runs start anew need not import all of it)
+    # Imported here: the processes that write predictions import this file, but need little of it.
+    from nnunetv2.run import run_training
 
-    import nnunetv2_dsvm.training.variants  # noqa: F401
-
+    with contextlib.redirect_stdout(sys.stderr):
+        run_training.recursive_find_trainer_class_by_name("nnUNetTrainerDSVM")  # imports all trainers that there are
+    multiprocessing.cpu_count = lambda: 1  # threads: tiny tensors make more of them wait for each other
     for line in sys.stdin:
         process = os.fork()
         if not process:

@@ -47,10 +47,10 @@ class Trainings:
             text=True,
         )
 
-    def train(self, run, *options, kill_at=""):
+    def train(self, run, *options, kill_at="", save_every=1):
         """Trains into the folder `run`; the process's number and exit status."""
         arguments = ["901", "2d", "all", "-tr", TRAINER, "-p", PLANS, "-device", "cpu", *options]
-        environment = {"nnUNet_results": str(self.folder / run), "KILL_AT": kill_at}
+        environment = {"nnUNet_results": str(self.folder / run), "KILL_AT": kill_at, "SAVE_EVERY": str(save_every)}
         line = json.dumps([arguments, environment, str(self.folder / f"{run}.log")])
         self.forks.stdin.write(f"{line}\n")
         self.forks.stdin.flush()
@@ -71,10 +71,16 @@ class Trainings:
 
 @pytest.fixture(scope="module")
 def trainings(tiny_dataset, tmp_path_factory):
+    """With one uninterrupted training, "straight"."""
     trainings = Trainings(tiny_dataset, tmp_path_factory.mktemp("killed"))
-    yield trainings
-    trainings.forks.kill()
-    trainings.forks.communicate()
+    try:
+        assert trainings.train("straight")[1] == 0, trainings.log("straight")[-4000:]
+        steps = [line[:2] for line in trainings.losses("straight")]
+        assert steps == [[epoch, step] for epoch in range(3) for step in range(2)]
+        yield trainings
+    finally:
+        trainings.forks.kill()
+        trainings.forks.communicate()
 
 
 def processes_left(session):
@@ -85,12 +91,10 @@ def processes_left(session):
     return True
 
 
+@pytest.mark.slow
 def test_a_training_killed_again_and_again_ends_as_an_uninterrupted_one(trainings):
-    assert trainings.train("straight")[1] == 0, trainings.log("straight")[-4000:]
     straight, killed = trainings.output("straight"), trainings.output("killed")
     expected = trainings.losses("straight")
-    assert [line[:2] for line in expected] == [[epoch, step] for epoch in range(3) for step in range(2)]
-
     done = 0
     for number, (point, first_epoch, left) in enumerate(KILLED):
         process, status = trainings.train("killed", *(["--c"] if number else []), kill_at=point)
@@ -121,3 +125,14 @@ def test_a_training_killed_again_and_again_ends_as_an_uninterrupted_one(training
         np.testing.assert_array_equal(labels, maps[1][name], err_msg=name)
     dice = [json.loads((run / "validation" / "summary.json").read_text())["mean"] for run in (straight, killed)]
     assert dice[0] == dice[1]
+
+
+@pytest.mark.slow
+def test_a_training_killed_before_its_first_latest_checkpoint_continues_from_the_best(trainings):
+    """As with nnU-Net's own 50 epochs between checkpoints."""
+    assert trainings.train("rare", kill_at="step 2 0", save_every=50)[1] == -signal.SIGKILL
+    assert [path.name for path in trainings.output("rare").glob("checkpoint*")] == [BEST]
+    epoch = torch.load(trainings.output("rare") / BEST, weights_only=False)["current_epoch"]
+    done = len(trainings.losses("rare"))
+    assert trainings.train("rare", "--c", kill_at="unmoved checkpoint_final 2", save_every=50)[1] == -signal.SIGKILL
+    assert trainings.losses("rare")[done:] == trainings.losses("straight")[2 * epoch :] and 0 < epoch < 3

@@ -8,9 +8,13 @@ import time
 from pathlib import Path
 
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
-from nnunetv2_dsvm.training import checkpoint_files
+from nnunetv2_dsvm.training import checkpoint_files, dsvm_trainer
 from nnunetv2_dsvm.training.variants import nnUNetTrainerDSVM_FixedOrientation
+
+# Drawing takes longer than training here.
+LocalLogger.plot_progress_png = dsvm_trainer.plot_distillation_progress = lambda *arguments: None
 
 
 def kill_at(point: str) -> None:
@@ -42,7 +46,7 @@ class HalfAFile:
 
 
 class nnUNetTrainerDSVM_killed(nnUNetTrainerDSVM_FixedOrientation):
-    """Three epochs of two steps, a checkpoint after each; the losses are lines of losses.jsonl.
+    """Three epochs of two steps, a checkpoint every SAVE_EVERY; the losses are lines of losses.jsonl.
 
     KILL_AT is "step EPOCH STEP", "validation EPOCH", "half NAME EPOCH" (in the middle of writing a checkpoint),
     "unmoved NAME EPOCH" (when it is written, but not at its place) or "predicting CASE" (in the final validation, when
@@ -53,7 +57,8 @@ class nnUNetTrainerDSVM_killed(nnUNetTrainerDSVM_FixedOrientation):
 
     def initialize(self):
         super().initialize()
-        self.num_iterations_per_epoch, self.num_val_iterations_per_epoch, self.save_every = 2, 1, 1
+        self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 2, 1
+        self.save_every = int(os.environ["SAVE_EVERY"])
         self.step = 0
 
     def on_epoch_start(self):
