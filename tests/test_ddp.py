@@ -14,6 +14,9 @@ from ddp_equality import CASES, records
 from scan_inputs import relative_error
 from short_trainers import assert_equal
 
+from nnunetv2_dsvm.training import variants
+from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
+
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
 
 
@@ -75,6 +78,19 @@ def test_two_ranks_are_one_process_with_the_whole_batch(results, case):
     # nnU-Net clips the network's gradients to a norm of 12.
     clipped = [float(norm) == pytest.approx(12, rel=1e-5) for norm in norms]
     assert all(clipped) if case == "mse-clipped" else not any(clipped)
+
+
+def test_every_other_variant_has_the_graph_of_one_of_these():
+    tested = {case.trainer for case in CASES.values()}
+    turning = "configure_rotation_dummyDA_mirroring_and_inital_patch_size"
+    same_graph = {"default_num_epochs", "default_initial_lr", turning}
+    trainers = [c for c in vars(variants).values() if isinstance(c, type) and issubclass(c, nnUNetTrainerVMUNet)]
+    assert len(trainers) > 50
+    for trainer in trainers:
+        base = next(parent for parent in trainer.__mro__ if parent in tested)
+        others = [parent for parent in trainer.__mro__ if parent not in base.__mro__]
+        own = {name for parent in others for name in vars(parent) if not name.startswith("__")}
+        assert own <= same_graph, trainer
 
 
 def test_ranks_stay_in_step_and_average_their_terms(results):
