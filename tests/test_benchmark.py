@@ -196,7 +196,7 @@ class TestCommand:
 
     def test_batch_and_size_hold_for_every_suite(self):
         plan = self._plan("--device", "cpu", "--batch", "3", "--size", "40x24")
-        for images in (plan.scan_images, plan.core_images, plan.network_images):
+        for images in (plan.scan_images, plan.core_images, plan.network_images, plan.scaling_images):
             assert [dataclasses.astuple(i) for i in images] == [(3, 40, 24)]
         assert plan.scan_images[0].tokens(4) == (2, 1)
 
@@ -264,6 +264,21 @@ class TestScaling:
     def test_a_batch_that_cannot_be_divided_is_refused(self):
         with pytest.raises(ValueError, match="batch of 4 cannot be shared by 3"):
             measure_scaling(self.CASE, ranks=3, repeats=1)
+
+    def test_a_batch_that_cannot_be_divided_or_does_not_fit_is_no_failure(self, monkeypatch, capsys):
+        def too_large(*_, **__):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        one_gpu = Result("scaling", "case", "1 GPU", note="not measured in this test")
+        monkeypatch.setattr("nnunetv2_dsvm.benchmark.suites.rank_counts", lambda device: [2, 8])
+        monkeypatch.setattr(Runner, "_measured", lambda *arguments: one_gpu)
+        monkeypatch.setattr(scaling.multiprocessing, "spawn", too_large)
+        assert benchmark("--suite", "scaling") == 0
+        printed = capsys.readouterr().out
+        assert (
+            "does not fit into the memory of these 2 GPUs" in printed
+            and "a batch of 2 cannot be shared by 8" in printed
+        )
 
     def test_without_a_second_gpu_the_command_says_so(self, capsys):
         assert benchmark("--suite", "scaling") == 0

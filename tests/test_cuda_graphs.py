@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nnunetv2_dsvm.architecture import cuda_graphs
 from nnunetv2_dsvm.architecture.cuda_graphs import CALLS_BEFORE, CudaGraphs
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.distillation import DualSelfDistillation
@@ -45,6 +46,32 @@ def test_copies_and_pickles_keep_the_switches_and_no_graph():
     graphs._graphs["recorded"] = object()
     for twin in (copy.deepcopy(graphs), pickle.loads(pickle.dumps(graphs))):
         assert (twin.inference, twin.training, twin.inputs_stay, len(twin._graphs)) == (False, True, True, 0)
+
+
+def test_what_a_graph_depends_on():
+    network, x = _network(), torch.randn(1, 1, 32, 32)
+    before = cuda_graphs._state(network, [x])
+    assert before is not None and cuda_graphs._state(network, [x]) == before
+    network.decoder.seg_layers[0].bias = nn.Parameter(network.decoder.seg_layers[0].bias.data)  # the same memory
+    assert cuda_graphs._state(network, [x]) != before
+    # The copies that nn.DataParallel makes for each call hold their weights where they are not seen.
+    assert cuda_graphs._state(network._replicate_for_data_parallel(), [x]) is None
+
+
+@needs_cuda
+def test_gradients_outlive_an_inference_before_the_optimiser():
+    network = _network(training=True).cuda()
+    x = torch.randn(2, 1, 64, 64, device="cuda")
+    for _ in range(CALLS_BEFORE + 2):
+        with torch.no_grad():
+            network.eval()(x)
+    for _ in range(CALLS_BEFORE + 2):
+        network.zero_grad(set_to_none=True)
+        network.train()(x).square().mean().backward()
+    kept = [p.grad.clone() for p in network.parameters()]
+    with torch.no_grad():
+        network.eval()(x)
+    assert all(torch.equal(a, p.grad) for a, p in zip(kept, network.parameters(), strict=True))
 
 
 @needs_cuda

@@ -15,6 +15,7 @@ from scan_inputs import relative_error
 from short_trainers import assert_equal
 
 from nnunetv2_dsvm.training import variants
+from nnunetv2_dsvm.training.ranks import _sum_of_bits
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
@@ -125,8 +126,18 @@ def test_the_validation_is_shared_out(results):
 def test_every_rank_stops_at_one_ranks_nan(results):
     first, second = (rank["nan"] for rank in results[0])
     assert len(first["drawn"]) == len(second["drawn"]) == 2
-    assert "another GPU's loss is not finite" in first["stopped"]
-    assert "the training loss became nan" in second["stopped"]
+    for rank in (first, second):
+        assert "the training loss became nan on GPU 1" in rank["stopped"]
+        assert "; the images of case_" in rank["stopped"]
+
+
+def test_differences_that_cancel_are_seen():
+    """One unit in the last place more here, one less there: as rounding drifts."""
+    weights = torch.randn(1000)
+    other = weights.clone()
+    other.view(torch.int32)[10] += 1
+    other.view(torch.int32)[700] -= 1
+    assert _sum_of_bits(weights) != _sum_of_bits(other) and _sum_of_bits(weights) != _sum_of_bits(weights.flip(0))
 
 
 def test_every_rank_stops_where_their_weights_differ(results):

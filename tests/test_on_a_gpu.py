@@ -72,3 +72,15 @@ def test_16_bit_trainings_end_where_fp32_ends():
     assert learnt > 0.5
     for dtype in DTYPES[1:]:
         assert abs(losses[dtype][-10:].mean() - end) <= learnt / 20, dtype
+
+
+def test_a_compiled_network_has_the_gradients_of_an_eager_one():
+    torch.manual_seed(0)
+    network = VMUNet.from_preset("small", 1, 2, drop_path_rate=0.0).cuda().train()
+    x = torch.randn(2, 1, 64, 64, device="cuda")
+    gradients = []
+    for run in (network, torch.compile(network, fullgraph=True)):
+        network.zero_grad(set_to_none=True)
+        run(x).square().mean().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+    assert (gradients[0] - gradients[1]).norm() <= 1e-3 * gradients[0].norm()

@@ -86,3 +86,16 @@ def test_two_gpus_with_graphs_take_the_steps_of_one_without(deep_supervision):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     multiprocessing.spawn(_rank, (port, deep_supervision), nprocs=2, join=True)
+
+
+def test_a_network_runs_on_its_own_gpu_whichever_is_the_current_one():
+    network, _ = _network_and_distillation(False, False)
+    image = torch.randn(1, 1, 64, 64)
+    outputs = []
+    for device in ("cuda:0", "cuda:1"):
+        on_device = network.to(device)
+        output = on_device(image.to(device)).logits
+        gradients = torch.autograd.grad(output.square().mean(), list(on_device.parameters()), allow_unused=True)
+        outputs.append([t.cpu() for t in (output, *gradients) if t is not None])
+    for first, second in zip(*outputs, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-6)

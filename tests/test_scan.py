@@ -207,6 +207,18 @@ def test_a_backend_asked_for_by_name_is_never_replaced():
         ss2d_scan(*inputs, height=2, width=2, backend="fast")
 
 
+def test_only_what_would_have_been_faster_is_missed(caplog, monkeypatch):
+    class Supporting:
+        supports = staticmethod(lambda *call: (True, "here"))
+
+    monkeypatch.setitem(dispatch.BACKENDS, "triton", Supporting)
+    dispatch._announce.cache_clear()
+    with caplog.at_level(logging.INFO, logger="nnunetv2_dsvm.ops.dispatch"):
+        assert dispatch.select_backend("auto", "cuda") == "triton"
+    (record,) = caplog.records
+    assert record.levelno == logging.INFO and "mamba_ssm" not in caplog.text
+
+
 def test_the_choice_is_said_once(caplog):
     dispatch._announce.cache_clear()
     with caplog.at_level(logging.INFO, logger="nnunetv2_dsvm.ops.dispatch"):

@@ -9,6 +9,7 @@ from nnunetv2_dsvm.ops import triton_ss2d
 pytest.importorskip("triton", reason="Triton has no build for this platform")
 CASES = [
     *(("odd", dtype) for dtype in ("float32", "float16", "bfloat16")),
+    ("even", "bfloat16"),
     *((shape, "float32") for shape in ("one_token", "three_intervals", "wide_state")),
     ("chunks",),
     ("module",),
@@ -28,6 +29,21 @@ def test_interpreted(case):
 def test_refuses_with_the_reason(device, dtype, d_state, reason):
     supported, why = triton_ss2d.supports(torch.device(device), dtype, d_state)
     assert not supported and reason in why
+
+
+def test_a_triton_that_cannot_launch_is_not_taken(monkeypatch):
+    import triton
+
+    class NoCompiler:
+        @property
+        def active(self):
+            raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
+
+    monkeypatch.setattr(triton.runtime, "driver", NoCompiler())
+    triton_ss2d._driver_problem.cache_clear()
+    supported, why = triton_ss2d.supports(torch.device("cuda"), torch.float32, 16)
+    triton_ss2d._driver_problem.cache_clear()
+    assert not supported and "cannot launch kernels (Failed to find C compiler" in why
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ triton_ss2d.INTERVAL = 8  # tokens between saved states; small, so that few toke
 SHAPES = {
     "one_token": (1, 1, 1, 1, 1),
     "odd": (2, 3, 3, 3, 8),
+    "even": (1, 4, 4, 8, 8),  # read as packed words, in rows without a step aside
     "three_intervals": (1, 4, 5, 3, 16),
     "wide_state": (1, 2, 3, 2, 64),
 }

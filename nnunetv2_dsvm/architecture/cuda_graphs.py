@@ -42,12 +42,12 @@ class CudaGraphs:
     Graphs are for CUDA tensors on NVIDIA GPUs. Hooks, torch.compile, gradient checkpointing, a gradient of the image,
     and anything else that has to see the single operations turn them off for a call; a change of the inputs' sizes, of
     a parameter's place in memory, of autocast or of training mode makes another graph. `NNUNETV2_DSVM_CUDA_GRAPHS=0`
-    turns them off.
+    turns them off; so must be done where two threads or streams call one network at the same time.
 
     Args:
         inference: whether calls without autograd use them; what they return is a copy.
         training: whether calls with autograd do. Then outputs and gradients lie in the graph's memory: outputs are
-            valid until the next training call, and `.grad` until the next backward, unless it is accumulated.
+            valid until the next call, `.grad` until the next backward, unless it is accumulated.
         inputs_stay: for inputs that are another graph's outputs, and so stay where they are in memory. They are read
             there instead of copied, and differentiated where they need it. With other inputs no graph is used.
     """
@@ -82,6 +82,8 @@ class CudaGraphs:
             return function(x)
         self._graphs.move_to_end(key)
         graph = self._graphs[key]
+        for other in self._graphs.values():
+            other.keep_gradients()  # they lie in the memory that all graphs share
         if not recording_grads:
             return graph.infer(inputs)
         output, hold = graph.train(inputs)
@@ -146,6 +148,7 @@ def _possible(inputs: Sequence[Tensor]) -> bool:
         or torch_module._global_backward_pre_hooks
         or _get_current_dispatch_mode() is not None
         or torch.is_anomaly_enabled()
+        or torch.jit.is_tracing()
         or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
     )
     return not (watched or torch.cuda.is_current_stream_capturing())
@@ -158,11 +161,16 @@ def _state(root: nn.Module, inputs: Sequence[Tensor]) -> Any:
     for module in root.modules():
         # Not by attribute: a module looks in three places before it says that it has none, and this runs in every call.
         own = module.__dict__
-        if any(own[hooks] for hooks in _HOOKS) or (grad and own["training"] and own.get("gradient_checkpointing")):
+        replica = own.get("_is_replica")  # nn.DataParallel's, whose weights are another copy in every call
+        if (
+            replica
+            or any(own[hooks] for hooks in _HOOKS)
+            or (grad and own["training"] and own.get("gradient_checkpointing"))
+        ):
             return None
         parts += (own["training"], own.get("return_features"), own.get("deep_supervision"))
         for tensors in (own["_parameters"], own["_buffers"]):
-            parts += [(t.data_ptr(), t.dtype, t.requires_grad) for t in tensors.values() if t is not None]
+            parts += [(id(t), t.data_ptr(), t.dtype, t.requires_grad) for t in tensors.values() if t is not None]
     device = inputs[0].device.type
     modes = (
         torch.is_grad_enabled(),
@@ -239,6 +247,12 @@ class _Recorded:
         for kept, new in zip(self.inputs, inputs, strict=True):
             kept.copy_(new)
 
+    def keep_gradients(self) -> None:
+        """Moves gradients that wait for the optimiser, or are being accumulated, out of the next replay's way."""
+        for parameter, grad in zip(self.parameters, self.grads[len(self.grads) - len(self.parameters) :], strict=True):
+            if grad is not None and parameter.grad is not None and parameter.grad.data_ptr() == grad.data_ptr():
+                parameter.grad = parameter.grad.clone()
+
     def infer(self, inputs: Sequence[Tensor]) -> Any:
         if not self.inputs_stay:
             self._copy(inputs)
@@ -247,10 +261,6 @@ class _Recorded:
 
     def train(self, inputs: Sequence[Tensor]) -> tuple[Any, _Hold]:
         differentiated = [t for t in inputs if t.requires_grad]
-        # A gradient that is being accumulated must survive the next backward.
-        for parameter, grad in zip(self.parameters, self.grads[len(differentiated) :], strict=True):
-            if grad is not None and parameter.grad is not None and parameter.grad.data_ptr() == grad.data_ptr():
-                parameter.grad = parameter.grad.clone()
         if not self.inputs_stay:
             self._copy(inputs)
         hold = _Hold()

@@ -226,7 +226,7 @@ class VMUNet(nn.Module):
             ValueError: not a batch of images, or, at inference, an image with NaN or infinite values (on CUDA, where
                 the check would make the GPU wait, the logits are infinite, which nnU-Net refuses).
         """
-        if x.ndim != 4:
+        if x.ndim != 4 or 0 in x.shape:
             raise ValueError(f"expected images (batch, channels, height, width), got shape {tuple(x.shape)}")
         if torch.compiler.is_compiling():
             return self._forward(x)

@@ -39,7 +39,7 @@ def measure_scaling(case: NetworkCase, ranks: int, repeats: int) -> ScalingTimes
     Raises:
         WrongResult: the ranks no longer have the same weights after the steps.
         ValueError: the batch cannot be divided.
-        RuntimeError: a process failed.
+        torch.OutOfMemoryError, RuntimeError: a process failed.
     """
     if case.batch % ranks:
         raise ValueError(f"a batch of {case.batch} cannot be shared by {ranks} GPUs")
@@ -51,10 +51,12 @@ def measure_scaling(case: NetworkCase, ranks: int, repeats: int) -> ScalingTimes
     try:
         multiprocessing.spawn(_rank, (ranks, port, share, repeats, answers), nprocs=ranks, join=True)
     except ProcessException as failure:
-        raise RuntimeError(str(failure)) from failure
+        kind = torch.OutOfMemoryError if "OutOfMemoryError" in str(failure) else RuntimeError
+        raise kind(str(failure)) from failure
     gathered = [answers.get() for _ in range(ranks)]
-    if differing := gathered[0][1]:
-        raise WrongResult(f"{len(differing)} parameters differ between {ranks} GPUs, the first being {differing[0]}")
+    count, first = gathered[0][1]
+    if count:
+        raise WrongResult(f"{count} parameters differ between {ranks} GPUs, the first being {first}")
     return max((times for times, _ in gathered), key=lambda times: times.training.median)
 
 
@@ -79,7 +81,9 @@ def _rank(rank: int, ranks: int, port: int, case: NetworkCase, repeats: int, ans
         # In turns, and the ranks together: without all-reduces a rank could run on while the other is slow.
         work = {"ddp": case.build(in_ddp, seed=rank), "alone": case.build(seed=rank)}
         times = time_training(work, device, effort)
-        answers.put((ScalingTimes(*times["ddp"], *times["alone"]), parameters_that_differ(m.module for m in modules)))
+        differing = parameters_that_differ(m.module for m in modules)
+        first = differing[0] if differing else ""
+        answers.put((ScalingTimes(*times["ddp"], *times["alone"]), (len(differing), first)))
         dist.barrier()
     finally:
         dist.destroy_process_group()

@@ -151,7 +151,11 @@ class Runner:
         result = Result("scaling", str(images), f"{ranks} GPUs")
         try:
             times = measure_scaling(case, ranks, max(30, self.plan.effort.least))
-        except (WrongResult, ValueError, RuntimeError) as failure:
+        except ValueError as indivisible:
+            return [replace(result, note=str(indivisible))]
+        except torch.OutOfMemoryError:
+            return [replace(result, note=f"does not fit into the memory of these {ranks} GPUs")]
+        except (WrongResult, RuntimeError) as failure:
             return [replace(result, note=str(failure).strip().splitlines()[-1], failed=True)]
         alone = f"{ranks} GPUs, no all-reduce"
         return [

@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "that have it, else float16, and float32 on a CPU",
     )
     parser.add_argument(
-        "--suite", type=_names, default=list(SUITES), metavar="NAMES",
-        help=f"any of {','.join(SUITES)} (default: all)",
+        "--suite", type=_names, default=list(SUITES[:-1]), metavar="NAMES",
+        help=f"any of {','.join(SUITES)} (default: all but scaling, which takes every GPU of this machine)",
     )  # fmt: skip
     parser.add_argument("--batch", type=int, help="images per batch, for every suite; by default as suits the device")
     parser.add_argument(

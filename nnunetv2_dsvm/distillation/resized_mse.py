@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nnunetv2_dsvm.ops.norm import fused
+from nnunetv2_dsvm.ops.on_device import on_its_device
 
 _MAX_SCALE = 16  # per axis; the kernel's code grows with it
 _MAX_ELEMENTS = 2**31  # of the student, and of one image of the teacher: the kernel counts in 32 bits
@@ -68,11 +69,13 @@ def _launch(student: Tensor, teacher: Tensor, upstream: Tensor | None) -> Tensor
 
 
 @torch.library.custom_op("nnunetv2_dsvm::resized_mse", mutates_args=())
+@on_its_device
 def _resized_mse(student: Tensor, teacher: Tensor) -> Tensor:
     return _launch(student, teacher, None)
 
 
 @torch.library.custom_op("nnunetv2_dsvm::resized_mse_backward", mutates_args=())
+@on_its_device
 def _resized_mse_backward(upstream: Tensor, student: Tensor, teacher: Tensor) -> Tensor:
     return _launch(student, teacher, upstream)
 

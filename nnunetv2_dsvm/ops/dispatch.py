@@ -49,7 +49,8 @@ def select_backend(
     report = backend_report(device, dtype, d_state)
     if backend == "auto":
         name = next(name for name, (supported, _) in report.items() if supported)
-        _announce(name, torch.device(device).type, tuple((n, why) for n, (ok, why) in report.items() if not ok))
+        faster = list(report.items())[: list(report).index(name)]
+        _announce(name, torch.device(device).type, tuple((other, why) for other, (_, why) in faster))
         return name
     if backend not in report:
         raise ValueError(f"unknown scan backend {backend!r}; choose 'auto' or one of {', '.join(report)}")
@@ -66,5 +67,5 @@ def select_backend(
 def _announce(name: str, device_type: str, refused: tuple[tuple[str, str], ...]) -> None:
     reasons = "; ".join(f"not {other}: {reason}" for other, reason in refused)
     # Falling back on a GPU costs the user a lot of time and must be seen; on a CPU it is what to expect.
-    level = logging.WARNING if device_type == "cuda" and refused else logging.INFO
+    level = logging.WARNING if device_type != "cpu" and refused else logging.INFO
     logger.log(level, "selective scan on %s: backend %s%s", device_type, name, f" ({reasons})" if reasons else "")

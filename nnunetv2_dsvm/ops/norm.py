@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunetv2_dsvm.ops import triton_ss2d
+from nnunetv2_dsvm.ops.on_device import on_its_device
 
 # Elements of a program's tile, rows x channels, and its warps: few, so that many programs wait for memory at once.
 _FORWARD_TILE = 2048
@@ -97,11 +98,13 @@ def norm_backward(
 
 
 @torch.library.custom_op("nnunetv2_dsvm::layer_norm", mutates_args=())
+@on_its_device
 def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
     return norm_forward(x, weight, bias, gate, eps, dtype)
 
 
 @torch.library.custom_op("nnunetv2_dsvm::layer_norm_backward", mutates_args=())
+@on_its_device
 def _layer_norm_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

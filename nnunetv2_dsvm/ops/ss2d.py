@@ -5,6 +5,7 @@ from torch import Tensor
 
 from nnunetv2_dsvm.ops import reference, triton_ss2d
 from nnunetv2_dsvm.ops.dispatch import BACKENDS, select_backend
+from nnunetv2_dsvm.ops.on_device import on_its_device
 from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS
 
 
@@ -82,6 +83,7 @@ def _may_need_gradient(*tensors: Tensor) -> bool:
 
 
 @torch.library.custom_op("nnunetv2_dsvm::ss2d_scan", mutates_args=())
+@on_its_device
 def _ss2d(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor,
     height: int, width: int, backend: str, save: bool = False,
@@ -94,6 +96,7 @@ def _ss2d(
 
 
 @torch.library.custom_op("nnunetv2_dsvm::ss2d_scan_backward", mutates_args=())
+@on_its_device
 def _ss2d_backward(
     grad: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor,
     height: int, width: int, backend: str, saved: Tensor | None = None,

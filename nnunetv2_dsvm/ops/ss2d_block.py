@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nnunetv2_dsvm.ops.depthwise import conv_silu_backward, conv_silu_forward
 from nnunetv2_dsvm.ops.norm import norm_backward, norm_forward
+from nnunetv2_dsvm.ops.on_device import on_its_device
 from nnunetv2_dsvm.ops.ss2d_core import boundary_of, core_backward, core_forward, output_dtype
 
 
@@ -62,6 +63,7 @@ def _in_projection(
 
 
 @torch.library.custom_op("nnunetv2_dsvm::ss2d_block", mutates_args=())
+@on_its_device
 def _block(
     x: Tensor, norm_weight: Tensor, norm_bias: Tensor, in_weight: Tensor, conv_weight: Tensor, conv_bias: Tensor,
     projection: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, out_norm_weight: Tensor, out_norm_bias: Tensor,
@@ -82,6 +84,7 @@ def _block(
 
 
 @torch.library.custom_op("nnunetv2_dsvm::ss2d_block_backward", mutates_args=())
+@on_its_device
 def _block_backward(
     grad: Tensor, y: Tensor, boundary: Tensor,
     x: Tensor, norm_weight: Tensor, norm_bias: Tensor, in_weight: Tensor, conv_weight: Tensor, conv_bias: Tensor,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nnunetv2_dsvm.ops import triton_ss2d
 from nnunetv2_dsvm.ops.dispatch import select_backend
+from nnunetv2_dsvm.ops.on_device import on_its_device
 from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS
 
 
@@ -97,6 +98,7 @@ def boundary_of(image: Tensor, channels: int, d_state: int) -> Tensor:
 
 
 @torch.library.custom_op("nnunetv2_dsvm::ss2d_core", mutates_args=())
+@on_its_device
 def _core(
     x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, height: int, width: int, save: bool
 ) -> tuple[Tensor, Tensor]:
@@ -105,6 +107,7 @@ def _core(
 
 
 @torch.library.custom_op("nnunetv2_dsvm::ss2d_core_backward", mutates_args=())
+@on_its_device
 def _core_backward(
     grad: Tensor, boundary: Tensor, x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor,
     height: int, width: int,

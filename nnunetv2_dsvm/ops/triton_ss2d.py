@@ -42,11 +42,26 @@ def _triton_problem() -> str:
     return ""
 
 
+@lru_cache(maxsize=1)
+def _driver_problem() -> str:
+    """Why Triton cannot launch kernels on this machine's GPUs, or an empty string. Touches no tensor."""
+    import triton
+
+    try:
+        triton.runtime.driver.active.get_current_target()
+    except Exception as error:  # Triton's own classes differ from version to version
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"Triton cannot launch kernels ({reason}); it needs a C compiler and Python's headers for its launcher"
+    return ""
+
+
 def supports(device: torch.device, dtype: torch.dtype, d_state: int) -> tuple[bool, str]:
     """GPUs that Triton knows, fp32 or 16 bit, d_state up to 64."""
     if device.type not in ("cuda", "xpu") and not interpreted():
         return False, f"the Triton kernels run on GPUs, not on {device.type}"
     if problem := _triton_problem():
+        return False, problem
+    if device.type != "cpu" and (problem := _driver_problem()):
         return False, problem
     if device.type == "cuda" and torch.version.hip is None:
         capability = torch.cuda.get_device_capability(device)

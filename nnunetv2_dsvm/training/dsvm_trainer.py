@@ -4,7 +4,6 @@ import os
 from functools import partial
 from typing import Any
 
-from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -131,9 +130,5 @@ class nnUNetTrainerDSVM(nnUNetTrainerVMUNet):
             history.setdefault(key, [float("nan")] * self.current_epoch)
 
     def _mean_terms_of_all_ranks(self) -> dict[str, float]:
-        terms = self.loss.mean_terms()
-        if not self.is_ddp:
-            return terms
-        gathered: list[dict[str, float]] = [{}] * dist.get_world_size()
-        dist.all_gather_object(gathered, terms)
-        return {name: sum(rank[name] for rank in gathered) / len(gathered) for name in terms}
+        of_ranks = self._of_all_ranks(self.loss.mean_terms())
+        return {name: sum(terms[name] for terms in of_ranks) / len(of_ranks) for name in of_ranks[0]}

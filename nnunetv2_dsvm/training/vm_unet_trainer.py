@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
-from nnunetv2_dsvm.training import out_of_memory
+from nnunetv2_dsvm.training import out_of_memory, stopping
 from nnunetv2_dsvm.training.checkpoint_files import KEY, read_checkpoint, remove_leftovers, write_checkpoint
 from nnunetv2_dsvm.training.checkpoint_fit import refuse_other_distillation, refuse_other_network
 from nnunetv2_dsvm.training.finite import (
@@ -185,16 +186,16 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
     def train_step(self, batch: dict) -> dict:
         with self._explaining_out_of_memory("training"):
             result = super().train_step(batch)
-        finite = bool(np.isfinite(result["loss"]))
-        if not self._on_all_ranks(finite):
-            self._stop(
-                "another GPU's loss is not finite" if finite else f"the training loss became {result['loss']}", batch
-            )
+        if not self._on_all_ranks(bool(np.isfinite(result["loss"]))):
+            losses, cases = zip(*self._of_all_ranks((float(result["loss"]), cases_not_finite(batch))), strict=True)
+            bad = [f"{loss} on GPU {rank}" for rank, loss in enumerate(losses) if not np.isfinite(loss)]
+            what = f"the training loss became {', '.join(bad) if self.is_ddp else losses[0]}"
+            self._stop(what, sorted({case for of_rank in cases for case in of_rank}))
         return result
 
     def validation_step(self, batch: dict) -> dict:
-        if cases_not_finite(batch):
-            self._stop("an image of the validation is not finite", batch)
+        if cases := cases_not_finite(batch):
+            self._stop("an image of the validation is not finite", cases)
         with self._explaining_out_of_memory("validation"):
             return super().validation_step(batch)
 
@@ -249,6 +250,13 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
         dist.all_reduce(flag, op=dist.ReduceOp.MIN)
         return bool(flag.item())
 
+    def _of_all_ranks(self, value: Any) -> list[Any]:
+        if not self.is_ddp:
+            return [value]
+        gathered: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(gathered, value)
+        return gathered
+
     def _explaining_out_of_memory(self, what: str) -> contextlib.AbstractContextManager:
         return out_of_memory.explained(
             what,
@@ -258,31 +266,14 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
             self.batch_size,
         )
 
-    def _stop(
-        self,
-        what: str,
-        batch: dict | None = None,
-        advice: str = "look for NaN or extreme intensities in the images, or lower the learning rate "
-        "(default_initial_lr in a variant of the trainer)",
-    ) -> None:
-        cases = [] if batch is None else cases_not_finite(batch)
-        channels = ct_channels_not_finite(self.plans_manager, self.configuration_manager) if cases else []
-        terms = ", ".join(f"{name} {value:.6g}" for name, value in self.loss_terms_of_last_step().items())
-        names = ("checkpoint_latest.pth", "checkpoint_best.pth")
-        kept = [path for path in (os.path.join(self.output_folder, name) for name in names) if os.path.isfile(path)]
-        message = (
-            f"Training stopped in epoch {self.current_epoch}: {what}"
-            + (f" (terms of the last step: {terms})" if terms else "")
-            + (f"; the images of {', '.join(cases)} hold NaN or infinite values" if cases else "")
-            + (
-                f", as all images do: in the plans, the mean intensity of channel {', '.join(channels)} is not finite, "
-                "because a training image is infinite inside a label. Correct that one, plan and preprocess again"
-                if channels
-                else ""
-            )
-            + ". No checkpoint was written from this state. "
-            + (f"The last good one is {kept[0]}: continue from it with --c. " if kept else "There is none before it. ")
-            + f"If it happens again, {advice}."
+    def _stop(self, what: str, cases: Sequence[str] = (), advice: str = stopping.ADVICE) -> None:
+        message = stopping.message(
+            f"in epoch {self.current_epoch}: {what}",
+            terms=self.loss_terms_of_last_step(),
+            cases=cases,
+            channels=ct_channels_not_finite(self.plans_manager, self.configuration_manager) if cases else (),
+            folder=self.output_folder,
+            advice=advice,
         )
         self.print_to_log_file(message, also_print_to_console=False)
         raise RuntimeError(message)
