@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--protocol", choices=PROTOCOLS, default="nnunet", help="default: %(default)s")
     parser.add_argument("--tolerance-mm", type=_tolerance, default=1.0, metavar="MM",
                         help="of the NSD (default: %(default)g)")  # fmt: skip
-    parser.add_argument("-np", type=_positive, metavar="N", help="processes (default: nnU-Net's, at most the CPU cores)")
+    parser.add_argument("-np", type=_positive, metavar="N", help="processes (default: as nnU-Net, at most the cores)")
     parser.add_argument("-o", type=Path, metavar="FOLDER", help="write there; a folder per model if there are several")
 
 
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         comparison_csv,
         comparison_json,
         comparison_table,
-    )  # fmt: skip
+    )
     from nnunetv2_dsvm.evaluation.parallel import measure_sets
     from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS as BY_NAME
     from nnunetv2_dsvm.evaluation.summary import summarise

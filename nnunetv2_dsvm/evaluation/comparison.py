@@ -20,7 +20,9 @@ NOTE = (
     "signed-rank test of these differences, not corrected for the number of tests; null where all are 0. The label "
     f'"{OVER_LABELS}" is each case\'s mean over its labels, of those that are defined for both models.'
 )
-COLUMNS = ("first", "second", "label", "metric", "n", "mean_difference", "std_difference", "median_difference", "p_value")
+COLUMNS = (
+    "first", "second", "label", "metric", "n", "mean_difference", "std_difference", "median_difference", "p_value",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,6 @@ def read_labels(dataset_json: Mapping[str, Any]) -> Labels:
     if not foreground:
         raise UserError(f"dataset.json names no label besides the background: {dataset_json['labels']}")
     if "mean" in foreground:
-        raise UserError('dataset.json names a label "mean", which the tables use for the mean over the labels; rename it')
+        raise UserError('dataset.json names a label "mean", the name of the mean over the labels; rename it')
     known = {0}.union(*entries.values()) | ({ignore} if ignore is not None else set())
     return Labels(foreground, ignore, tuple(sorted(known)))

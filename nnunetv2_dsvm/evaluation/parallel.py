@@ -68,7 +68,7 @@ def _in_processes(tasks: Sequence[Task], processes: int) -> list[Outcome]:
                 bar.update()
             return [future.result() for future in futures]
         except BrokenProcessPool as error:
-            raise UserError("a worker process ended abruptly, perhaps for lack of memory; use fewer with -np") from error
+            raise UserError("a worker process died, perhaps for lack of memory; use fewer with -np") from error
         finally:
             executor.shutdown(cancel_futures=True)
 

@@ -57,13 +57,11 @@ def from_folders(
         expected, present = case_names(reference, ending), case_names(folder, ending)
         if not expected:
             raise UserError(f"{reference} holds no *{ending} file, the file_ending in dataset.json")
-        problems += [f"{folder / (case + ending)} is missing" for case in expected if case not in set(present)]
-        problems += [
-            f"{folder / (case + ending)} has no reference in {reference}" for case in present if case not in set(expected)
-        ]
-        cases = tuple(
-            Case(case, reference / (case + ending), folder / (case + ending)) for case in expected if case in set(present)
-        )
+        missing, surplus = sorted({*expected} - {*present}), sorted({*present} - {*expected})
+        problems += [f"{folder / (case + ending)} is missing" for case in missing]
+        problems += [f"{folder / (case + ending)} has no reference in {reference}" for case in surplus]
+        both = sorted({*expected} & {*present})
+        cases = tuple(Case(case, reference / (case + ending), folder / (case + ending)) for case in both)
         example = reference / (expected[0] + ending)
         sets.append(PredictionSet(name, folder, cases, read_labels(content), reader(content, plans_file, example)))
     return sets, problems

@@ -4,6 +4,7 @@ They differ in the aggregation, in the unit of a distance and in what an empty m
 never be mixed.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -51,7 +52,7 @@ def _nnunet(counts: Counts, distances: SurfaceDistances | None, tolerance_mm: fl
 def _isic(counts: Counts, distances: SurfaceDistances | None, tolerance: float) -> list[float]:
     """As VM-UNet's test on ISIC prints them; its mIoU is the foreground's IoU, and an undefined ratio is 0."""
     ratios = [counts.iou(), counts.dice(), counts.accuracy(), counts.specificity(), counts.sensitivity()]
-    return [value if value == value else 0.0 for value in ratios]
+    return [0.0 if math.isnan(value) else value for value in ratios]
 
 
 def _synapse(counts: Counts, distances: SurfaceDistances | None, tolerance: float) -> list[float]:
@@ -84,10 +85,10 @@ PROTOCOLS = {
             needs_distances=True,
             in_voxels=False,
             pooled=False,
-            rule_for_empty_masks="A ratio whose denominator is 0 is undefined (null): Dice, IoU and NSD where reference "
-            "and prediction are both empty, precision where the prediction is, sensitivity where the reference is. "
-            "Where only one is empty, Dice, IoU and NSD are 0. HD95 and MSD are undefined where either is empty. "
-            "Undefined values are left out of means; n counts the others.",
+            rule_for_empty_masks="A ratio whose denominator is 0 is undefined (null): Dice, IoU and NSD where "
+            "reference and prediction are both empty, precision where the prediction is, sensitivity where the "
+            "reference is. Where only one is empty, Dice, IoU and NSD are 0. HD95 and MSD are undefined where either "
+            "is empty. Undefined values are left out of means; n counts the others.",
         ),
         Protocol(
             name="isic",
@@ -102,9 +103,9 @@ PROTOCOLS = {
             needs_distances=False,
             in_voxels=False,
             pooled=True,
-            rule_for_empty_masks="The summary comes from one confusion matrix over the pixels of all images, so that an "
-            "image without foreground needs no rule there. A ratio whose denominator is 0 is 0, as in VM-UNet, also for "
-            "single images.",
+            rule_for_empty_masks="The summary comes from one confusion matrix over the pixels of all images, so that "
+            "an image without foreground needs no rule there. A ratio whose denominator is 0 is 0, as in VM-UNet, also "
+            "for single images.",
         ),
         Protocol(
             name="synapse",

@@ -76,7 +76,8 @@ def _grid_problems(reference: Path, prediction: Path, read: list[tuple[np.ndarra
         return [f"{prediction} has shape {_shape(b.shape)}, its reference {reference} {_shape(a.shape)}"]
     spacing_a, spacing_b = (np.asarray(p["spacing"], dtype=float) for p in (properties_a, properties_b))
     if not np.allclose(spacing_a, spacing_b, rtol=1e-3, atol=0):
-        return [f"{prediction} has spacing {_spacing(spacing_b)} mm, its reference {reference} {_spacing(spacing_a)} mm"]
+        spacings = f"spacing {_spacing(spacing_b)} mm, its reference {reference} {_spacing(spacing_a)} mm"
+        return [f"{prediction} has {spacings}"]
     return []
 
 

@@ -50,10 +50,10 @@ class SurfaceDistances:
         return float(distances.mean()) if len(distances) else math.nan
 
     def nsd(self, tolerance: float) -> float:
-        """Normalised surface Dice (Nikolov et al. 2021): the part of both surfaces that is within `tolerance` of the other.
+        """Normalised surface Dice (Nikolov et al. 2021): the part of both surfaces within `tolerance` of the other.
 
-        Each surface voxel counts as one element, as in MONAI; DeepMind's surface-distance weights elements between voxels
-        by their area, and so gives other values. 0 where one surface is empty, NaN where both are.
+        Each surface voxel counts as one element, as in MONAI; DeepMind's surface-distance weights elements between
+        voxels by their area, and so gives other values. 0 where one surface is empty, NaN where both are.
         """
         total = len(self.of_reference) + len(self.of_prediction)
         if not total:
