@@ -51,16 +51,17 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2_dsvm.evaluation.parallel import measure_sets
     from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS as BY_NAME
     from nnunetv2_dsvm.evaluation.summary import summarise
-    from nnunetv2_dsvm.evaluation.tables import metrics_csv, metrics_json, summary_table, write_all
+    from nnunetv2_dsvm.evaluation.tables import check_writable, metrics_csv, metrics_json, summary_table, write_all
 
     protocol, tolerance = BY_NAME[args.protocol], args.tolerance_mm
     sets, problems = _prediction_sets(args)
+    folders = [_output(args.o, s.model, len(sets)) or s.folder for s in sets]
+    check_writable(folders)
     measured = measure_sets(
         sets, protocol=args.protocol, tolerance_mm=tolerance, processes=args.np or _processes(), problems=problems
     )
     contents, tables = {}, []
-    for s, results in zip(sets, measured, strict=True):
-        folder = _output(args.o, s.model, len(sets)) or s.folder
+    for s, folder, results in zip(sets, folders, measured, strict=True):
         summary = summarise(results, protocol, tolerance)
         json_file = folder / f"metrics_{protocol.name}.json"
         contents[json_file] = metrics_json(results, summary, s.labels, protocol, tolerance)

@@ -42,9 +42,9 @@ class SurfaceDistances:
         return float(np.percentile(distances, 95)) if len(distances) else math.nan
 
     def mean(self) -> float:
-        """Mean of both directions' distances together: ASSD of Metrics Reloaded (Maier-Hein et al. 2024).
+        """Mean of both directions' distances together: medpy's `assd`.
 
-        medpy's `assd` instead averages the two directions' means. NaN where a surface is empty.
+        Called ASSD in Metrics Reloaded (Maier-Hein et al. 2024).         The mean of the two directions' means (MASD) is another metric. NaN where a surface is empty.
         """
         distances = self._both()
         return float(distances.mean()) if len(distances) else math.nan
