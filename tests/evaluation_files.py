@@ -1,6 +1,7 @@
 """Miniature references and predictions in nnU-Net's file layouts, for the tests of `nnUNetv2_dsvm evaluate`."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,13 @@ import SimpleITK as sitk
 
 LABELS = {"background": 0, "organ": 1, "vessel": 2}
 SPACING_MM = (2.5, 0.8, 0.7)
+
+
+class DyingReader:
+    """Ends its process, as a system does that has run out of memory."""
+
+    def read_seg(self, path):
+        os._exit(1)
 
 
 def write_volume(path: Path, labels: np.ndarray, spacing_mm=SPACING_MM) -> None:

@@ -1,6 +1,7 @@
 """`nnUNetv2_dsvm evaluate` start to end: a folder, a cross-validation, PNGs, several models, and what it refuses."""
 
 import csv
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from evaluation_files import (
     LABELS,
     SPACING_MM,
+    DyingReader,
     blobs,
     dataset_json,
     plans_json,
@@ -22,6 +24,9 @@ from scipy.stats import wilcoxon
 from skimage import io
 
 from nnunetv2_dsvm.cli.main import main
+from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.evaluation.parallel import measure_sets
+from nnunetv2_dsvm.evaluation.prediction_set import from_folders
 
 CASES = {f"case_{i}": (blobs(i), blobs(i + 100)) for i in range(3)}
 DATASET, TRAINER, OTHER = "Dataset905_Mini", "nnUNetTrainerDSVM", "nnUNetTrainerVMUNet"
@@ -143,6 +148,21 @@ def test_several_models_are_compared_on_the_same_cases(tmp_path, capsys):
     assert organ["p_value"] == pytest.approx(wilcoxon(b, a).pvalue) == pytest.approx(2 / 2**6)  # all six of one sign
     assert (out / "comparison_nnunet.csv").read_text().startswith("first,second,label,metric,n,mean_difference")
     assert "second − first" in capsys.readouterr().out
+
+
+def test_models_with_other_labels_are_not_compared(tmp_path, capsys):
+    reference, first = write_folders(tmp_path, CASES, name="first")
+    _, second = write_folders(tmp_path, CASES, name="second", labels={**LABELS, "third": 3})
+    message = refused(capsys, reference, first, second, "-np", 1)
+    assert "first and second cannot be compared" in message and "third" in message
+
+
+def test_a_worker_that_dies_is_reported(tmp_path):
+    reference, prediction = write_folders(tmp_path, CASES)
+    (found,), problems = from_folders(reference, [prediction])
+    dying = dataclasses.replace(found, reader_class=DyingReader)
+    with pytest.raises(UserError, match="use fewer with -np"):
+        measure_sets([dying], protocol="nnunet", tolerance_mm=1.0, processes=2, problems=problems)
 
 
 def test_equal_models_have_no_p_value(tmp_path):

@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from nnunetv2_dsvm.evaluation.comparison import (
         NOTE,
+        check_comparable,
         compare,
         comparison_csv,
         comparison_json,
@@ -57,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     sets, problems = _prediction_sets(args)
     folders = [_output(args.o, s.model, len(sets)) or s.folder for s in sets]
     check_writable(folders)
+    if not problems:
+        check_comparable(sets)
     measured = measure_sets(
         sets, protocol=args.protocol, tolerance_mm=tolerance, processes=args.np or _processes(), problems=problems
     )

@@ -11,6 +11,7 @@ from scipy.stats import wilcoxon
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.case_result import CaseResult
+from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet
 from nnunetv2_dsvm.evaluation.protocols import Protocol
 from nnunetv2_dsvm.evaluation.summary import OVER_LABELS, case_mean
 from nnunetv2_dsvm.evaluation.tables import aligned, as_csv, number
@@ -40,29 +41,34 @@ class PairedDifference:
     p_value: float
 
 
-def compare(models: Mapping[str, Sequence[CaseResult]], protocol: Protocol) -> list[PairedDifference]:
-    """Every pair of models, in the order given, by label and metric.
-
-    Args:
-        models: results by the models' names.
+def check_comparable(sets: Sequence[PredictionSet]) -> None:
+    """Before hours of measuring: do all models have the same cases and labels?
 
     Raises:
-        UserError: the models were measured on different cases or labels.
+        UserError: names what differs.
     """
-    first, *others = models
-    cases = [result.case.name for result in models[first]]
+    first, *others = sets
+    cases = {case.name for case in first.cases}
     for other in others:
-        different = sorted(set(cases) ^ {result.case.name for result in models[other]})
+        different = sorted(cases ^ {case.name for case in other.cases})
         if different:
-            raise UserError(f"{first} and {other} cannot be compared, only one has: {', '.join(different)}")
-        if list(models[other][0].values) != list(models[first][0].values):
-            raise UserError(f"{first} and {other} cannot be compared: their dataset.json files name different labels")
+            raise UserError(f"{first.model} and {other.model} cannot be compared, only one has: {', '.join(different)}")
+        if other.labels != first.labels:
+            labels = f"{first.labels.as_in_json()} and {other.labels.as_in_json()}"
+            raise UserError(f"{first.model} and {other.model} cannot be compared, they have other labels: {labels}")
+
+
+def compare(models: Mapping[str, Sequence[CaseResult]], protocol: Protocol) -> list[PairedDifference]:
+    """Every pair of models, in the order given, by metric and label.
+
+    Args:
+        models: results by the models' names, of the same cases in the same order.
+    """
     differences = []
     for one, another in combinations(models, 2):
-        by_case = {result.case.name: result for result in models[another]}
-        pairs = [(result.values, by_case[result.case.name].values) for result in models[one]]
+        pairs = [(a.values, b.values) for a, b in zip(models[one], models[another], strict=True)]
         for metric in protocol.metrics:
-            for label in (*models[first][0].values, OVER_LABELS):
+            for label in (*pairs[0][0], OVER_LABELS):
                 values = [_paired(a, b, label, metric) for a, b in pairs]
                 differences.append(PairedDifference(one, another, label, metric, *_test(values)))
     return differences

@@ -44,7 +44,8 @@ class SurfaceDistances:
     def mean(self) -> float:
         """Mean of both directions' distances together: medpy's `assd`.
 
-        Called ASSD in Metrics Reloaded (Maier-Hein et al. 2024).         The mean of the two directions' means (MASD) is another metric. NaN where a surface is empty.
+        Metrics Reloaded (Maier-Hein et al. 2024) calls it ASSD; the mean of the two directions' means is its MASD. NaN
+        where a surface is empty.
         """
         distances = self._both()
         return float(distances.mean()) if len(distances) else math.nan
