@@ -147,7 +147,7 @@ def test_several_models_are_compared_on_the_same_cases(tmp_path, capsys):
     assert organ["median_difference"] == pytest.approx(np.median(b - a))
     assert organ["p_value"] == pytest.approx(wilcoxon(b, a).pvalue) == pytest.approx(2 / 2**6)  # all six of one sign
     assert (out / "comparison_nnunet.csv").read_text().startswith("first,second,label,metric,n,mean_difference")
-    assert "second − first" in capsys.readouterr().out
+    assert "second minus first" in capsys.readouterr().out
 
 
 def test_models_with_other_labels_are_not_compared(tmp_path, capsys):

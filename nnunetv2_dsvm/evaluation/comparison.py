@@ -87,15 +87,15 @@ def comparison_csv(differences: Sequence[PairedDifference]) -> str:
 
 
 def comparison_table(differences: Sequence[PairedDifference]) -> str:
-    """To read: mean ± standard deviation of the differences, n and p."""
-    rows = [["second − first", "label", "metric", "difference", "n", "p"]]
-    for d in differences:
-        difference = "–" if math.isnan(d.mean_difference) else f"{d.mean_difference:+.4f}"
-        if not math.isnan(d.std_difference):
-            difference += f" ± {d.std_difference:.4f}"
-        p = "–" if math.isnan(d.p_value) else f"{d.p_value:.3g}"
-        rows.append([f"{d.second} − {d.first}", d.label, d.metric, difference, str(d.n), p])
-    return aligned(rows)
+    """To read, for each pair of models: a row per label with the mean difference and p of each metric."""
+    tables = []
+    for one, another in dict.fromkeys((d.first, d.second) for d in differences):
+        of_pair = [d for d in differences if (d.first, d.second) == (one, another)]
+        cells = {(d.label, d.metric): _shown(d) for d in of_pair}
+        labels, metrics = (list(dict.fromkeys(getattr(d, axis) for d in of_pair)) for axis in ("label", "metric"))
+        rows = [["label", *metrics], *([label, *(cells[label, metric] for metric in metrics)] for label in labels)]
+        tables.append(f"{another} minus {one}, mean difference (p)\n{aligned(rows)}")
+    return "\n\n".join(tables)
 
 
 def _paired(
@@ -117,6 +117,12 @@ def _test(values: Sequence[float]) -> tuple[int, float, float, float, float]:
     std = float(defined.std(ddof=1)) if n > 1 else math.nan
     p = float(wilcoxon(defined).pvalue) if defined.any() else math.nan
     return n, float(defined.mean()), std, float(np.median(defined)), p
+
+
+def _shown(d: PairedDifference) -> str:
+    if math.isnan(d.mean_difference):
+        return "–"
+    return f"{d.mean_difference:+.4f} ({'–' if math.isnan(d.p_value) else f'{d.p_value:.2g}'})"
 
 
 def _plain(value):
