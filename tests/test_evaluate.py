@@ -119,6 +119,11 @@ def test_pngs_are_two_dimensional_and_may_differ_in_size(tmp_path):
     assert isic["summary"]["lesion"]["mIoU"] == {"mean": pytest.approx(binary.jc(said, truth)), "std": None, "n": 2}
 
 
+def test_a_coloured_png_is_no_segmentation(tmp_path, capsys):
+    reference, prediction = write_pngs(tmp_path, {"a": (blobs(1, (40, 30), 1), np.zeros((40, 30, 3)))})
+    assert "a.png has 3 channels" in refused(capsys, reference, prediction, "-np", 1)
+
+
 def test_undefined_values_are_null_and_left_out_of_means(tmp_path, capsys):
     cases = {**CASES, "no_vessel": (np.minimum(blobs(1), 1), np.minimum(blobs(2), 1))}
     reference, prediction = write_folders(tmp_path, cases)

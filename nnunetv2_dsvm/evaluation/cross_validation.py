@@ -25,7 +25,8 @@ def from_cross_validation(
 
     Returns:
         A set for each trainer, and every missing or surplus file in words. Metrics of several folds are written into
-        `crossval_results_folds_…`, where nnU-Net puts its own; those of one fold into its validation folder.
+        `crossval_results_folds_…`, where nnU-Net puts its own; those of one fold into its validation folder. nnU-Net
+        empties the former when it finds the best configuration.
 
     Raises:
         UserError: a variable, the dataset, a model or the references are missing.

@@ -42,6 +42,9 @@ def read_pair(reference: Path, prediction: Path, reader_class: type, labels: Lab
         except Exception as error:  # whatever the reader's library raises
             problems.append(f"{path} cannot be read: {error}")
             continue
+        if len(values) != 1:
+            problems.append(f"{path} has {len(values)} channels, expected labels in one")
+            continue
         segmentation, problem = _as_labels(values[0], known)
         if problem:
             problems.append(f"{path} {problem}")
