@@ -34,11 +34,13 @@ setup(
         "nnunetv2>=2.8,<3",
         "torch>=2.5,!=2.9.*",  # 2.5 calls the entry point below; nnU-Net excludes 2.9
         "numpy",
+        "scipy",
+        "tqdm",
         "matplotlib",
         "SimpleITK>=2.2.1",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-timeout", "hypothesis", "ruff"],
+        "test": ["pytest>=8", "pytest-timeout", "hypothesis", "ruff", "medpy>=0.5.2"],
         "cuda": ["mamba-ssm", "causal-conv1d"],
     },
     entry_points={

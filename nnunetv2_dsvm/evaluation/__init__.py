@@ -1,1 +1,1 @@
-"""Baselines, tables and pictures for segmentations that nnU-Net has evaluated."""
+"""Metrics of segmentations by three protocols, comparisons of models, baselines, tables and pictures."""

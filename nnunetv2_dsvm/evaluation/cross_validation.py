@@ -1,0 +1,137 @@
+"""The cross-validation of trained models: each case by the model of the fold that did not see it."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.evaluation.case_result import Case
+from nnunetv2_dsvm.evaluation.labels import read_labels
+from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet, case_names, file_ending, read_json, reader
+
+
+def from_cross_validation(
+    dataset: str, trainers: Sequence[str], *, plans: str, configuration: str, folds: Sequence[str]
+) -> tuple[list[PredictionSet], list[str]]:
+    """The validation predictions in nnU-Net's results folder.
+
+    The references are those that nnU-Net takes: `labelsTr` of the raw dataset, else `gt_segmentations` of the
+    preprocessed one. The cases are those that splits_final.json gives to the folds; without it, those that are there.
+
+    Args:
+        dataset: its number, or `DatasetXXX_Name`.
+        folds: numbers, or `all`.
+
+    Returns:
+        A set for each trainer, and every missing or surplus file in words. Metrics of several folds are written into
+        `crossval_results_folds_…`, where nnU-Net puts its own; those of one fold into its validation folder. nnU-Net
+        empties the former when it finds the best configuration.
+
+    Raises:
+        UserError: a variable, the dataset, a model or the references are missing.
+    """
+    repeated = [name for given in (trainers, folds) for name in dict.fromkeys(given) if list(given).count(name) > 1]
+    if repeated:
+        raise UserError(f"named twice: {', '.join(repeated)}")
+    results, preprocessed, raw = (_nnunet_folder(name) for name in ("results", "preprocessed", "raw"))
+    if results is None:
+        raise UserError("the environment variable nnUNet_results is not set; it names the folder of trained models")
+    name = _dataset_name(dataset, results)
+    models = {trainer: results / name / f"{trainer}__{plans}__{configuration}" for trainer in trainers}
+    _check_validated(models, folds, configuration, dataset)
+    references = _references(name, raw, preprocessed)
+    sets, problems = [], []
+    for trainer, model in models.items():
+        content = read_json(model / "dataset.json")
+        ending = file_ending(content)
+        expected = _expected(preprocessed, name, folds, case_names(references, ending))
+        cases: dict[str, Case] = {}
+        for fold in folds:
+            validation = model / f"fold_{fold}" / "validation"
+            present = case_names(validation, ending)
+            for case in present if expected is None else sorted({*present, *expected[fold]}):
+                prediction, reference = validation / (case + ending), references / (case + ending)
+                if case not in present:
+                    problems.append(f"{prediction} is missing")
+                elif expected is not None and case not in expected[fold]:
+                    problems.append(f"{prediction} is not of fold {fold} in splits_final.json")
+                elif not reference.is_file():
+                    problems.append(f"{prediction} has no reference in {references}")
+                elif case in cases:
+                    problems.append(f"{prediction} was predicted by another fold too: {cases[case].prediction}")
+                else:
+                    cases[case] = Case(case, reference, prediction)
+        if not cases:
+            raise UserError("\n  ".join([f"{model}: no validation prediction (*{ending}) to evaluate", *problems]))
+        ordered = tuple(cases[case] for case in sorted(cases))
+        reader_class = reader(content, model / "plans.json", ordered[0].reference)
+        sets.append(PredictionSet(trainer, _output_folder(model, folds), ordered, read_labels(content), reader_class))
+    return sets, problems
+
+
+def _nnunet_folder(name: str) -> Path | None:
+    value = os.environ.get(f"nnUNet_{name}")
+    return Path(value) if value else None
+
+
+def _dataset_name(dataset: str, results: Path) -> str:
+    if dataset.isdigit():
+        found = sorted(path.name for path in results.glob(f"Dataset{int(dataset):03d}_*") if path.is_dir())
+    else:
+        found = [dataset] if (results / dataset).is_dir() else []
+    if len(found) != 1:
+        what = f"several datasets {dataset}: {', '.join(found)}" if found else f"no dataset {dataset}"
+        raise UserError(f"there is {what} in {results}, where nnU-Net keeps trained models (nnUNet_results)")
+    return found[0]
+
+
+def _check_validated(models: dict[str, Path], folds: Sequence[str], configuration: str, dataset: str) -> None:
+    problems = []
+    for trainer, model in models.items():
+        if not model.is_dir():
+            there = sorted(path.name for path in model.parent.glob("*__*__*"))
+            problems.append(f"there is no trained model {model}; trained are: {', '.join(there) or 'none'}")
+            continue
+        for fold in folds:
+            if not (model / f"fold_{fold}" / "validation").is_dir():
+                plans = model.name.split("__")[1]
+                problems.append(
+                    f"fold {fold} of {model.name} has no validation; finish it with "
+                    f"nnUNetv2_train {dataset} {configuration} {fold} -tr {trainer} -p {plans} --c"
+                )
+    if problems:
+        raise UserError("\n  ".join(["not everything was trained and validated:", *problems]))
+
+
+def _references(name: str, raw: Path | None, preprocessed: Path | None) -> Path:
+    candidates = [raw and raw / name / "labelsTr", preprocessed and preprocessed / name / "gt_segmentations"]
+    for folder in candidates:
+        if folder and folder.is_dir():
+            return folder
+    raise UserError(
+        f"no references of {name}: expected {candidates[0] or 'labelsTr in nnUNet_raw (not set)'} or "
+        f"{candidates[1] or 'gt_segmentations in nnUNet_preprocessed (not set)'}"
+    )
+
+
+def _expected(
+    preprocessed: Path | None, name: str, folds: Sequence[str], all_cases: Sequence[str]
+) -> dict[str, list[str]] | None:
+    """The validation cases of each fold; None where there are no splits to know them from."""
+    file = preprocessed and preprocessed / name / "splits_final.json"
+    if list(folds) == ["all"]:
+        return {"all": list(all_cases)}
+    if not file or not file.is_file():
+        return None
+    try:
+        splits = json.loads(file.read_text(encoding="utf-8"))
+        return {fold: list(all_cases if fold == "all" else splits[int(fold)]["val"]) for fold in folds}
+    except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
+        raise UserError(f"{file} has no validation cases for the folds {', '.join(folds)}: {error!r}") from error
+
+
+def _output_folder(model: Path, folds: Sequence[str]) -> Path:
+    if len(folds) == 1:
+        return model / f"fold_{folds[0]}" / "validation"
+    return model / f"crossval_results_folds_{'_'.join(folds)}"

@@ -1,0 +1,81 @@
+"""Measure many cases in several processes; whatever is wrong with any of them is said at once."""
+
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+
+from tqdm import tqdm
+
+from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.evaluation.case_result import Case, CaseResult, measure_case
+from nnunetv2_dsvm.evaluation.labels import Labels
+from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet
+from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS
+from nnunetv2_dsvm.evaluation.segmentations import read_pair
+
+Outcome = tuple[CaseResult | None, list[str]]
+Task = tuple[Case, Labels, type, str, float, bool]
+
+
+def measure_sets(
+    sets: Sequence[PredictionSet],
+    *,
+    protocol: str,
+    tolerance_mm: float,
+    processes: int,
+    problems: Sequence[str] = (),
+) -> list[list[CaseResult]]:
+    """Measure all cases, with a progress bar.
+
+    Args:
+        protocol: a name in `PROTOCOLS`.
+        processes: at most as many as there are cases are started; 1 starts none.
+        problems: what is known to be wrong already. The files are then only checked.
+
+    Returns:
+        For each set, its cases' results in their order.
+
+    Raises:
+        UserError: names every problem of every case.
+    """
+    check_only = bool(problems)
+    tasks = [(case, s.labels, s.reader_class, protocol, tolerance_mm, check_only) for s in sets for case in s.cases]
+    outcomes = _in_processes(tasks, min(processes, len(tasks)))
+    # References are read once per model: their problems once are enough.
+    found = list(dict.fromkeys([*problems, *(problem for _, of_case in outcomes for problem in of_case)]))
+    if found:
+        count = f"{len(found)} problem{'s' if len(found) > 1 else ''}"
+        raise UserError("\n  ".join([f"{count}, nothing was written:", *found]))
+    results = iter([result for result, _ in outcomes])
+    return [[next(results) for _ in s.cases] for s in sets]
+
+
+def _in_processes(tasks: Sequence[Task], processes: int) -> list[Outcome]:
+    bar = tqdm(total=len(tasks), desc="cases", unit="case")
+    with bar:
+        if processes <= 1:
+            outcomes = []
+            for task in tasks:
+                outcomes.append(_measure(task))
+                bar.update()
+            return outcomes
+        # Spawned as nnU-Net's workers are: a fork of a process with threads may hang.
+        executor = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+        try:
+            futures = [executor.submit(_measure, task) for task in tasks]
+            for _ in as_completed(futures):
+                bar.update()
+            return [future.result() for future in futures]
+        except BrokenProcessPool as error:
+            raise UserError("a worker process died, perhaps for lack of memory; use fewer with -np") from error
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+def _measure(task: Task) -> Outcome:
+    case, labels, reader_class, protocol, tolerance_mm, check_only = task
+    pair, problems = read_pair(case.reference, case.prediction, reader_class, labels)
+    if pair is None or check_only:
+        return None, problems
+    return measure_case(case, pair, labels, PROTOCOLS[protocol], tolerance_mm), []

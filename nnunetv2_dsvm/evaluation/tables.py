@@ -1,0 +1,133 @@
+"""Metrics as JSON, as CSV and as a table to read."""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_dsvm.diagnostics.versions import PACKAGE, installed_version
+from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.evaluation.case_result import CaseResult
+from nnunetv2_dsvm.evaluation.labels import Labels
+from nnunetv2_dsvm.evaluation.protocols import Protocol
+from nnunetv2_dsvm.evaluation.summary import Statistic, Summary
+from nnunetv2_dsvm.version import __version__
+
+
+def metrics_json(
+    results: Sequence[CaseResult], summary: Summary, labels: Labels, protocol: Protocol, tolerance_mm: float
+) -> str:
+    """`metrics_<protocol>.json`. Undefined values are null."""
+    content = {
+        "protocol": protocol.name,
+        "labels": labels.as_in_json(),
+        "metrics": protocol.metrics,
+        "definitions": protocol.definitions,
+        "tolerance_mm": tolerance_mm,
+        "rule_for_empty_masks": protocol.rule_for_empty_masks,
+        "summary": {
+            label: {m: {"mean": number(s.mean), "std": number(s.std), "n": s.n} for m, s in of_label.items()}
+            for label, of_label in summary.items()
+        },
+        "per_case": [
+            {
+                "case": result.case.name,
+                "reference": str(result.case.reference),
+                "prediction": str(result.case.prediction),
+                "values": {
+                    label: {metric: number(value) for metric, value in of_label.items()}
+                    for label, of_label in result.values.items()
+                },
+            }
+            for result in results
+        ],
+        "versions": {PACKAGE: __version__, **{n: installed_version(n) for n in ("nnunetv2", "numpy", "scipy")}},
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def metrics_csv(results: Sequence[CaseResult], summary: Summary, protocol: Protocol) -> str:
+    """`metrics_<protocol>.csv`: a row per case and label, then the rows `mean`, `std` and `n`. Undefined: empty."""
+    rows: list[list[Any]] = [["case", "label", *protocol.metrics]]
+    for result in results:
+        rows += [[result.case.name, label, *map(number, of.values())] for label, of in result.values.items()]
+    for field in Statistic._fields:
+        rows += [[field, label, *(number(getattr(s, field)) for s in of.values())] for label, of in summary.items()]
+    return as_csv(rows)
+
+
+def summary_table(summary: Summary, protocol: Protocol) -> str:
+    """Mean ± standard deviation, a row per label; `[n]` behind a value that is not defined for every case."""
+    most = max(s.n for of_label in summary.values() for s in of_label.values())
+    rows = [["label", *protocol.metrics]]
+    for label, of_label in summary.items():
+        rows.append([label, *(_shown(s, most) for s in of_label.values())])
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text, the first to the left and the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for first, *others in rows:
+        cells = [first.ljust(widths[0]), *(text.rjust(width) for text, width in zip(others, widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def as_csv(rows: Sequence[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def number(value: float) -> float | None:
+    """JSON has neither NaN nor infinity."""
+    return value if math.isfinite(value) else None
+
+
+def write_all(contents: Mapping[Path, str]) -> None:
+    """Write every file beside its place first, and rename when all are written.
+
+    Raises:
+        UserError: one of them cannot be written; older files are as they were.
+    """
+    partial = {path: path.with_name(path.name + ".partial") for path in contents}
+    try:
+        for path, text in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial[path].write_text(text, encoding="utf-8")
+        for path, beside in partial.items():
+            os.replace(beside, path)
+    except OSError as error:
+        for beside in partial.values():
+            with suppress(OSError):
+                beside.unlink()
+        raise UserError(f"cannot write the metrics: {error}; choose another folder with -o") from error
+
+
+def check_writable(folders: Iterable[Path]) -> None:
+    """Before hours of measuring: can these folders be written to, or be made?
+
+    Raises:
+        UserError: names those that cannot.
+    """
+    wrong = []
+    for folder in folders:
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            wrong.append(str(folder))
+    if wrong:
+        raise UserError(f"cannot write the metrics into {', '.join(wrong)}; choose another folder with -o")
+
+
+def _shown(s: Statistic, most: int) -> str:
+    if not s.n:
+        return "–"
+    text = f"{s.mean:.4f}" if math.isnan(s.std) else f"{s.mean:.4f} ± {s.std:.4f}"
+    return text if s.n == most else f"{text} [{s.n}]"
