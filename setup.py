@@ -36,9 +36,12 @@ setup(
         "numpy",
         "matplotlib",
         "SimpleITK>=2.2.1",
+        "Pillow",
+        "tqdm",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-timeout", "hypothesis", "ruff"],
+        "datasets": ["h5py"],  # the preprocessed Synapse
+        "test": ["pytest>=8", "pytest-timeout", "hypothesis", "ruff", "h5py"],
         "cuda": ["mamba-ssm", "causal-conv1d"],
     },
     entry_points={

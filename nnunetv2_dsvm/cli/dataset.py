@@ -50,12 +50,11 @@ def run(args: argparse.Namespace) -> int:
     print(f"Wrote {folder.path}")
     if contents.folds:
         also = f" and {folder.preprocessed}" if folder.preprocessed else ""
-        print(f"The split is fold 0 of splits_final.json in {folder.path}{also}; nnU-Net has no other fold to train")
+        print(f"The split is fold 0, the only one, of splits_final.json in {folder.path}{also}")
     print("Next:")
     planned = folder.preprocessed and (folder.preprocessed / "dataset_fingerprint.json").exists()
     print(f"  nnUNetv2_plan_and_preprocess -d {args.dataset_id} -c 2d{' --clean' if planned else ''}")
-    fold = "0" if contents.folds else "all"
-    print(f"  nnUNetv2_train {args.dataset_id} 2d {fold} -tr nnUNetTrainerDSVM")
+    print(f"  nnUNetv2_train {args.dataset_id} 2d {contents.fold} -tr nnUNetTrainerDSVM")
     return 0
 
 

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_dsvm.datasets.splits import SPLITS_FILE, Fold, check_splits, put_splits
@@ -27,11 +27,13 @@ class Contents:
         write: fills an empty folder named `DatasetXXX_Name`, `dataset.json` included.
         folds: for `splits_final.json`; none where nnU-Net makes its own five folds.
         notes: what the user should know, one line each.
+        fold: what the papers train, as `nnUNetv2_train` names it.
     """
 
     write: Callable[[Path], None]
     folds: Sequence[Fold] = ()
-    notes: Sequence[str] = field(default_factory=list)
+    notes: Sequence[str] = ()
+    fold: str = "0"
 
 
 class RawFolder:

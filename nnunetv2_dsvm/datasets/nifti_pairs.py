@@ -1,0 +1,58 @@
+"""Images and labels in NIfTI files: what can be wrong with a pair of them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+TOLERANCE = 1e-3  # of spacing, origin and direction: two programs round them differently
+
+
+def check_pair(image_path: Path, label_path: Path | None, labels: Iterable[int]) -> list[tuple[Path, str]]:
+    """What is wrong with an image and its label map: (path, text) each.
+
+    Args:
+        image_path: a volume of finite values.
+        label_path: integers on the same grid; None where there is no ground truth.
+        labels: the values that are allowed, 0 among them.
+    """
+    findings: list[tuple[Path, str]] = []
+    image, label = (_read(path, findings) if path else None for path in (image_path, label_path))
+    if image is not None and not np.isfinite(sitk.GetArrayViewFromImage(image)).all():
+        findings.append((image_path, "has values that are not numbers (NaN or infinite)"))
+    if label is not None:
+        other = sorted(set(np.unique(sitk.GetArrayViewFromImage(label)).tolist()) - set(labels))
+        if other:
+            shown = ", ".join(f"{value:g}" for value in other[:8])
+            findings.append((label_path, f"has the labels {shown}, expected {min(labels)} to {max(labels)}"))
+    if image is not None and label is not None:
+        if image.GetSize() != label.GetSize():
+            findings.append((label_path, f"has {_by(label.GetSize())} voxels, its image {_by(image.GetSize())}"))
+        else:
+            for name in ("Spacing", "Origin", "Direction"):
+                of_label, of_image = (getattr(volume, f"Get{name}")() for volume in (label, image))
+                if not np.allclose(of_label, of_image, rtol=TOLERANCE, atol=TOLERANCE):
+                    findings.append((label_path, f"has another {name.lower()} than its image: {of_label}, {of_image}"))
+    return findings
+
+
+def _read(path: Path, findings: list[tuple[Path, str]]) -> sitk.Image | None:
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        findings.append((path, f"cannot be read: {_last_line(error)}"))
+        return None
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        findings.append((path, f"has {image.GetDimension()} dimensions, expected 3"))
+        return None
+    return image
+
+
+def _last_line(error: RuntimeError) -> str:
+    """ITK's messages begin with places in its source code."""
+    return str(error).strip().splitlines()[-1].strip()
+
+
+def _by(size: Iterable[int]) -> str:
+    return "×".join(map(str, size))
