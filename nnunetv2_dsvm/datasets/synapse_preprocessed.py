@@ -148,8 +148,8 @@ def _check(volume: Volume) -> None:
 
 def _check_arrays(image: np.ndarray, label: np.ndarray, volume: Volume) -> list[str]:
     dimensions = 3 if volume.is_test else 2
-    if image.ndim != dimensions or image.shape != label.shape:
-        return [f"image {image.shape} and label {label.shape}, expected the same shape of {dimensions} dimensions"]
+    if image.ndim != dimensions or image.shape != label.shape or not image.size:
+        return [f"has an image {image.shape} and a label {label.shape}, expected one shape of {dimensions} dimensions"]
     volume.shapes.add(image.shape)
     texts = []
     low, high = float(image.min()), float(image.max())
