@@ -66,3 +66,11 @@ def make(tiny_dataset, tmp_path, monkeypatch):
         return trainer_class(plans, configuration, 0, dataset_json, device=torch.device("cpu"))
 
     return make_trainer
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """nnU-Net's three variables name folders below this one, which do not exist yet."""
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+    return tmp_path

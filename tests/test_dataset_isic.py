@@ -11,13 +11,6 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from PIL import Image
 
 
-@pytest.fixture
-def folders(tmp_path, monkeypatch):
-    for name in ("raw", "preprocessed", "results"):
-        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
-    return tmp_path
-
-
 def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
@@ -69,7 +62,7 @@ def test_seven_to_three_is_fold_0_and_resized_to_256(folders, capfd):
     assert "nnUNetv2_train 18 2d 0" in capfd.readouterr().out
 
     fingerprint = plan_and_preprocess(18)
-    assert fingerprint["shapes_after_crop"] == [[1, 256, 256]] * 8 or len(fingerprint["shapes_after_crop"]) == 8
+    assert [tuple(shape) for shape in fingerprint["shapes_after_crop"]] == [(1, 256, 256)] * 8
     preprocessed = folders / "preprocessed" / raw.name
     plans = json.loads((preprocessed / "nnUNetPlans.json").read_text())
     assert plans["configurations"]["2d"]["normalization_schemes"] == ["ZScoreNormalization"] * 3
