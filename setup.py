@@ -36,6 +36,7 @@ setup(
         "numpy",
         "matplotlib",
         "SimpleITK>=2.2.1",
+        "nibabel",
         "Pillow",
         "tqdm",
     ],

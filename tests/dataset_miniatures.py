@@ -1,4 +1,4 @@
-"""Small copies of the papers' datasets, laid out and named as they are downloaded, and nnU-Net's side of a conversion."""
+"""Small copies of the papers' datasets, laid out and named as downloaded, and nnU-Net's side of a conversion."""
 
 import contextlib
 import multiprocessing

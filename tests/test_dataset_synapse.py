@@ -90,14 +90,18 @@ def test_nifti_problems_at_once(folders, btcv_source, tmp_path, capsys):
     not_numbers[0, 0, 0] = np.nan
     sitk.WriteImage(grid(not_numbers), str(images / "img0021.nii.gz"))
     sitk.WriteImage(grid(hu), str(images / "img0022.nii"))
+    (images / "img0023.nii.gz").unlink()
+    sitk.WriteImage(grid(hu), str(images / "img0023.nii"))
+    (images / "img0023.nii").write_bytes((images / "img0023.nii").read_bytes()[:-100])
     sitk.WriteImage(grid(hu), str(images / "DET0001101_avg.nii.gz"))
     assert convert("synapse", source, "-d", 5) == 1
     message = capsys.readouterr().err
     for expected in (
-        "9 problems",
+        "10 problems",
         "label/label0005.nii.gz: is missing",
         "img/img0001.nii.gz: is missing",
         "img/img0006.nii.gz: cannot be read",
+        "img/img0023.nii: cannot be read: it ends after 4092 of 4192 bytes",
         "label/label0007.nii.gz: has the labels 14, expected 0 to 13",
         "label/label0009.nii.gz: has 24×20×3 voxels, its image 24×20×4",
         "label/label0010.nii.gz: has another spacing than its image",

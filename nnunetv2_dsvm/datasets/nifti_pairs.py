@@ -1,8 +1,12 @@
 """Images and labels in NIfTI files: what can be wrong with a pair of them."""
 
+import gzip
+import math
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import SimpleITK as sitk
 
@@ -19,8 +23,6 @@ def check_pair(image_path: Path, label_path: Path | None, labels: Iterable[int])
     """
     findings: list[tuple[Path, str]] = []
     image, label = (_read(path, findings) if path else None for path in (image_path, label_path))
-    if image is not None and not np.isfinite(sitk.GetArrayViewFromImage(image)).all():
-        findings.append((image_path, "has values that are not numbers (NaN or infinite)"))
     if label is not None:
         other = sorted(set(np.unique(sitk.GetArrayViewFromImage(label)).tolist()) - set(labels))
         if other:
@@ -39,8 +41,10 @@ def check_pair(image_path: Path, label_path: Path | None, labels: Iterable[int])
 
 def _read(path: Path, findings: list[tuple[Path, str]]) -> sitk.Image | None:
     try:
+        if not _is_finite(path):
+            findings.append((path, "has values that are not numbers (NaN or infinite)"))
         image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
+    except (RuntimeError, OSError, ValueError, EOFError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
         findings.append((path, f"cannot be read: {_last_line(error)}"))
         return None
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
@@ -49,9 +53,27 @@ def _read(path: Path, findings: list[tuple[Path, str]]) -> sitk.Image | None:
     return image
 
 
-def _last_line(error: RuntimeError) -> str:
+def _is_finite(path: Path) -> bool:
+    """Whether all stored values are numbers. ITK reads NaN as 0, and what is missing of a file that was cut off too.
+
+    Raises:
+        ValueError, OSError, EOFError: the file is shorter than its header says, or gzip's check sum is wrong.
+    """
+    stored = nibabel.load(path)
+    offset, dtype = stored.dataobj.offset, stored.get_data_dtype()
+    expected = offset + math.prod(stored.shape) * dtype.itemsize
+    size = 0
+    with (gzip.open if path.name.endswith(".gz") else open)(path, "rb") as file:
+        while block := file.read(1 << 20):
+            size += len(block)
+    if size < expected:
+        raise ValueError(f"it ends after {size} of {expected} bytes")
+    return dtype.kind != "f" or bool(np.isfinite(stored.dataobj.get_unscaled()).all())
+
+
+def _last_line(error: Exception) -> str:
     """ITK's messages begin with places in its source code."""
-    return str(error).strip().splitlines()[-1].strip()
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
 
 
 def _by(size: Iterable[int]) -> str:
