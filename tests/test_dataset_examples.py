@@ -21,9 +21,10 @@ class nnUNetTrainerDSVM_example(nnUNetTrainerDSVM):
     default_num_epochs = 1
 
     @staticmethod
-    def build_network_architecture(plans, configuration, channels, classes, deep_supervision=True):
+    def build_network_architecture(plans_manager, configuration_manager, num_input_channels, num_output_channels,
+                                   enable_deep_supervision=True):
         small = {"dims": [8, 16, 32], "encoder_depths": [1, 1, 1], "decoder_depths": [1, 1, 1], "d_state": 2}
-        return VMUNet(channels, classes, deep_supervision=deep_supervision, **small)
+        return VMUNet(num_input_channels, num_output_channels, deep_supervision=enable_deep_supervision, **small)
 
     def initialize(self):
         self.configuration_manager.configuration["batch_size"] = 2

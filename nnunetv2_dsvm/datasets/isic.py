@@ -198,7 +198,8 @@ def _write(folder: Path, parts: dict[str, Sequence[Lesion]], size: int | None, y
         image = _read(lesion.image, "RGB")
         if size:
             image = image.resize((size, size), Image.Resampling.BILINEAR)
-        image.save(folder / f"images{where}" / f"{lesion.name}_0000.png")
+        # 3000×2000 pixels at zlib's level 1: 0.6 s and 10 MB, at the default 6: 1.7 s and 9 MB.
+        image.save(folder / f"images{where}" / f"{lesion.name}_0000.png", compress_level=1)
         if lesion.mask is None:
             return
         mask = _read(lesion.mask, "L")
