@@ -53,9 +53,20 @@ DatasetFingerprintExtractor.__init__ = few_samples
 with threads_for_processes():
     plan_and_preprocess_entry()
 """
+# The command, with threads for nnU-Net's check.
+DATASET = f"""#!{sys.executable}
+import sys
+
+sys.path.append({str(Path(__file__).parent)!r})
+from dataset_miniatures import threads_for_processes
+from nnunetv2_dsvm.cli.main import main
+
+with threads_for_processes():
+    sys.exit(main())
+"""
 # nnU-Net's command; six processes that each import torch are too many for two pictures.
 PREDICT = f"""#!/bin/sh
-exec {Path(sys.executable).parent / "nnUNetv2_predict"} "$@" -npp 1 -nps 1
+exec {Path(sys.executable).parent / "nnUNetv2_predict"} "$@" -npp 0 -nps 0
 """
 
 
@@ -65,7 +76,7 @@ def example(folders):
     (folders / "trainers").mkdir()
     (folders / "trainers" / "example_trainer.py").write_text(TRAINER)
     (folders / "bin").mkdir()
-    for name, text in (("plan_and_preprocess", PLAN), ("predict", PREDICT)):
+    for name, text in (("dsvm", DATASET), ("plan_and_preprocess", PLAN), ("predict", PREDICT)):
         command = folders / "bin" / f"nnUNetv2_{name}"
         command.write_text(text)
         command.chmod(0o755)
@@ -75,6 +86,7 @@ def example(folders):
         "nnUNet_extTrainer": str(folders / "trainers"),
         "nnUNet_n_proc_DA": "1",
         "nnUNet_def_n_proc": "1",
+        "OMP_NUM_THREADS": "1",
         "nnUNet_compile": "f",
         "DEVICE": "cpu",
         "TRAINER": "nnUNetTrainerDSVM_example",
@@ -98,7 +110,7 @@ def example(folders):
 def test_isic2018(example, folders):
     source = isic_official(folders / "download", 2018)
     printed = example("isic2018.sh", source, folders / "predicted", SIZE="32")
-    assert "verify_dataset_integrity Done" in printed  # nnU-Net's check in nnU-Net's own processes
+    assert "verify_dataset_integrity Done" in printed
     predicted = sorted((folders / "predicted").glob("*.png"))
     assert [path.stem for path in predicted] == ["ISIC_0000007", "ISIC_0000008"]
     for path in predicted:

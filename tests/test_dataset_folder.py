@@ -144,7 +144,7 @@ def test_what_nnunet_refuses_is_removed(folders, capfd):
         Image.new("L", (8, 8), 5).save(folder / "labelsTr" / "b.png")
 
     with pytest.raises(UserError, match="nnU-Net's integrity check refused"):
-        write(Contents(broken))
+        RawFolder(18, "ISIC2018").write(Contents(broken), workers=1)  # in nnU-Net's own process
     assert "Unexpected labels found" in capfd.readouterr().out
     assert list((folders / "raw").iterdir()) == []
 
