@@ -38,9 +38,13 @@ setup(
         "tqdm",
         "matplotlib",
         "SimpleITK>=2.2.1",
+        "nibabel",
+        "Pillow",
+        "tqdm",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-timeout", "hypothesis", "ruff", "medpy>=0.5.2"],
+        "datasets": ["h5py"],  # the preprocessed Synapse
+        "test": ["pytest>=8", "pytest-timeout", "hypothesis", "ruff", "h5py", "medpy>=0.5.2"],
         "cuda": ["mamba-ssm", "causal-conv1d"],
     },
     entry_points={

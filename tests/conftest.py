@@ -100,3 +100,11 @@ def make_on(tmp_path, monkeypatch):
 def make(tiny_dataset, make_on):
     """make_on with the session's dataset."""
     return partial(make_on, tiny_dataset)
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """nnU-Net's three variables name folders below this one, which do not exist yet."""
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+    return tmp_path

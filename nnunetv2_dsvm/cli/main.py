@@ -12,6 +12,7 @@ from nnunetv2_dsvm.version import __version__
 SUBCOMMANDS = {
     "quickstart": "train, predict and evaluate a small DSVM-UNet on real CT, start to end, in minutes on a CPU",
     "doctor": "check that this machine can train: versions, devices, scan backends, nnU-Net's folders",
+    "dataset": "turn a downloaded ISIC, Synapse or ACDC into an nnU-Net dataset, verified, with the papers' split",
     "evaluate": "metrics of predictions or of a cross-validation, by nnU-Net's protocol or the papers'; compare models",
     "benchmark": "measure speed and memory of the scan backends and of the network",
 }

@@ -38,7 +38,7 @@ def read_labels(dataset_json: Mapping[str, Any]) -> Labels:
             for name, value in dataset_json["labels"].items()
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"dataset.json has no usable \"labels\", expected names with integers: {error!r}") from error
+        raise UserError(f'dataset.json has no usable "labels", expected names with integers: {error!r}') from error
     ignore = entries.pop("ignore", (None,))[0]
     foreground = {name: values for name, values in entries.items() if set(values) != {0}}
     if not foreground:

@@ -69,7 +69,7 @@ def from_folders(
 
 def file_ending(dataset_json: dict[str, Any]) -> str:
     """Raises:
-        UserError: dataset.json has none.
+    UserError: dataset.json has none.
     """
     ending = dataset_json.get("file_ending")
     if not isinstance(ending, str) or not ending:
@@ -96,7 +96,7 @@ def reader(dataset_json: dict[str, Any], plans_file: Path | None, example: Path)
 
 def read_json(path: Path) -> dict[str, Any]:
     """Raises:
-        UserError: the file is missing or no JSON object.
+    UserError: the file is missing or no JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

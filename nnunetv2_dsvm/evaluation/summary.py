@@ -61,9 +61,7 @@ def case_mean(values: Mapping[str, Mapping[str, float]], metric: str) -> float:
     return statistic(of_label[metric] for of_label in values.values()).mean
 
 
-def _pooled(
-    results: Sequence[CaseResult], labels: Sequence[str], protocol: Protocol, tolerance_mm: float
-) -> Summary:
+def _pooled(results: Sequence[CaseResult], labels: Sequence[str], protocol: Protocol, tolerance_mm: float) -> Summary:
     n = len(results)
     summary: Summary = {}
     for label in labels:

@@ -1,0 +1,80 @@
+"""Images and labels in NIfTI files: what can be wrong with a pair of them."""
+
+import gzip
+import math
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+
+TOLERANCE = 1e-3  # of spacing, origin and direction: two programs round them differently
+
+
+def check_pair(image_path: Path, label_path: Path | None, labels: Iterable[int]) -> list[tuple[Path, str]]:
+    """What is wrong with an image and its label map: (path, text) each.
+
+    Args:
+        image_path: a volume of finite values.
+        label_path: integers on the same grid; None where there is no ground truth.
+        labels: the values that are allowed, 0 among them.
+    """
+    findings: list[tuple[Path, str]] = []
+    image, label = (_read(path, findings) if path else None for path in (image_path, label_path))
+    if label is not None:
+        other = sorted(set(np.unique(sitk.GetArrayViewFromImage(label)).tolist()) - set(labels))
+        if other:
+            shown = ", ".join(f"{value:g}" for value in other[:8])
+            findings.append((label_path, f"has the labels {shown}, expected {min(labels)} to {max(labels)}"))
+    if image is not None and label is not None:
+        if image.GetSize() != label.GetSize():
+            findings.append((label_path, f"has {_by(label.GetSize())} voxels, its image {_by(image.GetSize())}"))
+        else:
+            for name in ("Spacing", "Origin", "Direction"):
+                of_label, of_image = (getattr(volume, f"Get{name}")() for volume in (label, image))
+                if not np.allclose(of_label, of_image, rtol=TOLERANCE, atol=TOLERANCE):
+                    findings.append((label_path, f"has another {name.lower()} than its image: {of_label}, {of_image}"))
+    return findings
+
+
+def _read(path: Path, findings: list[tuple[Path, str]]) -> sitk.Image | None:
+    try:
+        if not _is_finite(path):
+            findings.append((path, "has values that are not numbers (NaN or infinite)"))
+        image = sitk.ReadImage(str(path))
+    except (RuntimeError, OSError, ValueError, EOFError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
+        findings.append((path, f"cannot be read: {_last_line(error)}"))
+        return None
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        findings.append((path, f"has {image.GetDimension()} dimensions, expected 3"))
+        return None
+    return image
+
+
+def _is_finite(path: Path) -> bool:
+    """Whether all stored values are numbers. ITK reads NaN as 0, and what is missing of a file that was cut off too.
+
+    Raises:
+        ValueError, OSError, EOFError: the file is shorter than its header says, or gzip's check sum is wrong.
+    """
+    stored = nibabel.load(path)
+    offset, dtype = stored.dataobj.offset, stored.get_data_dtype()
+    expected = offset + math.prod(stored.shape) * dtype.itemsize
+    size = 0
+    with (gzip.open if path.name.endswith(".gz") else open)(path, "rb") as file:
+        while block := file.read(1 << 20):
+            size += len(block)
+    if size < expected:
+        raise ValueError(f"it ends after {size} of {expected} bytes")
+    return dtype.kind != "f" or bool(np.isfinite(stored.dataobj.get_unscaled()).all())
+
+
+def _last_line(error: Exception) -> str:
+    """ITK's messages begin with places in its source code."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+
+
+def _by(size: Iterable[int]) -> str:
+    return "×".join(map(str, size))

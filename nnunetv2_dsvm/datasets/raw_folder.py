@@ -1,0 +1,189 @@
+"""A dataset's folder below `nnUNet_raw`: claimed, written beside its place, checked by nnU-Net, then renamed.
+
+The folder remembers which files were written (`conversion.json`). A second conversion replaces them and nothing else:
+a folder that something else made, or in which files were added or changed since, is refused.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunetv2_dsvm.datasets.splits import SPLITS_FILE, Fold, check_splits, put_splits
+from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.version import __version__
+
+MANIFEST = "conversion.json"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a converter has verified and is ready to write.
+
+    Args:
+        write: fills an empty folder named `DatasetXXX_Name`, `dataset.json` included.
+        folds: for `splits_final.json`; none where nnU-Net makes its own five folds.
+        notes: what the user should know, one line each.
+        fold: what the papers train, as `nnUNetv2_train` names it.
+    """
+
+    write: Callable[[Path], None]
+    folds: Sequence[Fold] = ()
+    notes: Sequence[str] = ()
+    fold: str = "0"
+
+
+class RawFolder:
+    """`nnUNet_raw/DatasetXXX_Name` for an ID that no other dataset has.
+
+    Args:
+        dataset_id: 1 to 999.
+        title: the dataset's name without its number.
+        environment: where nnU-Net's three variables are read; only `nnUNet_raw` is needed.
+
+    Raises:
+        UserError: the ID is out of range or belongs to another dataset, a folder variable is missing, or the folder is
+            not one that this command may replace.
+    """
+
+    def __init__(self, dataset_id: int, title: str, environment: Mapping[str, str] = os.environ) -> None:
+        if not 1 <= dataset_id <= 999:
+            raise UserError(f"-d {dataset_id}: nnU-Net's dataset IDs go from 1 to 999")
+        roots = {name: environment.get(f"nnUNet_{name}", "").strip() for name in ("raw", "preprocessed", "results")}
+        if not roots["raw"]:
+            raise UserError("nnUNet_raw is not set: export nnUNet_raw=/path/to/a/folder")
+        self.dataset_id = dataset_id
+        self.name = f"Dataset{dataset_id:03d}_{title}"
+        self.path = Path(roots["raw"]).absolute() / self.name
+        self.preprocessed = Path(roots["preprocessed"]).absolute() / self.name if roots["preprocessed"] else None
+        self._roots = [Path(root) for root in roots.values() if root]
+        self._check_id()
+        self._check_ours()
+
+    def write(self, contents: Contents, *, workers: int) -> None:
+        """Write, check and rename; `splits_final.json` goes into the raw and the preprocessed folder.
+
+        Raises:
+            UserError: the disk is full or read only, nnU-Net's integrity check fails, or the preprocessed folder has
+                folds of somebody else's. The old dataset, if there was one, is then still there, unchanged.
+        """
+        old_folds = self._old_folds()
+        check_splits(self.preprocessed, old=old_folds, new=contents.folds)
+        try:
+            with self._beside() as partial:
+                contents.write(partial)
+                if contents.folds:
+                    put_splits(partial, contents.folds)
+                _write_manifest(partial)
+                _check_with_nnunet(partial, workers)
+                self._rename(partial)
+            if self.preprocessed:
+                put_splits(self.preprocessed, contents.folds, old=old_folds)
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error}") from error
+
+    def _check_id(self) -> None:
+        pattern = f"Dataset{self.dataset_id:03d}*"  # nnU-Net finds datasets by this
+        others = {path for root in self._roots for path in root.glob(pattern) if path.name != self.name}
+        if others:
+            listed = ", ".join(map(str, sorted(others)))
+            raise UserError(f"-d {self.dataset_id} belongs to another dataset ({listed}); choose another ID with -d")
+
+    def _check_ours(self) -> None:
+        if not self.path.exists():
+            return
+        advice = "Nothing was touched. Move it away, or choose another ID with -d."
+        try:
+            written = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))["files"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(f"{self.path} exists and was not made by this command. {advice}") from None
+        present = _sizes(self.path)
+        foreign = sorted(path for path, size in present.items() if written.get(path) != size)
+        if foreign:
+            shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
+            raise UserError(f"files in {self.path} were added or changed since it was written: {shown}. {advice}")
+
+    def _old_folds(self) -> list[Fold]:
+        path = self.path / SPLITS_FILE
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+    @contextmanager
+    def _beside(self):
+        # Hidden and below a folder of its own: nnU-Net takes every folder `DatasetXXX…` for a dataset.
+        beside = self.path.parent / f".partial_{self.name}"
+        shutil.rmtree(beside, ignore_errors=True)  # of a killed run
+        partial = beside / self.name
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+    def _rename(self, partial: Path) -> None:
+        self._check_ours()  # once more: the conversion may have taken long
+        old = partial.with_name("old")
+        if self.path.exists():
+            os.replace(self.path, old)
+        try:
+            os.replace(partial, self.path)
+        except OSError:
+            if old.exists():
+                os.replace(old, self.path)
+            raise
+
+
+def write_dataset_json(
+    folder: Path,
+    *,
+    description: str,
+    reference: str,
+    channels: Sequence[str],
+    labels: Sequence[str],
+    file_ending: str,
+    reader: str,
+) -> None:
+    """Write `dataset.json`; `numTraining` is the number of files in `labelsTr`.
+
+    Args:
+        channels: names of the channels; they decide nnU-Net's normalisation.
+        labels: names of the labels 1, 2, …; 0 is the background.
+        reader: nnU-Net's class that reads the files.
+    """
+    content = {
+        "name": folder.name,
+        "description": description,
+        "reference": reference,
+        "converted_by": f"nnunetv2_dsvm {__version__}",
+        "channel_names": {str(number): name for number, name in enumerate(channels)},
+        "labels": {"background": 0, **{name: number for number, name in enumerate(labels, start=1)}},
+        "numTraining": sum(path.name.endswith(file_ending) for path in (folder / "labelsTr").iterdir()),
+        "file_ending": file_ending,
+        "overwrite_image_reader_writer": reader,
+    }
+    (folder / "dataset.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Size in bytes of each file, by its path relative to `folder`; not the manifest's own."""
+    files = (path for path in folder.rglob("*") if not path.is_dir())
+    return {path.relative_to(folder).as_posix(): path.lstat().st_size for path in files if path.name != MANIFEST}
+
+
+def _write_manifest(folder: Path) -> None:
+    content = {"made_by": f"nnunetv2_dsvm {__version__}", "files": _sizes(folder)}
+    (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _check_with_nnunet(folder: Path, processes: int) -> None:
+    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity  # imports torch
+
+    try:
+        verify_dataset_integrity(str(folder), processes)
+    except Exception as error:  # it raises AssertionError, RuntimeError and what its readers raise
+        raise UserError(
+            f"nnU-Net's integrity check refused the converted dataset, and it was removed. {error} "
+            "(what it printed is above)"
+        ) from error

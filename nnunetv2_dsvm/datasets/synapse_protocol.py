@@ -1,0 +1,12 @@
+"""What TransUNet (arXiv 2102.04306, github.com/Beckschen/TransUNet) made of BTCV: eight organs, 18 and 12 volumes."""
+
+# BTCV's labels 1 to 13.
+BTCV_LABELS = (
+    "spleen", "right_kidney", "left_kidney", "gallbladder", "esophagus", "liver", "stomach", "aorta",
+    "inferior_vena_cava", "portal_and_splenic_vein", "pancreas", "right_adrenal_gland", "left_adrenal_gland",
+)  # fmt: skip
+# TransUNet's labels 1 to 8, in the order of its tables.
+ORGANS = ("aorta", "gallbladder", "left_kidney", "right_kidney", "liver", "pancreas", "spleen", "stomach")
+TEST_CASES = ("0001", "0002", "0003", "0004", "0008", "0022", "0025", "0029", "0032", "0035", "0036", "0038")
+CASES = tuple(f"{number:04d}" for number in (*range(1, 11), *range(21, 41)))  # with public labels
+REFERENCE = "https://www.synapse.org/#!Synapse:syn3193805 (registration; no redistribution)"
