@@ -20,7 +20,7 @@ OURS = ("segmentation_loss", "L_proj", "L_prog", "distillation_ramp")
 
 @dataclass(frozen=True)
 class Drawn:
-    """A drawn dataset: `kind` is CT (volumes, two organs), RGB (photographs, one lesion) or regions (MR, overlapping)."""
+    """A drawn dataset; `kind`: CT (volumes, two organs), RGB (photographs, one lesion), regions (MR, overlapping)."""
 
     root: Path
     kind: str = "CT"
@@ -98,7 +98,9 @@ class Drawn:
             else:
                 _, y, x = np.indices(truth.shape)
                 inside = np.hypot(y / self.size[0] - 0.5, (x / self.size[1] - 0.5)) < 0.46
-                image = np.where(inside, 10.0, -1000) + np.array([0, 90, 150, 0])[truth] + rng.normal(0, 15, truth.shape)
+                image = (
+                    np.where(inside, 10.0, -1000) + np.array([0, 90, 150, 0])[truth] + rng.normal(0, 15, truth.shape)
+                )
                 for channel in range(len(self.dataset_json["channel_names"])):
                     _write(image / (1 + channel), self.raw / "imagesTr" / f"{self.case(i)}_{channel:04d}.nii.gz")
             _write(truth, self.raw / "labelsTr" / f"{self.case(i)}{self.ending}")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -10,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from nnunetv2_dsvm.reporting.display import displayed, slice_to_show, upright
@@ -80,22 +82,27 @@ def _draw(
 ) -> None:
     n = 1 + len(slices)
     ratio = rgb.shape[0] * pixel_aspect / rgb.shape[1]
-    legend_rows = -(-(len(labels) + 1) // 6)
+    legend_rows = -(-(len(labels) + 2) // 6)
     height = PANEL_WIDTH * min(max(ratio, 0.2), 4) + 0.35 + 0.25 * legend_rows
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE, "axes.grid": False}):
         figure = Figure(figsize=(PANEL_WIDTH * n, height), layout="constrained", facecolor="white")
         canvas = FigureCanvasAgg(figure)
         panels = figure.subplots(1, n, squeeze=False)[0]
         truth = next(iter(slices.values()))
+        has_ignored = ignored is not None and bool((truth == ignored).any())
         _show(panels[0], rgb, "image", pixel_aspect)
         for axes, (title, segmentation) in zip(panels[1:], slices.items(), strict=True):
             _show(axes, _filled(rgb, segmentation, labels), title, pixel_aspect)
-            if segmentation is truth and ignored is not None and (truth == ignored).any():
-                hatch = np.ma.masked_where(truth != ignored, np.ones(truth.shape))
-                axes.contourf(hatch, levels=[0.5, 1.5], colors="none", hatches=["////"])
+            if segmentation is truth and has_ignored:
+                axes.contourf(truth == ignored, levels=[0.5, 1.5], colors=["#999999"], hatches=["////"], alpha=0.6)
             for i, values in enumerate(labels.values()):
-                _contour(axes, np.isin(segmentation, values), i)
-        figure.legend(handles=_handles(labels), loc="outside lower center", ncols=6, fontsize=9)
+                _contour(axes, np.isin(segmentation, values), _colour(i), _line_style(i))
+            if segmentation is not truth:
+                for values in labels.values():
+                    _contour(axes, np.isin(truth, values), "white", (0, (4, 2)), width=0.9)
+        figure.legend(
+            handles=_handles(labels, has_ignored), loc="outside lower center", ncols=min(len(labels) + 2, 6), fontsize=9
+        )
         canvas.print_png(path)
 
 
@@ -113,23 +120,30 @@ def _filled(rgb: np.ndarray, segmentation: np.ndarray, labels: Mapping[str, tupl
     return result
 
 
-def _contour(axes: Axes, mask: np.ndarray, i: int) -> None:
+def _contour(axes: Axes, mask: np.ndarray, colour: str, line_style: Any, width: float = 1.4) -> None:
     if not mask.any():
         return
     padded = np.pad(mask.astype(np.float32), 1)  # closes the contours at the image's edge
     y, x = (np.arange(-1, size + 1) for size in mask.shape)
-    contours = axes.contour(x, y, padded, levels=[0.5], colors=_colour(i), linewidths=1.4, linestyles=_line_style(i))
-    contours.set_path_effects([withStroke(linewidth=2.4, foreground="black", alpha=0.6)])
+    contours = axes.contour(x, y, padded, levels=[0.5], colors=colour, linewidths=width, linestyles=[line_style])
+    contours.set_path_effects([withStroke(linewidth=width + 1, foreground="black", alpha=0.6)])
     axes.set(xlim=(-0.5, mask.shape[1] - 0.5), ylim=(mask.shape[0] - 0.5, -0.5))
 
 
-def _handles(labels: Mapping[str, tuple[int, ...]]) -> list[Line2D]:
+def _handles(labels: Mapping[str, tuple[int, ...]], has_ignored: bool) -> list[Line2D | Patch]:
     effects = [withStroke(linewidth=3.4, foreground="black", alpha=0.6)]
-    return [
+    handles: list[Line2D | Patch] = [
         Line2D([], [], color=_colour(i), linestyle=_line_style(i), linewidth=2.4, path_effects=effects,
                label=name.replace("_", " "))
         for i, name in enumerate(labels)
     ]  # fmt: skip
+    effects = [withStroke(linewidth=2.2, foreground="black", alpha=0.8)]
+    truth = Line2D([], [], color="white", linestyle=(0, (4, 2)), linewidth=1.1, path_effects=effects)
+    truth.set_label("ground truth, over the prediction")
+    handles.append(truth)
+    if has_ignored:
+        handles.append(Patch(facecolor="#999999", hatch="////", alpha=0.6, label="ignored"))
+    return handles
 
 
 def _colour(i: int) -> str:

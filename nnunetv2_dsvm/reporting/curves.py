@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.reporting.models import TrainedModel
@@ -124,13 +124,20 @@ def _draw(axes: Axes, panel: Panel, curves: Curves, value_range: tuple[float, fl
         for key, line_style, _ in panel.series:
             values = history.get(key, ())
             marker = "." if len(values) < 30 else None
-            axes.plot(range(len(values)), values, line_style, color=_colour(i), marker=marker, linewidth=1.3)
+            solid = line_style == "-"
+            axes.plot(
+                range(len(values)), values, line_style, color=_colour(i), marker=marker,
+                linewidth=1.3 if solid else 0.9, alpha=1 if solid else 0.65,
+            )  # fmt: skip
     axes.set_title(panel.title, loc="left")
     if value_range:
         low, high = value_range
         if panel.logarithmic:
             axes.set_yscale("log")
             axes.set_ylim(low / 1.3, high * 1.3)
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         else:
             margin = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
             axes.set_ylim(low - margin, high + margin)

@@ -57,6 +57,10 @@ def render(*, title: str, subtitle: str, columns: Sequence[Column], cases: Seque
     versions = {"nnunetv2_dsvm": __version__} | {
         name: installed_version(name) for name in ("nnunetv2", "torch", "matplotlib", "jinja2")
     }
+    notes: dict[str, list[str]] = {}
+    for column in columns:
+        for note in column.results.notes:
+            notes.setdefault(note, []).append(column.title)
     return environment.get_template(TEMPLATE).render(
         title=title,
         subtitle=subtitle,
@@ -65,6 +69,7 @@ def render(*, title: str, subtitle: str, columns: Sequence[Column], cases: Seque
         versions=", ".join(f"{name} {version}" for name, version in versions.items() if version),
         columns=columns,
         tables=_tables(columns),
+        notes=[note if len(of) == len(columns) else f"{', '.join(of)}: {note}" for note, of in notes.items()],
         all_cases=_all_cases(columns),
         cases=cases,
     )
@@ -103,7 +108,8 @@ def _row(name: str, cells: Sequence[tuple[Results, str]]) -> dict[str, Any]:
     values = []
     for results, metric in cells:
         spread = results.summary.get(name, {}).get(metric, Spread(None, None, 0))
-        values.append({"text": shown_spread(spread, metric), "n": spread.n if spread.n < len(results.cases) else None})
+        some = 0 < spread.n < len(results.cases)
+        values.append({"text": shown_spread(spread, metric), "n": spread.n if some else None})
     return {"name": name.replace("_", " "), "is_mean": name == MEAN, "values": values}
 
 

@@ -81,17 +81,18 @@ def read_results(model: TrainedModel, folds: Sequence[str]) -> Results:
 def _evaluated(model: TrainedModel, folds: Sequence[str], files: Sequence[Path]) -> Results:
     contents = [_read(file) for file in files]
     metrics = tuple(contents[0]["metrics"])
-    cases = []
+    cases, outdated = [], False
     for file, content in zip(files, contents, strict=True):
         for entry in content["per_case"]:
             values = {name: {m: _number(of.get(m)) for m in metrics} for name, of in entry["values"].items()}
             name = entry["case"].removesuffix(model.dataset_json["file_ending"])
             cases.append(_case(model, folds, file.parent, name, entry["reference"], values))
+            outdated |= _is_newer(cases[-1].prediction, file)
     notes = [f"Metrics by nnUNetv2_dsvm evaluate, protocol {contents[0]['protocol']}."]
     if "NSD" in metrics:
         notes.append(f"NSD: normalised surface Dice at {contents[0]['tolerance_mm']:g} mm.")
     notes.append(f"Empty masks: {contents[0]['rule_for_empty_masks'].rstrip('.')}.")
-    if any(_is_older_than_a_prediction(file, case) for file in files for case in cases):
+    if outdated:
         notes.append("Some predictions are newer than these metrics: run nnUNetv2_dsvm evaluate again.")
     if len(contents) > 1:
         return Results(metrics, tuple(cases), _spreads(cases, list(model.labels), metrics), tuple(notes))
@@ -156,8 +157,8 @@ def _spread(values: Sequence[float | None]) -> Spread:
     return Spread(mean, statistics.stdev(known) if len(known) > 1 else None, len(known))
 
 
-def _is_older_than_a_prediction(file: Path, case: CaseResult) -> bool:
-    return case.prediction is not None and case.prediction.stat().st_mtime > file.stat().st_mtime
+def _is_newer(prediction: Path | None, metrics: Path) -> bool:
+    return prediction is not None and prediction.stat().st_mtime > metrics.stat().st_mtime
 
 
 def _label_values(key: str) -> tuple[int, ...]:
