@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# ISIC 2018, from the downloaded folders to a report: DSVM-UNet and its control, the plain VM-UNet.
+#
+#   examples/isic2018.sh SOURCE DATASET_ID REPORT_FOLDER
+#
+#   SOURCE         the challenge's folders (…_Input, …_GroundTruth), or train/ and val/ with images/ and masks/
+#   DATASET_ID     a free number for nnU-Net, e.g. 218
+#   REPORT_FOLDER  where report.html goes
+#
+# Optional variables: SIZE (edge of the images in pixels, default 256), and those of five_fold.sh: TRAINERS, FOLDS, PLANS,
+# DEVICE. A second run goes on where the first was interrupted.
+set -euo pipefail
+
+if [ $# -ne 3 ]; then
+    sed -n '2,11s/^# \{0,1\}//p' "$0"
+    exit 2
+fi
+source=$1 dataset=$2 report=$3
+: "${nnUNet_raw:?is not set: see nnU-Net\'s documentation/setting_up_paths.md}"
+
+if ! compgen -G "$nnUNet_raw/Dataset$(printf '%03d' "$dataset")_*" >/dev/null; then
+    nnUNetv2_dsvm dataset isic2018 "$source" -d "$dataset" --resize "${SIZE:-256}"
+fi
+"$(dirname "$0")/five_fold.sh" "$dataset" "$report"
+
+# The papers' numbers: one confusion matrix over the pixels of all images.
+for trainer in ${TRAINERS:-nnUNetTrainerDSVM nnUNetTrainerVMUNet}; do
+    # shellcheck disable=SC2086
+    nnUNetv2_dsvm evaluate -d "$dataset" -tr "$trainer" -p "${PLANS:-nnUNetPlans}" -c 2d -f ${FOLDS:-0 1 2 3 4} \
+        --protocol isic
+done

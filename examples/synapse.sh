@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Synapse (BTCV), from the downloaded volumes to a report: DSVM-UNet and its control, the plain VM-UNet.
+#
+#   examples/synapse.sh SOURCE DATASET_ID REPORT_FOLDER
+#
+#   SOURCE         the folder with img/ and label/ (averaged-training-images), or the preprocessed train_npz/, test_vol_h5/
+#   DATASET_ID     a free number for nnU-Net, e.g. 220
+#   REPORT_FOLDER  where report.html goes
+#
+# Cross-validates on the 18 training volumes. Optional variables, those of five_fold.sh: TRAINERS, FOLDS, PLANS, DEVICE.
+# A second run goes on where the first was interrupted.
+set -euo pipefail
+
+if [ $# -ne 3 ]; then
+    sed -n '2,11s/^# \{0,1\}//p' "$0"
+    exit 2
+fi
+source=$1 dataset=$2 report=$3
+: "${nnUNet_raw:?is not set: see nnU-Net\'s documentation/setting_up_paths.md}"
+
+if ! compgen -G "$nnUNet_raw/Dataset$(printf '%03d' "$dataset")_*" >/dev/null; then
+    nnUNetv2_dsvm dataset synapse "$source" -d "$dataset"
+fi
+"$(dirname "$0")/five_fold.sh" "$dataset" "$report"
+
+# The papers' numbers: Dice and HD95 in voxels, per volume.
+for trainer in ${TRAINERS:-nnUNetTrainerDSVM nnUNetTrainerVMUNet}; do
+    # shellcheck disable=SC2086
+    nnUNetv2_dsvm evaluate -d "$dataset" -tr "$trainer" -p "${PLANS:-nnUNetPlans}" -c 2d -f ${FOLDS:-0 1 2 3 4} \
+        --protocol synapse
+done

@@ -1,0 +1,181 @@
+"""The examples, run as they are on miniature data; those of data sets wait for the subcommands that they call."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from PIL import Image
+from tiny_dataset import PLANS, TinyDataset, plan_and_preprocess, write_raw_dataset
+
+from nnunetv2_dsvm.cli.main import SUBCOMMANDS
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+TRAINER = "nnUNetTrainerDSVM_mini"
+
+# The example's trainer with a tiny network and two steps, so that the scripts end in seconds.
+MINI = f"""
+from custom_trainer import nnUNetTrainerDSVM_ownWeights
+from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+
+
+class {TRAINER}(nnUNetTrainerDSVM_ownWeights):
+    default_num_epochs = 2
+
+    def initialize(self):
+        super().initialize()
+        self.num_iterations_per_epoch = self.num_val_iterations_per_epoch = 2
+
+    @staticmethod
+    def build_network_architecture(plans, configuration, num_input_channels, num_output_channels, deep_supervision=True):
+        return VMUNet(
+            num_input_channels, num_output_channels, dims=[8, 16], encoder_depths=[1, 1], decoder_depths=[1, 1], d_state=2
+        )
+"""
+
+
+def needs(*subcommands: str) -> pytest.MarkDecorator:
+    missing = [name for name in subcommands if name not in SUBCOMMANDS]
+    return pytest.mark.skipif(bool(missing), reason=f"there is no subcommand {' or '.join(missing)} yet")
+
+
+class Workplace:
+    """A user's folders, with the example's trainer in a folder of their own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.dataset = TinyDataset(root)
+        trainers = root / "my_trainers"
+        trainers.mkdir()
+        (trainers / "custom_trainer.py").write_text((EXAMPLES / "custom_trainer.py").read_text(encoding="utf-8"))
+        (trainers / "mini.py").write_text(MINI)
+        self.variables = {
+            **self.dataset.environment,
+            "nnUNet_def_n_proc": "1",
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "nnUNet_extTrainer": str(trainers),
+            "TRAINERS": TRAINER,
+            "DEVICE": "cpu",
+        }
+        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            (root / name).mkdir(exist_ok=True)
+
+    def run(self, command: list, **variables: str) -> str:
+        done = subprocess.run(
+            [str(word) for word in command],
+            env={**os.environ, **self.variables, **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self.root,
+        )
+        assert done.returncode == 0, done.stdout[-6000:]
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    workplace = Workplace(tmp_path_factory.mktemp("examples"))
+    write_raw_dataset(workplace.dataset)
+    plan_and_preprocess(workplace.dataset)
+    return workplace
+
+
+@pytest.fixture(scope="module")
+def model(workplace):
+    """One fold, trained with the example's own weights of the terms."""
+    workplace.run(["nnUNetv2_train", "901", "2d", "0", "-tr", TRAINER, "-p", PLANS, "-device", "cpu"])
+    return workplace.dataset.results / f"{TRAINER}__{PLANS}__2d"
+
+
+@pytest.mark.slow
+def test_custom_trainer_trains_with_its_own_weights(model):
+    checkpoint = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)
+    settings = checkpoint["nnunetv2_dsvm"]["distillation"]
+    assert (settings["lambda_projection"], settings["lambda_progressive"]) == (0.3, 0.05)
+
+
+@pytest.mark.slow
+def test_predict_new_scan_gives_what_nnunets_command_gives(workplace, model):
+    (image,) = (workplace.dataset.raw / "imagesTs").glob("*.nii.gz")
+    output = workplace.root / "new" / "scan.nii.gz"
+    shown = workplace.run([sys.executable, EXAMPLES / "predict_new_scan.py", model, output, image, "--device", "cpu"])
+    assert "one: " in shown and "two: " in shown
+    # fmt: off
+    workplace.run([
+        "nnUNetv2_predict", "-d", "901", "-i", image.parent, "-o", workplace.root / "predicted", "-c", "2d", "-f", "0",
+        "-tr", TRAINER, "-p", PLANS, "-device", "cpu", "-npp", "1", "-nps", "1",
+    ])
+    # fmt: on
+    (expected,) = (workplace.root / "predicted").glob("*.nii.gz")
+    got, expected = (sitk.ReadImage(str(path)) for path in (output, expected))
+    assert np.array_equal(sitk.GetArrayFromImage(got), sitk.GetArrayFromImage(expected))
+    assert got.GetSpacing() == expected.GetSpacing()
+
+
+@pytest.mark.slow
+def test_scripts_say_how_they_are_called(workplace):
+    for script in sorted(EXAMPLES.glob("*.sh")):
+        done = subprocess.run([str(script)], capture_output=True, text=True)
+        assert done.returncode == 2 and f"examples/{script.name} " in done.stdout, script
+        assert "set -euo" not in done.stdout
+
+
+@needs("evaluate")
+@pytest.mark.slow
+def test_five_fold(workplace, model):
+    report = workplace.root / "five_fold_report"
+    workplace.run([EXAMPLES / "five_fold.sh", "901", report], FOLDS="0 1", PLANS=PLANS)
+    check_report(report)
+    assert (model / "fold_1" / "checkpoint_final.pth").is_file()
+
+
+@needs("dataset", "evaluate")
+@pytest.mark.slow
+def test_isic2018(tmp_path):
+    source, rng = tmp_path / "source", np.random.default_rng(0)
+    for name in ("Training", "Validation", "Test"):
+        images, masks = (source / f"ISIC2018_Task1{part}" for part in (f"-2_{name}_Input", f"_{name}_GroundTruth"))
+        images.mkdir(parents=True)
+        masks.mkdir()
+        for i in range(5 if name == "Training" else 1):
+            case = f"ISIC_{len(name):03d}{i:04d}"
+            y, x = np.indices((60, 80))
+            mask = np.hypot(y - rng.integers(20, 40), x - rng.integers(30, 50)) < 15
+            image = np.where(mask[..., None], (110, 66, 50), (214, 168, 140)) + rng.normal(0, 8, (60, 80, 3))
+            Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(images / f"{case}.jpg")
+            Image.fromarray(mask.astype(np.uint8) * 255).save(masks / f"{case}_segmentation.png")
+    workplace = Workplace(tmp_path)
+    workplace.run([EXAMPLES / "isic2018.sh", source, "918", tmp_path / "report"], FOLDS="0", SIZE="64")
+    check_report(tmp_path / "report")
+
+
+@needs("dataset", "evaluate")
+@pytest.mark.slow
+def test_synapse(tmp_path):
+    source, rng = tmp_path / "source", np.random.default_rng(0)
+    (source / "img").mkdir(parents=True)
+    (source / "label").mkdir()
+    for number in (*range(1, 11), *range(21, 41)):
+        labels = np.zeros((6, 40, 48), np.uint8)
+        for organ in range(1, 14):
+            y, x = 6 * ((organ - 1) // 4) + 6, 10 * ((organ - 1) % 4) + 6
+            labels[1:5, y : y + 5, x : x + 7] = organ
+        image = (labels * 20.0 - 50 + rng.normal(0, 10, labels.shape)).astype(np.int16)
+        for name, voxels in ((f"img/img{number:04d}", image), (f"label/label{number:04d}", labels)):
+            volume = sitk.GetImageFromArray(voxels)
+            volume.SetSpacing((0.8, 0.8, 3.0))
+            sitk.WriteImage(volume, str(source / f"{name}.nii.gz"))
+    workplace = Workplace(tmp_path)
+    workplace.run([EXAMPLES / "synapse.sh", source, "920", tmp_path / "report"], FOLDS="0")
+    check_report(tmp_path / "report")
+
+
+def check_report(folder: Path) -> None:
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert text.count("<img") == len(list(folder.glob("report_*.png"))) >= 2
+    assert "HD95 (mm)" in text, "the metrics of nnUNetv2_dsvm evaluate"
