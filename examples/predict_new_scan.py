@@ -2,8 +2,8 @@
 
     python examples/predict_new_scan.py MODEL_FOLDER OUTPUT IMAGE [IMAGE ...]
 
-MODEL_FOLDER is $nnUNet_results/DatasetXXX_Name/nnUNetTrainerDSVM__nnUNetPlans__2d, OUTPUT the label map to write, with the
-dataset's file ending; the images are the channels of one scan, in the order of dataset.json.
+MODEL_FOLDER is $nnUNet_results/DatasetXXX_Name/nnUNetTrainerDSVM__nnUNetPlans__2d, OUTPUT the label map to write, with
+the dataset's file ending; the images are the channels of one scan, in the order of dataset.json.
 """
 
 import argparse

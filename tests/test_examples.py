@@ -31,10 +31,11 @@ class {TRAINER}(nnUNetTrainerDSVM_ownWeights):
         self.num_iterations_per_epoch = self.num_val_iterations_per_epoch = 2
 
     @staticmethod
-    def build_network_architecture(plans, configuration, num_input_channels, num_output_channels, deep_supervision=True):
-        return VMUNet(
-            num_input_channels, num_output_channels, dims=[8, 16], encoder_depths=[1, 1], decoder_depths=[1, 1], d_state=2
-        )
+    def build_network_architecture(
+        plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision=True
+    ):
+        sizes = dict(dims=[8, 16], encoder_depths=[1, 1], decoder_depths=[1, 1], d_state=2)
+        return VMUNet(num_input_channels, num_output_channels, **sizes)
 """
 
 
@@ -95,7 +96,7 @@ def model(workplace):
 @pytest.mark.slow
 def test_custom_trainer_trains_with_its_own_weights(model):
     checkpoint = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)
-    settings = checkpoint["nnunetv2_dsvm"]["distillation"]
+    settings = checkpoint["nnunetv2_dsvm"]["settings"]
     assert (settings["lambda_projection"], settings["lambda_progressive"]) == (0.3, 0.05)
 
 

@@ -88,7 +88,8 @@ def test_one_evaluated_model_of_photographs_in_a_narrow_browser(report, tmp_path
     assert seen["page_width"] <= seen["window_width"]
     metrics = seen["tables"][1]
     assert metrics["rows"][0] == ["class", "Dice ↑", "IoU ↑", "HD95 (mm) ↓", "NSD ↑"]
-    assert metrics["rows"][1][1:] == ["0.500 ± 0.250", "0.500 ± 0.250", "0.50 ± 0.25", "0.500 ± 0.250"], "as the file says"
+    as_in_the_file = ["0.500 ± 0.250", "0.500 ± 0.250", "0.50 ± 0.25", "0.500 ± 0.250"]
+    assert metrics["rows"][1][1:] == as_in_the_file
     assert "NSD: normalised surface Dice at 2 mm." in seen["notes"]
     assert len(seen["pictures"]) == 4 and "in colour" in seen["captions"][0]
 
