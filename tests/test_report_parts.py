@@ -8,10 +8,12 @@ import matplotlib.image
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from report_models import Drawn, dice_and_iou, make_model, shifted
 
+from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.reporting.case_picture import write_case_picture
 from nnunetv2_dsvm.reporting.curves import limits, read_curves, write_curves
 from nnunetv2_dsvm.reporting.display import displayed, slice_to_show, upright
@@ -110,6 +112,20 @@ def test_curves_of_ours_and_of_a_stock_trainer(tmp_path):
     assert ours.notes == () and stock.notes[0] == "Fold 0 is not finished: checkpoint_latest.pth, after 7 epochs."
     write_curves(tmp_path / "curves.png", ours, limits([ours, stock]))
     assert matplotlib.image.imread(tmp_path / "curves.png").shape[1] == 960
+
+
+def test_a_checkpoint_of_weights_alone_has_no_curves(tmp_path):
+    model = TrainedModel(make_model(Drawn(tmp_path, "RGB", cases=1), "a", folds=1, epochs=2))
+    torch.save({"network_weights": {}}, model.fold_folder("0") / "checkpoint_final.pth")
+    curves = read_curves(model, ["0"])
+    assert curves.panels == [] and curves.notes == ("Fold 0: checkpoint_final.pth holds no training curves.",)
+
+
+def test_metrics_of_another_form_are_refused(tmp_path):
+    model = TrainedModel(make_model(Drawn(tmp_path, "RGB", cases=1), "a", folds=1, epochs=2))
+    (model.validation_folder("0") / "metrics_nnunet.json").write_text('{"metrics": ["Dice"]}')
+    with pytest.raises(UserError, match="does not hold what was expected .*run nnUNetv2_dsvm evaluate again"):
+        read_results(model, ["0"])
 
 
 def test_curves_with_gaps_draw(tmp_path):

@@ -31,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 is no reason to stop
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
-        prog="nnUNetv2_dsvm", description="DSVM-UNet for nnU-Net: try it, check the installation, measure it."
+        prog="nnUNetv2_dsvm",
+        description="DSVM-UNet for nnU-Net: try it, report on trained models, check the installation, measure it.",
     )
     parser.add_argument("--version", action="version", version=f"nnunetv2_dsvm {__version__}")
     subparsers = parser.add_subparsers(dest="subcommand", metavar="subcommand", required=True)

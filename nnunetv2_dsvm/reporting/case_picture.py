@@ -55,7 +55,7 @@ def write_case_picture(
     label_maps = {"ground truth": truth, **predictions}
     segmentations = {}
     for title, file in label_maps.items():
-        segmentations[title] = reader.read_seg(str(file))[0][0].astype(np.int64)
+        segmentations[title] = reader.read_seg(str(file))[0][0]
         if segmentations[title].shape != image.shape[1:]:
             raise ValueError(f"{file} has the shape {segmentations[title].shape}, its image {image.shape[1:]}")
     foreground = sorted({value for values in model.labels.values() for value in values})

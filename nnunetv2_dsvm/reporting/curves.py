@@ -65,7 +65,7 @@ def read_curves(model: TrainedModel, folds: Sequence[str]) -> Curves:
     Raises:
         UserError: a checkpoint is broken.
     """
-    from nnunetv2_dsvm.training.checkpoint_files import read_checkpoint
+    import torch
 
     histories, notes = {}, []
     for fold in folds:
@@ -74,9 +74,15 @@ def read_curves(model: TrainedModel, folds: Sequence[str]) -> Curves:
             notes.append(f"Fold {fold} has no checkpoint, and so no curves.")
             continue
         try:
-            logged = read_checkpoint(str(present[0]))["logging"]
-        except RuntimeError as error:
-            raise UserError(str(error)) from error
+            # The tensors stay on the disk. Published models may lack what a continued training needs: ask for no more.
+            checkpoint = torch.load(present[0], map_location="cpu", weights_only=False, mmap=True)
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{present[0]} cannot be read as a checkpoint: {reason}") from error
+        logged = checkpoint.get("logging") if isinstance(checkpoint, Mapping) else None
+        if not logged:
+            notes.append(f"Fold {fold}: {present[0].name} holds no training curves.")
+            continue
         keys = {key for panel in PANELS for key, _, _ in panel.series}
         histories[fold] = {key: [float(v) for v in values] for key, values in logged.items() if key in keys}
         if present[0].name != CHECKPOINTS[0]:

@@ -9,6 +9,7 @@ import numpy as np
 SOFT_TISSUE_WINDOW_HU = (-160.0, 240.0)
 SMALLEST_CT_RANGE_HU = 100.0  # images with fewer grey levels are no longer in HU
 PERCENTILES = (0.5, 99.5)
+ENOUGH_VOXELS = 10_000_000  # for a percentile
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ def displayed(image: np.ndarray, z: int, channel_names: Sequence[str]) -> Displa
         full = 1 if highest <= 1 else 255 if highest <= 255 else 65535
         return Displayed(np.clip(rgb / full, 0, 1), "in colour")
     name = channel_names[0] if channel_names else "image"
-    grey = image[0].astype(np.float32)
-    finite = grey[np.isfinite(grey)]
+    grey = image[0]
+    some = grey.ravel()[:: max(1, grey.size // ENOUGH_VOXELS)]
+    finite = some[np.isfinite(some)]
     if name.lower() == "ct" and finite.size and np.ptp(finite) >= SMALLEST_CT_RANGE_HU:
         low, high = SOFT_TISSUE_WINDOW_HU
         description = f"CT, window {low:.0f} to {high:.0f} HU".replace("-", "−")
@@ -46,7 +48,7 @@ def displayed(image: np.ndarray, z: int, channel_names: Sequence[str]) -> Displa
         description = f"{name}, percentiles {PERCENTILES[0]} to {PERCENTILES[1]}"
     if image.shape[0] > 1:
         description += f", the first of {image.shape[0]} channels"
-    scaled = np.clip((np.nan_to_num(grey[z]) - low) / max(float(high - low), 1e-6), 0, 1)
+    scaled = np.clip((np.nan_to_num(grey[z]).astype(np.float32) - low) / max(float(high - low), 1e-6), 0, 1)
     return Displayed(np.repeat(scaled[..., None], 3, axis=-1), description)
 
 

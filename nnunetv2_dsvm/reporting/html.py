@@ -98,8 +98,9 @@ def _tables(columns: Sequence[Column]) -> list[dict[str, Any]]:
     else:
         titles = [column.title for column in columns]
         tables = [(_metric_title(m), titles, [(column.results, m) for column in columns]) for m in metrics]
+    names = [*(name for name in columns[0].results.summary if name != MEAN), MEAN]
     return [
-        {"caption": caption, "heads": heads, "rows": [_row(name, cells) for name in columns[0].results.summary]}
+        {"caption": caption, "heads": heads, "rows": [_row(name, cells) for name in names]}
         for caption, heads, cells in tables
     ]
 

@@ -119,7 +119,7 @@ def find_models(
         parent = _dataset_folder(dataset)
         folders = [parent / f"{trainer}__{plans}__{configuration}" for trainer in trainers]
     models = []
-    for folder in dict.fromkeys(Path(folder).resolve() for folder in folders):
+    for folder in dict.fromkeys(Path(os.path.abspath(folder)) for folder in folders):
         if not (folder / "plans.json").is_file() or len(folder.name.split("__")) != 3:
             beside = sorted(path.parent.name for path in folder.parent.glob("*__*__*/plans.json"))
             found = f"Beside it are: {', '.join(beside)}." if beside else "There is no model beside it either."

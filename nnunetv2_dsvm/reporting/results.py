@@ -68,7 +68,13 @@ def read_results(model: TrainedModel, folds: Sequence[str]) -> Results:
     together = model.folder / f"crossval_results_folds_{'_'.join(folds)}"
     for folders in ([together], per_fold):
         if all((folder / EVALUATED).is_file() for folder in folders):
-            return _evaluated(model, folds, [folder / EVALUATED for folder in folders])
+            try:
+                return _evaluated(model, folds, [folder / EVALUATED for folder in folders])
+            except (KeyError, TypeError) as error:
+                raise UserError(
+                    f"{folders[0] / EVALUATED} does not hold what was expected ({error!r}): run nnUNetv2_dsvm evaluate "
+                    "again"
+                ) from error
     for fold, folder in zip(folds, per_fold, strict=True):
         if not (folder / SUMMARY).is_file():
             raise UserError(
