@@ -16,7 +16,7 @@ if [ $# -ne 3 ]; then
     exit 2
 fi
 source=$1 dataset=$2 report=$3
-: "${nnUNet_raw:?is not set: see nnU-Net\'s documentation/setting_up_paths.md}"
+: "${nnUNet_raw:?is not set: see documentation/setting_up_paths.md of nnU-Net}"
 
 if ! compgen -G "$nnUNet_raw/Dataset$(printf '%03d' "$dataset")_*" >/dev/null; then
     nnUNetv2_dsvm dataset synapse "$source" -d "$dataset"
