@@ -1,5 +1,6 @@
 """A case as a picture: image, ground truth and each model's prediction side by side, with contours over the image."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from nnunetv2_dsvm.reporting.style import LABEL_COLOURS, LINE_STYLES, STYLE
 
 FILL = 0.28  # opacity inside of the contours
 PANEL_WIDTH = 3.1  # inches
+TITLE_LENGTH = 30  # characters over a panel, before the line breaks
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ def _draw(
     n = 1 + len(slices)
     ratio = rgb.shape[0] * pixel_aspect / rgb.shape[1]
     legend_rows = -(-(len(labels) + 2) // 6)
-    height = PANEL_WIDTH * min(max(ratio, 0.2), 4) + 0.35 + 0.25 * legend_rows
+    title_lines = max(1 + _wrapped(title).count("\n") for title in slices)
+    height = PANEL_WIDTH * min(max(ratio, 0.2), 4) + 0.1 + 0.25 * (legend_rows + title_lines)
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE, "axes.grid": False}):
         figure = Figure(figsize=(PANEL_WIDTH * n, height), layout="constrained", facecolor="white")
         canvas = FigureCanvasAgg(figure)
@@ -108,8 +111,13 @@ def _draw(
 
 def _show(axes: Axes, rgb: np.ndarray, title: str, pixel_aspect: float) -> None:
     axes.imshow(rgb, aspect=pixel_aspect, interpolation="nearest")
-    axes.set_title(title, fontweight="normal", fontsize=10)
+    axes.set_title(_wrapped(title), fontweight="normal", fontsize=10)
     axes.set_axis_off()
+
+
+def _wrapped(title: str) -> str:
+    """In lines that fit over a panel; names of trainers break after an underscore."""
+    return textwrap.fill(title.replace("_", "_ "), TITLE_LENGTH).replace("_ ", "_")
 
 
 def _filled(rgb: np.ndarray, segmentation: np.ndarray, labels: Mapping[str, tuple[int, ...]]) -> np.ndarray:
