@@ -1,19 +1,26 @@
 #!/usr/bin/env bash
-# DSVM-UNet on Synapse multi-organ (BTCV), from the downloaded files: TransUNet's eight organs, 18 training and 12 test
-# volumes.
+# Synapse (BTCV), from the downloaded volumes to a report: DSVM-UNet and its control, the plain VM-UNet.
 #
-#   examples/synapse.sh SOURCE
+#   examples/synapse.sh SOURCE DATASET_ID REPORT_FOLDER
 #
-#   SOURCE  the folder with img/ and label/ (NIfTI), or with TransUNet's train_npz/, test_vol_h5/ and lists_Synapse/
+#   SOURCE         the folder with img/ and label/ (averaged-training-images), or the preprocessed train_npz/, test_vol_h5/
+#   DATASET_ID     a free number for nnU-Net, e.g. 220
+#   REPORT_FOLDER  where report.html goes, and the predictions of the 12 test volumes
 #
-# Optional variable: DATASET (default 5).
+# Cross-validates on the 18 training volumes. Optional variables, those of five_fold.sh: TRAINERS, FOLDS, PLANS, DEVICE.
+# A second run goes on where the first was interrupted.
 set -euo pipefail
 
-if [ $# -lt 1 ]; then
-    sed -n '2,9s/^# \{0,1\}//p' "$0"
+if [ $# -ne 3 ]; then
+    sed -n '2,11s/^# \{0,1\}//p' "$0"
     exit 2
 fi
-dataset=${DATASET:-5}
+here=$(dirname "$0") source=$1 dataset=$2 report=$3
+: "${nnUNet_raw:?is not set: see documentation/setting_up_paths.md of nnU-Net}"
 
-nnUNetv2_dsvm dataset synapse "$1" -d "$dataset"
-nnUNetv2_plan_and_preprocess -d "$dataset" -c 2d --clean
+if ! compgen -G "$nnUNet_raw/Dataset$(printf '%03d' "$dataset")_*" >/dev/null; then
+    nnUNetv2_dsvm dataset synapse "$source" -d "$dataset"
+fi
+"$here/five_fold.sh" "$dataset" "$report"
+# The papers' numbers: Dice and HD95 in voxels per volume; of the cross-validation and of the 12 test volumes.
+"$here/papers_protocol.sh" synapse "$dataset" "$report"

@@ -125,6 +125,20 @@ def test_best_configuration_postprocessing_and_evaluation(journey, prediction):
 
 
 @pytest.mark.slow
+def test_report_on_the_five_folds(journey):
+    out = journey.root / "report"
+    shown = journey.run(
+        "nnUNetv2_dsvm", "report", "-d", "901", "-tr", TRAINER, "-p", PLANS, "-c", "2d", "-f", *FOLDS, "-o", out
+    )
+    assert str(out / "report.html") in shown
+    assert {path.name for path in out.iterdir()} > {"report.html", f"report_curves_{TRAINER}.png"}
+    assert len(list(out.glob("report_case_case_*.png"))) == 3
+    text = (out / "report.html").read_text(encoding="utf-8")
+    dice = [foreground_dice(journey.model / f"fold_{fold}" / "validation" / "summary.json") for fold in FOLDS]
+    assert f"{np.mean(dice):.3f} ± " in text and "L_proj (projection)" in text
+
+
+@pytest.mark.slow
 def test_a_model_installed_from_a_zip_predicts_the_same(journey, prediction, tmp_path):
     archive = tmp_path / "model.zip"
     # fmt: off

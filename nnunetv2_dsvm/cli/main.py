@@ -11,6 +11,7 @@ from nnunetv2_dsvm.version import __version__
 # name -> what it does. Each is a module of this package with `add_arguments(parser)` and `run(args) -> int`.
 SUBCOMMANDS = {
     "quickstart": "train, predict and evaluate a small DSVM-UNet on real CT, start to end, in minutes on a CPU",
+    "report": "one HTML file on trained models: training curves, metrics, the best, median and worst cases",
     "doctor": "check that this machine can train: versions, devices, scan backends, nnU-Net's folders",
     "dataset": "turn a downloaded ISIC, Synapse or ACDC into an nnU-Net dataset, verified, with the papers' split",
     "evaluate": "metrics of predictions or of a cross-validation, by nnU-Net's protocol or the papers'; compare models",
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 is no reason to stop
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
-        prog="nnUNetv2_dsvm", description="DSVM-UNet for nnU-Net: try it, check the installation, measure it."
+        prog="nnUNetv2_dsvm",
+        description="DSVM-UNet for nnU-Net: try it, report on trained models, check the installation, measure it.",
     )
     parser.add_argument("--version", action="version", version=f"nnunetv2_dsvm {__version__}")
     subparsers = parser.add_subparsers(dest="subcommand", metavar="subcommand", required=True)

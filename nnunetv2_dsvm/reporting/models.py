@@ -1,0 +1,181 @@
+"""Trained models as nnU-Net leaves them on the disk: which folds there are, what was predicted, where images lie."""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_dsvm.errors import UserError
+
+RESULTS_VARIABLE = "nnUNet_results"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A folder `DatasetXXX_Name/TRAINER__PLANS__CONFIGURATION` with `plans.json`, `dataset.json` and `fold_X`."""
+
+    folder: Path
+
+    @property
+    def dataset(self) -> str:
+        return self.plans["dataset_name"]
+
+    @property
+    def trainer(self) -> str:
+        return self._parts[0]
+
+    @property
+    def plans_name(self) -> str:
+        return self._parts[1]
+
+    @property
+    def configuration(self) -> str:
+        return self._parts[2]
+
+    @property
+    def _parts(self) -> list[str]:
+        return self.folder.name.split("__")
+
+    @cached_property
+    def plans(self) -> dict[str, Any]:
+        return _read_json(self.folder / "plans.json")
+
+    @cached_property
+    def dataset_json(self) -> dict[str, Any]:
+        return _read_json(self.folder / "dataset.json")
+
+    @property
+    def labels(self) -> dict[str, tuple[int, ...]]:
+        """The label values of each evaluated class, by its name: without background and ignored pixels."""
+        values = {
+            name: tuple(value) if isinstance(value, list) else (int(value),)
+            for name, value in self.dataset_json["labels"].items()
+            if name != "ignore"
+        }
+        return {name: value for name, value in values.items() if set(value) != {0}}
+
+    @property
+    def folds(self) -> list[str]:
+        """The folds that have a folder, numbers first."""
+        names = [path.name[len("fold_") :] for path in self.folder.glob("fold_*") if path.is_dir()]
+        return sorted(names, key=lambda name: (not name.isdigit(), name.zfill(4)))
+
+    def fold_folder(self, fold: str) -> Path:
+        return self.folder / f"fold_{fold}"
+
+    def validation_folder(self, fold: str) -> Path:
+        return self.fold_folder(fold) / "validation"
+
+    def reader(self) -> Any:
+        """nnU-Net's reader of this dataset's images and label maps."""
+        from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+        return PlansManager(self.plans).image_reader_writer_class()
+
+    def image_files(self, case: str) -> list[Path]:
+        """The channels of a training image in nnUNet_raw, in their order; none where they are not there."""
+        folder = _below("nnUNet_raw", self.dataset)
+        if folder is None:
+            return []
+        listed = _read_json(folder / "dataset.json").get("dataset") if (folder / "dataset.json").is_file() else None
+        if listed:
+            names = [os.path.expandvars(name) for name in listed.get(case, {}).get("images", [])]
+            files = [folder / name for name in names]
+            return files if all(file.is_file() for file in files) else []
+        pattern = re.compile(re.escape(case) + r"_\d{4}" + re.escape(self.dataset_json["file_ending"]))
+        images = folder / "imagesTr"
+        return sorted(path for path in images.iterdir() if pattern.fullmatch(path.name)) if images.is_dir() else []
+
+    def reference_file(self, case: str, recorded: str | None) -> Path | None:
+        """The ground truth of a training case: the recorded file if it is there, else nnU-Net's raw or its copy."""
+        name = case + self.dataset_json["file_ending"]
+        folders = [(_below("nnUNet_raw", self.dataset), "labelsTr")]
+        folders += [(_below("nnUNet_preprocessed", self.dataset), "gt_segmentations")]
+        candidates = [Path(recorded)] if recorded else []
+        candidates += [folder / sub / name for folder, sub in folders if folder is not None]
+        return next((path for path in candidates if path.is_file()), None)
+
+
+def find_models(
+    folders: Sequence[Path], dataset: str | None, trainers: Sequence[str], plans: str, configuration: str
+) -> list[TrainedModel]:
+    """The models that were asked for, by their folders or by nnU-Net's names.
+
+    Args:
+        folders: model folders; if there are none, the names below are looked up in nnUNet_results.
+        dataset: number or name.
+        trainers: one model each.
+
+    Raises:
+        UserError: a model is not there, the models are of different datasets, or neither way was used.
+    """
+    if bool(folders) == bool(dataset):
+        raise UserError("give either model folders, or -d with -tr, -p and -c")
+    if dataset:
+        parent = _dataset_folder(dataset)
+        folders = [parent / f"{trainer}__{plans}__{configuration}" for trainer in trainers]
+    models = []
+    for folder in dict.fromkeys(Path(os.path.abspath(folder)) for folder in folders):
+        if not (folder / "plans.json").is_file() or len(folder.name.split("__")) != 3:
+            beside = sorted(path.parent.name for path in folder.parent.glob("*__*__*/plans.json"))
+            found = f"Beside it are: {', '.join(beside)}." if beside else "There is no model beside it either."
+            raise UserError(
+                f"{folder} is not a trained model: expected a folder TRAINER__PLANS__CONFIGURATION with plans.json "
+                f"and fold_X in it. {found}"
+            )
+        models.append(TrainedModel(folder))
+    datasets = sorted({model.dataset for model in models})
+    if len(datasets) > 1:
+        raise UserError(f"the models were trained on different datasets ({', '.join(datasets)}): make a report of each")
+    return models
+
+
+def choose_folds(models: Sequence[TrainedModel], asked: Sequence[str] | None) -> list[str]:
+    """The folds to report on: those asked for, or else those that every model has (numbers only, if there are any).
+
+    Raises:
+        UserError: a model lacks a fold that was asked for, or the models have none in common.
+    """
+    if asked:
+        for model in models:
+            missing = [fold for fold in asked if fold not in model.folds]
+            if missing:
+                raise UserError(
+                    f"{model.folder} has no fold {', '.join(missing)}; it has {', '.join(model.folds) or 'none'}. "
+                    "Train the missing ones, or name others with -f"
+                )
+        return list(dict.fromkeys(asked))
+    common = [fold for fold in models[0].folds if all(fold in model.folds for model in models)]
+    folds = [fold for fold in common if fold.isdigit()] or common
+    if not folds:
+        has = "; ".join(f"{model.folder.name}: {', '.join(model.folds) or 'none'}" for model in models)
+        raise UserError(f"there is no trained fold that all models have ({has})")
+    return folds
+
+
+def _dataset_folder(dataset: str) -> Path:
+    results = os.environ.get(RESULTS_VARIABLE)
+    if not results:
+        raise UserError(f"{RESULTS_VARIABLE} is not set: set it as for the training, or give model folders")
+    pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdigit() else dataset
+    found = sorted(path for path in Path(results).glob(pattern) if path.is_dir())
+    if len(found) != 1:
+        which = ", ".join(path.name for path in found) or "none"
+        raise UserError(f"expected one dataset {dataset} in {results}, found {which}")
+    return found[0]
+
+
+def _below(variable: str, dataset: str) -> Path | None:
+    parent = os.environ.get(variable)
+    return Path(parent) / dataset if parent else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,183 @@
+"""The metrics of a model's validation: those of `nnUNetv2_dsvm evaluate`, or else nnU-Net's own Dice and IoU."""
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.reporting.models import TrainedModel
+
+EVALUATED = "metrics_nnunet.json"
+SUMMARY = "summary.json"
+MEAN = "mean"  # the row over all classes
+
+
+class Spread(NamedTuple):
+    """Mean and standard deviation over `n` cases; None where there are too few."""
+
+    mean: float | None
+    std: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """One validation case: its files, and each class's metrics (None where a metric is not defined)."""
+
+    name: str
+    fold: str | None
+    reference: Path | None
+    prediction: Path | None
+    values: Mapping[str, Mapping[str, float | None]]
+
+    @property
+    def mean_dice(self) -> float | None:
+        """Mean over the classes whose Dice is defined; None where there is none."""
+        known = [values["Dice"] for values in self.values.values() if values.get("Dice") is not None]
+        return sum(known) / len(known) if known else None
+
+
+@dataclass(frozen=True)
+class Results:
+    """A model's validation over the folds of the report.
+
+    Args:
+        summary: class, or `MEAN`, -> metric -> spread over the cases.
+        notes: sentences that a reader of the numbers needs.
+    """
+
+    metrics: tuple[str, ...]
+    cases: tuple[CaseResult, ...]
+    summary: Mapping[str, Mapping[str, Spread]]
+    notes: tuple[str, ...]
+
+
+def read_results(model: TrainedModel, folds: Sequence[str]) -> Results:
+    """Read the metrics of the folds' validation cases.
+
+    The cross-validation's own file is taken if there is one for these folds, then the folds' files, then nnU-Net's.
+
+    Raises:
+        UserError: a fold has not been validated, or a file cannot be read.
+    """
+    per_fold = [model.validation_folder(fold) for fold in folds]
+    together = model.folder / f"crossval_results_folds_{'_'.join(folds)}"
+    for folders in ([together], per_fold):
+        if all((folder / EVALUATED).is_file() for folder in folders):
+            try:
+                return _evaluated(model, folds, [folder / EVALUATED for folder in folders])
+            except (KeyError, TypeError) as error:
+                raise UserError(
+                    f"{folders[0] / EVALUATED} does not hold what was expected ({error!r}): run nnUNetv2_dsvm evaluate "
+                    "again"
+                ) from error
+    for fold, folder in zip(folds, per_fold, strict=True):
+        if not (folder / SUMMARY).is_file():
+            raise UserError(
+                f"{folder} has no {SUMMARY}: fold {fold} has not been validated. nnUNetv2_train with --val does it; "
+                "or choose other folds with -f"
+            )
+    return _nnunets_own(model, folds, [folder / SUMMARY for folder in per_fold])
+
+
+def _evaluated(model: TrainedModel, folds: Sequence[str], files: Sequence[Path]) -> Results:
+    contents = [_read(file) for file in files]
+    metrics = tuple(contents[0]["metrics"])
+    cases, outdated = [], False
+    for file, content in zip(files, contents, strict=True):
+        for entry in content["per_case"]:
+            values = {name: {m: _number(of.get(m)) for m in metrics} for name, of in entry["values"].items()}
+            name = entry["case"].removesuffix(model.dataset_json["file_ending"])
+            cases.append(_case(model, folds, file.parent, name, entry["reference"], values))
+            outdated |= _is_newer(cases[-1].prediction, file)
+    notes = [f"Metrics by nnUNetv2_dsvm evaluate, protocol {contents[0]['protocol']}."]
+    if "NSD" in metrics:
+        notes.append(f"NSD: normalised surface Dice at {contents[0]['tolerance_mm']:g} mm.")
+    notes.append(f"Empty masks: {contents[0]['rule_for_empty_masks'].rstrip('.')}.")
+    if outdated:
+        notes.append("Some predictions are newer than these metrics: run nnUNetv2_dsvm evaluate again.")
+    if len(contents) > 1:
+        return Results(metrics, tuple(cases), _spreads(cases, list(model.labels), metrics), tuple(notes))
+    summary = {
+        name: {m: Spread(_number(s["mean"]), _number(s["std"]), s["n"]) for m, s in of.items()}
+        for name, of in contents[0]["summary"].items()
+    }
+    return Results(metrics, tuple(cases), summary, tuple(notes))
+
+
+def _nnunets_own(model: TrainedModel, folds: Sequence[str], files: Sequence[Path]) -> Results:
+    metrics, cases = ("Dice", "IoU"), []
+    for file in files:
+        for entry in _read(file)["metric_per_case"]:
+            by_value = {_label_values(key): of for key, of in entry["metrics"].items()}
+            values = {
+                name: {m: _number(by_value[value].get(m)) for m in metrics}
+                for name, value in model.labels.items()
+                if value in by_value
+            }
+            name = Path(entry["prediction_file"]).name.removesuffix(model.dataset_json["file_ending"])
+            cases.append(_case(model, folds, file.parent, name, entry["reference_file"], values))
+    notes = (
+        "Metrics by nnU-Net (summary.json); a class that is in neither the ground truth nor the prediction of a case "
+        "does not count there.",
+        "nnUNetv2_dsvm evaluate adds distances, sensitivity and more; make the report again after it.",
+    )
+    return Results(metrics, tuple(cases), _spreads(cases, list(model.labels), metrics), notes)
+
+
+def _case(
+    model: TrainedModel, folds: Sequence[str], folder: Path, name: str, reference: str, values: dict[str, Any]
+) -> CaseResult:
+    """A case with its prediction: in a fold's validation folder, or else in the folder of the metrics."""
+    file_name = name + model.dataset_json["file_ending"]
+    in_folds = {fold: model.validation_folder(fold) / file_name for fold in folds}
+    fold = next((fold for fold, path in in_folds.items() if path.is_file()), None)
+    prediction = in_folds[fold] if fold is not None else folder / file_name
+    found = prediction if prediction.is_file() else None
+    return CaseResult(name, fold, model.reference_file(name, reference), found, values)
+
+
+def _spreads(
+    cases: Sequence[CaseResult], labels: Sequence[str], metrics: Sequence[str]
+) -> dict[str, dict[str, Spread]]:
+    """Spread over the cases where a metric is defined; for `MEAN`, of each case's mean over its defined classes."""
+    summary: dict[str, dict[str, Spread]] = {name: {} for name in (*labels, MEAN)}
+    for metric in metrics:
+        means = []
+        for case in cases:
+            known = [of[metric] for of in case.values.values() if of[metric] is not None]
+            means.append(sum(known) / len(known) if known else None)
+        for name in labels:
+            summary[name][metric] = _spread([case.values.get(name, {}).get(metric) for case in cases])
+        summary[MEAN][metric] = _spread(means)
+    return summary
+
+
+def _spread(values: Sequence[float | None]) -> Spread:
+    known = [value for value in values if value is not None]
+    mean = statistics.fmean(known) if known else None
+    return Spread(mean, statistics.stdev(known) if len(known) > 1 else None, len(known))
+
+
+def _is_newer(prediction: Path | None, metrics: Path) -> bool:
+    return prediction is not None and prediction.stat().st_mtime > metrics.stat().st_mtime
+
+
+def _label_values(key: str) -> tuple[int, ...]:
+    """nnU-Net writes a label as `1` and a region as `(1, 2)`."""
+    return tuple(int(part) for part in key.strip("()").split(",") if part.strip())
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else float(value)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON ({error}): run the validation or nnUNetv2_dsvm evaluate again") from error

@@ -1,0 +1,201 @@
+"""The examples, run as they are on miniature data."""
+
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from nnunetv2.run.run_training import run_training_entry
+from PIL import Image
+from tiny_dataset import PLANS, TinyDataset
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+TRAINER = "nnUNetTrainerDSVM_mini"
+
+# The example's trainer with a tiny network and two steps, so that the scripts end in seconds.
+MINI = f"""
+from custom_trainer import nnUNetTrainerDSVM_ownWeights
+from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+
+
+class {TRAINER}(nnUNetTrainerDSVM_ownWeights):
+    default_num_epochs = 2
+
+    def initialize(self):
+        super().initialize()
+        self.num_iterations_per_epoch = self.num_val_iterations_per_epoch = 2
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision=True
+    ):
+        sizes = dict(dims=[8, 16], encoder_depths=[1, 1], decoder_depths=[1, 1], d_state=2)
+        return VMUNet(num_input_channels, num_output_channels, **sizes)
+"""
+
+
+# nnU-Net's command starts six processes that each import torch, for one picture.
+FEWER_PROCESSES = f"""#!/bin/sh
+exec {Path(sys.executable).parent / "nnUNetv2_predict"} "$@" -npp 0 -nps 0
+"""
+
+
+class Workplace:
+    """A user's folders, with the example's trainer in a folder of their own; `dataset` is copied into them."""
+
+    def __init__(self, root: Path, dataset: TinyDataset | None = None) -> None:
+        self.root = root
+        self.dataset = TinyDataset(root)
+        trainers = root / "my_trainers"
+        trainers.mkdir()
+        (trainers / "custom_trainer.py").write_text((EXAMPLES / "custom_trainer.py").read_text(encoding="utf-8"))
+        (trainers / "mini.py").write_text(MINI)
+        (root / "bin").mkdir()
+        predict = root / "bin" / "nnUNetv2_predict"
+        predict.write_text(FEWER_PROCESSES)
+        predict.chmod(0o755)
+        self.variables = {
+            **self.dataset.environment,
+            "nnUNet_def_n_proc": "1",
+            "PATH": os.pathsep.join([str(root / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "nnUNet_extTrainer": str(trainers),
+            "NNUNETV2_DSVM_SEED": "1",
+            "TRAINERS": TRAINER,
+            "DEVICE": "cpu",
+        }
+        for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+            (root / name).mkdir()
+            if dataset is not None and (dataset.root / name).is_dir():
+                shutil.copytree(dataset.root / name, root / name, dirs_exist_ok=True)
+
+    def run_here(self, function: Callable[[], object], *arguments: object) -> None:
+        """Call a command's function in this process, which has torch loaded already, with the command's arguments."""
+        with mock.patch.dict(os.environ, self.variables), mock.patch.object(sys, "argv", list(map(str, arguments))):
+            function()
+
+    def run(self, command: list, **variables: str) -> str:
+        done = subprocess.run(
+            [str(word) for word in command],
+            env={**os.environ, **self.variables, **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self.root,
+        )
+        assert done.returncode == 0, done.stdout[-6000:]
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory, tiny_dataset):
+    return Workplace(tmp_path_factory.mktemp("examples"), tiny_dataset)
+
+
+@pytest.fixture(scope="module")
+def model(workplace):
+    """One fold, trained with the example's own weights of the terms."""
+    arguments = ["901", "2d", "0", "-tr", TRAINER, "-p", PLANS, "-device", "cpu"]
+    workplace.run_here(run_training_entry, "nnUNetv2_train", *arguments)
+    return workplace.dataset.results / f"{TRAINER}__{PLANS}__2d"
+
+
+@pytest.mark.slow
+def test_custom_trainer_trains_with_its_own_weights(model):
+    checkpoint = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)
+    settings = checkpoint["nnunetv2_dsvm"]["settings"]
+    assert (settings["lambda_projection"], settings["lambda_progressive"]) == (0.3, 0.05)
+
+
+@pytest.mark.slow
+def test_predict_new_scan_gives_what_the_validation_gave(workplace, model, capsys):
+    (expected,) = (model / "fold_0" / "validation").glob("*.nii.gz")
+    image = workplace.dataset.raw / "imagesTr" / expected.name.replace(".nii.gz", "_0000.nii.gz")
+    output, script = workplace.root / "new" / "scan.nii.gz", EXAMPLES / "predict_new_scan.py"
+    workplace.run_here(
+        lambda: runpy.run_path(str(script), run_name="__main__"), script, model, output, image, "--device", "cpu"
+    )
+    shown = capsys.readouterr().out
+    assert "one: " in shown and "two: " in shown
+    got, expected = (sitk.ReadImage(str(path)) for path in (output, expected))
+    voxels = sitk.GetArrayFromImage(got)
+    assert voxels.any(), "an empty prediction would equal any other"
+    assert (voxels == sitk.GetArrayFromImage(expected)).mean() > 0.999
+    assert got.GetSpacing() == expected.GetSpacing() and got.GetOrigin() == expected.GetOrigin()
+
+
+@pytest.mark.slow
+def test_scripts_say_how_they_are_called(workplace):
+    for script in sorted(EXAMPLES.glob("*.sh")):
+        done = subprocess.run([str(script)], capture_output=True, text=True)
+        assert done.returncode == 2 and f"examples/{script.name} " in done.stdout, script
+        assert "set -euo" not in done.stdout
+
+
+@pytest.mark.slow
+def test_five_fold(workplace, model):
+    report = workplace.root / "five_fold_report"
+    workplace.run([EXAMPLES / "five_fold.sh", "901", report], FOLDS="1", PLANS=PLANS)
+    check_report(report)
+    assert (model / "fold_1" / "checkpoint_final.pth").is_file()
+
+
+@pytest.mark.slow
+def test_isic2018(tmp_path):
+    source, rng = tmp_path / "source", np.random.default_rng(0)
+    for name in ("Training", "Validation", "Test"):
+        images, masks = (source / f"ISIC2018_Task1{part}" for part in (f"-2_{name}_Input", f"_{name}_GroundTruth"))
+        images.mkdir(parents=True)
+        masks.mkdir()
+        for i in range(5 if name == "Training" else 1):
+            case = f"ISIC_{len(name):03d}{i:04d}"
+            y, x = np.indices((60, 80))
+            mask = np.hypot(y - rng.integers(20, 40), x - rng.integers(30, 50)) < 15
+            image = np.where(mask[..., None], (110, 66, 50), (214, 168, 140)) + rng.normal(0, 8, (60, 80, 3))
+            Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(images / f"{case}.jpg")
+            Image.fromarray(mask.astype(np.uint8) * 255).save(masks / f"{case}_segmentation.png")
+    workplace = Workplace(tmp_path)
+    workplace.run([EXAMPLES / "isic2018.sh", source, "918", tmp_path / "report"], SIZE="64")
+    check_report(tmp_path / "report")
+    check_test_set(tmp_path / "report", "metrics_isic.json", 1)
+
+
+@pytest.mark.slow
+def test_synapse(tmp_path):
+    source, rng = tmp_path / "source", np.random.default_rng(0)
+    (source / "img").mkdir(parents=True)
+    (source / "label").mkdir()
+    for number in (*range(1, 11), *range(21, 41)):
+        labels = np.zeros((6, 40, 48), np.uint8)
+        for organ in range(1, 14):
+            y, x = 6 * ((organ - 1) // 4) + 6, 10 * ((organ - 1) % 4) + 6
+            labels[1:5, y : y + 5, x : x + 7] = organ
+        image = (labels * 20.0 - 50 + rng.normal(0, 10, labels.shape)).astype(np.int16)
+        for name, voxels in ((f"img/img{number:04d}", image), (f"label/label{number:04d}", labels)):
+            volume = sitk.GetImageFromArray(voxels)
+            volume.SetSpacing((0.8, 0.8, 3.0))
+            sitk.WriteImage(volume, str(source / f"{name}.nii.gz"))
+    workplace = Workplace(tmp_path)
+    workplace.run([EXAMPLES / "synapse.sh", source, "920", tmp_path / "report"], FOLDS="0")
+    check_report(tmp_path / "report")
+    check_test_set(tmp_path / "report", "metrics_synapse.json", 12)
+
+
+def check_report(folder: Path) -> None:
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert text.count("<img") == len(list(folder.glob("report_*.png"))) >= 2
+    assert "HD95 (mm)" in text, "the metrics of nnUNetv2_dsvm evaluate"
+
+
+def check_test_set(folder: Path, metrics: str, cases: int) -> None:
+    """Predicted, and measured against labelsTs."""
+    content = json.loads((folder / "test" / TRAINER / metrics).read_text(encoding="utf-8"))
+    assert len(content["per_case"]) == cases and all(Path(case["prediction"]).is_file() for case in content["per_case"])

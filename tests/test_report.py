@@ -1,0 +1,195 @@
+"""`nnUNetv2_dsvm report`: the HTML in a real browser, its numbers, and what happens when something is missing."""
+
+import json
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+from browser import Browser
+from report_models import Drawn, dice_and_iou, make_model, shifted
+
+from nnunetv2_dsvm.cli.main import main
+from nnunetv2_dsvm.reporting import build
+
+
+def spread_of_dice(drawn: Drawn, shift: int, values: tuple[int, ...]) -> str:
+    dice = [dice_and_iou(drawn.truth(i), shifted(drawn.truth(i), shift * i), values)[0] for i in range(drawn.cases)]
+    return f"{np.mean(dice):.3f} ± {np.std(dice, ddof=1):.3f}"
+
+
+@pytest.fixture(scope="module")
+def ct(tmp_path_factory):
+    """Two models of a CT dataset: ours, and a stock nnU-Net trainer; neither was evaluated by us."""
+    drawn = Drawn(tmp_path_factory.mktemp("ct")).write()
+    make_model(drawn, "nnUNetTrainerDSVM", shift=1)
+    make_model(drawn, "nnUNetTrainer", shift=2, ours=False)
+    return drawn
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """One case, one fold, no distillation: soon drawn."""
+    drawn = Drawn(tmp_path_factory.mktemp("small"), "RGB", cases=1).write()
+    make_model(drawn, "nnUNetTrainerDSVM", folds=1, epochs=2, ours=False)
+    return drawn
+
+
+@pytest.fixture
+def report(monkeypatch, tmp_path):
+    """report(drawn, *options): run the command on a drawn dataset; the exit status, and the report's folder."""
+    out = tmp_path / "out"
+
+    def run(drawn, *options):
+        for name in ("nnUNet_raw", "nnUNet_results"):
+            monkeypatch.setenv(name, str(drawn.root / name))
+        monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+        return main(["report", "-d", "905", "-o", str(out), *map(str, options)]), out
+
+    return run
+
+
+def test_two_models_side_by_side_in_a_browser(ct, report, tmp_path):
+    browser = Browser(tmp_path)
+    status, out = report(ct, "-tr", "nnUNetTrainerDSVM", "nnUNetTrainer", "-f", "0", "1")
+    assert status == 0
+    seen = browser.look(out / "report.html")
+    assert seen["title"] == "Dataset905_CT: report" and seen["loaded"] == []
+    assert seen["headings"] == ["Models", "Metrics", "Cases", "Training"]
+
+    facts, dice, iou, all_cases = seen["tables"]
+    assert facts["rows"][0] == ["", "nnUNetTrainerDSVM", "nnUNetTrainer"]
+    assert (dice["caption"], iou["caption"]) == ("Dice ↑", "IoU ↑")
+    assert [row[0] for row in dice["rows"]] == ["class", "liver", "left kidney", "mean"]
+    assert dice["rows"][1][1:] == [spread_of_dice(ct, shift, (1,)) for shift in (1, 2)]
+    assert dice["height"] > 80
+    assert [row[0] for row in all_cases["rows"][1:]] == [f"ct_{i:03d}" for i in (5, 4, 3, 2, 1, 0)]
+    assert any("nnUNetv2_dsvm evaluate adds" in note for note in seen["notes"])
+
+    assert len(seen["pictures"]) == 5  # best, median and worst are the same cases for both; two of curves
+    for picture in seen["pictures"]:
+        assert picture["complete"] and picture["width"] > 700 and picture["shown"] > 400 and picture["alt"]
+    assert "slice 4 of 6" in seen["captions"][0] and "window −160 to 240 HU" in seen["captions"][0]
+    assert seen["page_width"] <= seen["window_width"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "report.html", "report_case_ct_000.png", "report_case_ct_003.png", "report_case_ct_005.png",
+        "report_curves_nnUNetTrainer.png", "report_curves_nnUNetTrainerDSVM.png",
+    ]  # fmt: skip
+
+
+def test_one_evaluated_model_of_photographs_in_a_narrow_browser(report, tmp_path):
+    browser = Browser(tmp_path)
+    drawn = Drawn(tmp_path, "RGB", cases=3).write()
+    make_model(drawn, "nnUNetTrainerDSVM", folds=1, evaluated=True)
+    status, out = report(drawn)
+    assert status == 0
+    seen = browser.look(out / "report.html", width=500)
+    assert seen["page_width"] <= seen["window_width"]
+    metrics = seen["tables"][1]
+    assert metrics["rows"][0] == ["class", "Dice ↑", "IoU ↑", "HD95 (mm) ↓", "NSD ↑"]
+    as_in_the_file = ["0.500 ± 0.250", "0.500 ± 0.250", "0.50 ± 0.25", "0.500 ± 0.250"]
+    assert metrics["rows"][1][1:] == as_in_the_file
+    assert "NSD: normalised surface Dice at 2 mm." in seen["notes"]
+    assert len(seen["pictures"]) == 4 and "in colour" in seen["captions"][0]
+
+    pixels = browser.screenshot(out / "report.html", 1000, 2600)
+    orange, skin = (np.array(rgb) / 255 for rgb in ((0xD5, 0x5E, 0x00), (214, 168, 140)))
+    assert (np.abs(pixels - orange).max(axis=-1) < 0.06).sum() > 200, "the contours"
+    assert (np.abs(pixels - skin).max(axis=-1) < 0.1).mean() > 0.05, "the photographs"
+    assert (pixels.min(axis=-1) > 0.99).mean() > 0.3, "the paper"
+
+
+def test_what_cannot_be_drawn_is_said_in_the_report(small, report, tmp_path):
+    moved = Drawn(tmp_path, "RGB")
+    shutil.copytree(small.results, moved.results)
+    status, out = report(moved)  # the raw data were not moved
+    assert status == 0 and not list(out.glob("report_case_*"))
+    assert "No picture: the image is not in nnUNet_raw." in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_names_are_escaped(tmp_path, report):
+    drawn = Drawn(tmp_path, "RGB", cases=1).write()
+    folder = make_model(drawn, "nnUNetTrainerDSVM", folds=1, epochs=2, ours=False)
+    description = {**drawn.dataset_json, "labels": {"background": 0, "<script>alert(1)</script> & co": 1}}
+    (folder / "dataset.json").write_text(json.dumps(description))
+    status, out = report(drawn)
+    text = (out / "report.html").read_text(encoding="utf-8")
+    assert status == 0 and "<script" not in text and "&lt;script&gt;alert(1)&lt;/script&gt; &amp; co" in text
+    assert not re.search(r"(src|href)=\"(?!data:)", text), "everything is inside of the file"
+
+
+def test_an_earlier_report_is_replaced_and_nothing_else(small, report, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("report.html", "report_case_gone.png", "notes.txt", "own.png"):
+        (out / name).write_text("old")
+    status, _ = report(small)
+    assert status == 0
+    names = {path.name for path in out.iterdir()}
+    assert {"notes.txt", "own.png"} < names and "report_case_gone.png" not in names
+    assert (out / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_a_failure_leaves_the_earlier_report(small, report, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report.html").write_text("old")
+
+    def full(**_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(build, "render", full)
+    status, _ = report(small)
+    assert status == 1 and "No space left on device" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["report.html"] and (out / "report.html").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["-tr", "nnUNetTrainerX"], "is not a trained model: .* Beside it are: nnUNetTrainerDSVM__nnUNetPlans__2d, "),
+        (["-f", "0", "7"], "has no fold 7; it has 0, 1"),
+        (["some_folder"], "give either model folders, or -d"),
+    ],
+)
+def test_what_is_not_there_is_named(ct, report, capsys, options, message):
+    status, out = report(ct, *options)
+    assert status == 1 and not out.exists()
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_fold_without_validation_is_named(tmp_path, report, capsys):
+    drawn = Drawn(tmp_path, "RGB", cases=2)
+    folder = make_model_without_images(drawn)
+    (folder / "fold_1" / "validation" / "summary.json").unlink()
+    assert report(drawn)[0] == 1
+    assert "fold 1 has not been validated" in capsys.readouterr().err
+    (folder / "fold_0" / "checkpoint_final.pth").write_bytes(b"half a checkpoint")
+    assert report(drawn, "-f", "0")[0] == 1
+    assert "cannot be read as a checkpoint" in capsys.readouterr().err
+
+
+def test_an_output_folder_that_is_a_file(small, report, tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    assert report(small)[0] == 1
+    assert "cannot write into" in capsys.readouterr().err and (tmp_path / "out").read_text() == "mine"
+
+
+def test_models_of_two_datasets_are_refused(tmp_path, capsys):
+    folders = [make_model_without_images(Drawn(tmp_path, kind, cases=2)) for kind in ("CT", "RGB")]
+    assert main(["report", *map(str, folders), "-o", str(tmp_path / "out")]) == 1
+    assert "different datasets (Dataset905_CT, Dataset905_RGB)" in capsys.readouterr().err
+
+
+def make_model_without_images(drawn: Drawn):
+    return make_model(drawn, "nnUNetTrainerDSVM", epochs=2)
+
+
+def test_the_report_is_offered(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["report", "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("MODEL_FOLDER", "-tr TRAINER", "-o OUT_FOLDER")), shown
+    assert os.path.exists(os.path.join(os.path.dirname(build.__file__), "report.html.j2"))

@@ -1,0 +1,216 @@
+"""What the report reads, chooses and draws."""
+
+import json
+import math
+import os
+
+import matplotlib.image
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from report_models import Drawn, dice_and_iou, make_model, shifted
+
+from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.reporting.case_picture import write_case_picture
+from nnunetv2_dsvm.reporting.curves import limits, read_curves, write_curves
+from nnunetv2_dsvm.reporting.display import displayed, slice_to_show, upright
+from nnunetv2_dsvm.reporting.models import TrainedModel, choose_folds
+from nnunetv2_dsvm.reporting.results import MEAN, CaseResult, read_results
+from nnunetv2_dsvm.reporting.worst_cases import notable_cases
+
+
+def case(name: str, *dice: float | None) -> CaseResult:
+    return CaseResult(name, None, None, None, {str(i): {"Dice": value} for i, value in enumerate(dice)})
+
+
+def test_best_median_and_worst_by_mean_dice_over_what_is_defined():
+    cases = [case("a", 0.5), case("b", 0.9, None), case("c", 0.1, 0.3), case("d", 0.8, 0.8), case("empty", None)]
+    assert {rank: c.name for rank, c in notable_cases(cases).items()} == {"best": "b", "median": "a", "worst": "c"}
+
+
+@pytest.mark.parametrize(
+    "count, ranks", [(0, []), (1, ["best"]), (2, ["best", "worst"]), (3, ["best", "median", "worst"])]
+)
+def test_no_case_is_shown_twice(count, ranks):
+    chosen = notable_cases([case(f"{i}", 0.5) for i in range(count)])
+    assert list(chosen) == ranks and len({c.name for c in chosen.values()}) == len(ranks)
+
+
+def test_results_of_regions_with_ignored_pixels_from_nnunets_summaries(tmp_path):
+    drawn = Drawn(tmp_path, "regions", cases=5)
+    model = TrainedModel(make_model(drawn, "nnUNetTrainer", folds=2, epochs=2))
+    assert model.labels == {"whole": (1, 2), "core": (2,)}
+    results = read_results(model, ["0", "1"])
+    assert [c.name for c in results.cases] == [drawn.case(i) for i in (0, 2, 4, 1, 3)]
+    dice = {"whole": [], "core": []}
+    for i in range(drawn.cases):
+        truth = drawn.truth(i)
+        prediction = np.where(truth == 3, 0, shifted(np.where(truth == 3, 0, truth), i))
+        for name, values in dice.items():
+            values.append(dice_and_iou(truth, prediction, model.labels[name])[0])
+    for name, values in dice.items():
+        assert results.summary[name]["Dice"] == pytest.approx((np.mean(values), np.std(values, ddof=1), 5))
+    means = np.mean(list(dice.values()), axis=0)
+    assert results.summary[MEAN]["Dice"] == pytest.approx((means.mean(), means.std(ddof=1), 5))
+
+
+def test_a_class_that_is_nowhere_in_a_case_does_not_count(tmp_path):
+    drawn = Drawn(tmp_path, cases=3)
+    model = TrainedModel(make_model(drawn, "nnUNetTrainer", folds=1, epochs=2))
+    file = model.validation_folder("0") / "summary.json"
+    summary = json.loads(file.read_text())
+    summary["metric_per_case"][0]["metrics"]["2"]["Dice"] = math.nan
+    file.write_text(json.dumps(summary))
+    results = read_results(model, ["0"])
+    assert results.summary["left_kidney"]["Dice"].n == 2 and results.summary["liver"]["Dice"].n == 3
+    assert results.cases[0].mean_dice == 1.0  # of the liver alone
+
+
+def test_our_own_metrics_are_preferred_and_the_cross_validations_most(tmp_path):
+    drawn = Drawn(tmp_path, cases=4)
+    model = TrainedModel(make_model(drawn, "nnUNetTrainer", folds=2, epochs=2, evaluated=True))
+    results = read_results(model, ["0", "1"])
+    assert results.metrics == ("Dice", "IoU", "HD95_mm", "NSD") and results.summary["liver"]["HD95_mm"].n == 4
+    assert results.summary["liver"]["NSD"] == (None, None, 0)
+
+    together = model.folder / "crossval_results_folds_0_1"
+    together.mkdir()
+    contents = [json.loads((model.validation_folder(f) / "metrics_nnunet.json").read_text()) for f in "01"]
+    contents[0]["per_case"] += contents[1]["per_case"]
+    (together / "metrics_nnunet.json").write_text(json.dumps(contents[0]))
+    results = read_results(model, ["0", "1"])
+    assert results.summary["liver"]["Dice"] == (0.5, 0.25, 2)  # as that file says
+    assert [(c.name, c.fold) for c in results.cases] == [(drawn.case(i), str(i % 2)) for i in (0, 2, 1, 3)]
+    assert all(c.prediction is not None for c in results.cases)
+    assert read_results(model, ["1"]).metrics == results.metrics
+
+    (model.validation_folder("1") / "metrics_nnunet.json").unlink()
+    (together / "metrics_nnunet.json").unlink()
+    assert read_results(model, ["0", "1"]).metrics == ("Dice", "IoU")
+
+
+def test_metrics_older_than_a_prediction_are_said_to_be(tmp_path):
+    model = TrainedModel(make_model(Drawn(tmp_path, cases=2), "nnUNetTrainer", folds=1, epochs=2, evaluated=True))
+    assert not any("newer" in note for note in read_results(model, ["0"]).notes)
+    _, prediction = sorted(model.validation_folder("0").glob("*.nii.gz"))
+    later = prediction.stat().st_mtime + 60
+    os.utime(prediction, (later, later))
+    assert any("predictions are newer" in note for note in read_results(model, ["0"]).notes)
+
+
+def test_curves_of_ours_and_of_a_stock_trainer(tmp_path):
+    drawn = Drawn(tmp_path, "RGB", cases=2)
+    ours, stock = (
+        read_curves(TrainedModel(make_model(drawn, trainer, ours=ours, epochs=7, checkpoint=name)), ["0", "1"])
+        for trainer, ours, name in (("a", True, "checkpoint_final.pth"), ("b", False, "checkpoint_latest.pth"))
+    )
+    assert [panel.title for panel in stock.panels] == ["loss", "pseudo Dice", "learning rate"]
+    assert len(ours.panels) == 7 and len(ours.histories["1"]["L_proj"]) == 7
+    assert ours.notes == () and stock.notes[0] == "Fold 0 is not finished: checkpoint_latest.pth, after 7 epochs."
+    write_curves(tmp_path / "curves.png", ours, limits([ours, stock]))
+    assert matplotlib.image.imread(tmp_path / "curves.png").shape[1] == 960
+
+
+def test_a_checkpoint_of_weights_alone_has_no_curves(tmp_path):
+    model = TrainedModel(make_model(Drawn(tmp_path, "RGB", cases=1), "a", folds=1, epochs=2))
+    torch.save({"network_weights": {}}, model.fold_folder("0") / "checkpoint_final.pth")
+    curves = read_curves(model, ["0"])
+    assert curves.panels == [] and curves.notes == ("Fold 0: checkpoint_final.pth holds no training curves.",)
+
+
+def test_metrics_of_another_form_are_refused(tmp_path):
+    model = TrainedModel(make_model(Drawn(tmp_path, "RGB", cases=1), "a", folds=1, epochs=2))
+    (model.validation_folder("0") / "metrics_nnunet.json").write_text('{"metrics": ["Dice"]}')
+    with pytest.raises(UserError, match="does not hold what was expected .*run nnUNetv2_dsvm evaluate again"):
+        read_results(model, ["0"])
+
+
+def test_curves_with_gaps_draw(tmp_path):
+    """A continued training whose earlier epochs had no distillation; a term that is zero has no logarithm."""
+    curves = read_curves(TrainedModel(make_model(Drawn(tmp_path, "RGB", cases=2), "a", epochs=5)), ["0"])
+    curves.histories["0"].update(L_proj=[math.nan] * 3 + [0.2, 0.0], L_prog=[math.nan] * 5)
+    assert [p.title for p in curves.panels if p.title.startswith("L_")] == ["L_proj (projection)"]
+    write_curves(tmp_path / "curves.png", curves, limits([curves]))
+
+
+def test_folds_in_common_are_the_default(tmp_path):
+    drawn = Drawn(tmp_path, "RGB", cases=3)
+    models = [TrainedModel(make_model(drawn, name, folds=n, epochs=1)) for name, n in (("a", 2), ("b", 3))]
+    (models[0].folder / "fold_all").mkdir()
+    assert choose_folds(models, None) == ["0", "1"]
+    assert choose_folds([models[1]], ["2", "2"]) == ["2"]
+
+
+def test_ct_is_shown_in_a_soft_tissue_window():
+    image = np.array([-1000, -160, 40, 240, 3000], np.float32).reshape(1, 1, 1, 5)
+    shown = displayed(image, 0, ["CT"])
+    assert shown.rgb[0, :, 0] == pytest.approx([0, 0, 0.5, 1, 1])
+    assert displayed(image / 4000, 0, ["CT"]).description == "CT, percentiles 0.5 to 99.5"  # scaled: no longer in HU
+
+
+def test_other_images_are_shown_between_percentiles_and_photographs_in_colour():
+    image = np.linspace(0, 1000, 1001, dtype=np.float32).reshape(1, 1, 1, 1001)
+    shown = displayed(image, 0, ["MR"]).rgb[0, :, 0]
+    assert (shown[5], shown[995]) == (0, 1) and shown[500] == pytest.approx(0.5)
+    rgb = np.array([255, 128, 0], np.float32).reshape(3, 1, 1, 1)
+    for names in (["R", "G", "B"], ["rgb_to_0_1"] * 3):
+        assert displayed(rgb, 0, names).rgb[0, 0] == pytest.approx([1, 128 / 255, 0])
+    assert displayed(rgb, 0, ["T1", "T2", "FLAIR"]).description.endswith("the first of 3 channels")
+
+
+def test_the_slice_with_most_foreground():
+    empty, mask = np.zeros((2, 5, 4, 4), bool)
+    mask[3, :2] = mask[1, 0] = True
+    assert slice_to_show(mask, []) == 3
+    assert slice_to_show(empty, [empty, mask]) == 3 and slice_to_show(empty, []) == 2
+
+
+@pytest.mark.parametrize("reader", [SimpleITKIO, NibabelIO, NibabelIOWithReorient])
+@pytest.mark.parametrize("stored", ["LPS", "RAS", "LAS"])
+def test_patients_are_shown_the_same_way_up(tmp_path, reader, stored):
+    volume = np.zeros((3, 4, 5), np.float32)
+    volume[:, 0, 0] = 1  # in LPS: front, right
+    image = sitk.DICOMOrient(sitk.GetImageFromArray(volume), stored)
+    sitk.WriteImage(image, str(tmp_path / "x_0000.nii.gz"))
+    voxels, properties = reader().read_images([str(tmp_path / "x_0000.nii.gz")])
+    rows, columns = upright(properties)
+    assert voxels[0, 1][rows, columns][0, 0] == 1
+
+
+def test_contours_lie_where_the_labels_are(tmp_path, monkeypatch):
+    drawn = Drawn(tmp_path, cases=3).write()
+    monkeypatch.setenv("nnUNet_raw", str(drawn.raw.parent))
+    model = TrainedModel(make_model(drawn, "a", shift=6, folds=1, epochs=1))
+    assert len(model.image_files(drawn.case(2))) == 1
+    picture = write_case_picture(
+        tmp_path / "case.png",
+        model,
+        images=model.image_files(drawn.case(2)),
+        truth=model.reference_file(drawn.case(2), None),
+        predictions={"prediction": model.validation_folder("0") / f"{drawn.case(2)}.nii.gz"},
+    )
+    assert (picture.slice_number, picture.slices) == (4, 6)
+    pixels = matplotlib.image.imread(tmp_path / "case.png")[..., :3]
+    third = pixels.shape[1] // 3
+    orange = np.abs(pixels - np.array([0xD5, 0x5E, 0x00]) / 255).max(axis=-1) < 0.02
+    orange[int(0.85 * len(pixels)) :] = False  # the legend
+    truth, prediction = (np.argwhere(orange[:, i * third : (i + 1) * third])[:, 1].mean() for i in (1, 2))
+    assert not orange[:, :third].any()
+    assert prediction - truth == pytest.approx(12 / 96 * third, rel=0.2)  # two times six of 96 columns
+
+
+def test_label_maps_of_another_shape_are_refused(tmp_path, monkeypatch):
+    drawn = Drawn(tmp_path, cases=1).write()
+    monkeypatch.setenv("nnUNet_raw", str(drawn.raw.parent))
+    model = TrainedModel(make_model(drawn, "a", folds=1, epochs=1))
+    image = sitk.GetImageFromArray(np.zeros((2, 3, 4), np.uint8))
+    sitk.WriteImage(image, str(tmp_path / "other.nii.gz"))
+    truth = model.reference_file(drawn.case(0), None)
+    with pytest.raises(ValueError, match=r"has the shape \(2, 3, 4\), its image \(6, 72, 96\)"):
+        write_case_picture(
+            tmp_path / "case.png", model, images=model.image_files(drawn.case(0)), truth=truth,
+            predictions={"prediction": tmp_path / "other.nii.gz"},
+        )  # fmt: skip
