@@ -49,7 +49,7 @@ def results(tiny_dataset, tmp_path_factory):
             alone = records(None)
             torch.set_num_threads(threads)
         for rank in ranks:
-            rank.wait(timeout=300)
+            rank.wait(timeout=900)
     finally:
         for rank in ranks:
             rank.kill()
