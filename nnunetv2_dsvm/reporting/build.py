@@ -114,7 +114,7 @@ def _curves_figure(folder: Path, title: str, curves: Curves, ranges: dict[str, t
     names = [panel.title for panel in curves.panels]
     caption = "One line per fold. Pseudo Dice is nnU-Net's estimate from validation patches while it trains."
     if any(name.startswith("L_p") for name in names):
-        caption += " L_proj and L_prog are the two distillation terms without their weights, on logarithmic axes."
+        caption += " L_proj and L_prog are the two distillation terms without their weights."
     return Figure(title, file, f"Training curves of {title} over the epochs: {', '.join(names)}.", caption)
 
 

@@ -17,6 +17,8 @@ from nnunetv2_dsvm.reporting.style import FOLD_COLOURS, STYLE
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 
+DECLINE_FOR_A_LOGARITHM = 5  # a series that falls less is drawn on a linear axis
+
 History = Mapping[str, Sequence[float]]
 
 
@@ -138,7 +140,7 @@ def _draw(axes: Axes, panel: Panel, curves: Curves, value_range: tuple[float, fl
     axes.set_title(panel.title, loc="left")
     if value_range:
         low, high = value_range
-        if panel.logarithmic:
+        if panel.logarithmic and high > DECLINE_FOR_A_LOGARITHM * low:
             axes.set_yscale("log")
             axes.set_ylim(low / 1.3, high * 1.3)
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
