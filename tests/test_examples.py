@@ -43,9 +43,32 @@ class {TRAINER}(nnUNetTrainerDSVM_ownWeights):
 """
 
 
-# nnU-Net's command starts six processes that each import torch, for one picture.
-FEWER_PROCESSES = f"""#!/bin/sh
+# Two of nnU-Net's commands, quicker for a few small pictures: the one starts six processes that each import torch, the
+# other draws 10⁸ foreground voxels, however few there are.
+PREDICT = f"""#!/bin/sh
 exec {Path(sys.executable).parent / "nnUNetv2_predict"} "$@" -npp 0 -nps 0
+"""
+PLAN = f"""#!{sys.executable}
+import os
+import sys
+
+os.environ["nnUNet_n_proc_DA"] = "1"  # nnU-Net cannot plan with 0
+sys.path.append({str(Path(__file__).parent)!r})
+from dataset_miniatures import threads_for_processes
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import plan_and_preprocess_entry
+
+original = DatasetFingerprintExtractor.__init__
+
+
+def few_samples(self, *arguments, **options):
+    original(self, *arguments, **options)
+    self.num_foreground_voxels_for_intensitystats = 1e5
+
+
+DatasetFingerprintExtractor.__init__ = few_samples
+with threads_for_processes():
+    plan_and_preprocess_entry()
 """
 
 
@@ -60,9 +83,10 @@ class Workplace:
         (trainers / "custom_trainer.py").write_text((EXAMPLES / "custom_trainer.py").read_text(encoding="utf-8"))
         (trainers / "mini.py").write_text(MINI)
         (root / "bin").mkdir()
-        predict = root / "bin" / "nnUNetv2_predict"
-        predict.write_text(FEWER_PROCESSES)
-        predict.chmod(0o755)
+        for name, text in (("predict", PREDICT), ("plan_and_preprocess", PLAN)):
+            command = root / "bin" / f"nnUNetv2_{name}"
+            command.write_text(text)
+            command.chmod(0o755)
         self.variables = {
             **self.dataset.environment,
             "nnUNet_def_n_proc": "1",
