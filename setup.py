@@ -45,7 +45,7 @@ setup(
     ],
     extras_require={
         "datasets": ["h5py"],  # the preprocessed Synapse
-        "test": ["pytest>=8", "pytest-timeout", "hypothesis", "ruff", "h5py", "medpy>=0.5.2"],
+        "test": ["pytest>=8", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "h5py", "medpy>=0.5.2"],
         "cuda": ["mamba-ssm", "causal-conv1d"],
     },
     entry_points={
