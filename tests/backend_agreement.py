@@ -23,7 +23,7 @@ def probabilities(checkpoint: str, backend: str, pixels: int) -> Tensor:
 
 
 def disagreements(got: Tensor, expected: Tensor) -> dict[str, tuple[float, float]]:
-    """By the name of each measure, its value and what it may be at most: the softmax's largest difference, and 1 - Dice of each class."""
+    """By measure, its value and what it may be at most: the softmax's largest difference; 1 - Dice of each class."""
     found = {"softmax": ((got - expected).abs().max().item(), 1e-4)}
     got, expected = got.argmax(0), expected.argmax(0)
     for label in torch.cat([got, expected]).unique().tolist():
