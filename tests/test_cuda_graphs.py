@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nnunetv2_dsvm.architecture import cuda_graphs
-from nnunetv2_dsvm.architecture.cuda_graphs import CALLS_BEFORE, CudaGraphs
+from nnunetv2_dsvm import cuda_graphs
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.cuda_graphs import CALLS_BEFORE, CudaGraphs
 from nnunetv2_dsvm.distillation import DualSelfDistillation
 from nnunetv2_dsvm.training.loss import SegmentationWithDistillationLoss
 

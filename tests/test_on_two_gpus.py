@@ -8,8 +8,8 @@ from torch import distributed as dist
 from torch import multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunetv2_dsvm.architecture.cuda_graphs import CALLS_BEFORE
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.cuda_graphs import CALLS_BEFORE
 from nnunetv2_dsvm.distillation import DualSelfDistillation
 from nnunetv2_dsvm.training.loss import SegmentationWithDistillationLoss
 from nnunetv2_dsvm.training.ranks import parameters_that_differ

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nnunetv2_dsvm.architecture.cuda_graphs import CudaGraphs
 from nnunetv2_dsvm.architecture.finite_image import infinite_unless_finite, refuse_if_not_finite
 from nnunetv2_dsvm.architecture.resampling import (
     PATCH_SIZE,
@@ -17,6 +16,7 @@ from nnunetv2_dsvm.architecture.resampling import (
     pad_to_multiple,
 )
 from nnunetv2_dsvm.architecture.vss_block import VSSBlock
+from nnunetv2_dsvm.cuda_graphs import CudaGraphs
 
 # "base" is the published recipe (27,427,561 parameters with 3 channels in and 1 class), "large" the official class's
 # defaults (44,273,833); "small" is ours, for CPUs.

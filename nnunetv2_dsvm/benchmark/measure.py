@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from nnunetv2_dsvm.architecture import cuda_graphs
+from nnunetv2_dsvm import cuda_graphs
 from nnunetv2_dsvm.benchmark.isolated import run_isolated
 from nnunetv2_dsvm.benchmark.memory import PeakMemory, kept_for_backward
 from nnunetv2_dsvm.benchmark.timing import ONCE, Effort, Timing, time_inference, time_training

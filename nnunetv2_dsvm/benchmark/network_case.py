@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nnunetv2_dsvm.architecture.cuda_graphs import CudaGraphs
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.benchmark.conventional import conventional_network
 from nnunetv2_dsvm.benchmark.plain_conv_unet import plain_conv_unet
 from nnunetv2_dsvm.benchmark.workload import DTYPES, Workload, autocast
+from nnunetv2_dsvm.cuda_graphs import CudaGraphs
 from nnunetv2_dsvm.distillation import DualSelfDistillation
 from nnunetv2_dsvm.training.loss import SegmentationWithDistillationLoss
 

@@ -10,7 +10,7 @@ from torch import multiprocessing, nn
 from torch.multiprocessing.spawn import ProcessException
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunetv2_dsvm.architecture import cuda_graphs
+from nnunetv2_dsvm import cuda_graphs
 from nnunetv2_dsvm.benchmark.correctness import WrongResult
 from nnunetv2_dsvm.benchmark.network_case import NetworkCase
 from nnunetv2_dsvm.benchmark.timing import Effort, Timing, time_training

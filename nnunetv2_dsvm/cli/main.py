@@ -11,10 +11,10 @@ from nnunetv2_dsvm.version import __version__
 # name -> what it does. Each is a module of this package with `add_arguments(parser)` and `run(args) -> int`.
 SUBCOMMANDS = {
     "quickstart": "train, predict and evaluate a small DSVM-UNet on real CT, start to end, in minutes on a CPU",
-    "report": "one HTML file on trained models: training curves, metrics, the best, median and worst cases",
     "doctor": "check that this machine can train: versions, devices, scan backends, nnU-Net's folders",
     "dataset": "turn a downloaded ISIC, Synapse or ACDC into an nnU-Net dataset, verified, with the papers' split",
     "evaluate": "metrics of predictions or of a cross-validation, by nnU-Net's protocol or the papers'; compare models",
+    "report": "one HTML file on trained models: training curves, metrics, the best, median and worst cases",
     "benchmark": "measure speed and memory of the scan backends and of the network",
 }
 

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from nnunetv2_dsvm.architecture.cuda_graphs import CudaGraphs
+from nnunetv2_dsvm.cuda_graphs import CudaGraphs
 from nnunetv2_dsvm.distillation.distances import DistanceKind, FeatureDistance
 from nnunetv2_dsvm.distillation.progressive import ProgressiveSelfDistillation
 from nnunetv2_dsvm.distillation.projection import ProjectionSelfDistillation
@@ -23,7 +23,7 @@ class DualSelfDistillation(nn.Module):
     without them.
 
     Its many small kernels take longer to launch than to run: `cuda_graphs.training` replays them as a CUDA graph, for
-    features that come from a network's (`nnunetv2_dsvm.architecture.cuda_graphs`). With a mask, which is new in every
+    features that come from a network's (`nnunetv2_dsvm.cuda_graphs`). With a mask, which is new in every
     step, it does not.
 
     Example:
