@@ -27,7 +27,7 @@ read -ra folds <<<"${FOLDS:-0 1 2 3 4}"
 plans=${PLANS:-nnUNetPlans}
 device=${DEVICE:-cuda}
 
-name=$(cd "$nnUNet_raw" && printf '%s\n' Dataset"$(printf '%03d' "$dataset")"_* | head -n 1)
+name=$(cd "$nnUNet_raw" && printf '%s\n' Dataset"$(printf '%03d' "$((10#$dataset))")"_* | head -n 1)
 if [ ! -f "$nnUNet_preprocessed/$name/$plans.json" ]; then
     nnUNetv2_plan_and_preprocess -d "$dataset" -c 2d --verify_dataset_integrity
 fi
@@ -36,6 +36,6 @@ for trainer in "${trainers[@]}"; do
     for fold in "${folds[@]}"; do
         nnUNetv2_train "$dataset" 2d "$fold" -tr "$trainer" -p "$plans" -device "$device" --c
     done
-    nnUNetv2_dsvm evaluate -d "$dataset" -tr "$trainer" -p "$plans" -c 2d -f "${folds[@]}"
 done
+nnUNetv2_dsvm evaluate -d "$dataset" -tr "${trainers[@]}" -p "$plans" -c 2d -f "${folds[@]}"
 nnUNetv2_dsvm report -d "$dataset" -tr "${trainers[@]}" -p "$plans" -c 2d -f "${folds[@]}" -o "$report"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# ISIC 2018, from the downloaded folders to a report: DSVM-UNet and its control, the plain VM-UNet, at 256×256 as in the papers.
+# ISIC 2018 at 256×256, from the downloaded folders to a report: DSVM-UNet and its control, the plain VM-UNet.
 #
 #   examples/isic2018.sh SOURCE DATASET_ID REPORT_FOLDER
 #
@@ -18,7 +18,8 @@ fi
 here=$(dirname "$0") source=$1 dataset=$2 report=$3
 : "${nnUNet_raw:?is not set: see documentation/setting_up_paths.md of nnU-Net}"
 
-if ! compgen -G "$nnUNet_raw/Dataset$(printf '%03d' "$dataset")_*" >/dev/null; then
+# To convert again, at another size for instance, delete the dataset first.
+if [ ! -d "$nnUNet_raw/Dataset$(printf '%03d' "$((10#$dataset))")_ISIC2018" ]; then
     nnUNetv2_dsvm dataset isic2018 "$source" -d "$dataset" --resize "${SIZE:-256}"
 fi
 FOLDS=0 "$here/five_fold.sh" "$dataset" "$report"

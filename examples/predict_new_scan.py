@@ -22,7 +22,8 @@ def main() -> None:
     args = parser.parse_args()
 
     predictor = nnUNetPredictor(device=torch.device(args.device), allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(args.model_folder), use_folds=None)  # all that are there
+    numbered = sorted(int(path.name[5:]) for path in args.model_folder.glob("fold_*") if path.name[5:].isdigit())
+    predictor.initialize_from_trained_model_folder(str(args.model_folder), use_folds=numbered or ("all",))
 
     reader = predictor.plans_manager.image_reader_writer_class()
     image, properties = reader.read_images([str(path) for path in args.images])

@@ -7,8 +7,8 @@
 #   DATASET_ID     a free number for nnU-Net, e.g. 220
 #   REPORT_FOLDER  where report.html goes, and the predictions of the 12 test volumes
 #
-# Cross-validates on the 18 training volumes. Optional variables, those of five_fold.sh: TRAINERS, FOLDS, PLANS, DEVICE.
-# A second run goes on where the first was interrupted.
+# Cross-validates on the 18 training volumes. Optional variables, those of five_fold.sh: TRAINERS, PLANS, DEVICE, FOLDS (all: one
+# model of all 18 volumes, as in the papers; its validation says nothing). A second run goes on where the first stopped.
 set -euo pipefail
 
 if [ $# -ne 3 ]; then
@@ -18,7 +18,7 @@ fi
 here=$(dirname "$0") source=$1 dataset=$2 report=$3
 : "${nnUNet_raw:?is not set: see documentation/setting_up_paths.md of nnU-Net}"
 
-if ! compgen -G "$nnUNet_raw/Dataset$(printf '%03d' "$dataset")_*" >/dev/null; then
+if [ ! -d "$nnUNet_raw/Dataset$(printf '%03d' "$((10#$dataset))")_Synapse" ]; then
     nnUNetv2_dsvm dataset synapse "$source" -d "$dataset"
 fi
 "$here/five_fold.sh" "$dataset" "$report"

@@ -26,7 +26,7 @@ dataset=$1 input=$2 output=$3 labels=${4:-}
 trainer=${TRAINER:-nnUNetTrainerDSVM}
 device=${DEVICE:-cuda}
 
-name=$(cd "$nnUNet_raw" && printf '%s\n' Dataset"$(printf '%03d' "$dataset")"_* | head -n 1)
+name=$(cd "$nnUNet_raw" && printf '%s\n' Dataset"$(printf '%03d' "$((10#$dataset))")"_* | head -n 1)
 model=$nnUNet_results/$name/${trainer}__nnUNetPlans__2d
 
 if [ ! -f "$nnUNet_preprocessed/$name/nnUNetPlans.json" ]; then

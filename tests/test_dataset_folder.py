@@ -1,13 +1,14 @@
 """Where a dataset is written: beside and renamed, checked by nnU-Net, repeatable, never over anybody else's files."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from dataset_miniatures import convert, isic_seven_to_three, threads_for_processes, tree
 from PIL import Image
 
-from nnunetv2_dsvm.datasets import isic
+from nnunetv2_dsvm.datasets import isic, raw_folder
 from nnunetv2_dsvm.datasets.raw_folder import Contents, RawFolder
 from nnunetv2_dsvm.errors import UserError
 
@@ -76,6 +77,46 @@ def test_files_added_or_changed_since_are_kept(folders, path):
     before = tree(folders / "raw")
     with pytest.raises(UserError, match=f"added or changed since it was written: {path}"):
         write(Contents(write_two_cases))
+    assert tree(folders / "raw") == before
+
+
+def test_a_change_that_keeps_the_size_is_seen(folders):
+    write(Contents(write_two_cases))
+    file = folders / "raw" / NAME / "dataset.json"
+    file.write_text(file.read_text().replace("lesion", "tumour"))
+    with pytest.raises(UserError, match="changed since it was written: dataset.json"):
+        write(Contents(write_two_cases))
+    assert "tumour" in file.read_text()
+
+
+def test_ctrl_c_between_the_two_renames_puts_the_old_dataset_back(folders, monkeypatch):
+    write(Contents(write_two_cases))
+    before = tree(folders / "raw")
+
+    def stop_once(source, target, original=os.replace):
+        if Path(source).parent.name == f".partial_{NAME}" and Path(source).name == NAME:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+        original(source, target)
+
+    monkeypatch.setattr(raw_folder.os, "replace", stop_once)
+    with pytest.raises(KeyboardInterrupt):
+        write(Contents(write_two_cases))
+    assert tree(folders / "raw") == before
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(folders):
+    write(Contents(write_two_cases))
+    before = tree(folders / "raw")
+    beside = folders / "raw" / f".partial_{NAME}"
+    beside.mkdir()
+    (folders / "raw" / NAME).rename(beside / raw_folder.OLD)
+
+    def fail(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="No space left"):
+        write(Contents(fail))
     assert tree(folders / "raw") == before
 
 

@@ -221,5 +221,5 @@ def check_report(folder: Path) -> None:
 
 def check_test_set(folder: Path, metrics: str, cases: int) -> None:
     """Predicted, and measured against labelsTs."""
-    content = json.loads((folder / "test" / TRAINER / metrics).read_text(encoding="utf-8"))
+    content = json.loads((folder / "test" / f"{TRAINER}_folds_0" / metrics).read_text(encoding="utf-8"))
     assert len(content["per_case"]) == cases and all(Path(case["prediction"]).is_file() for case in content["per_case"])

@@ -13,6 +13,8 @@ from report_models import Drawn, dice_and_iou, make_model, shifted
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.reporting import build
 
+GENERATOR = '<meta name="generator" content="nnunetv2_dsvm">'
+
 
 def spread_of_dice(drawn: Drawn, shift: int, values: tuple[int, ...]) -> str:
     dice = [dice_and_iou(drawn.truth(i), shifted(drawn.truth(i), shift * i), values)[0] for i in range(drawn.cases)]
@@ -122,19 +124,29 @@ def test_names_are_escaped(tmp_path, report):
 def test_an_earlier_report_is_replaced_and_nothing_else(small, report, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    for name in ("report.html", "report_case_gone.png", "notes.txt", "own.png"):
+    for name in ("report_case_gone.png", "notes.txt", "own.png", "report_2024_final.png"):
         (out / name).write_text("old")
+    (out / "report.html").write_text(f'{GENERATOR}<img title="report_case_gone.png">')
     status, _ = report(small)
     assert status == 0
     names = {path.name for path in out.iterdir()}
-    assert {"notes.txt", "own.png"} < names and "report_case_gone.png" not in names
+    assert {"notes.txt", "own.png", "report_2024_final.png"} < names and "report_case_gone.png" not in names
     assert (out / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_somebody_elses_report_is_not_replaced(small, report, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report.html").write_text("own")
+    status, _ = report(small)
+    assert status == 1 and "was not made by this command" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["report.html"] and (out / "report.html").read_text() == "own"
 
 
 def test_a_failure_leaves_the_earlier_report(small, report, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     out.mkdir()
-    (out / "report.html").write_text("old")
+    (out / "report.html").write_text(GENERATOR)
 
     def full(**_):
         raise OSError(28, "No space left on device")
@@ -142,7 +154,7 @@ def test_a_failure_leaves_the_earlier_report(small, report, tmp_path, monkeypatc
     monkeypatch.setattr(build, "render", full)
     status, _ = report(small)
     assert status == 1 and "No space left on device" in capsys.readouterr().err
-    assert [path.name for path in out.iterdir()] == ["report.html"] and (out / "report.html").read_text() == "old"
+    assert [path.name for path in out.iterdir()] == ["report.html"] and (out / "report.html").read_text() == GENERATOR
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,8 @@ def test_a_class_that_is_nowhere_in_a_case_does_not_count(tmp_path):
     results = read_results(model, ["0"])
     assert results.summary["left_kidney"]["Dice"].n == 2 and results.summary["liver"]["Dice"].n == 3
     assert results.cases[0].mean_dice == 1.0  # of the liver alone
+    of_labels = [results.summary[name]["Dice"].mean for name in results.summary if name != "mean"]
+    assert results.summary["mean"]["Dice"].mean == pytest.approx(np.mean(of_labels))  # nnU-Net's foreground mean
 
 
 def test_our_own_metrics_are_preferred_and_the_cross_validations_most(tmp_path):

@@ -42,12 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from nnunetv2_dsvm.evaluation.comparison import (
-        NOTE,
         check_comparable,
         compare,
         comparison_csv,
         comparison_json,
         comparison_table,
+        note,
     )
     from nnunetv2_dsvm.evaluation.parallel import measure_sets
     from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS as BY_NAME
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         json_file = (args.o or sets[0].folder) / f"comparison_{protocol.name}.json"
         contents[json_file] = comparison_json(differences, list(models), protocol)
         contents[json_file.with_suffix(".csv")] = comparison_csv(differences)
-        tables.append(f"{comparison_table(differences)}\n{NOTE}")
+        tables.append(f"{comparison_table(differences)}\n{note(protocol)}")
     write_all(contents)
     print("\n" + "\n\n".join(tables) + f"\n\n{protocol.rule_for_empty_masks}")
     if protocol.needs_distances and not protocol.in_voxels:

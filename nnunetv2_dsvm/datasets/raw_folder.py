@@ -4,6 +4,7 @@ The folder remembers which files were written (`conversion.json`). A second conv
 a folder that something else made, or in which files were added or changed since, is refused.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +18,8 @@ from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.version import __version__
 
 MANIFEST = "conversion.json"
+OLD = "old"  # the dataset that is being replaced, between two renames
+HASHED_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class RawFolder:
             UserError: the disk is full or read only, nnU-Net's integrity check fails, or the preprocessed folder has
                 folds of somebody else's. The old dataset, if there was one, is then still there, unchanged.
         """
+        if (self._beside_path / OLD).exists() and not self.path.exists():  # a run was killed between the two renames
+            os.replace(self._beside_path / OLD, self.path)
         old_folds = self._old_folds()
         check_splits(self.preprocessed, old=old_folds, new=contents.folds)
         try:
@@ -97,11 +102,11 @@ class RawFolder:
             return
         advice = "Nothing was touched. Move it away, or choose another ID with -d."
         try:
-            written = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))["files"]
-        except (OSError, ValueError, KeyError, TypeError):
+            written = dict(json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))["files"].items())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{self.path} exists and was not made by this command. {advice}") from None
-        present = _sizes(self.path)
-        foreign = sorted(path for path, size in present.items() if written.get(path) != size)
+        present = _fingerprints(self.path)
+        foreign = sorted(path for path, fingerprint in present.items() if written.get(path) != fingerprint)
         if foreign:
             shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
             raise UserError(f"files in {self.path} were added or changed since it was written: {shown}. {advice}")
@@ -110,10 +115,14 @@ class RawFolder:
         path = self.path / SPLITS_FILE
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
+    @property
+    def _beside_path(self) -> Path:
+        # Hidden and below a folder of its own: nnU-Net takes every folder `DatasetXXX…` for a dataset.
+        return self.path.parent / f".partial_{self.name}"
+
     @contextmanager
     def _beside(self):
-        # Hidden and below a folder of its own: nnU-Net takes every folder `DatasetXXX…` for a dataset.
-        beside = self.path.parent / f".partial_{self.name}"
+        beside = self._beside_path
         shutil.rmtree(beside, ignore_errors=True)  # of a killed run
         partial = beside / self.name
         partial.mkdir(parents=True)
@@ -124,12 +133,12 @@ class RawFolder:
 
     def _rename(self, partial: Path) -> None:
         self._check_ours()  # once more: the conversion may have taken long
-        old = partial.with_name("old")
+        old = partial.with_name(OLD)
         if self.path.exists():
             os.replace(self.path, old)
         try:
             os.replace(partial, self.path)
-        except OSError:
+        except BaseException:
             if old.exists():
                 os.replace(old, self.path)
             raise
@@ -166,14 +175,24 @@ def write_dataset_json(
     (folder / "dataset.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    """Size in bytes of each file, by its path relative to `folder`; not the manifest's own."""
-    files = (path for path in folder.rglob("*") if not path.is_dir())
-    return {path.relative_to(folder).as_posix(): path.lstat().st_size for path in files if path.name != MANIFEST}
+def _fingerprints(folder: Path) -> dict[str, str]:
+    """Size in bytes, and of small files the SHA-256, by the path relative to `folder`; not the manifest's own.
+
+    Large images would take long to read again, and a changed one hardly ever keeps its compressed size.
+    """
+    files = (path for path in folder.rglob("*") if not path.is_dir() and path.name != MANIFEST)
+    return {path.relative_to(folder).as_posix(): _fingerprint(path) for path in files}
+
+
+def _fingerprint(path: Path) -> str:
+    size = path.lstat().st_size
+    if size > HASHED_BYTES or path.is_symlink():
+        return str(size)
+    return f"{size} {hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
 def _write_manifest(folder: Path) -> None:
-    content = {"made_by": f"nnunetv2_dsvm {__version__}", "files": _sizes(folder)}
+    content = {"made_by": f"nnunetv2_dsvm {__version__}", "files": _fingerprints(folder)}
     (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

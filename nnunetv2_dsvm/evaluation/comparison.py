@@ -16,11 +16,12 @@ from nnunetv2_dsvm.evaluation.protocols import Protocol
 from nnunetv2_dsvm.evaluation.summary import OVER_LABELS, case_mean
 from nnunetv2_dsvm.evaluation.tables import aligned, as_csv, number
 
-NOTE = (
+_NOTE = (
     "difference = the second model minus the first, over the cases where both are defined; p_value: two-sided Wilcoxon "
     "signed-rank test of these differences, not corrected for the number of tests; null where all are 0. The label "
     f'"{OVER_LABELS}" is each case\'s mean over its labels, of those that are defined for both models.'
 )
+_OF_SINGLE_IMAGES = " The differences are of single images, while the protocol's own numbers pool all pixels."
 COLUMNS = (
     "first", "second", "label", "metric", "n", "mean_difference", "std_difference", "median_difference", "p_value",
 )  # fmt: skip
@@ -74,10 +75,15 @@ def compare(models: Mapping[str, Sequence[CaseResult]], protocol: Protocol) -> l
     return differences
 
 
+def note(protocol: Protocol) -> str:
+    """What a reader of the differences needs."""
+    return _NOTE + (_OF_SINGLE_IMAGES if protocol.pooled else "")
+
+
 def comparison_json(differences: Sequence[PairedDifference], models: Sequence[str], protocol: Protocol) -> str:
     """`comparison_<protocol>.json`."""
     paired = [{column: _plain(getattr(d, column)) for column in COLUMNS} for d in differences]
-    content = {"protocol": protocol.name, "models": list(models), "note": NOTE, "paired_differences": paired}
+    content = {"protocol": protocol.name, "models": list(models), "note": note(protocol), "paired_differences": paired}
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 

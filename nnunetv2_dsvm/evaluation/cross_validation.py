@@ -31,6 +31,12 @@ def from_cross_validation(
     Raises:
         UserError: a variable, the dataset, a model or the references are missing.
     """
+    wrong = [fold for fold in folds if fold != "all" and not fold.isdigit()]
+    if wrong:
+        raise UserError(f"folds are numbers from 0 or all, got {', '.join(wrong)}")
+    if "all" in folds and len(set(folds)) > 1:
+        raise UserError("-f all is a model of its own, validated on its training cases: name it alone, or name numbers")
+    folds = sorted(folds, key=lambda fold: (fold == "all", int(fold) if fold.isdigit() else 0))
     repeated = [name for given in (trainers, folds) for name in dict.fromkeys(given) if list(given).count(name) > 1]
     if repeated:
         raise UserError(f"named twice: {', '.join(repeated)}")

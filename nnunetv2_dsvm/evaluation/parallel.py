@@ -78,4 +78,7 @@ def _measure(task: Task) -> Outcome:
     pair, problems = read_pair(case.reference, case.prediction, reader_class, labels)
     if pair is None or check_only:
         return None, problems
-    return measure_case(case, pair, labels, PROTOCOLS[protocol], tolerance_mm), []
+    try:
+        return measure_case(case, pair, labels, PROTOCOLS[protocol], tolerance_mm), []
+    except Exception as error:
+        return None, [f"{case.prediction} could not be measured: {type(error).__name__}: {error}"]

@@ -1,15 +1,17 @@
 """Make the report: read everything, draw in a folder of its own, and move the finished files into their place."""
 
 import os
+import re
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.reporting.case_picture import write_case_picture
 from nnunetv2_dsvm.reporting.curves import Curves, limits, read_curves, write_curves
-from nnunetv2_dsvm.reporting.html import Column, Figure, render, shown, shown_spread
+from nnunetv2_dsvm.reporting.html import PACKAGE, Column, Figure, render, shown, shown_spread
 from nnunetv2_dsvm.reporting.models import TrainedModel
 from nnunetv2_dsvm.reporting.results import MEAN, CaseResult, Results, read_results
 from nnunetv2_dsvm.reporting.worst_cases import notable_cases
@@ -23,6 +25,8 @@ def write_report(
 ) -> list[Path]:
     """Write `report.html` and its pictures `report_*.png`; an earlier report in `folder` is replaced, nothing else.
 
+    Which pictures are an earlier report's stands in its HTML.
+
     Args:
         models: of one dataset, in the order of their columns.
         folds: those of every model.
@@ -33,9 +37,14 @@ def write_report(
         The files, the HTML first.
 
     Raises:
-        UserError: results are missing, or the folder cannot be written; an earlier report is as it was.
+        UserError: results are missing, or the folder cannot be written or holds somebody else's `report.html`; then
+            nothing in it was changed.
     """
     titles = _titles(models)
+    other = [title for title, model in zip(titles, models, strict=True) if model.labels != models[0].labels]
+    if other:
+        raise UserError(f"{', '.join(other)} has other labels than {titles[0]}: make a report of each")
+    earlier = _pictures_of_earlier_report(folder)
     say("reading metrics and checkpoints")
     results = [read_results(model, folds) for model in models]
     curves = [read_curves(model, folds) for model in models]
@@ -51,6 +60,8 @@ def write_report(
             say(f"drawing the training curves of {title}")
             figure = _curves_figure(partial, title, of_model, ranges)
             notes = list(of_model.notes)
+            if {case.name for case in result.cases} != {case.name for case in results[0].cases}:
+                notes.append(f"Validated on other cases than {titles[0]}: the numbers do not compare.")
             if "all" in folds:
                 notes.append("Fold all is validated on the cases it was trained on.")
             columns.append(Column(title, _facts(model, folds, of_model, result), result, figure, notes))
@@ -66,20 +77,29 @@ def write_report(
             cases=cases,
         )
         (partial / REPORT).write_text(text, encoding="utf-8")
-        return _move_into_place(partial, folder)
+        return _move_into_place(partial, folder, earlier)
     except OSError as error:
         raise UserError(f"the report could not be written into {folder}: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _move_into_place(partial: Path, folder: Path) -> list[Path]:
+def _pictures_of_earlier_report(folder: Path) -> list[str]:
+    file = folder / REPORT
+    if not file.is_file():
+        return []
+    text = file.read_text(encoding="utf-8", errors="replace")
+    if f'<meta name="generator" content="{PACKAGE}' not in text:
+        raise UserError(f"{file} was not made by this command; nothing was touched. Choose another folder with -o")
+    return re.findall(r'title="(report_[^"/]+\.png)"', text)
+
+
+def _move_into_place(partial: Path, folder: Path, earlier: Sequence[str]) -> list[Path]:
     pictures = sorted(path.name for path in partial.glob("*.png"))
     for name in [*pictures, REPORT]:
         os.replace(partial / name, folder / name)
-    for old in folder.glob(PICTURES.format(kind="*", name="*")):
-        if old.name not in pictures:
-            old.unlink()
+    for name in set(earlier) - set(pictures):
+        (folder / name).unlink(missing_ok=True)
     return [folder / name for name in [REPORT, *pictures]]
 
 
@@ -163,7 +183,7 @@ def _case_figure(
     slices = f"slice {picture.slice_number} of {picture.slices}, the one with the most foreground; "
     caption = (
         f"{dice} {name}{of_fold}: {slices if picture.slices > 1 else ''}{picture.shown_as}. From the left: the image, "
-        f"the ground truth, {'the prediction' if len(predictions) == 1 else 'the predictions'}."
+        f"{', '.join(['the ground truth', *[f'the {title}' if alone else title for title in predictions]])}."
     )
     return Figure(heading, file, f"{name}: image, ground truth and {', '.join(predictions)} side by side.", caption)
 
@@ -173,4 +193,5 @@ def _joined(values) -> str:
 
 
 def _file_name(title: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in title)
+    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in title)
+    return plain if plain == title else f"{plain}_{zlib.crc32(title.encode()):08x}"  # or two could have one name

@@ -64,7 +64,8 @@ def write_case_picture(
     masks = [np.isin(segmentation, foreground) for segmentation in segmentations.values()]
     z = slice_to_show(masks[0], masks[1:])
     rows, columns = upright(properties)
-    names = list(model.dataset_json["channel_names"].values())
+    description = model.dataset_json
+    names = list((description.get("channel_names") or description["modality"]).values())  # nnU-Net reads both
     shown = displayed(image, z, names)
 
     slices = {title: segmentation[z][rows, columns] for title, segmentation in segmentations.items()}

@@ -53,7 +53,7 @@ class Curves:
     @property
     def panels(self) -> list[Panel]:
         """The panels that have something to show."""
-        return [panel for panel in PANELS if any(self.values(panel))]
+        return [panel for panel in PANELS if self.values(panel)]
 
     def values(self, panel: Panel) -> list[float]:
         """All finite values that a panel shows."""

@@ -138,7 +138,7 @@ def choose_folds(models: Sequence[TrainedModel], asked: Sequence[str] | None) ->
     """The folds to report on: those asked for, or else those that every model has (numbers only, if there are any).
 
     Raises:
-        UserError: a model lacks a fold that was asked for, or the models have none in common.
+        UserError: a model lacks a fold that was asked for, the models have none in common, or `all` is not alone.
     """
     if asked:
         for model in models:
@@ -148,7 +148,11 @@ def choose_folds(models: Sequence[TrainedModel], asked: Sequence[str] | None) ->
                     f"{model.folder} has no fold {', '.join(missing)}; it has {', '.join(model.folds) or 'none'}. "
                     "Train the missing ones, or name others with -f"
                 )
-        return list(dict.fromkeys(asked))
+        if "all" in asked and len(set(asked)) > 1:
+            raise UserError(
+                "-f all is a model of its own, validated on its training cases: name it alone, or name numbers"
+            )
+        return [fold for fold in models[0].folds if fold in asked]  # numbers ascending, as evaluate names its folder
     common = [fold for fold in models[0].folds if all(fold in model.folds for model in models)]
     folds = [fold for fold in common if fold.isdigit()] or common
     if not folds:

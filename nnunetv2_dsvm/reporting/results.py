@@ -135,7 +135,9 @@ def _case(
     """A case with its prediction: in a fold's validation folder, or else in the folder of the metrics."""
     file_name = name + model.dataset_json["file_ending"]
     in_folds = {fold: model.validation_folder(fold) / file_name for fold in folds}
-    fold = next((fold for fold, path in in_folds.items() if path.is_file()), None)
+    fold = next((fold for fold, path in in_folds.items() if path.is_file() and path.parent == folder), None) or next(
+        (fold for fold, path in in_folds.items() if path.is_file()), None
+    )
     prediction = in_folds[fold] if fold is not None else folder / file_name
     found = prediction if prediction.is_file() else None
     return CaseResult(name, fold, model.reference_file(name, reference), found, values)
@@ -144,7 +146,11 @@ def _case(
 def _spreads(
     cases: Sequence[CaseResult], labels: Sequence[str], metrics: Sequence[str]
 ) -> dict[str, dict[str, Spread]]:
-    """Spread over the cases where a metric is defined; for `MEAN`, of each case's mean over its defined classes."""
+    """Spread over the cases where a metric is defined.
+
+    For `MEAN` as `nnUNetv2_dsvm evaluate`: the mean of the classes' means, which is nnU-Net's foreground mean, and the
+    deviation of the cases' own means over their defined classes.
+    """
     summary: dict[str, dict[str, Spread]] = {name: {} for name in (*labels, MEAN)}
     for metric in metrics:
         means = []
@@ -153,7 +159,8 @@ def _spreads(
             means.append(sum(known) / len(known) if known else None)
         for name in labels:
             summary[name][metric] = _spread([case.values.get(name, {}).get(metric) for case in cases])
-        summary[MEAN][metric] = _spread(means)
+        of_cases, of_classes = _spread(means), _spread([summary[name][metric].mean for name in labels])
+        summary[MEAN][metric] = of_cases._replace(mean=of_classes.mean)
     return summary
 
 
