@@ -78,6 +78,6 @@ class Browser:
                 "--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=20000",
                 f"--user-data-dir={profile}", *options, page.as_uri(),
             ],
-            capture_output=True, text=True, timeout=120, check=True,
+            capture_output=True, encoding="utf-8", timeout=120, check=True,
         )
         # fmt: on

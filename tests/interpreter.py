@@ -13,7 +13,7 @@ def assert_checks_pass(script: str, *arguments: str, least: int) -> None:
     """
     result = subprocess.run(
         [sys.executable, Path(__file__).parent / script, *arguments],
-        env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=600,
+        env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, encoding="utf-8", timeout=600,
     )  # fmt: skip
     lines = result.stdout.splitlines()
     assert result.returncode == 0 and len(lines) >= least, result.stderr

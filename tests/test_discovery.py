@@ -30,7 +30,7 @@ def fresh_python(code: str, cwd: Path, **variables: str | None) -> str:
     """Runs code in a new interpreter; a variable of value None is unset there. Returns what it printed last."""
     environment = {**os.environ, "nnUNet_extTrainer": None, "NNUNETV2_DSVM_AUTOREGISTER": None, **variables}
     environment = {name: value for name, value in environment.items() if value is not None}
-    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.strip().splitlines()[-1]
 

@@ -174,7 +174,7 @@ class TestCommand:
     def test_the_real_thing_in_a_fresh_process(self, tmp_path, clean_environment):
         environment = {**os.environ, **{name: str(tmp_path) for name in VARIABLES}}
         command = [sys.executable, "-m", "nnunetv2_dsvm.cli.main", "doctor", "--json"]
-        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, encoding="utf-8")
         answer = json.loads(done.stdout)  # fails on any noise
         problems = [f for f in answer["findings"] if f["severity"] not in ("ok", "note")]
         assert (done.returncode, problems) == (0, [])

@@ -112,7 +112,7 @@ class Workplace:
             env={**os.environ, **self.variables, **variables},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
             cwd=self.root,
         )
         assert done.returncode == 0, done.stdout[-6000:]
@@ -159,7 +159,7 @@ def test_predict_new_scan_gives_what_the_validation_gave(workplace, model, capsy
 @pytest.mark.slow
 def test_scripts_say_how_they_are_called(workplace):
     for script in sorted(EXAMPLES.glob("*.sh")):
-        done = subprocess.run([str(script)], capture_output=True, text=True)
+        done = subprocess.run([str(script)], capture_output=True, encoding="utf-8")
         assert done.returncode == 2 and f"examples/{script.name} " in done.stdout, script
         assert "set -euo" not in done.stdout
 

@@ -44,7 +44,7 @@ class Trainings:
             env={**os.environ, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
         )
 
     def train(self, run, *options, kill_at="", save_every=1):

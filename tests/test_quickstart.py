@@ -24,10 +24,11 @@ def test_quickstart_resumes_and_ends_with_a_table_and_a_picture(tmp_path):
         "nnUNet_n_proc_DA": "1",
         "nnUNet_def_n_proc": "1",
     }
-    options = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    options = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
     command = [*COMMAND, "--output", str(output)]
 
-    process = subprocess.Popen(command, **options)
+    # Ctrl-C must reach it also where this run of pytest was started in the background and ignores it.
+    process = subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options)
     log = output / "logs" / "nnUNetv2_train.log"
     while process.poll() is None and not (log.exists() and "Epoch 0" in log.read_text(encoding="utf-8")):
         time.sleep(0.2)

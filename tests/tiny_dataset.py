@@ -71,7 +71,7 @@ class TinyDataset:
             env={**os.environ, **self.environment, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
         )
         if done.returncode:
             raise RuntimeError(f"{name} {' '.join(map(str, arguments))} failed:\n{done.stdout[-6000:]}")
