@@ -14,9 +14,9 @@ import SimpleITK as sitk
 from nnunetv2_dsvm.datasets.nifti_pairs import check_pair
 from nnunetv2_dsvm.datasets.nnunet_raw import merge_labels
 from nnunetv2_dsvm.datasets.problems import Problems
-from nnunetv2_dsvm.datasets.raw_folder import Contents, write_dataset_json
+from nnunetv2_dsvm.datasets.raw_folder import Contents
 from nnunetv2_dsvm.datasets.synapse_preprocessed import read_preprocessed
-from nnunetv2_dsvm.datasets.synapse_protocol import BTCV_LABELS, CASES, ORGANS, REFERENCE, TEST_CASES
+from nnunetv2_dsvm.datasets.synapse_protocol import BTCV_LABELS, CASES, ORGANS, TEST_CASES, write_volumes
 from nnunetv2_dsvm.datasets.workers import map_with_progress
 from nnunetv2_dsvm.errors import UserError
 
@@ -126,15 +126,11 @@ def _write(folder: Path, scans: list[Scan], workers: int) -> None:
         label.CopyInformation(image)  # equal but for rounding, which the check has seen
         sitk.WriteImage(label, str(folder / f"labels{where}" / f"case{scan.number}.nii.gz"), True)
 
-    for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
-        (folder / name).mkdir()
-    map_with_progress(write, scans, description="writing", workers=workers)
-    write_dataset_json(
+    write_volumes(
         folder,
+        write,
+        scans,
         description="Synapse multi-organ (BTCV) abdominal CT, TransUNet's eight organs and 18/12 split",
-        reference=REFERENCE,
-        channels=("CT",),
-        labels=ORGANS,
-        file_ending=".nii.gz",
-        reader="SimpleITKIO",
+        channel="CT",
+        workers=workers,
     )

@@ -21,8 +21,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_dsvm.datasets.problems import Problems
-from nnunetv2_dsvm.datasets.raw_folder import Contents, write_dataset_json
-from nnunetv2_dsvm.datasets.synapse_protocol import BTCV_LABELS, ORGANS, REFERENCE
+from nnunetv2_dsvm.datasets.raw_folder import Contents
+from nnunetv2_dsvm.datasets.synapse_protocol import BTCV_LABELS, ORGANS, write_volumes
 from nnunetv2_dsvm.datasets.workers import map_with_progress
 from nnunetv2_dsvm.errors import UserError
 
@@ -182,15 +182,11 @@ def _write(folder: Path, volumes: list[Volume], numbered_as_btcv: bool, workers:
         ):
             sitk.WriteImage(sitk.GetImageFromArray(array), str(path), True)
 
-    for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
-        (folder / name).mkdir()
-    map_with_progress(write, volumes, description="writing", workers=workers)
-    write_dataset_json(
+    write_volumes(
         folder,
+        write,
+        volumes,
         description="Synapse multi-organ (BTCV) as TransUNet preprocessed it: intensities in [0, 1], voxels of 1",
-        reference=REFERENCE,
-        channels=("noNorm",),
-        labels=ORGANS,
-        file_ending=".nii.gz",
-        reader="SimpleITKIO",
+        channel="noNorm",
+        workers=workers,
     )

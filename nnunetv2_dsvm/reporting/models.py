@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.evaluation.labels import read_labels
 
 RESULTS_VARIABLE = "nnUNet_results"
 
@@ -51,12 +52,7 @@ class TrainedModel:
     @property
     def labels(self) -> dict[str, tuple[int, ...]]:
         """The label values of each evaluated class, by its name: without background and ignored pixels."""
-        values = {
-            name: tuple(value) if isinstance(value, list) else (int(value),)
-            for name, value in self.dataset_json["labels"].items()
-            if name != "ignore"
-        }
-        return {name: value for name, value in values.items() if set(value) != {0}}
+        return dict(read_labels(self.dataset_json).foreground)
 
     @property
     def folds(self) -> list[str]:
