@@ -201,6 +201,20 @@ def _fresh_leaves(module: nn.Module) -> Iterator[list[nn.Parameter]]:
             owner._parameters[name] = p
 
 
+@contextmanager
+def _own_workspace() -> Iterator[None]:
+    """cuBLAS keeps a workspace per thread and stream, made by the first product that needs one.
+
+    Made while a backward is recorded, it may lie where that graph's activations were until then. A second graph that is
+    replayed between this one's forward and backward must therefore not get the same: it would write into them.
+    """
+    torch._C._cuda_clearCublasWorkspaces()
+    try:
+        yield
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()
+
+
 class _Recorded:
     """One recorded call: its memory, the graph of its forward and, with autograd, that of its backward."""
 
@@ -215,7 +229,7 @@ class _Recorded:
             enabled=torch.is_autocast_enabled(device.type),
             cache_enabled=False,  # or weights, converted before the recording, would stay as they were
         )
-        with torch.cuda.device(device), torch.inference_mode(False), torch.set_grad_enabled(grad):
+        with torch.cuda.device(device), torch.inference_mode(False), torch.set_grad_enabled(grad), _own_workspace():
             if inputs_stay:
                 self.inputs = [t.detach().requires_grad_(t.requires_grad) for t in given]
             else:

@@ -49,13 +49,13 @@ class PeakMemory:
         """Bytes, or None where this cannot be measured."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-            return torch.cuda.max_memory_allocated(self.device) + _inside_cuda_graphs(self.device) - self.baseline
+            return torch.cuda.max_memory_allocated(self.device) + inside_cuda_graphs(self.device) - self.baseline
         if self.device.type == "cpu" and self.baseline is not None:
             return _peak_resident_bytes() - self.baseline
         return None
 
 
-def _inside_cuda_graphs(device: torch.device) -> int:
+def inside_cuda_graphs(device: torch.device) -> int:
     """Bytes that a replay uses without allocating them: what recorded CUDA graphs hold, but no tensor does."""
     index = torch.cuda.current_device() if device.index is None else device.index
     return sum(

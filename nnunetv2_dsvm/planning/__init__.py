@@ -1,1 +1,1 @@
-"""Changes to nnU-Net's plans."""
+"""Plans that fit VM-UNet: sizes and batch by the memory of the GPU."""
