@@ -19,7 +19,8 @@ from nnunetv2_dsvm.architecture.vss_block import VSSBlock
 from nnunetv2_dsvm.cuda_graphs import CudaGraphs
 
 # "base" is the published recipe (27,427,561 parameters with 3 channels in and 1 class), "large" the official class's
-# defaults (44,273,833); "small" is ours, for CPUs.
+# defaults (44,273,833); "small" is ours, for CPUs. "wide", "deep" and "huge" are ours, for GPUs with 24, 40 and 80 GB;
+# VMamba's tiny and base encoders (arXiv 2401.10166) have the depths and channels of "large" and "deep".
 PRESETS: dict[str, dict[str, Any]] = {
     "small": {
         "dims": (16, 32, 64, 128),
@@ -30,7 +31,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "base": {"dims": (96, 192, 384, 768), "encoder_depths": (2, 2, 2, 2), "decoder_depths": (2, 2, 2, 1)},
     "large": {"dims": (96, 192, 384, 768), "encoder_depths": (2, 2, 9, 2), "decoder_depths": (2, 9, 2, 2)},
+    "wide": {"dims": (128, 256, 512, 1024), "encoder_depths": (2, 2, 9, 2), "decoder_depths": (2, 9, 2, 2)},
+    "deep": {"dims": (128, 256, 512, 1024), "encoder_depths": (2, 2, 27, 2), "decoder_depths": (2, 27, 2, 2)},
+    "huge": {"dims": (192, 384, 768, 1536), "encoder_depths": (2, 2, 9, 2), "decoder_depths": (2, 9, 2, 2)},
 }
+
+
+def strides_of(num_stages: int) -> list[list[int]]:
+    """How much smaller each resolution is than the one before, per axis, in the form of nnU-Net's plans."""
+    return [[1, 1], [PATCH_SIZE, PATCH_SIZE], *([2, 2] for _ in range(num_stages - 1))]
 
 
 class VMUNetOutput(NamedTuple):
@@ -161,6 +170,8 @@ class VMUNet(nn.Module):
             that the plain network has the official parameters and no others.
         gradient_checkpointing: recompute each block in backward, for less memory and more time.
         scan_backend: `"auto"` or a name of `nnunetv2_dsvm.ops.BACKEND_NAMES`.
+        strides: for plans, from which nnU-Net's trainers read the sizes of the auxiliary outputs; can only be
+            `strides_of(len(dims))`.
 
     Raises:
         ValueError: sizes that do not fit together.
@@ -186,12 +197,15 @@ class VMUNet(nn.Module):
         auxiliary_heads: bool | None = None,
         gradient_checkpointing: bool = False,
         scan_backend: str = "auto",
+        strides: Sequence[Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
         auxiliary_heads = deep_supervision if auxiliary_heads is None else auxiliary_heads
         _check_sizes(input_channels, num_classes, dims, encoder_depths, decoder_depths, d_state, drop_path_rate)
         if deep_supervision and not auxiliary_heads:
             raise ValueError("deep_supervision=True needs auxiliary_heads=True (or None)")
+        if strides is not None and [list(pair) for pair in strides] != strides_of(len(dims)):
+            raise ValueError(f"the strides of VM-UNet are {strides_of(len(dims))} with these dims, got {strides}")
         common = {
             "dims": dims,
             "drop_path_rate": drop_path_rate,
@@ -214,7 +228,7 @@ class VMUNet(nn.Module):
 
     @classmethod
     def from_preset(cls, preset: str, input_channels: int, num_classes: int, **overrides: Any) -> "VMUNet":
-        """A network of a named size, `"small"`, `"base"` or `"large"`; any keyword of the class can be overridden."""
+        """A network of a named size (`PRESETS`); any keyword of the class can be overridden."""
         if preset not in PRESETS:
             raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
         return cls(input_channels, num_classes, **{**PRESETS[preset], **overrides})

@@ -103,12 +103,13 @@ def measure_training_memory(case: TrainingCase) -> TrainingPeak:
     trainer = train_some_steps(case, device)
     torch.cuda.synchronize()
     free, total = torch.cuda.mem_get_info()
-    print("graphs", len(trainer.network.cuda_graphs._graphs), len(trainer.distillation.cuda_graphs._graphs))
-    return TrainingPeak(
+    peak = TrainingPeak(
         torch.cuda.max_memory_allocated() + inside_cuda_graphs(device),
         torch.cuda.max_memory_reserved(),
         total - free - torch.cuda.memory_reserved(),
     )
+    del trainer  # until here its graphs were there
+    return peak
 
 
 def train_some_steps(case: TrainingCase, device: torch.device) -> Any:

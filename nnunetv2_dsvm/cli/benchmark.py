@@ -4,11 +4,13 @@ import argparse
 import dataclasses
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
 
-SUITES = ("scan", "core", "network", "distillation", "scaling")
+SUITES = ("scan", "core", "network", "distillation", "scaling", "memory")
+_ON_REQUEST = ("scaling", "memory")  # they want all GPUs, or all of one
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "that have it, else float16, and float32 on a CPU",
     )
     parser.add_argument(
-        "--suite", type=_names, default=list(SUITES[:-1]), metavar="NAMES",
-        help=f"any of {','.join(SUITES)} (default: all but scaling, which takes every GPU of this machine)",
+        "--suite", type=_names, default=[name for name in SUITES if name not in _ON_REQUEST], metavar="NAMES",
+        help=f"any of {','.join(SUITES)} (default: all but {' and '.join(_ON_REQUEST)}; scaling takes every GPU of "
+        "this machine, memory compares the planner's estimates with trainings that fill a GPU)",
     )  # fmt: skip
     parser.add_argument("--batch", type=int, help="images per batch, for every suite; by default as suits the device")
     parser.add_argument(
@@ -65,19 +68,32 @@ def run(args: argparse.Namespace) -> int:
     where = environment(torch.device(plan.device))
     print(_headline(where, plan.dtype))
 
-    runner = Runner(plan, lambda text: print(f"measuring {text} …", file=sys.stderr, flush=True))
+    def progress(text: str) -> None:
+        print(f"measuring {text} …", file=sys.stderr, flush=True)
+
+    runner = Runner(plan, progress)
     results = []
-    for suite in SUITES:
+    for suite in SUITES[:-1]:
         if suite in args.suite:
             of_suite = list(runner.run(suite))
             results += of_suite
             print(report.as_table(of_suite), flush=True)
+    if "memory" in args.suite:
+        print(_planned_memory(plan.device, progress), flush=True)
     if args.json:
         args.json.write_text(report.as_json(where, dataclasses.asdict(plan), results), encoding="utf-8")
     failed = dict.fromkeys(f"{r.implementation} ({r.suite})" for r in results if r.failed)
     if failed:
         print(f"\nNo speed for a wrong result or a failure: {', '.join(failed)}; see above", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _planned_memory(device: str, progress: Callable[[str], None]) -> str:
+    from nnunetv2_dsvm.benchmark.planned_memory import as_table, measure_planned
+
+    if device != "cuda":
+        raise UserError(f"the suite memory needs a CUDA GPU, got --device {device}")
+    return "\nTrainings that fill a memory target: planned and taken\n\n" + as_table(list(measure_planned(progress)))
 
 
 def _headline(where: dict, dtype: str) -> str:

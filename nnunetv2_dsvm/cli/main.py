@@ -13,6 +13,8 @@ SUBCOMMANDS = {
     "quickstart": "train, predict and evaluate a small DSVM-UNet on real CT, start to end, in minutes on a CPU",
     "doctor": "check that this machine can train: versions, devices, scan backends, nnU-Net's folders",
     "dataset": "turn a downloaded ISIC, Synapse or ACDC into an nnU-Net dataset, verified, with the papers' split",
+    "plan": "plan a dataset for VM-UNet by the memory of the GPU: network, patch and batch",
+    "plan_and_preprocess": "the same with nnU-Net's fingerprint before and its preprocessing after it",
     "evaluate": "metrics of predictions or of a cross-validation, by nnU-Net's protocol or the papers'; compare models",
     "report": "one HTML file on trained models: training curves, metrics, the best, median and worst cases",
     "benchmark": "measure speed and memory of the scan backends and of the network",

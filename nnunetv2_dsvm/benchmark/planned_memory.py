@@ -1,0 +1,89 @@
+"""The planner's memory estimate beside what the planned trainings take."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from nnunetv2_dsvm.architecture.vm_unet import PRESETS
+from nnunetv2_dsvm.benchmark.isolated import run_isolated
+from nnunetv2_dsvm.benchmark.training_memory import TrainingCase, TrainingPeak, measure_training_memory
+from nnunetv2_dsvm.planning.memory import GIGABYTE, Precision, largest_batch, training_memory
+from nnunetv2_dsvm.planning.planner import PRESET_FROM_GB, preset_for
+
+_TARGETS_GB = (8, *(gb for gb in PRESET_FROM_GB if gb > 8))
+# Patch, precision, channels, classes with the background: none was among those the estimate was made from.
+_IMAGES: tuple[tuple[tuple[int, int], Precision, int, int], ...] = (
+    ((512, 512), "bfloat16", 1, 9),
+    ((256, 224), "bfloat16", 3, 2),
+    ((96, 160), "bfloat16", 1, 4),
+    ((384, 384), "float16", 1, 4),
+)
+
+
+@dataclass(frozen=True)
+class PlannedTraining:
+    """One training that fills a memory target."""
+
+    target_gb: float
+    preset: str
+    patch_size: tuple[int, int]
+    batch_size: int
+    precision: Precision
+    input_channels: int
+    num_classes: int
+
+    @property
+    def planned(self) -> float:
+        """Bytes."""
+        return training_memory(self.patch_size, self.batch_size, **self._network(), precision=self.precision)
+
+    def _network(self) -> dict:
+        return {"input_channels": self.input_channels, "num_classes": self.num_classes, **_sizes(self.preset)}
+
+    def case(self) -> TrainingCase:
+        labels = {"background": 0, **{f"class {i}": i for i in range(1, self.num_classes)}}
+        return TrainingCase(
+            self.patch_size, self.batch_size, _sizes(self.preset), self.precision, self.input_channels, labels
+        )
+
+
+def planned_trainings(memory: int) -> list[PlannedTraining]:
+    """What is measured on a GPU of `memory` bytes: each target that fits, with each of the images."""
+    found = []
+    for target in (gb for gb in _TARGETS_GB if gb * GIGABYTE <= memory):
+        preset = preset_for(target)
+        for patch_size, precision, channels, classes in _IMAGES:
+            network = {"input_channels": channels, "num_classes": classes, **_sizes(preset)}
+            batch = largest_batch(target * GIGABYTE, patch_size, **network, precision=precision)
+            found.append(PlannedTraining(target, preset, patch_size, batch, precision, channels, classes))
+    return found
+
+
+def measure_planned(progress: Callable[[str], None]) -> Iterator[tuple[PlannedTraining, TrainingPeak | str]]:
+    """Each training in a process of its own, and what it took, or why that is not known; no other may use the GPU."""
+    for training in planned_trainings(torch.cuda.get_device_properties(0).total_memory):
+        progress(f"memory: {training}")
+        try:
+            yield training, run_isolated(measure_training_memory, training.case())
+        except RuntimeError as error:
+            yield training, str(error).strip().splitlines()[-1]
+
+
+def as_table(results: list[tuple[PlannedTraining, TrainingPeak | str]]) -> str:
+    """In Markdown, GB of 10^9 bytes."""
+    lines = [
+        "| target | preset | patch | batch | precision | channels, classes | planned GB | took GB | took / planned |"
+    ]
+    lines.append("|---|---|---|---|---|---|---|---|---|")
+    for t, peak in results:
+        took = peak if isinstance(peak, str) else f"{peak.total / GIGABYTE:.2f} | {peak.total / t.planned:.3f}"
+        lines.append(
+            f"| {t.target_gb} | {t.preset} | {t.patch_size[0]}×{t.patch_size[1]} | {t.batch_size} | {t.precision} "
+            f"| {t.input_channels}, {t.num_classes} | {t.planned / GIGABYTE:.2f} | {took} |"
+        )
+    return "\n".join(lines)
+
+
+def _sizes(preset: str) -> dict:
+    return {key: PRESETS[preset][key] for key in ("dims", "encoder_depths", "decoder_depths")}

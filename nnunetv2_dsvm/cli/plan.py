@@ -1,0 +1,93 @@
+"""`nnUNetv2_dsvm plan`: nnU-Net's planning, with a 2D configuration for VM-UNet."""
+
+import argparse
+import os
+
+from nnunetv2_dsvm.errors import UserError
+
+DESCRIPTION = """\
+Plans a dataset for VM-UNet by the memory of the GPU: size of the network, patch and batch of the 2D configuration. All
+else, the 3D configurations too, is nnU-Net's own planning. Train with -p nnUNetDSVMPlans. nnU-Net's fingerprint of the
+dataset (nnUNetv2_extract_fingerprint) must be there; `nnUNetv2_dsvm plan_and_preprocess` does everything in one go."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = DESCRIPTION
+    add_planning_arguments(parser)
+
+
+def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
+    """nnU-Net's own options under its own names, and two of ours."""
+    parser.add_argument("-d", dest="dataset_ids", nargs="+", type=int, required=True, metavar="ID", help="dataset IDs")
+    parser.add_argument(
+        "-gpu_memory_target", type=float, default=8.0, metavar="GB",
+        help="memory of the GPU in GB (10^9 bytes); it also chooses the network's size (default: %(default)g)",
+    )  # fmt: skip
+    parser.add_argument(
+        "-preset", metavar="NAME",
+        help="size of the network: small, base, large, wide, deep or huge (default: by the memory target)",
+    )  # fmt: skip
+    parser.add_argument(
+        "-precision", choices=("bfloat16", "float16"), default="bfloat16",
+        help="float16 for GPUs without bf16, which then need a little more memory (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("-preprocessor_name", default="DefaultPreprocessor", metavar="NAME", help="nnU-Net's class")
+    parser.add_argument(
+        "-overwrite_target_spacing", type=float, nargs=3, metavar="MM", help="of nnU-Net's 3D configurations"
+    )
+    parser.add_argument(
+        "-overwrite_plans_name", default="nnUNetDSVMPlans", metavar="NAME", dest="plans_name",
+        help="name of the plans, for -p of nnU-Net's commands (default: %(default)s)",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    plan_datasets(args)
+    print("Next:")
+    for dataset_id in args.dataset_ids:
+        print(f"  nnUNetv2_preprocess -d {dataset_id} -plans_name {args.plans_name} -c 2d")
+    print_training_commands(args)
+    return 0
+
+
+def plan_datasets(args: argparse.Namespace) -> None:
+    """Writes the plans of each dataset.
+
+    Raises:
+        UserError: a variable, dataset or fingerprint is missing, or the options do not go together.
+    """
+    refuse_unset_folders()
+    from nnunetv2_dsvm.planning.planner import DSVMPlanner
+
+    for dataset_id in args.dataset_ids:
+        try:
+            planner = DSVMPlanner(
+                dataset_id,
+                args.gpu_memory_target,
+                args.preprocessor_name,
+                args.plans_name,
+                args.overwrite_target_spacing,
+                preset=args.preset,
+                precision=args.precision,
+            )
+            plan = planner.plan_experiment()["configurations"]["2d"]
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"dataset {dataset_id}: {error}") from error
+        height, width = plan["patch_size"]
+        needed = planner.memory_gb(plan["patch_size"], plan["batch_size"])
+        print(
+            f"2d: VM-UNet, preset {planner.preset}, patch {height}×{width}, batch {plan['batch_size']}: "
+            f"about {needed:.1f} of {args.gpu_memory_target:g} GB in {args.precision}\n"
+        )
+
+
+def refuse_unset_folders() -> None:
+    """Raises UserError where nnU-Net would fail on a missing path."""
+    unset = [name for name in ("nnUNet_raw", "nnUNet_preprocessed") if not os.environ.get(name)]
+    if unset:
+        raise UserError(f"{' and '.join(unset)} must be set: export {unset[0]}=/path/to/a/folder")
+
+
+def print_training_commands(args: argparse.Namespace) -> None:
+    for dataset_id in args.dataset_ids:
+        print(f"  nnUNetv2_train {dataset_id} 2d 0 -tr nnUNetTrainerDSVM -p {args.plans_name}")

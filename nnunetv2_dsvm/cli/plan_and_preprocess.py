@@ -1,0 +1,48 @@
+"""`nnUNetv2_dsvm plan_and_preprocess`: nnU-Net's fingerprint and preprocessing around `nnUNetv2_dsvm plan`."""
+
+import argparse
+
+from nnunetv2_dsvm.cli.plan import add_planning_arguments, plan_datasets, print_training_commands, refuse_unset_folders
+from nnunetv2_dsvm.errors import UserError
+
+DESCRIPTION = """\
+nnUNetv2_plan_and_preprocess with `nnUNetv2_dsvm plan` in the place of its planning: nnU-Net's fingerprint, plans for
+VM-UNet by the memory of the GPU, and nnU-Net's preprocessing of the 2D configuration."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = DESCRIPTION
+    add_planning_arguments(parser)
+    parser.add_argument("--verify_dataset_integrity", action="store_true", help="check the raw dataset first")
+    parser.add_argument("--clean", action="store_true", help="make the fingerprint anew, after the dataset has changed")
+    parser.add_argument("--no_pp", action="store_true", help="stop after planning")
+    parser.add_argument(
+        "-c", dest="configurations", nargs="+", default=["2d"], metavar="NAME",
+        help="configurations to preprocess (default: 2d)",
+    )  # fmt: skip
+    parser.add_argument(
+        "-fpe", default="DatasetFingerprintExtractor", metavar="NAME", help="nnU-Net's fingerprint extractor class"
+    )
+    parser.add_argument("-npfp", type=int, default=8, metavar="N", help="processes of the fingerprint (default: 8)")
+    parser.add_argument("-np", type=int, nargs="+", default=[8], metavar="N", help="of the preprocessing (default: 8)")
+    parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--no_pbar", action="store_true", help="no progress bars")
+
+
+def run(args: argparse.Namespace) -> int:
+    refuse_unset_folders()
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, preprocess
+
+    show = {"verbose": args.verbose, "show_progress_bar": not args.no_pbar}
+    try:
+        extract_fingerprints(
+            args.dataset_ids, args.fpe, args.npfp, args.verify_dataset_integrity, args.clean, **show
+        )  # fmt: skip
+    except RuntimeError as error:
+        raise UserError(str(error)) from error
+    plan_datasets(args)
+    if not args.no_pp:
+        preprocess(args.dataset_ids, args.plans_name, args.configurations, args.np, **show)
+    print("Next:")
+    print_training_commands(args)
+    return 0

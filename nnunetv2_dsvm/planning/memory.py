@@ -1,0 +1,100 @@
+"""How much GPU memory a training takes, from measured coefficients.
+
+Measured on one H200 (torch 2.11, Triton 3.6): 25 trainings of nnUNetTrainerDSVM by nnU-Net's own steps, patches from
+64x64 to 1024x1024, batches from 2 to 256, five sizes of network, bf16 and fp16; see NOTES.md. They hold for the fused
+GPU kernels; plain PyTorch and mamba-ssm need more.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+
+from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.distillation import DualSelfDistillation
+from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS
+from nnunetv2_dsvm.ops.triton_ss2d import INTERVAL
+
+Precision = Literal["bfloat16", "float16"]
+
+GIGABYTE = 10**9
+CUDA_CONTEXT = 0.95 * GIGABYTE  # what CUDA takes beside torch's own memory; 0.92 measured
+_MARGIN = 1.05  # over the fit, whose errors are -6 and +3 percent
+# Bytes. Of every training, and per parameter: weights, gradients and their copies, AdamW's two moments, 16-bit weights.
+_ALWAYS, _PER_PARAMETER = 0.2e9, 25.0
+# Per element, batch included: of what a block keeps, of the stages' features, of the logits; and of what the largest
+# stage's backward needs once, in the widest tensor of all directions.
+_PER_KEPT_STATE, _PER_FEATURE, _PER_LOGIT, _PER_PROJECTED = 14.36, 75.6, 54.2, 5.99
+_PER_DEEPEST_CHANNEL = 9280.0  # and image: partial sums of gradients, which small images do not fill
+# In fp16 the distillation computes in fp32, in bf16 it does not.
+_FP16_PER_FEATURE, _FP16_PER_BLOCK_ELEMENT = 31.7, 4.95
+
+
+def training_memory(
+    patch_size: Sequence[int],
+    batch_size: int,
+    *,
+    input_channels: int,
+    num_classes: int,
+    dims: Sequence[int],
+    encoder_depths: Sequence[int],
+    decoder_depths: Sequence[int],
+    d_state: int = 16,
+    precision: Precision = "bfloat16",
+) -> float:
+    """Bytes of GPU memory that a training of nnUNetTrainerDSVM takes, CUDA's own included; rather more than less.
+
+    Args:
+        patch_size: height and width in pixels.
+        batch_size: images.
+        input_channels, num_classes, dims, encoder_depths, decoder_depths, d_state: of `VMUNet`.
+        precision: of autocast.
+    """
+    stride = 4 * 2 ** (len(dims) - 1)
+    height, width = (math.ceil(size / stride) * stride for size in patch_size)
+    tokens = [height * width // (4 * 2**stage) ** 2 for stage in range(len(dims))]
+    blocks = [down + up for down, up in zip(encoder_depths, reversed(decoder_depths), strict=True)]
+
+    features = sum(count * dim for count, dim in zip(tokens, dims, strict=True))
+    in_blocks = sum(count * dim * n for count, dim, n in zip(tokens, dims, blocks, strict=True))
+    states = sum(
+        math.ceil(count / INTERVAL) * NUM_DIRECTIONS * d_state * 2 * dim * n
+        for count, dim, n in zip(tokens, dims, blocks, strict=True)
+    )
+    projected = tokens[0] * NUM_DIRECTIONS * (2 * dims[0] + 2 * d_state)
+    per_image = (
+        _PER_KEPT_STATE * states
+        + _PER_FEATURE * features
+        + _PER_LOGIT * height * width * num_classes
+        + _PER_PROJECTED * projected
+        + _PER_DEEPEST_CHANNEL * dims[-1]
+    )
+    if precision == "float16":
+        per_image += _FP16_PER_FEATURE * features + _FP16_PER_BLOCK_ELEMENT * in_blocks
+    sizes = (tuple(per_stage) for per_stage in (dims, encoder_depths, decoder_depths))
+    parameters = _parameters(input_channels, num_classes, *sizes, d_state)
+    return _MARGIN * (_ALWAYS + _PER_PARAMETER * parameters + batch_size * per_image) + CUDA_CONTEXT
+
+
+def largest_batch(target: float, patch_size: Sequence[int], **network_and_precision: Any) -> int:
+    """How many images of this patch size fit into `target` bytes; 0 where none does. Options: of `training_memory`."""
+    needed = [training_memory(patch_size, batch, **network_and_precision) for batch in (1, 2)]
+    return max(0, int((target - needed[0]) / (needed[1] - needed[0]) + 1))  # the estimate is a line in the batch
+
+
+@lru_cache  # a planner asks for every patch that it tries
+def _parameters(
+    input_channels: int,
+    num_classes: int,
+    dims: tuple[int, ...],
+    encoder_depths: tuple[int, ...],
+    decoder_depths: tuple[int, ...],
+    d_state: int,
+) -> int:
+    """Of the network and of the distillation's projections."""
+    sizes = {"dims": dims, "encoder_depths": encoder_depths, "decoder_depths": decoder_depths, "d_state": d_state}
+    with torch.device("meta"):
+        modules = VMUNet(input_channels, num_classes, **sizes), DualSelfDistillation(dims, dims)
+    return sum(p.numel() for module in modules for p in module.parameters())

@@ -1,0 +1,138 @@
+"""DSVMPlanner: nnU-Net's experiment planner, whose 2D configuration is planned for VM-UNet."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+
+from nnunetv2_dsvm.architecture.resampling import PATCH_SIZE
+from nnunetv2_dsvm.architecture.vm_unet import PRESETS, VMUNet, strides_of
+from nnunetv2_dsvm.planning.memory import GIGABYTE, Precision, largest_batch, training_memory
+
+PLANS_NAME = "nnUNetDSVMPlans"
+# From which memory target, in GB, which preset: the largest of them that leaves a batch of 8 and more at 512x512.
+PRESET_FROM_GB = {0: "base", 12: "large", 24: "wide", 40: "deep", 80: "huge"}
+_LARGEST_AREA = 2048**2  # nnU-Net's first guess at a 2D patch
+
+
+def preset_for(target_gb: float) -> str:
+    """The preset of `VMUNet` for a memory target."""
+    return PRESET_FROM_GB[max(gb for gb in PRESET_FROM_GB if gb <= target_gb)]
+
+
+class DSVMPlanner(ExperimentPlanner):
+    """Plans for `VMUNet`: patch, batch and size of the network by the GPU's memory.
+
+    Spacing, normalisation, resampling and everything else are nnU-Net's, as are its 3D configurations, which keep its
+    own network. In the 2D configuration the patch starts, as nnU-Net's, at the median image's size and loses the
+    longest axis, relative to the image, until two images fit; here by multiples of the network's stride, and with a
+    memory estimate that was measured (`nnunetv2_dsvm.planning.memory`). The batch fills the target, but as in nnU-Net
+    covers no more than a twentieth of the dataset.
+
+    Args:
+        dataset_name_or_id: with a fingerprint in nnUNet_preprocessed.
+        gpu_memory_target_in_gb: 10^9 bytes, CUDA's own included: what the card is sold with.
+        preset: of `VMUNet`; None: by the target (`PRESET_FROM_GB`).
+        precision: what the GPU will train in; the trainers take bf16 where it has it. fp16 takes a little more.
+        plans_name, preprocessor_name, overwrite_target_spacing, suppress_transpose: as nnU-Net's.
+
+    Raises:
+        ValueError: an unknown preset, or not even two of the smallest patches fit into the target.
+    """
+
+    def __init__(
+        self,
+        dataset_name_or_id: str | int,
+        gpu_memory_target_in_gb: float = 8,
+        preprocessor_name: str = "DefaultPreprocessor",
+        plans_name: str = PLANS_NAME,
+        overwrite_target_spacing: Sequence[float] | None = None,
+        suppress_transpose: bool = False,
+        *,
+        preset: str | None = None,
+        precision: Precision = "bfloat16",
+    ) -> None:
+        if not gpu_memory_target_in_gb > 0:
+            raise ValueError(f"the GPU memory target must be above 0 GB, got {gpu_memory_target_in_gb}")
+        self.preset = preset_for(gpu_memory_target_in_gb) if preset is None else preset
+        if self.preset not in PRESETS:
+            raise ValueError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
+        self.precision = precision
+        super().__init__(
+            dataset_name_or_id,
+            gpu_memory_target_in_gb,
+            preprocessor_name,
+            plans_name,
+            overwrite_target_spacing,
+            suppress_transpose,
+        )
+
+    def get_plans_for_configuration(
+        self,
+        spacing: np.ndarray,
+        median_shape: np.ndarray,
+        data_identifier: str,
+        approximate_n_voxels_dataset: float,
+        _cache: dict,
+    ) -> dict[str, Any]:
+        """nnU-Net's configuration; for 2D with our patch, batch and architecture."""
+        plan = super().get_plans_for_configuration(
+            spacing, median_shape, data_identifier, approximate_n_voxels_dataset, _cache
+        )
+        if len(spacing) == 2:
+            patch_size = self._patch_size(np.asarray(spacing), np.asarray(median_shape))
+            plan["patch_size"] = patch_size
+            plan["batch_size"] = self._batch_size(patch_size, approximate_n_voxels_dataset)
+            plan["architecture"] = self._architecture()
+        return plan
+
+    def memory_gb(self, patch_size: Sequence[int], batch_size: int) -> float:
+        """What a training is estimated to take, in GB."""
+        return training_memory(patch_size, batch_size, **self._network_and_precision()) / GIGABYTE
+
+    def _network_and_precision(self) -> dict[str, Any]:
+        preset = PRESETS[self.preset]
+        return {
+            "input_channels": len(self.dataset_json.get("channel_names") or self.dataset_json["modality"]),
+            "num_classes": len(self.dataset_json["labels"]),
+            "precision": self.precision,
+            **{key: preset[key] for key in ("dims", "encoder_depths", "decoder_depths", "d_state") if key in preset},
+        }
+
+    def _patch_size(self, spacing: np.ndarray, median_shape: np.ndarray) -> list[int]:
+        stride = PATCH_SIZE * 2 ** (len(PRESETS[self.preset]["dims"]) - 1)
+        per_mm = 1 / spacing
+        largest = np.round(per_mm * (_LARGEST_AREA / per_mm.prod()) ** 0.5)
+        patch = [int(-(-min(a, b) // stride) * stride) for a, b in zip(largest, median_shape, strict=True)]
+        while self._largest_batch(patch) < self.UNet_min_batch_size:
+            axes = [axis for axis in range(2) if patch[axis] > stride]
+            if not axes:
+                raise ValueError(
+                    f"a training of the preset {self.preset!r} with {self.UNet_min_batch_size} images of "
+                    f"{patch[0]}×{patch[1]} pixels takes {self.memory_gb(patch, self.UNet_min_batch_size):.1f} GB, "
+                    f"more than the target of {self.UNet_vram_target_GB:g} GB: raise -gpu_memory_target or choose a "
+                    f"smaller -preset ({', '.join(PRESETS)})"
+                )
+            patch[max(axes, key=lambda axis: patch[axis] / median_shape[axis])] -= stride
+        return patch
+
+    def _batch_size(self, patch_size: Sequence[int], voxels_of_dataset: float) -> int:
+        covered = round(voxels_of_dataset * self.max_dataset_covered / np.prod(patch_size))
+        return max(self.UNet_min_batch_size, min(self._largest_batch(patch_size), covered))
+
+    def _largest_batch(self, patch_size: Sequence[int]) -> int:
+        return largest_batch(self.UNet_vram_target_GB * GIGABYTE, patch_size, **self._network_and_precision())
+
+    def _architecture(self) -> dict[str, Any]:
+        preset = PRESETS[self.preset]
+        return {
+            "network_class_name": f"{VMUNet.__module__}.{VMUNet.__qualname__}",
+            "arch_kwargs": {
+                **{key: list(value) if isinstance(value, tuple) else value for key, value in preset.items()},
+                # For nnU-Net's own trainers: heads with and without deep supervision, and their scales.
+                "auxiliary_heads": True,
+                "strides": strides_of(len(preset["dims"])),
+            },
+            "_kw_requires_import": [],
+        }
