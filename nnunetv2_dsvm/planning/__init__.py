@@ -1,1 +1,1 @@
-"""Plans that fit VM-UNet: sizes and batch by the memory of the GPU."""
+"""nnU-Net's plans: planned for VM-UNet by the memory of the GPU, changed in size, and their folds by groups."""
