@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 @dataclass
 class Case:
-    """An image (HU) and its labels on the same grid."""
+    """An image (of a CT: in HU) and its labels on the same grid."""
 
     name: str
     image: sitk.Image
@@ -53,24 +53,28 @@ def write_dataset(
     label_names: Iterable[str],
     description: str,
     reference: str,
+    channel: str = "CT",
+    pixel_type: int = sitk.sitkInt16,
 ) -> None:
-    """Write a CT dataset in nnU-Net's raw format; the test cases' labels go to `labelsTs`.
+    """Write a dataset of one channel in nnU-Net's raw format; the test cases' labels go to `labelsTs`.
 
     Args:
         folder: `…/DatasetXXX_Name`; replaced if it exists, and there only when it is complete.
         label_names: names of labels 1, 2, …
         description: what the dataset is, for `dataset.json`.
         reference: where it comes from and its licence.
+        channel: its name, from which nnU-Net takes how to normalise: "CT", "noNorm", any other as MRI.
+        pixel_type: SimpleITK's, of the images written.
     """
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    number_of_training_cases = _write_cases(training, partial / "imagesTr", partial / "labelsTr")
-    _write_cases(test, partial / "imagesTs", partial / "labelsTs")
+    number_of_training_cases = _write_cases(training, partial / "imagesTr", partial / "labelsTr", pixel_type)
+    _write_cases(test, partial / "imagesTs", partial / "labelsTs", pixel_type)
     dataset_json = {
         "name": folder.name,
         "description": description,
         "reference": reference,
-        "channel_names": {"0": "CT"},
+        "channel_names": {"0": channel},
         "labels": {"background": 0, **{name: i for i, name in enumerate(label_names, start=1)}},
         "numTraining": number_of_training_cases,
         "file_ending": ".nii.gz",
@@ -81,12 +85,12 @@ def write_dataset(
     os.replace(partial, folder)
 
 
-def _write_cases(cases: Iterable[Case], images: Path, labels: Path) -> int:
+def _write_cases(cases: Iterable[Case], images: Path, labels: Path, pixel_type: int) -> int:
     images.mkdir(parents=True)
     labels.mkdir(parents=True)
     count = 0
     for case in cases:
-        sitk.WriteImage(sitk.Cast(case.image, sitk.sitkInt16), str(images / f"{case.name}_0000.nii.gz"), True)
+        sitk.WriteImage(sitk.Cast(case.image, pixel_type), str(images / f"{case.name}_0000.nii.gz"), True)
         sitk.WriteImage(case.label, str(labels / f"{case.name}.nii.gz"), True)
         count += 1
     return count

@@ -63,17 +63,19 @@ class FeatureDistance:
     """D(student, sg[teacher]) of the two distillation terms.
 
     The paper's equations use the mean squared error, the default. KL is the second choice; the temperature's default
-    and the standardisation are ours.
+    and the standardisation are ours. Without the stop-gradient sg the teacher is pulled towards the student too.
 
     Args:
         kind: "mse" or "kl".
         temperature: T of the KL divergence; unused by "mse".
         standardise: standardise both feature maps over channels first, so that only their pattern counts.
+        stop_gradient: keep the gradient from the teacher.
     """
 
     kind: DistanceKind = "mse"
     temperature: float = 4.0
     standardise: bool = False
+    stop_gradient: bool = True
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(DistanceKind):
@@ -91,7 +93,7 @@ class FeatureDistance:
 
         Args:
             student: (B, C, h, w).
-            teacher: (B, C, H, W); no gradient reaches it.
+            teacher: (B, C, H, W); no gradient reaches it with `stop_gradient`.
             weight: (B, 1, H, W), how much each pixel counts (see `pixel_weight`); None: all alike.
 
         Returns:
@@ -105,8 +107,9 @@ class FeatureDistance:
                 f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must have one batch size and "
                 "one number of channels"
             )
-        teacher = teacher.detach()
-        if self.kind == "mse" and weight is None and not self.standardise and supports(student, teacher):
+        if self.stop_gradient:
+            teacher = teacher.detach()
+        if self._is_one_operator(weight) and supports(student, teacher):
             return resized_mse(student, teacher)
         with autocast_off(student.device.type):
             student, teacher = at_least_fp32(student), at_least_fp32(teacher)
@@ -117,3 +120,6 @@ class FeatureDistance:
             if self.kind == "kl":
                 return kl_divergence(student, teacher, self.temperature, weight)
             return mean_squared_error(student, teacher, weight)
+
+    def _is_one_operator(self, weight: torch.Tensor | None) -> bool:
+        return self.kind == "mse" and weight is None and not self.standardise and self.stop_gradient

@@ -8,6 +8,7 @@ from torch import nn
 
 from nnunetv2_dsvm.cuda_graphs import CudaGraphs
 from nnunetv2_dsvm.distillation.distances import DistanceKind, FeatureDistance
+from nnunetv2_dsvm.distillation.features import ProjectionKind
 from nnunetv2_dsvm.distillation.progressive import ProgressiveSelfDistillation
 from nnunetv2_dsvm.distillation.projection import ProjectionSelfDistillation
 
@@ -39,6 +40,9 @@ class DualSelfDistillation(nn.Module):
         distance: "mse" (the paper's equations) or "kl".
         temperature: of "kl".
         standardise: standardise features over channels before comparing them.
+        stop_gradient: keep the distillation's gradient from the teachers, as the paper does.
+        projection: how features are brought to a teacher's channels, by a "convolution" (1x1, learned) or by "pooling"
+            over channels (no parameters).
     """
 
     def __init__(
@@ -50,6 +54,8 @@ class DualSelfDistillation(nn.Module):
         distance: DistanceKind = "mse",
         temperature: float = FeatureDistance.temperature,
         standardise: bool = False,
+        stop_gradient: bool = True,
+        projection: ProjectionKind = "convolution",
     ) -> None:
         super().__init__()
         if not encoder_channels or not decoder_channels:
@@ -59,9 +65,9 @@ class DualSelfDistillation(nn.Module):
             )
         if not terms or isinstance(terms, str) or set(terms) - set(_TERMS) or len(set(terms)) != len(terms):
             raise ValueError(f"terms must be one or more of {list(_TERMS)}, each at most once, got {terms!r}")
-        feature_distance = FeatureDistance(distance, temperature, standardise)
+        feature_distance = FeatureDistance(distance, temperature, standardise, stop_gradient)
         self.terms = nn.ModuleDict(
-            {name: _TERMS[name](encoder_channels, decoder_channels, feature_distance) for name in terms}
+            {name: _TERMS[name](encoder_channels, decoder_channels, feature_distance, projection) for name in terms}
         )
         self.cuda_graphs = CudaGraphs(inference=False, training=False, inputs_stay=True)
 

@@ -2,12 +2,43 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunetv2_dsvm.ops.norm import fused
+
+ProjectionKind = Literal["convolution", "pooling"]
+
+
+class ChannelPooling(nn.Module):
+    """Brings features to a number of channels without parameters: means of neighbouring channels, or copies of them.
+
+    Args:
+        channels: of the output.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) to (..., channels), as adaptive average pooling does it."""
+        present = x.shape[-1]
+        if present % self.channels == 0:  # the adaptive pooling's backward is not deterministic on GPUs
+            return x.unflatten(-1, (self.channels, present // self.channels)).mean(-1)
+        if self.channels % present == 0:
+            return x.unsqueeze(-1).expand(*x.shape, self.channels // present).flatten(-2)
+        return F.adaptive_avg_pool1d(x.flatten(1, -2), self.channels).unflatten(1, x.shape[1:-1])
+
+
+def channel_projection(kind: ProjectionKind, student: int, teacher: int) -> nn.Module:
+    """What brings a student's channels to its teacher's: a 1x1 convolution, or pooling over channels, for `project`."""
+    if kind not in get_args(ProjectionKind):
+        raise ValueError(f"unknown projection {kind!r}: choose one of {', '.join(get_args(ProjectionKind))}")
+    return nn.Conv2d(student, teacher, 1) if kind == "convolution" else ChannelPooling(teacher)
 
 
 def at_least_fp32(features: Tensor) -> Tensor:
@@ -37,19 +68,27 @@ def projects_in_bf16(features: Tensor) -> bool:
     return fused(device, torch.bfloat16)
 
 
-def project(projection: nn.Conv2d, features: Tensor) -> Tensor:
-    """A 1x1 convolution of (B, C, H, W), as a product over channels: no copy where these are last in memory.
+def project(projection: nn.Module, features: Tensor) -> Tensor:
+    """A `channel_projection` of (B, C, H, W). No copy where channels are last in memory.
 
     Returns:
-        (B, channels, H, W), channels last in memory; bf16 where `projects_in_bf16`, at least fp32 elsewhere.
+        (B, channels, H, W), channels last in memory. Of a convolution bf16 where `projects_in_bf16`, at least fp32
+        elsewhere and of a pooling.
     """
-    x, weight = features.permute(0, 2, 3, 1), projection.weight.flatten(1)
-    if projects_in_bf16(features):
-        projected = F.linear(x, weight, projection.bias)
+    x = features.permute(0, 2, 3, 1)
+    if isinstance(projection, ChannelPooling):
+        projected = projection(at_least_fp32(x))
+    elif projects_in_bf16(features):
+        projected = _over_channels(projection, x)
     else:
         with autocast_off(features.device.type):
-            projected = F.linear(at_least_fp32(x), weight, projection.bias)
+            projected = _over_channels(projection, at_least_fp32(x))
     return projected.permute(0, 3, 1, 2)
+
+
+def _over_channels(convolution: nn.Conv2d, x: Tensor) -> Tensor:
+    """A 1x1 convolution of (B, H, W, C), as a product over channels."""
+    return F.linear(x, convolution.weight.flatten(1), convolution.bias)
 
 
 def average_pool(features: Tensor, size: tuple[int, int]) -> Tensor:

@@ -7,7 +7,15 @@ import torch
 from torch import nn
 
 from nnunetv2_dsvm.distillation.distances import FeatureDistance
-from nnunetv2_dsvm.distillation.features import at_least_fp32, average_pool, check_channels, pixel_weight, project
+from nnunetv2_dsvm.distillation.features import (
+    ProjectionKind,
+    at_least_fp32,
+    average_pool,
+    channel_projection,
+    check_channels,
+    pixel_weight,
+    project,
+)
 
 
 class ProgressiveSelfDistillation(nn.Module):
@@ -25,17 +33,22 @@ class ProgressiveSelfDistillation(nn.Module):
         encoder_channels: channels of f^e_1 ... f^e_Me, highest resolution first.
         decoder_channels: channels of f^d_1 ... f^d_Md, highest resolution first.
         distance: D.
+        projection: Q by a 1x1 convolution, or by pooling over channels, which has no parameters.
     """
 
     def __init__(
-        self, encoder_channels: Sequence[int], decoder_channels: Sequence[int], distance: FeatureDistance
+        self,
+        encoder_channels: Sequence[int],
+        decoder_channels: Sequence[int],
+        distance: FeatureDistance,
+        projection: ProjectionKind = "convolution",
     ) -> None:
         super().__init__()
         self.encoder_channels, self.decoder_channels = tuple(encoder_channels), tuple(decoder_channels)
         self.distance = distance
         down, up = pairwise(encoder_channels), pairwise(decoder_channels)
-        self.encoder_projections = nn.ModuleList(nn.Conv2d(fine, coarse, 1) for fine, coarse in down)
-        self.decoder_projections = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in up)
+        self.encoder_projections = nn.ModuleList(channel_projection(projection, fine, coarse) for fine, coarse in down)
+        self.decoder_projections = nn.ModuleList(channel_projection(projection, coarse, fine) for fine, coarse in up)
 
     def forward(
         self,

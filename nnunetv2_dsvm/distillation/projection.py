@@ -6,7 +6,13 @@ import torch
 from torch import nn
 
 from nnunetv2_dsvm.distillation.distances import FeatureDistance
-from nnunetv2_dsvm.distillation.features import check_channels, pixel_weight, project
+from nnunetv2_dsvm.distillation.features import (
+    ProjectionKind,
+    channel_projection,
+    check_channels,
+    pixel_weight,
+    project,
+)
 
 
 class ProjectionSelfDistillation(nn.Module):
@@ -22,17 +28,24 @@ class ProjectionSelfDistillation(nn.Module):
         encoder_channels: channels of f^e_1 ... f^e_Me, highest resolution first.
         decoder_channels: channels of f^d_1 ... f^d_Md, highest resolution first.
         distance: D.
+        projection: P by a 1x1 convolution, or by pooling over channels, which has no parameters.
     """
 
     def __init__(
-        self, encoder_channels: Sequence[int], decoder_channels: Sequence[int], distance: FeatureDistance
+        self,
+        encoder_channels: Sequence[int],
+        decoder_channels: Sequence[int],
+        distance: FeatureDistance,
+        projection: ProjectionKind = "convolution",
     ) -> None:
         super().__init__()
         self.encoder_channels, self.decoder_channels = tuple(encoder_channels), tuple(decoder_channels)
         self.distance = distance
         teacher = decoder_channels[0]
-        self.encoder_projections = nn.ModuleList(nn.Conv2d(c, teacher, 1) for c in encoder_channels)
-        self.decoder_projections = nn.ModuleList(nn.Conv2d(c, teacher, 1) for c in decoder_channels[1:])
+        self.encoder_projections = nn.ModuleList(channel_projection(projection, c, teacher) for c in encoder_channels)
+        self.decoder_projections = nn.ModuleList(
+            channel_projection(projection, c, teacher) for c in decoder_channels[1:]
+        )
 
     def forward(
         self,

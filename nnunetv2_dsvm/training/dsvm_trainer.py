@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_dsvm.distillation.distances import DistanceKind, FeatureDistance
 from nnunetv2_dsvm.distillation.dual import DualSelfDistillation, Term
+from nnunetv2_dsvm.distillation.features import ProjectionKind
 from nnunetv2_dsvm.training.loss import (
     SEGMENTATION,
     SegmentationWithDistillationLoss,
@@ -37,6 +38,8 @@ class nnUNetTrainerDSVM(nnUNetTrainerVMUNet):
     distillation_distance: DistanceKind = "mse"
     distillation_temperature: float = FeatureDistance.temperature  # of "kl"
     distillation_standardise: bool = False
+    distillation_stop_gradient: bool = True
+    distillation_projection: ProjectionKind = "convolution"
     lambda_projection: float = 0.1
     lambda_progressive: float = 0.1
     ramp_fraction: float = 0.1
@@ -56,6 +59,8 @@ class nnUNetTrainerDSVM(nnUNetTrainerVMUNet):
             distance=self.distillation_distance,
             temperature=self.distillation_temperature,
             standardise=self.distillation_standardise,
+            stop_gradient=self.distillation_stop_gradient,
+            projection=self.distillation_projection,
         ).to(self.device)
         self.distillation.cuda_graphs.training = self._records_graphs()
         return super().configure_optimizers()
@@ -108,6 +113,8 @@ class nnUNetTrainerDSVM(nnUNetTrainerVMUNet):
             "distance": self.distillation_distance,
             "temperature": self.distillation_temperature,
             "standardise": self.distillation_standardise,
+            "stop_gradient": self.distillation_stop_gradient,
+            "projection": self.distillation_projection,
             "lambda_projection": self.lambda_projection,
             "lambda_progressive": self.lambda_progressive,
             "ramp_epochs": self._ramp_epochs(),
