@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,6 +88,19 @@ def test_everything_else_is_nnunets(plan):
     assert planned["resampling_fn_data"] == "resample_data_or_seg_to_shape"
     three_d = plan(spacing=(4.0, 1.0, 1.0), shape=SHAPE)[1]
     assert three_d["architecture"]["network_class_name"].endswith("PlainConvUNet")
+
+
+MEASURED = json.loads((Path(__file__).parent / "data" / "training_memory.json").read_text())
+CONTEXT = 0.92e9  # measured on the same GPU, beside what torch reserved
+
+
+@pytest.mark.parametrize(
+    "training", MEASURED, ids=lambda t: f"{t['dims'][0]}-{t['encoder_depths'][2]}-{t['patch_size']}-{t['batch_size']}"
+)
+def test_trainings_on_a_gpu_took_what_is_estimated_and_not_more(training):
+    took = training["reserved"] + CONTEXT
+    options = {key: value for key, value in training.items() if key not in ("patch_size", "batch_size", "reserved")}
+    assert 0.85 < took / training_memory(training["patch_size"], training["batch_size"], **options) <= 1
 
 
 def test_the_memory_estimate_grows_with_everything():

@@ -14,10 +14,10 @@ from nnunetv2_dsvm.planning.planner import PRESET_FROM_GB, preset_for
 _TARGETS_GB = (8, *(gb for gb in PRESET_FROM_GB if gb > 8))
 # Patch, precision, channels, classes with the background: none was among those the estimate was made from.
 _IMAGES: tuple[tuple[tuple[int, int], Precision, int, int], ...] = (
-    ((512, 512), "bfloat16", 1, 9),
-    ((256, 224), "bfloat16", 3, 2),
-    ((96, 160), "bfloat16", 1, 4),
-    ((384, 384), "float16", 1, 4),
+    ((448, 576), "bfloat16", 1, 9),
+    ((192, 256), "bfloat16", 3, 2),
+    ((128, 96), "bfloat16", 1, 4),
+    ((416, 352), "float16", 1, 4),
 )
 
 
