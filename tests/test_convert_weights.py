@@ -171,7 +171,9 @@ def test_the_file_reads_with_weights_only_and_says_where_it_comes_from(convert, 
     assert origin["network"]["dims"] == golden[0]["dims"] and origin["network"]["input_channels"] == 3
     expected = VMUNet(3, 4, **golden[0]).state_dict()
     assert written["network_weights"].keys() == {name for name in expected if ".seg_layers." not in name}
-    assert convert(written)["network_weights"].keys() == written["network_weights"].keys()  # and converts again
+    assert (
+        convert(written, "--overwrite")["network_weights"].keys() == written["network_weights"].keys()
+    )  # and converts again
 
 
 # --- full sizes -------------------------------------------------------------------------------------------------------
@@ -197,9 +199,11 @@ def test_the_key_lists_are_the_official_ones():
 def test_published_sizes_fill_the_whole_encoder(convert, depths, preset, unused):
     file = of_one_value_each(first_generation_shapes(DIMS, depths))
     weights = convert({"model": file}, "--preset", preset, "--input-channels", 1, plans=False)["network_weights"]
-    rows = {line[:20].strip(): line.split()[-1] for line in convert.printed.splitlines()}
+    rows = {line[:20].strip(): line.split()[-1] for line in convert.printed.splitlines() if line}
     assert rows["encoder"] == rows["decoder's blocks"] == "100.0%" and rows["patch expandings"] == "0.0%"
-    assert (f"{unused} tensors of the file found no place" in convert.printed) == bool(unused)
+    unused_blocks = ": layers.2.blocks.2, layers.2.blocks.3, layers.2.blocks.4, …, layers.2.blocks.26"
+    assert (f"{unused} tensors of the file without a place" in convert.printed) == bool(unused)
+    assert (unused_blocks in convert.printed) == bool(unused)
     assert (
         weights["encoder.stages.2.blocks.1.ss2d.in_proj.weight"].unique()
         == (file["layers.2.blocks.1.self_attention.in_proj.weight"].flatten()[0])
@@ -289,14 +293,17 @@ def test_another_width_is_refused_with_both_sizes(convert, vmamba):
 
 
 def test_less_than_half_of_the_encoder_only_with_force(convert, vmamba):
-    without_deepest = {name: t for name, t in vmamba.items() if not name.startswith("layers.3.")}
+    without_deepest = {name: t for name, t in vmamba.items() if not name.startswith(("layers.2.", "layers.3."))}
+    encoder = {name: t.numel() for name, t in vmamba.items() if name.startswith(("patch_embed.", "layers."))}
+    share = sum(encoder[name] for name in without_deepest.keys() & encoder.keys()) / sum(encoder.values())
+    assert share < 0.5
     error = refused(convert, {"model": without_deepest})
-    assert "fills only 41%" in error and "--force" in error
+    assert f"fills only {share:.0%}" in error and "--force" in error
     weights = convert({"model": without_deepest}, "--force")["network_weights"]
     ours = "encoder.stages.0.blocks.0.ss2d.in_proj.weight"
     assert torch.equal(weights[ours], vmamba["layers.0.blocks.0.self_attention.in_proj.weight"])
     assert "freshly initialised, since the file has nothing for them" in convert.printed
-    assert convert.printed.count("encoder.stages.3.blocks.0") >= 1
+    assert "encoder.stages.2.blocks.0, encoder.stages.3.blocks.0, " in convert.printed
 
 
 def test_weights_of_another_network_are_refused(convert):
@@ -311,7 +318,7 @@ def test_a_truncated_file_is_refused(convert, vmamba, tmp_path):
     whole = (tmp_path / "whole.pth").read_bytes()
     for part in (whole[: len(whole) // 2], b"", b"<html>not found</html>"):
         error = refused(convert, part)
-        assert f"({len(part)} bytes) cannot be read: it is truncated" in error
+        assert f"({len(part)} bytes) cannot be read" in error and "it is truncated" in error
 
 
 class RunsCode:

@@ -1,6 +1,7 @@
 """Reads the weights of a checkpoint of VMamba, VM-UNet or nnU-Net (ours), however named, without running its code."""
 
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +29,6 @@ _RECOGNISED_BY = (
 # the accuracy of and has others start from (its analyze/get_ckpt.py); those of VM-UNet's train.py; common ones.
 _ENTRIES = ("network_weights", "model_ema", "model", "model_state_dict", "state_dict")
 _PREFIXES = ("module.", "_orig_mod.", "vmunet.")  # of DDP, torch.compile and VM-UNet's outer class
-# What these checkpoints hold beside tensors and plain values: nnU-Net's log has NumPy's numbers, and VMamba's training
-# stores its configuration.
-_HARMLESS = (
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "scalar"),
-    ("yacs.config", "CfgNode"),
-)
 
 
 @dataclass(frozen=True)
@@ -106,30 +99,40 @@ def read_pretrained(path: Path) -> Pretrained:
 
 
 def _load(path: Path) -> Any:
-    with torch.serialization.safe_globals([_stand_in(*name) for name in _HARMLESS]):
+    with torch.serialization.safe_globals(_STAND_INS):
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            foreign = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
+            foreign = re.search(r"GLOBAL (\S+)", str(error))
             if foreign:
                 raise UserError(
                     f"{path} was not loaded: it asks for {foreign[1]}, and only tensors and plain values are read, "
                     "because anything else can run code. Nothing of it was run. If you trust its origin, load it in "
                     "Python yourself and save its state dict alone: torch.save({'model': state_dict}, FILE)"
                 ) from error
+            reason = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
             raise UserError(
-                f"{path} ({path.stat().st_size} bytes) cannot be read: it is truncated, as by an interrupted download, "
-                "or no checkpoint of PyTorch. Download or copy it again."
+                f"{path} ({path.stat().st_size} bytes) cannot be read{f' ({reason[1]})' if reason else ''}: it is "
+                "truncated, as by an interrupted download, or no checkpoint of PyTorch. Download or copy it again."
             ) from error
 
 
-def _stand_in(module: str, name: str) -> type:
-    """Takes the place of a class or function of that name, whose arguments it forgets."""
+def _stand_in(module: str, name: str, **methods: Any) -> type:
+    return type(name, (), {"__module__": module, **methods})
 
-    def forget(self, *arguments: Any) -> None:
-        pass
 
-    return type(name, (dict,), {"__module__": module, "__init__": forget, "__setstate__": forget})
+def _forget(self, *arguments: Any) -> None:
+    pass
+
+
+# What these checkpoints hold beside tensors and plain values: nnU-Net's log has NumPy's numbers, and VMamba's training
+# stores its configuration. Classes of the same names take their places, which keep nothing and run nothing. (Of the
+# classes that take items, torch fills an OrderedDict.)
+_NUMPY = (("numpy", "dtype"), ("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar"))
+_STAND_INS = [
+    *(_stand_in(module, name, __init__=_forget, __setstate__=_forget) for module, name in _NUMPY),
+    _stand_in("yacs.config", "CfgNode", __new__=lambda cls: OrderedDict()),
+]
 
 
 def _find(path: Path, checkpoint: Any) -> tuple[str, Mapping[str, Tensor], str]:

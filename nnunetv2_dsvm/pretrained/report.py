@@ -1,5 +1,6 @@
 """The load report: where a network's weights come from, and what of the file found no place."""
 
+import re
 from collections.abc import Sequence
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
@@ -61,18 +62,25 @@ def _not_loaded(pretrained: Pretrained, fitted: Fitted, decoder: DecoderSource) 
     heads = [name for ours, name in unused.items() if HEADS in ours]
     left_over = [name for ours, name in unused.items() if HEADS not in ours and ours not in fitted.other_shapes]
     asked = " (decoder fresh)" if decoder == "fresh" else ""
+    shapes = [f"{name} ({difference})" for name, difference in fitted.other_shapes.items()]
     reasons = (
-        (missing, f"freshly initialised, since the file has nothing for them{asked}"),
-        ([f"{n}, {shapes}" for n, shapes in fitted.other_shapes.items()], "freshly initialised: of another shape"),
-        (
-            left_over,
-            "of the file found no place, since the network has no such layer or its decoder comes from elsewhere",
-        ),
-        (pretrained.without_counterpart, "of the file are no part of a VM-UNet"),
-        (heads, "of the file are heads, which nnU-Net starts anew in every training"),
-    )
-    return [f"{len(names)} tensors {why}: {_some(names)}" for names, why in reasons if names]
+        (_layers(missing), f"freshly initialised, since the file has nothing for them{asked}", missing),
+        (shapes, "freshly initialised, since the file's have other shapes", shapes),
+        (_layers(left_over), "of the file without a place: the network has no such layer, or its decoder is not the "
+                             "file's", left_over),
+        (_layers(pretrained.without_counterpart), "of the file are no part of a VM-UNet",
+         pretrained.without_counterpart),
+        (_layers(heads), "of the file are heads, which nnU-Net starts anew in every training", heads),
+    )  # fmt: skip
+    return [f"{len(names)} tensors {why}: {_some(shown)}" for shown, why, names in reasons if names]
+
+
+def _layers(names: Sequence[str]) -> list[str]:
+    """`layers.2.blocks.5` for all of its parameters: each name up to its last number, else up to its last dot."""
+    found = (re.match(r".*\.\d+(?=\.)", name) for name in names)
+    of_each = (m[0] if m else name.rpartition(".")[0] for m, name in zip(found, names, strict=True))
+    return list(dict.fromkeys(of_each))
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:2]) + (", …" if len(names) > 2 else "")
+    return ", ".join(names) if len(names) <= 5 else ", ".join([*names[:3], "…", names[-1]])
