@@ -124,10 +124,15 @@ def test_vm_unets_checkpoints_give_its_features(convert, golden, prefix):
     assert "100.0%" in convert.printed.split("network without heads")[1].split("\n")[0]
 
 
-def test_vm_unets_latest_checkpoint(convert, golden):
-    """Its train.py stores more beside the weights, a NumPy number among it."""
+@pytest.mark.parametrize("numpys", [b"numpy._core.", b"numpy.core."], ids=["numpy-2", "numpy-1"])
+def test_vm_unets_latest_checkpoint(convert, golden, tmp_path, numpys):
+    """Its train.py stores more beside the weights, NumPy's numbers among it; here in PyTorch's older file format."""
     latest = {"epoch": 3, "loss": np.float64(0.5), "min_loss": np.float32(0.25), "optimizer_state_dict": {"state": {}}}
-    weights = convert({**latest, "model_state_dict": prefixed(golden[1], "vmunet.")})["network_weights"]
+    latest["model_state_dict"] = prefixed(golden[1], "vmunet.")
+    torch.save(latest, tmp_path / "latest.pth", _use_new_zipfile_serialization=False)
+    written = (tmp_path / "latest.pth").read_bytes()
+    assert b"cnumpy._core.multiarray\nscalar\n" in written
+    weights = convert(written.replace(b"numpy._core.", numpys))["network_weights"]
     assert_golden_features(weights, golden, ["encoder", "decoder"])
 
 

@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
     fitted = fit(pretrained, network, args.decoder)
     print(load_report(pretrained, fitted, network, args.decoder))
     if not args.force:
-        refuse_little(pretrained, fitted, network, args.file)
-    write_weights(fitted, origin(pretrained, fitted, network, args.decoder, args.file), args.o)
+        refuse_little(pretrained, fitted, network)
+    write_weights(fitted, origin(pretrained, fitted, network, args.decoder), args.o)
     print(f"Wrote {args.o}: nnUNetv2_train … -pretrained_weights {args.o}")
     return 0
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
@@ -107,7 +106,7 @@ def to_input_channels(weight: Tensor, channels: int) -> Tensor:
     return weight.sum(dim=1, keepdim=True).expand(-1, channels, -1, -1) / channels
 
 
-def refuse_little(pretrained: Pretrained, fitted: Fitted, network: VMUNet, path: Path) -> None:
+def refuse_little(pretrained: Pretrained, fitted: Fitted, network: VMUNet) -> None:
     """Raises UserError where the file fills less than half of the encoder's parameters."""
     share = fitted.share("encoder.")
     if share >= SMALLEST_SHARE:
@@ -118,9 +117,9 @@ def refuse_little(pretrained: Pretrained, fitted: Fitted, network: VMUNet, path:
         in_words({k: of[k] for k in ("dims", "encoder_depths")}) for of in (pretrained.sizes, sizes(network))
     )
     raise UserError(
-        f"{path} fills only {share:.0%} of the encoder's parameters ({tensors} of {all_tensors} tensors){first}. It "
-        f"has {there}, the network {here}. Choose the size that fits by --preset or --plans, or --force to write what "
-        "there is. Nothing was written."
+        f"{pretrained.file} fills only {share:.0%} of the encoder's parameters ({tensors} of {all_tensors} "
+        f"tensors){first}. It has {there}, the network {here}. Choose the size that fits by --preset or --plans, or "
+        "--force to write what there is. Nothing was written."
     )
 
 
@@ -134,7 +133,7 @@ def _refuse_other_states(pretrained: Pretrained, network: VMUNet) -> None:
         return
     has_mlp = any(".mlp." in name for name in pretrained.without_counterpart)
     raise UserError(
-        f"the file ({pretrained.naming}) has a scan with d_state {there}, and this network's has d_state "
+        f"{pretrained.file} ({pretrained.naming}) has a scan with d_state {there}, and this network's has d_state "
         f"{here}: with another number of states per channel the scan's weights have other shapes and another meaning, "
         "and none can be made from the other."
         + (" Its blocks also end in an MLP, which VM-UNet's blocks do not have." if has_mlp else "")

@@ -36,6 +36,7 @@ class Pretrained:
     """The weights of a checkpoint under our names.
 
     Attributes:
+        file: where they were read from.
         naming: how they were named, one of this module's constants.
         entry: the checkpoint's entry that held them; empty where the file is a plain state dict.
         weights: fp32 on the CPU, by our name.
@@ -43,6 +44,7 @@ class Pretrained:
         without_counterpart: the names in the file that are no part of a VM-UNet.
     """
 
+    file: Path
     naming: str
     entry: str
     weights: dict[str, Tensor]
@@ -95,7 +97,7 @@ def read_pretrained(path: Path) -> Pretrained:
         raise UserError(
             f"{path} ({naming}) has nothing for {', '.join(missing)}: it is no whole encoder. Nothing was written."
         )
-    return Pretrained(naming, entry, weights, names, tuple(without_counterpart))
+    return Pretrained(path, naming, entry, weights, names, tuple(without_counterpart))
 
 
 def _load(path: Path) -> Any:

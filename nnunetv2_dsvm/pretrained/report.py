@@ -23,8 +23,9 @@ PARTS = {
 def load_report(pretrained: Pretrained, fitted: Fitted, network: VMUNet, decoder: DecoderSource) -> str:
     """Tensors and parameters from the file, by part of the network, and by reason those that were not loaded."""
     there, here = pretrained.sizes, sizes(network)
+    entry = f" (entry {pretrained.entry})" if pretrained.entry else ""
     lines = [
-        f"read: {pretrained.naming}{f' (entry {pretrained.entry})' if pretrained.entry else ''}, "
+        f"read: {pretrained.file.name}, {pretrained.naming}{entry}, "
         f"{len(pretrained.names) + len(pretrained.without_counterpart)} tensors: {in_words(there)}",
         f"network: {in_words(here)}",
         "",

@@ -14,13 +14,11 @@ from nnunetv2_dsvm.training.checkpoint_files import KEY
 from nnunetv2_dsvm.version import __version__
 
 
-def origin(
-    pretrained: Pretrained, fitted: Fitted, network: VMUNet, decoder: DecoderSource, file: Path
-) -> dict[str, Any]:
+def origin(pretrained: Pretrained, fitted: Fitted, network: VMUNet, decoder: DecoderSource) -> dict[str, Any]:
     """Where the weights come from, in plain values."""
     return {
         "version": __version__,
-        "converted_from": file.name,
+        "converted_from": pretrained.file.name,
         "naming": pretrained.naming,
         "decoder": decoder,
         "network": sizes(network),
