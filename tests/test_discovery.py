@@ -22,6 +22,8 @@ NAMES = [
     "nnUNetTrainerVMUNet",
     *(f"nnUNetTrainerDSVM_{suffix}" for suffix in ("projection", "progressive", "kl", "deepSupervision")),
     "nnUNetTrainerVMUNet_deepSupervision",
+    "nnUNetTrainerDSVM_frozenEncoder",
+    "nnUNetTrainerVMUNet_frozenEncoder",
     *(f"nnUNetTrainer{base}_{epochs}epochs" for base in ("DSVM", "VMUNet") for epochs in LENGTHS),
 ]
 

@@ -14,6 +14,8 @@ from short_trainers import (
 from tiny_dataset import NETWORK
 
 from nnunetv2_dsvm import VMUNet
+from nnunetv2_dsvm.architecture import checkpoints
+from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures", "one_epoch")
@@ -78,6 +80,31 @@ def test_weights_alone_suffice(copied_dataset, started_with, tmp_path):
     torch.save({"network_weights": VMUNet(1, 9, **NETWORK).state_dict()}, tmp_path / "converted.pth")
     copied_dataset.train_here("ShortDSVM", "-pretrained_weights", tmp_path / "converted.pth", "--disable_checkpointing")
     assert_all_but_the_heads_are(started_with, tmp_path / "converted.pth")
+
+
+def test_converted_weights_start_a_training(copied_dataset, started_with, tmp_path, capsys):
+    """VMamba's, of three channels, for one; and then the weights of that training, for another one."""
+
+    def convert(file, output):
+        plans = copied_dataset.preprocessed / "tinyPlans.json"
+        assert main(["convert-weights", str(file), "-o", str(output), "--plans", str(plans)]) == 0
+        return capsys.readouterr().out
+
+    vm_unet = checkpoints.to_official_state_dict(VMUNet(3, 9, **NETWORK).state_dict(), prefix="")
+    vmamba = {name: t for name, t in vm_unet.items() if not name.startswith(("layers_up.", "final_"))}
+    torch.save({"model": vmamba}, tmp_path / "vmamba.pth")
+    assert "3 input channels became 1" in convert(tmp_path / "vmamba.pth", tmp_path / "first.pth")
+    copied_dataset.train_here("ShortDSVM", "-pretrained_weights", tmp_path / "first.pth")
+    assert_all_but_the_heads_are(started_with, tmp_path / "first.pth")
+    name = "layers.1.blocks.0.self_attention.in_proj.weight"
+    assert torch.equal(started_with["encoder.stages.1.blocks.0.ss2d.in_proj.weight"], vmamba[name])
+
+    trained = copied_dataset.results / "ShortDSVM__tinyPlans__2d" / "fold_0" / "checkpoint_final.pth"
+    convert(trained, tmp_path / "second.pth")
+    assert torch.load(tmp_path / "second.pth", weights_only=True)["nnunetv2_dsvm"]["share_of_network"] == 1.0
+    started_with.clear()
+    copied_dataset.train_here("ShortDSVM_deepSupervision", "-pretrained_weights", tmp_path / "second.pth")
+    assert_all_but_the_heads_are(started_with, trained)
 
 
 def other_size():

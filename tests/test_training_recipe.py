@@ -54,6 +54,33 @@ def test_adamw_decays_one_group_only():
     assert torch.equal(module.bias, before["bias"])
 
 
+def test_an_encoder_can_have_groups_of_its_own():
+    network = VMUNet(1, 2, **TINY)
+    distillation = DualSelfDistillation(network.encoder.output_channels, network.decoder.output_channels)
+    together = parameter_groups([network, distillation], 0.01)
+    groups = parameter_groups([network, distillation], 0.01, network.encoder)
+    assert [group["weight_decay"] for group in groups] == [0.01, 0.0, 0.01, 0.0]
+    assert [group.get("part") for group in groups] == [None, None, "encoder", "encoder"]
+    assert not any("part" in group for group in together)
+    assert {p for group in groups[2:] for p in group["params"]} == set(network.encoder.parameters())
+    for kind in (0, 1):
+        assert set(groups[kind]["params"]) | set(groups[kind + 2]["params"]) == set(together[kind]["params"])
+
+
+def test_the_encoders_rate_is_0_while_frozen_and_then_a_fraction():
+    network = VMUNet(1, 2, **TINY)
+    optimizer = torch.optim.AdamW(parameter_groups([network], 0.01, network.encoder), lr=7.0)
+    schedule = WarmupCosineSchedule(
+        optimizer, num_epochs=30, warmup_epochs=1, encoder_lr_factor=0.1, frozen_encoder_epochs=3, **RATES
+    )
+    for epoch in (5, 0, 2, 3, 29):
+        schedule.step(epoch)
+        rate = learning_rate(epoch, 30, warmup_epochs=1, **RATES)
+        expected = rate * 0.1 if epoch >= 3 else 0.0
+        assert [group["lr"] for group in optimizer.param_groups] == [rate, rate, expected, expected]
+    assert "encoder_lr_factor=0.1, frozen_encoder_epochs=3" in str(schedule)
+
+
 # --- schedule and ramp ------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,8 @@
-"""Pure functions between the parameter names of the official VM-UNet (arXiv 2402.02491) and ours."""
+"""Pure functions between the parameter names of the official VM-UNet (arXiv 2402.02491) and ours.
+
+VM-UNet's encoder has the names of VMamba's first generation (arXiv 2401.10166); the second generation's are brought to
+these first.
+"""
 
 import re
 from collections.abc import Callable, Mapping
@@ -38,6 +42,14 @@ _BLOCK_PARTS = (
     ("self_attention.conv2d.", "ss2d.conv."),
     ("self_attention.", "ss2d."),
 )
+# VMamba's second generation -> its first; its other layers of these names (a patch embedding of two convolutions, one
+# that merges patches, an MLP in each block) have no counterpart and keep their names.
+_TO_FIRST_GENERATION = (
+    (r"patch_embed\.0\.(\w+)", r"patch_embed.proj.\1"),
+    (r"patch_embed\.2\.(\w+)", r"patch_embed.norm.\1"),
+    (r"(layers\.\d+\.blocks\.\d+)\.norm\.(\w+)", r"\1.ln_1.\2"),
+    (r"(layers\.\d+\.blocks\.\d+)\.op\.(.+)", r"\1.self_attention.\2"),
+)
 _PREFIX = "vmunet."
 _NUM_DIRECTIONS = 4
 
@@ -50,6 +62,18 @@ def to_our_name(official: str) -> str:
     """
     name = _translate(official.removeprefix(_PREFIX), _TO_OURS)
     return _translate_block(name, _BLOCK_PARTS)
+
+
+def to_first_generation_name(second: str) -> str:
+    """`"layers.0.blocks.0.op.A_logs"` of VMamba's second generation to `"layers.0.blocks.0.self_attention.A_logs"`.
+
+    Names that the first generation does not have come back as they are.
+    """
+    for pattern, replacement in _TO_FIRST_GENERATION:
+        match = re.fullmatch(pattern, second)
+        if match:
+            return match.expand(replacement)
+    return second
 
 
 def to_official_name(ours: str, prefix: str = _PREFIX) -> str:

@@ -4,17 +4,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.version import __version__
 
-# name -> what it does. Each is a module of this package with `add_arguments(parser)` and `run(args) -> int`.
+# name -> what it does. Each is a module of this package (a hyphen is an underscore there) with
+# `add_arguments(parser)` and `run(args) -> int`.
 SUBCOMMANDS = {
     "quickstart": "train, predict and evaluate a small DSVM-UNet on real CT, start to end, in minutes on a CPU",
     "doctor": "check that this machine can train: versions, devices, scan backends, nnU-Net's folders",
     "dataset": "turn a downloaded ISIC, Synapse or ACDC into an nnU-Net dataset, verified, with the papers' split",
     "plan": "plan a dataset for VM-UNet by the memory of the GPU: network, patch and batch",
     "plan_and_preprocess": "the same with nnU-Net's fingerprint before and its preprocessing after it",
+    "convert-weights": "turn VMamba's or VM-UNet's published weights into a file for nnU-Net's -pretrained_weights",
     "evaluate": "metrics of predictions or of a cross-validation, by nnU-Net's protocol or the papers'; compare models",
     "report": "one HTML file on trained models: training curves, metrics, the best, median and worst cases",
     "benchmark": "measure speed and memory of the scan backends and of the network",
@@ -46,17 +49,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             name, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         if name == requested:
-            import_module(f"nnunetv2_dsvm.cli.{name}").add_arguments(subparser)
+            _module(name).add_arguments(subparser)
 
     args = parser.parse_args(argv)
     try:
-        return import_module(f"nnunetv2_dsvm.cli.{args.subcommand}").run(args)
+        return _module(args.subcommand).run(args)
     except UserError as error:
         print(f"\nnnUNetv2_dsvm {args.subcommand}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\nnnUNetv2_dsvm {args.subcommand}: interrupted", file=sys.stderr)
         return 130
+
+
+def _module(name: str) -> ModuleType:
+    return import_module(f"nnunetv2_dsvm.cli.{name.replace('-', '_')}")
 
 
 if __name__ == "__main__":

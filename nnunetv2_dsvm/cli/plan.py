@@ -25,7 +25,7 @@ def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "-preset", metavar="NAME",
-        help="size of the network: small, base, large, wide, deep or huge (default: by the memory target)",
+        help="size of the network: small, base, large, wide, deep or huge (default: the largest for the target)",
     )  # fmt: skip
     parser.add_argument(
         "-precision", choices=("bfloat16", "float16"), default="bfloat16",

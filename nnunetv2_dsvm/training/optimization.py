@@ -1,4 +1,4 @@
-"""The optimiser's recipe: which parameters decay, and the learning rate of each epoch (warm-up, then one cosine)."""
+"""The optimiser's recipe: which parameters decay, and the learning rate of each epoch and part of the network."""
 
 import math
 from collections.abc import Iterable
@@ -8,25 +8,40 @@ import torch
 from torch import nn
 
 _NEVER_DECAYED = ("A_log", "D", "dt_bias", "bias")
+PART, ENCODER = "part", "encoder"  # the mark of the groups that have a learning rate of their own
 
 
-def parameter_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    modules: Iterable[nn.Module], weight_decay: float, encoder: nn.Module | None = None
+) -> list[dict[str, Any]]:
     """Two groups for an optimiser: parameters with weight decay, and those without.
+
+    With an `encoder`, a part of the modules, two more follow: its parameters with and without, marked `"part":
+    "encoder"`. They come last, because nnU-Net logs the learning rate of the first group.
 
     No decay on the scan's A_log, D and dt_bias (decay would pull the decay rates -exp(A_log) towards -1), on biases and
     on the weights of norms (every parameter of one dimension or none). Ours; VM-UNet's published recipe decays all.
 
     Args:
         modules: the modules to train; the parameters keep their order, so that a checkpoint of the optimiser fits.
-        weight_decay: of the first group.
+        weight_decay: of the parameters with decay.
+        encoder: what gets groups of its own; None: nothing does.
     """
-    decayed, undecayed = [], []
+    apart = set() if encoder is None else set(encoder.parameters())
+    rest, of_encoder = ([], []), ([], [])  # with decay, without
     for module in modules:
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
                 exempt = parameter.ndim <= 1 or name.rsplit(".", 1)[-1] in _NEVER_DECAYED
-                (undecayed if exempt else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
+                (of_encoder if parameter in apart else rest)[exempt].append(parameter)
+    decays = (weight_decay, 0.0)
+    groups = [{"params": params, "weight_decay": decay} for params, decay in zip(rest, decays, strict=True)]
+    if encoder is not None:
+        groups += [
+            {"params": params, "weight_decay": decay, PART: ENCODER}
+            for params, decay in zip(of_encoder, decays, strict=True)
+        ]
+    return groups
 
 
 def linear_ramp(epoch: int, length: int) -> float:
@@ -48,6 +63,10 @@ def learning_rate(epoch: int, num_epochs: int, initial_lr: float, final_lr: floa
 class WarmupCosineSchedule:
     """Sets `learning_rate(epoch, ...)` on every parameter group, as nnU-Net asks it to at the start of each epoch.
 
+    Groups of the encoder (see `parameter_groups`) get `encoder_lr_factor` times that, and 0 in the first
+    `frozen_encoder_epochs`. With a rate of 0 AdamW changes nothing, decay included; its moments, which the gradients
+    still reach, are those of these weights when the encoder sets out.
+
     It holds no state but its constants, so a continued training takes up the schedule exactly.
     """
 
@@ -59,8 +78,12 @@ class WarmupCosineSchedule:
         initial_lr: float,
         final_lr: float,
         warmup_epochs: int,
+        encoder_lr_factor: float = 1.0,
+        frozen_encoder_epochs: int = 0,
     ) -> None:
         self.optimizer = optimizer
+        self.encoder_lr_factor = encoder_lr_factor
+        self.frozen_encoder_epochs = frozen_encoder_epochs
         self.constants = {
             "num_epochs": num_epochs,
             "initial_lr": initial_lr,
@@ -70,8 +93,15 @@ class WarmupCosineSchedule:
 
     def step(self, epoch: int) -> None:
         """Sets the rate of `epoch` (counted from 0)."""
+        rate = learning_rate(epoch, **self.constants)
+        of_encoder = 0.0 if epoch < self.frozen_encoder_epochs else rate * self.encoder_lr_factor
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(epoch, **self.constants)
+            group["lr"] = of_encoder if group.get(PART) == ENCODER else rate
 
     def __repr__(self) -> str:  # nnU-Net writes it into debug.json
-        return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in self.constants.items())})"
+        constants = {
+            **self.constants,
+            "encoder_lr_factor": self.encoder_lr_factor,
+            "frozen_encoder_epochs": self.frozen_encoder_epochs,
+        }
+        return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in constants.items())})"

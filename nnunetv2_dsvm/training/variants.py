@@ -54,6 +54,29 @@ class nnUNetTrainerVMUNet_deepSupervision(_DeepSupervision, nnUNetTrainerVMUNet)
     """VM-UNet with nnU-Net's deep supervision."""
 
 
+class _FrozenEncoder:
+    """For an encoder with pretrained weights: it stays as it is for 10 epochs, while the rest, new, learns to use it.
+
+    As Swin-UMamba (arXiv 2402.03302) does. Frozen is a learning rate of 0: gradients are still computed, which costs
+    these few epochs what the others cost, and spares DDP and CUDA graphs a network that changes under them. The
+    gradients count in the norm that nnU-Net clips, too. Afterwards the encoder has the learning rate of the rest;
+    `encoder_lr_factor` in a variant of your own lowers it:
+
+        class nnUNetTrainerDSVM_slowEncoder(nnUNetTrainerDSVM_frozenEncoder):
+            encoder_lr_factor = 0.1
+    """
+
+    frozen_encoder_epochs = 10
+
+
+class nnUNetTrainerDSVM_frozenEncoder(_FrozenEncoder, nnUNetTrainerDSVM):
+    """DSVM-UNet with a pretrained encoder that is frozen for the first epochs."""
+
+
+class nnUNetTrainerVMUNet_frozenEncoder(_FrozenEncoder, nnUNetTrainerVMUNet):
+    """VM-UNet with a pretrained encoder that is frozen for the first epochs."""
+
+
 class nnUNetTrainerDSVM_1epochs(nnUNetTrainerDSVM):
     default_num_epochs = 1
 

@@ -58,6 +58,9 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
     final_lr_fraction: float = 1e-2
     warmup_fraction: float = 1 / 30
     default_deep_supervision: bool = False
+    # For an encoder with pretrained weights (nnU-Net's -pretrained_weights, see `nnUNetv2_dsvm convert-weights`):
+    encoder_lr_factor: float = 1.0  # its learning rate, as a multiple of the rest's
+    frozen_encoder_epochs: int = 0  # epochs, from the first on, in which its weights stay as they are
 
     def __init__(
         self,
@@ -116,7 +119,9 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
         return os.environ.get("nnUNet_compile", "0").lower() in ("true", "1", "t") and super()._do_i_compile()
 
     def configure_optimizers(self):
-        groups = parameter_groups(self._trained_modules(), self.weight_decay)
+        # Only where it is asked for: two groups more or less would not fit an earlier checkpoint's.
+        apart = self.bare_network().encoder if self._encoder_is_apart() else None
+        groups = parameter_groups(self._trained_modules(), self.weight_decay, apart)
         optimizer = torch.optim.AdamW(groups, lr=self.initial_lr, fused=self.device.type == "cuda")
         schedule = WarmupCosineSchedule(
             optimizer,
@@ -124,8 +129,13 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
             initial_lr=self.initial_lr,
             final_lr=self.initial_lr * self.final_lr_fraction,
             warmup_epochs=round(self.num_epochs * self.warmup_fraction),
+            encoder_lr_factor=self.encoder_lr_factor,
+            frozen_encoder_epochs=self.frozen_encoder_epochs,
         )
         return optimizer, schedule
+
+    def _encoder_is_apart(self) -> bool:
+        return self.encoder_lr_factor != 1 or self.frozen_encoder_epochs > 0
 
     def bare_network(self) -> VMUNet:
         """The network without the wrappers of DDP and torch.compile."""
@@ -177,6 +187,11 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
             precision = "fp32"
         self.print_to_log_file(f"network: {in_words(self.configuration_manager, self.bare_network())}")
         self.print_to_log_file(f"nnunetv2_dsvm {__version__}: training in {precision}, seed {self.seed}")
+        if self._encoder_is_apart():
+            self.print_to_log_file(
+                f"encoder: frozen for the first {self.frozen_encoder_epochs} epochs, then {self.encoder_lr_factor:g} "
+                "times the learning rate of the rest"
+            )
 
     def on_epoch_start(self):
         if self.seed is not None:  # from the epoch alone, so that a continued run draws what an uninterrupted one would
