@@ -8,6 +8,7 @@ from scipy.special import log_softmax
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.distillation import DualSelfDistillation
+from nnunetv2_dsvm.distillation.features import ChannelPooling
 
 DIMS = [6, 8, 10]
 SIZES = {
@@ -26,6 +27,16 @@ def make_features(channels, sizes, seed=0, dtype=torch.float64, batch=2):
 
 
 # --- the formulas, in NumPy -------------------------------------------------------------------------------------------
+
+
+def over_channels(layer: torch.nn.Module, x: np.ndarray) -> np.ndarray:
+    return pooled_channels(x, layer.channels) if isinstance(layer, ChannelPooling) else conv1x1(layer, x)
+
+
+def pooled_channels(x: np.ndarray, channels: int) -> np.ndarray:
+    """Mean over channels floor(i * m / n) up to ceil((i + 1) * m / n)."""
+    m = x.shape[1]
+    return np.stack([x[:, i * m // channels : -(-(i + 1) * m // channels)].mean(1) for i in range(channels)], axis=1)
 
 
 def conv1x1(layer: torch.nn.Conv2d, x: np.ndarray) -> np.ndarray:
@@ -61,8 +72,10 @@ def distance(kind: str, student: np.ndarray, teacher: np.ndarray, temperature: f
 def projection_term(term, encoder, decoder, kind, temperature):
     teacher = decoder[0]
     size = teacher.shape[2:]
-    students = [bilinear(conv1x1(p, f), size) for p, f in zip(term.encoder_projections, encoder, strict=True)]
-    students += [bilinear(conv1x1(p, f), size) for p, f in zip(term.decoder_projections, decoder[1:], strict=True)]
+    students = [bilinear(over_channels(p, f), size) for p, f in zip(term.encoder_projections, encoder, strict=True)]
+    students += [
+        bilinear(over_channels(p, f), size) for p, f in zip(term.decoder_projections, decoder[1:], strict=True)
+    ]
     return sum(distance(kind, s, teacher, temperature) for s in students) / (len(encoder) + len(decoder) - 1)
 
 
@@ -70,11 +83,11 @@ def progressive_term(term, encoder, decoder, kind, temperature):
     total = 0.0
     for level in range(2, len(encoder) + 1):  # l = 2..M, features counted from 1
         student, teacher = encoder[level - 2], encoder[level - 1]
-        pooled = conv1x1(term.encoder_projections[level - 2], average_pool(student, teacher.shape[2:]))
+        pooled = over_channels(term.encoder_projections[level - 2], average_pool(student, teacher.shape[2:]))
         total += distance(kind, pooled, teacher, temperature)
     for level in range(2, len(decoder) + 1):
         student, teacher = decoder[level - 1], decoder[level - 2]
-        enlarged = conv1x1(term.decoder_projections[level - 2], bilinear(student, teacher.shape[2:]))
+        enlarged = over_channels(term.decoder_projections[level - 2], bilinear(student, teacher.shape[2:]))
         total += distance(kind, enlarged, teacher, temperature)
     return total / (len(encoder) + len(decoder) - 2)
 
@@ -93,6 +106,18 @@ def test_both_terms_follow_the_formulas(kind, sizes):
     }
     for name, value in expected.items():
         assert values[name].item() == pytest.approx(value, rel=1e-10), name
+
+
+@pytest.mark.parametrize("dims", [[4, 8, 16], DIMS], ids=["doubling", "any"])
+def test_pooling_over_channels_follows_the_formulas_without_parameters(dims):
+    distillation = DualSelfDistillation(dims, dims, projection="pooling").double()
+    assert not list(distillation.parameters())
+    encoder, decoder = make_features(dims, SIZES["halving"], 1), make_features(dims, SIZES["halving"], 2)
+    values = distillation(encoder, decoder)
+    arrays = [f.detach().numpy() for f in encoder], [f.detach().numpy() for f in decoder]
+    for name, formula in {"projection": projection_term, "progressive": progressive_term}.items():
+        expected = formula(distillation.terms[name], *arrays, "mse", 1.0)
+        assert values[name].item() == pytest.approx(expected, rel=1e-10), name
 
 
 def test_encoder_and_decoder_may_differ_in_depth_and_channels():
@@ -185,6 +210,21 @@ def test_a_stage_between_gets_its_gradient_as_a_student_only(kind):
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["mse", "kl"])
+def test_without_the_stop_gradient_the_values_stay_and_the_teacher_learns_too(kind):
+    """Moved by a little against its gradient, f^d_1, which else only teaches, comes nearer to its students."""
+    encoder, decoder = make_features(DIMS, SIZES["halving"], 1), make_features(DIMS, SIZES["halving"], 2)
+    stopped = DualSelfDistillation(DIMS, DIMS, distance=kind).double()
+    free = DualSelfDistillation(DIMS, DIMS, distance=kind, stop_gradient=False).double()
+    free.load_state_dict(stopped.state_dict())
+    before = sum(free(encoder, decoder).values())
+    torch.testing.assert_close(before, sum(stopped(encoder, decoder).values()), rtol=1e-12, atol=0)
+    (gradient,) = torch.autograd.grad(before, decoder[0])
+    step = 1e-4
+    moved = sum(free(encoder, [decoder[0] - step * gradient, *decoder[1:]]).values())
+    assert (before - moved).item() == pytest.approx(step * gradient.square().sum().item(), rel=1e-3)
+
+
 def test_every_projection_learns():
     distillation = DualSelfDistillation(DIMS, DIMS).double()
     encoder, decoder = make_features(DIMS, SIZES["halving"], 1), make_features(DIMS, SIZES["halving"], 2)
@@ -211,6 +251,19 @@ def test_terms_of_16_bit_features_are_those_of_fp32(kind, dtype, autocast):
         torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=0)
     sum(values.values()).backward()
     assert all(f.grad.dtype == dtype and f.grad.isfinite().all() for f in (*encoder, *decoder[1:]))
+
+
+@pytest.mark.parametrize("options", [{"projection": "pooling"}, {"stop_gradient": False}], ids=str)
+def test_options_in_bf16_are_those_of_fp32(options):
+    dtype = torch.bfloat16
+    encoder, decoder = make_features(DIMS, SIZES["halving"], 1, dtype), make_features(DIMS, SIZES["halving"], 2, dtype)
+    distillation = DualSelfDistillation(DIMS, DIMS, **options)
+    with torch.autocast("cpu", dtype=dtype):
+        values = distillation(encoder, decoder)
+    expected = distillation([f.float() for f in encoder], [f.float() for f in decoder])
+    for name, value in values.items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("kind", ["mse", "kl"])
@@ -262,6 +315,11 @@ def test_features_it_was_not_built_for_are_named(encoder, named):
 def test_wrong_terms_are_refused(terms):
     with pytest.raises(ValueError, match="projection"):
         DualSelfDistillation(DIMS, DIMS, terms=terms)
+
+
+def test_an_unknown_projection_is_refused():
+    with pytest.raises(ValueError, match="'conv'.*convolution, pooling"):
+        DualSelfDistillation(DIMS, DIMS, projection="conv")
 
 
 def test_no_stages_are_refused():
