@@ -294,6 +294,7 @@ def test_published_second_versions_are_refused_with_the_reason(convert, golden):
 def test_another_width_is_refused_with_both_sizes(convert, vmamba):
     error = refused(convert, {"model": vmamba}, dims=[8, 16, 32, 64])
     assert "fills only 0%" in error and "dims [4, 8, 16, 32]" in error and "dims [8, 16, 32, 64]" in error
+    assert "fills only 0%" in refused(convert, {"model": vmamba}, "--force", dims=[8, 16, 32, 64])
     assert "(8, " not in error and "4x3x4x4 there and 8x3x4x4 here" in error
 
 
