@@ -2,15 +2,17 @@
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
-from nnunetv2_dsvm.benchmark import correctness, measure, plain_conv_unet, report, scaling
+from nnunetv2_dsvm.benchmark import correctness, measure, plain_conv_unet, planned_memory, report, scaling
 from nnunetv2_dsvm.benchmark.conventional import conventional_network
 from nnunetv2_dsvm.benchmark.core_case import CoreCase
 from nnunetv2_dsvm.benchmark.correctness import WrongResult
@@ -18,10 +20,12 @@ from nnunetv2_dsvm.benchmark.isolated import run_isolated
 from nnunetv2_dsvm.benchmark.measure import Measurement
 from nnunetv2_dsvm.benchmark.memory import PeakMemory, kept_for_backward
 from nnunetv2_dsvm.benchmark.network_case import DiceAndCrossEntropy, NetworkCase, NetworkSizes
+from nnunetv2_dsvm.benchmark.planned_memory import planned_trainings
 from nnunetv2_dsvm.benchmark.scaling import measure_scaling
 from nnunetv2_dsvm.benchmark.scan_case import ScanCase, ScanShape
 from nnunetv2_dsvm.benchmark.suites import Result, Runner
 from nnunetv2_dsvm.benchmark.timing import ONCE, Effort, Timing, time_inference, time_training
+from nnunetv2_dsvm.benchmark.training_memory import TrainingCase, TrainingPeak, train_some_steps
 from nnunetv2_dsvm.benchmark.workload import Workload
 from nnunetv2_dsvm.cli import main as command
 from nnunetv2_dsvm.errors import UserError
@@ -283,6 +287,60 @@ class TestScaling:
     def test_without_a_second_gpu_the_command_says_so(self, capsys):
         assert benchmark("--suite", "scaling") == 0
         assert "two GPUs are needed" in capsys.readouterr().out
+
+
+class TestPlannedMemory:
+    TINY = {"dims": [8, 16], "encoder_depths": [1, 1], "decoder_depths": [1, 1], "d_state": 2}
+
+    @pytest.mark.parametrize(
+        "labels",
+        [
+            {"labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_class_order": (1, 2)},
+            {"labels": {"background": 0, "one": 1, "ignore": 2}},
+            {},
+        ],
+    )
+    def test_the_trainings_are_nnunets_own_steps(self, monkeypatch, labels):
+        for name in ("raw", "preprocessed", "results"):
+            monkeypatch.setenv(f"nnUNet_{name}", "")  # what it sets is undone
+        case = TrainingCase((24, 40), 2, self.TINY, input_channels=2, **labels)
+        trainer = train_some_steps(case, CPU)
+        terms = trainer.loss.mean_terms()
+        assert set(terms) == {"segmentation", "projection", "progressive"} and all(map(math.isfinite, terms.values()))
+        assert trainer.label_manager.has_regions == ("regions_class_order" in labels)
+
+    def test_each_target_that_fits_is_filled(self):
+        trainings = planned_trainings(40 * 10**9)
+        assert {t.target_gb for t in trainings} == {8, 12, 24, 40} and len(trainings) == 16
+        assert all(0.8 * t.target_gb * 1e9 < t.planned <= t.target_gb * 1e9 for t in trainings)
+
+    def test_more_than_planned_is_said_and_fails(self, monkeypatch, tmp_path, capsys):
+        one = planned_trainings(8 * 10**9)[0]
+        take = {"enough": one.planned - 1e9, "too much": one.planned - 0.5e9}
+        for name, reserved in take.items():
+            measured = [dataclasses.replace(one, peak=TrainingPeak(0, round(reserved), round(0.9e9)))]
+            args = ["benchmark", "--device", "cpu", "--quick", "--suite", "memory", "--json", str(tmp_path / "a.json")]
+            monkeypatch.setattr("nnunetv2_dsvm.cli.benchmark._planned_memory", lambda *_, m=measured: m)
+            assert command.main(args) == (name == "too much")
+            assert ("more memory than planned" in capsys.readouterr().err) == (name == "too much")
+            (row,) = json.loads((tmp_path / "a.json").read_text())["planned_memory"]
+            assert row["planned"] == one.planned and row["peak"]["reserved"] == round(reserved)
+        assert f"{(take['too much'] + 0.9e9) / one.planned:.3f} |" in planned_memory.as_table(measured)
+
+    def test_a_training_that_does_not_fit_is_a_failure(self, monkeypatch):
+        def too_large(*_):
+            raise RuntimeError("Traceback\ntorch.OutOfMemoryError: CUDA out of memory.")
+
+        monkeypatch.setattr(planned_memory, "run_isolated", too_large)
+        monkeypatch.setattr(
+            "torch.cuda.get_device_properties", lambda _: SimpleNamespace(total_memory=8 * 10**9), raising=False
+        )
+        trainings = list(planned_memory.measure_planned(lambda _: None))
+        assert len(trainings) == 4 and all(t.took_more and "out of memory" in t.peak for t in trainings)
+
+    def test_it_needs_a_gpu(self, capsys):
+        assert command.main(["benchmark", "--device", "cpu", "--suite", "memory"]) == 1
+        assert "needs a CUDA GPU, got --device cpu" in capsys.readouterr().err
 
 
 def rank_without_ddp(rank, ranks, port, case, repeats, answers):

@@ -1,7 +1,8 @@
 """The planner's memory estimate beside what the planned trainings take."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 
@@ -23,7 +24,7 @@ _IMAGES: tuple[tuple[tuple[int, int], Precision, int, int], ...] = (
 
 @dataclass(frozen=True)
 class PlannedTraining:
-    """One training that fills a memory target."""
+    """One training that fills a memory target, and once it has been measured what it took, or why that is not known."""
 
     target_gb: float
     preset: str
@@ -32,20 +33,27 @@ class PlannedTraining:
     precision: Precision
     input_channels: int
     num_classes: int
+    peak: TrainingPeak | str = ""
 
     @property
     def planned(self) -> float:
         """Bytes."""
-        return training_memory(self.patch_size, self.batch_size, **self._network(), precision=self.precision)
+        network = {"input_channels": self.input_channels, "num_classes": self.num_classes, **_sizes(self.preset)}
+        return training_memory(self.patch_size, self.batch_size, **network, precision=self.precision)
 
-    def _network(self) -> dict:
-        return {"input_channels": self.input_channels, "num_classes": self.num_classes, **_sizes(self.preset)}
+    @property
+    def took_more(self) -> bool:
+        return isinstance(self.peak, str) or self.peak.total > self.planned
 
     def case(self) -> TrainingCase:
         labels = {"background": 0, **{f"class {i}": i for i in range(1, self.num_classes)}}
         return TrainingCase(
             self.patch_size, self.batch_size, _sizes(self.preset), self.precision, self.input_channels, labels
         )
+
+    def as_row(self) -> dict[str, Any]:
+        """For JSON, in bytes."""
+        return {**asdict(self), "planned": self.planned}
 
 
 def planned_trainings(memory: int) -> list[PlannedTraining]:
@@ -60,23 +68,22 @@ def planned_trainings(memory: int) -> list[PlannedTraining]:
     return found
 
 
-def measure_planned(progress: Callable[[str], None]) -> Iterator[tuple[PlannedTraining, TrainingPeak | str]]:
-    """Each training in a process of its own, and what it took, or why that is not known; no other may use the GPU."""
+def measure_planned(progress: Callable[[str], None]) -> Iterator[PlannedTraining]:
+    """The trainings with what they took, each in a process of its own; nothing else may use the GPU meanwhile."""
     for training in planned_trainings(torch.cuda.get_device_properties(0).total_memory):
-        progress(f"memory: {training}")
+        progress(f"memory: {training.target_gb} GB, {training.patch_size}, {training.precision}")
         try:
-            yield training, run_isolated(measure_training_memory, training.case())
+            yield replace(training, peak=run_isolated(measure_training_memory, training.case()))
         except RuntimeError as error:
-            yield training, str(error).strip().splitlines()[-1]
+            yield replace(training, peak=str(error).strip().splitlines()[-1])
 
 
-def as_table(results: list[tuple[PlannedTraining, TrainingPeak | str]]) -> str:
+def as_table(trainings: list[PlannedTraining]) -> str:
     """In Markdown, GB of 10^9 bytes."""
-    lines = [
-        "| target | preset | patch | batch | precision | channels, classes | planned GB | took GB | took / planned |"
-    ]
-    lines.append("|---|---|---|---|---|---|---|---|---|")
-    for t, peak in results:
+    columns = "target", "preset", "patch", "batch", "precision", "channels, classes", "planned GB", "took GB", "ratio"
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for t in trainings:
+        peak = t.peak
         took = peak if isinstance(peak, str) else f"{peak.total / GIGABYTE:.2f} | {peak.total / t.planned:.3f}"
         lines.append(
             f"| {t.target_gb} | {t.preset} | {t.patch_size[0]}×{t.patch_size[1]} | {t.batch_size} | {t.precision} "

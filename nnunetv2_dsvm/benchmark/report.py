@@ -45,7 +45,12 @@ def _yardstick(results: Sequence[Result]) -> Result | None:
     return next((measured[name] for name in YARDSTICKS[results[0].suite] if name in measured), None)
 
 
-def as_json(environment: dict[str, Any], settings: dict[str, Any], results: Sequence[Result]) -> str:
+def as_json(
+    environment: dict[str, Any],
+    settings: dict[str, Any],
+    results: Sequence[Result],
+    planned_memory: Sequence[dict[str, Any]] = (),
+) -> str:
     """Everything that was measured, in seconds and bytes."""
     rows = []
     for _, group in groupby(results, key=lambda r: (r.suite, r.case)):
@@ -57,7 +62,10 @@ def as_json(environment: dict[str, Any], settings: dict[str, Any], results: Sequ
                 row["compared_with"] = yardstick.implementation
                 row.update(ratios(result, yardstick))
             rows.append(row)
-    return json.dumps({"environment": environment, "settings": settings, "results": rows}, indent=2) + "\n"
+    written = {"environment": environment, "settings": settings, "results": rows}
+    if planned_memory:
+        written["planned_memory"] = list(planned_memory)
+    return json.dumps(written, indent=2) + "\n"
 
 
 def as_table(results: Sequence[Result]) -> str:

@@ -78,22 +78,26 @@ def run(args: argparse.Namespace) -> int:
             of_suite = list(runner.run(suite))
             results += of_suite
             print(report.as_table(of_suite), flush=True)
-    if "memory" in args.suite:
-        print(_planned_memory(plan.device, progress), flush=True)
+    trainings = _planned_memory(plan.device, progress) if "memory" in args.suite else []
     if args.json:
-        args.json.write_text(report.as_json(where, dataclasses.asdict(plan), results), encoding="utf-8")
+        written = report.as_json(where, dataclasses.asdict(plan), results, [t.as_row() for t in trainings])
+        args.json.write_text(written, encoding="utf-8")
     failed = dict.fromkeys(f"{r.implementation} ({r.suite})" for r in results if r.failed)
     if failed:
         print(f"\nNo speed for a wrong result or a failure: {', '.join(failed)}; see above", file=sys.stderr)
-    return 1 if failed else 0
+    if any(t.took_more for t in trainings):
+        print("\nA training took more memory than planned, or failed; see above", file=sys.stderr)
+    return 1 if failed or any(t.took_more for t in trainings) else 0
 
 
-def _planned_memory(device: str, progress: Callable[[str], None]) -> str:
+def _planned_memory(device: str, progress: Callable[[str], None]) -> list:
     from nnunetv2_dsvm.benchmark.planned_memory import as_table, measure_planned
 
     if device != "cuda":
         raise UserError(f"the suite memory needs a CUDA GPU, got --device {device}")
-    return "\nTrainings that fill a memory target: planned and taken\n\n" + as_table(list(measure_planned(progress)))
+    trainings = list(measure_planned(progress))
+    print("\nTrainings that fill a memory target: planned and taken\n\n" + as_table(trainings), flush=True)
+    return trainings
 
 
 def _headline(where: dict, dtype: str) -> str:
