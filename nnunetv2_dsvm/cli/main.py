@@ -15,6 +15,7 @@ SUBCOMMANDS = {
     "dataset": "turn a downloaded ISIC, Synapse or ACDC into an nnU-Net dataset, verified, with the papers' split",
     "evaluate": "metrics of predictions or of a cross-validation, by nnU-Net's protocol or the papers'; compare models",
     "report": "one HTML file on trained models: training curves, metrics, the best, median and worst cases",
+    "export": "write a trained network as one file, torch.export or ONNX, that runs without this package",
     "benchmark": "measure speed and memory of the scan backends and of the network",
 }
 
