@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from nnunetv2_dsvm.errors import UserError
     from nnunetv2_dsvm.exporting.agreement import TOLERANCE
+    from nnunetv2_dsvm.exporting.metadata import NOT_INSIDE
     from nnunetv2_dsvm.exporting.write import refuse_place, write_portable_model
     from nnunetv2_dsvm.reporting.models import find_models
     from nnunetv2_dsvm.training.trained_network import load_trained_network
@@ -53,4 +54,5 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     size = args.o.stat().st_size / 2**20
     print(f"{args.o} ({size:.1f} MiB; logits within {difference:.1g} of the network's largest, allowed {TOLERANCE:g})")
+    print(f"It takes normalised images and gives logits. Not inside: {NOT_INSIDE}.")
     return 0

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.errors import UserError
@@ -34,13 +35,17 @@ def trace(network: VMUNet, input_channels: int) -> ExportedProgram:
     try:
         # Otherwise torch reasons that a size is not 1 because the example's is not, and refuses a batch of one later.
         with torch.no_grad(), torch.fx.experimental._config.patch(backed_size_oblivious=True):
-            return torch.export.export(TraceableVMUNet(network), (example,), dynamic_shapes=(sizes,), strict=False)
+            program = torch.export.export(TraceableVMUNet(network), (example,), dynamic_shapes=(sizes,), strict=False)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"torch {torch.__version__} cannot trace the network: {reason}. Exporting was made with torch 2.14 and "
             "uses what older versions lack: update torch"
         ) from error
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # where this package lies on this machine: nothing for other people's
+    return program
 
 
 def write(program: ExportedProgram, format: Format, metadata: Mapping[str, Any], path: Path) -> None:
@@ -59,8 +64,9 @@ def write(program: ExportedProgram, format: Format, metadata: Mapping[str, Any],
             return
         _refuse_without("onnx", "onnxscript")
         model = torch.onnx.export(
-            program, dynamo=True, verbose=False, report=False, input_names=["image"], output_names=["logits"]
-        )
+            program, dynamo=True, verbose=False, report=False, input_names=["image"], output_names=["logits"],
+            dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
+        )  # fmt: skip
         model.model.metadata_props[KEY] = text
         model.save(path)
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from nnunetv2_dsvm.training.trained_network import TrainedNetwork
@@ -36,7 +37,7 @@ def describe(trained: TrainedNetwork) -> dict[str, Any]:
     ]
     if configuration.previous_stage_name is not None:
         channels += [
-            {"of_label": label, "of_configuration": configuration.previous_stage_name}
+            {"of_label": int(label), "of_configuration": configuration.previous_stage_name}
             for label in labels.foreground_labels
         ]
     return {
@@ -62,9 +63,11 @@ def describe(trained: TrainedNetwork) -> dict[str, Any]:
 def _output(trained: TrainedNetwork) -> str:
     labels, logits = trained.labels, "logits (batch, classes, height, width): "
     if labels.has_regions:
+        regions = [[int(label) for label in np.atleast_1d(region)] for region in labels.foreground_regions]
         order = trained.dataset_json["regions_class_order"]
         return (
-            f"{logits}one per region, {labels.foreground_regions} in this order; sigmoid; where a probability is above "
-            f"0.5, the labels {order} are written one after the other"
+            f"{logits}one per region, of the labels {regions} in this order; sigmoid; the values {order} are written "
+            "one after the other where the region's probability is above 0.5"
         )
-    return f"{logits}one per label, {labels.all_labels} in this order; softmax, or the largest"
+    values = [int(label) for label in labels.all_labels]
+    return f"{logits}one per label, {values} in this order; softmax, or the largest"

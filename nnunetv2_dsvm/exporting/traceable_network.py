@@ -64,9 +64,8 @@ class _TraceableSS2D(SS2D):
     @classmethod
     def of(cls, ss2d: SS2D) -> "_TraceableSS2D":
         with torch.device("meta"):
-            traceable = cls(
-                ss2d.in_proj.in_features, ss2d.d_state, scan_backend="torch_chunked"
-            )  # never a fused kernel
+            # a backend by name, so that it is never a fused kernel
+            traceable = cls(ss2d.in_proj.in_features, ss2d.d_state, scan_backend="torch_chunked")
         traceable.load_state_dict(ss2d.state_dict(), assign=True)
         traceable.conv = _ConvOfACopy(traceable.conv)
         return traceable.eval().requires_grad_(False)

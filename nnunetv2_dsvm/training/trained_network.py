@@ -81,8 +81,8 @@ def load_trained_network(
         raise UserError(f"{folder}, trained by {stored['trainer_name']}: {error}") from error
     if other := difference(weights, network.state_dict()):
         raise UserError(
-            f"{file} is not of the VM-UNet that {folder / 'plans.json'} asks for: {other}. It was trained by "
-            f"{stored['trainer_name']}; only networks of this package's trainers can be read here"
+            f"{file} was trained by {stored['trainer_name']} and is not of the VM-UNet that this package's trainers "
+            f"build from {folder / 'plans.json'}: {other}. Only networks of this package's trainers can be read here"
         )
     network = network.to_empty(device=device)
     network.load_state_dict(weights)
