@@ -273,6 +273,12 @@ def test_a_file_that_cannot_be_written_leaves_nothing(model, tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
+def test_a_missing_package_is_named(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert main(["export", str(model), "-f", "0", "-o", str(tmp_path / "model.onnx"), "--format", "onnx"]) == 1
+    assert "--format onnx needs onnxruntime" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_places_that_are_refused(trained, model, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("nnUNet_results", str(trained.root / "nnUNet_results"))
     named = ["-d", "901", "-tr", TRAINER, "-p", PLANS, "-f", "0"]

@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,11 +38,7 @@ def trace(network: VMUNet, input_channels: int) -> ExportedProgram:
         with torch.no_grad(), torch.fx.experimental._config.patch(backed_size_oblivious=True):
             program = torch.export.export(TraceableVMUNet(network), (example,), dynamic_shapes=(sizes,), strict=False)
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"torch {torch.__version__} cannot trace the network: {reason}. Exporting was made with torch 2.14 and "
-            "uses what older versions lack: update torch"
-        ) from error
+        raise UserError(_needs_newer("trace the network", error)) from error
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, GraphModule) else ():
             node.meta.pop("stack_trace", None)  # where this package lies on this machine: nothing for other people's
@@ -49,10 +46,10 @@ def trace(network: VMUNet, input_channels: int) -> ExportedProgram:
 
 
 def write(program: ExportedProgram, format: Format, metadata: Mapping[str, Any], path: Path) -> None:
-    """Writes the program and its metadata to a file.
+    """Writes the program, which ONNX uses up, and its metadata to a file.
 
     Raises:
-        UserError: a package for ONNX is missing.
+        UserError: this torch cannot turn the program into ONNX.
         OSError: the file cannot be written.
     """
     text = json.dumps(metadata, indent=1)
@@ -62,26 +59,23 @@ def write(program: ExportedProgram, format: Format, metadata: Mapping[str, Any],
             with open(path, "wb") as file:
                 torch.export.save(program, file, extra_files={KEY: text})
             return
-        _refuse_without("onnx", "onnxscript")
-        model = torch.onnx.export(
-            program, dynamo=True, verbose=False, report=False, input_names=["image"], output_names=["logits"],
-            dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
-        )  # fmt: skip
+        try:
+            model = torch.onnx.export(
+                program, dynamo=True, verbose=False, report=False, input_names=["image"], output_names=["logits"],
+                dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
+            )  # fmt: skip
+        except Exception as error:
+            raise UserError(_needs_newer("write the network as ONNX", error)) from error
         model.model.metadata_props[KEY] = text
         model.save(path)
 
 
 def load(path: Path, format: Format) -> Callable[[Tensor], Tensor]:
-    """The file as a function from images to logits, on the CPU; of this package it uses nothing.
-
-    Raises:
-        UserError: onnxruntime is missing.
-    """
+    """The file as a function from images to logits, on the CPU; of this package it uses nothing."""
     if format == "torch-export":
         with open(path, "rb") as file, _quietly():
             module = torch.export.load(file).module()
         return lambda image: module(image).detach()
-    _refuse_without("onnxruntime")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -90,12 +84,24 @@ def load(path: Path, format: Format) -> Callable[[Tensor], Tensor]:
     return lambda image: torch.from_numpy(session.run(["logits"], {"image": image.numpy()})[0])
 
 
-def _refuse_without(*packages: str) -> None:
-    for package in packages:
+def refuse_missing_packages(format: Format) -> None:
+    """Raises UserError where the format needs a package that is not there."""
+    for package in ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ():
         try:
-            __import__(package)
+            import_module(package)
         except ImportError as error:
-            raise UserError(f"ONNX needs the package {package}: pip install 'nnunetv2_dsvm[export]'") from error
+            raise UserError(
+                f"--format onnx needs {package}, which cannot be imported ({error}): "
+                "pip install onnx onnxscript onnxruntime, or install this package with its extra [export]"
+            ) from error
+
+
+def _needs_newer(what: str, error: Exception) -> str:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return (
+        f"torch {torch.__version__} cannot {what}: {reason}. Exporting was made with torch 2.14 and uses what older "
+        "versions lack: update torch"
+    )
 
 
 @contextmanager

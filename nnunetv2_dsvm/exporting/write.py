@@ -36,9 +36,10 @@ def write_portable_model(
 
     Raises:
         UserError: the place is taken or cannot be written, the suffix is not the format's, torch cannot trace the
-            network, or the file disagrees. Nothing is left then, and an older file is as it was.
+            network, a package is missing, or the file disagrees. Nothing is left then, and an older file is as it was.
     """
     refuse_place(path, format, overwrite)
+    formats.refuse_missing_packages(format)
     channels = trained.network.encoder.patch_embedding.projection.in_channels
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
