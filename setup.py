@@ -9,6 +9,8 @@ version = next(
     if line.startswith("__version__")
 )
 
+EXPORT = ["onnx", "onnxruntime", "onnxscript"]
+
 setup(
     name="nnunetv2_dsvm",
     version=version,
@@ -44,7 +46,8 @@ setup(
     ],
     extras_require={
         "datasets": ["h5py"],  # the preprocessed Synapse
-        "test": ["pytest>=8", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "h5py", "medpy>=0.5.2"],
+        "export": EXPORT,  # ONNX; torch.export needs nothing
+        "test": ["pytest>=8", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "h5py", "medpy>=0.5.2", *EXPORT],
         "cuda": ["mamba-ssm", "causal-conv1d"],
     },
     entry_points={

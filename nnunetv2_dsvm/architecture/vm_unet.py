@@ -1,6 +1,7 @@
 """VM-UNet (arXiv 2402.02491): a U-shaped network of Visual State Space blocks, as a plain `nn.Module`."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -232,6 +233,35 @@ class VMUNet(nn.Module):
         if preset not in PRESETS:
             raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
         return cls(input_channels, num_classes, **{**PRESETS[preset], **overrides})
+
+    @classmethod
+    def from_nnunet(
+        cls,
+        model_folder: str | Path,
+        fold: int | str,
+        checkpoint: str = "checkpoint_final.pth",
+        *,
+        device: torch.device | str = "cpu",
+    ) -> "VMUNet":
+        """The network of a model that nnU-Net trained with one of this package's trainers, in evaluation mode.
+
+        It is the plain module: preprocessing (resampling, normalisation), sliding window, mirroring and the softmax
+        (sigmoid for regions) are nnU-Net's, not the network's. Only this method needs nnU-Net; it is imported here.
+
+        The checkpoint is a pickle, but nothing in it is run: it is read with `weights_only=True`.
+
+        Args:
+            model_folder: `nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION`.
+            fold: a number or `"all"`; several folds are several networks.
+            checkpoint: file in the fold's folder.
+            device: where the network goes.
+
+        Raises:
+            nnunetv2_dsvm.errors.UserError: the folder, fold or checkpoint is missing, broken or of another network.
+        """
+        from nnunetv2_dsvm.training.trained_network import load_trained_network
+
+        return load_trained_network(model_folder, fold, checkpoint, device).network
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor] | VMUNetOutput:
         """Logits; a list with deep supervision; a `VMUNetOutput` while training with `return_features` on.

@@ -20,6 +20,7 @@ SUBCOMMANDS = {
     "convert-weights": "turn VMamba's or VM-UNet's published weights into a file for nnU-Net's -pretrained_weights",
     "evaluate": "metrics of predictions or of a cross-validation, by nnU-Net's protocol or the papers'; compare models",
     "report": "one HTML file on trained models: training curves, metrics, the best, median and worst cases",
+    "export": "write a trained network as one file, torch.export or ONNX, that runs without this package",
     "benchmark": "measure speed and memory of the scan backends and of the network",
 }
 

@@ -1,0 +1,142 @@
+"""The network of a trained nnU-Net model folder, with its weights, and what it was trained for."""
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from nnunetv2.utilities.label_handling.label_handling import LabelManager, determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.training.checkpoint_fit import difference
+from nnunetv2_dsvm.training.network import build_vm_unet
+
+_HEADS = "decoder.seg_layers."
+_NEEDED = ("network_weights", "init_args", "trainer_name")
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network in evaluation mode, and the plans, labels and checkpoint that it comes from."""
+
+    network: VMUNet
+    plans: PlansManager
+    configuration: ConfigurationManager
+    configuration_name: str
+    dataset_json: dict[str, Any]
+    trainer: str
+    fold: str
+    checkpoint: str
+    mirroring_axes: tuple[int, ...]  # of the image, that the trainer allows at inference
+
+    @property
+    def labels(self) -> LabelManager:
+        return self.plans.get_label_manager(self.dataset_json)
+
+
+def load_trained_network(
+    model_folder: str | Path,
+    fold: int | str,
+    checkpoint: str = "checkpoint_final.pth",
+    device: torch.device | str = "cpu",
+) -> TrainedNetwork:
+    """Builds the VM-UNet of a trained model and loads its weights; needs neither nnU-Net's variables nor the trainer.
+
+    The network is the one that our trainers build from the plans (`training.network.build_vm_unet`), with the channels
+    that nnU-Net counts (those of a cascade's previous stage too), the classes that it predicts, and the auxiliary heads
+    of deep supervision where the checkpoint has them, switched off.
+
+    Args:
+        model_folder: `TRAINER__PLANS__CONFIGURATION` with plans.json, dataset.json and fold_X; any name will do.
+        fold: a number or `"all"`. Each fold is a network of its own; nnU-Net averages the probabilities of several.
+        checkpoint: file in the fold's folder.
+        device: where the network goes.
+
+    Raises:
+        UserError: something is missing (the message names what is there), the checkpoint is broken or holds more than
+            `torch.load(weights_only=True)` allows, or it is of another network.
+    """
+    folder = Path(model_folder)
+    file = _checkpoint_file(folder, str(fold), checkpoint)
+    plans, dataset_json = (_read_json(folder / name) for name in ("plans.json", "dataset.json"))
+    stored = _read_checkpoint(file)
+    weights, name = stored["network_weights"], stored["init_args"]["configuration"]
+    manager = PlansManager(plans)
+    configuration = manager.get_configuration(name)
+    try:
+        with torch.device("meta"):  # the weights are the checkpoint's, so none are drawn
+            network = build_vm_unet(
+                configuration,
+                determine_num_input_channels(manager, configuration, dataset_json),
+                manager.get_label_manager(dataset_json).num_segmentation_heads,
+                deep_supervision=False,
+                auxiliary_heads=any(key.startswith(_HEADS) and not key.startswith(f"{_HEADS}0.") for key in weights),
+            )
+    except ValueError as error:  # 3D, or sizes in the plans that do not fit together
+        raise UserError(f"{folder}, trained by {stored['trainer_name']}: {error}") from error
+    if other := difference(weights, network.state_dict()):
+        raise UserError(
+            f"{file} was trained by {stored['trainer_name']} and is not of the VM-UNet that this package's trainers "
+            f"build from {folder / 'plans.json'}: {other}. Only networks of this package's trainers can be read here"
+        )
+    network = network.to_empty(device=device)
+    network.load_state_dict(weights)
+    return TrainedNetwork(
+        network=network.eval(),
+        plans=manager,
+        configuration=configuration,
+        configuration_name=name,
+        dataset_json=dataset_json,
+        trainer=stored["trainer_name"],
+        fold=str(fold),
+        checkpoint=checkpoint,
+        mirroring_axes=tuple(stored.get("inference_allowed_mirroring_axes") or ()),
+    )
+
+
+def _checkpoint_file(folder: Path, fold: str, checkpoint: str) -> Path:
+    missing = [name for name in ("plans.json", "dataset.json") if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder} is not the folder of a trained model: it has no {' and no '.join(missing)}")
+    file = folder / f"fold_{fold}" / checkpoint
+    if not file.parent.is_dir():
+        folds = sorted(path.name.removeprefix("fold_") for path in folder.glob("fold_*") if path.is_dir())
+        raise UserError(f"{folder} has no fold {fold}; it has {', '.join(folds) or 'none'}")
+    if not file.is_file():
+        present = sorted(path.name for path in file.parent.glob("*.pth"))
+        raise UserError(f"{file.parent} has no {checkpoint}; it has {', '.join(present) or 'no checkpoint'}")
+    return file
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return load_json(str(path))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def _read_checkpoint(file: Path) -> dict[str, Any]:
+    """A checkpoint without running what a pickle may ask for: tensors, plain values, and numpy's scalars in the log."""
+    scalar = np.float64(0).__reduce__()[0]  # numpy's own function, whose module differs between versions
+    dtypes = [type(np.dtype(name)) for name in ("float64", "float32", "int64")]
+    try:
+        with torch.serialization.safe_globals([scalar, np.dtype, *dtypes]):
+            stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), str(error).splitlines()[0])
+        raise UserError(
+            f"{file} is broken, or holds more than tensors and plain values, which could run any program when it is "
+            f"read: {reason.strip()} If you trust its origin, load it with torch.load(..., weights_only=False) and "
+            f"save its entries {', '.join(_NEEDED)} under this name in a copy of the model folder"
+        ) from error
+    except (OSError, RuntimeError, ValueError, EOFError) as error:
+        raise UserError(f"{file} cannot be read as a checkpoint: {(str(error).splitlines() or ['?'])[0]}") from error
+    lacking = [key for key in _NEEDED if not isinstance(stored, dict) or key not in stored]
+    if lacking:
+        raise UserError(f"{file} is not a checkpoint of an nnU-Net training: it has no {', '.join(lacking)}")
+    return stored
