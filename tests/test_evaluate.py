@@ -271,7 +271,7 @@ def test_the_ignore_label_is_unknown_in_a_prediction_only(tmp_path, capsys):
     [
         (["reference"], "name a folder of references"),
         (["reference", "nowhere"], "no such folder"),
-        (["reference", "prediction", "-tr", TRAINER], "-tr belongs to -d"),
+        (["reference", "prediction", "-tr", TRAINER], "-tr belong to -d"),
         (["-d", "905"], "needs -tr"),
         (["-d", "905", "-tr", TRAINER, "-f", "0", "0"], "named twice: 0"),
         (["reference", "prediction", "prediction"], "named twice"),

@@ -194,6 +194,12 @@ def test_models_of_two_datasets_are_refused(tmp_path, capsys):
     assert "different datasets (Dataset905_CT, Dataset905_RGB)" in capsys.readouterr().err
 
 
+def test_options_that_would_be_ignored_beside_a_model_folder_are_refused(tmp_path, capsys):
+    folder, out = make_model_without_images(Drawn(tmp_path, "CT", cases=2)), tmp_path / "out"
+    assert main(["report", str(folder), "-tr", "nnUNetTrainer", "-c", "2d", "-o", str(out)]) == 1
+    assert "-tr, -c belong to -d ID" in capsys.readouterr().err and not out.exists()
+
+
 def make_model_without_images(drawn: Drawn):
     return make_model(drawn, "nnUNetTrainerDSVM", epochs=2)
 

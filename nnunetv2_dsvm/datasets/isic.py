@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from nnunetv2_dsvm.datasets.dataset_json import write_dataset_json
 from nnunetv2_dsvm.datasets.problems import Problems
-from nnunetv2_dsvm.datasets.raw_folder import Contents, write_dataset_json
+from nnunetv2_dsvm.datasets.raw_folder import Contents
 from nnunetv2_dsvm.datasets.workers import map_with_progress
 from nnunetv2_dsvm.errors import UserError
 

@@ -1,14 +1,14 @@
 """The cross-validation of trained models: each case by the model of the fold that did not see it."""
 
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.case_result import Case
 from nnunetv2_dsvm.evaluation.labels import read_labels
-from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet, case_names, file_ending, read_json, reader
+from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet, case_names, file_ending, reader
+from nnunetv2_dsvm.json_files import read_json, read_json_object
+from nnunetv2_dsvm.nnunet_folders import folder_of_models, ground_truth_folders, nnunet_folder
 
 
 def from_cross_validation(
@@ -40,18 +40,15 @@ def from_cross_validation(
     repeated = [name for given in (trainers, folds) for name in dict.fromkeys(given) if list(given).count(name) > 1]
     if repeated:
         raise UserError(f"named twice: {', '.join(repeated)}")
-    results, preprocessed, raw = (_nnunet_folder(name) for name in ("results", "preprocessed", "raw"))
-    if results is None:
-        raise UserError("the environment variable nnUNet_results is not set; it names the folder of trained models")
-    name = _dataset_name(dataset, results)
-    models = {trainer: results / name / f"{trainer}__{plans}__{configuration}" for trainer in trainers}
+    parent = folder_of_models(dataset)
+    models = {trainer: parent / f"{trainer}__{plans}__{configuration}" for trainer in trainers}
     _check_validated(models, folds, configuration, dataset)
-    references = _references(name, raw, preprocessed)
+    references = _references(parent.name)
     sets, problems = [], []
     for trainer, model in models.items():
-        content = read_json(model / "dataset.json")
+        content = read_json_object(model / "dataset.json")
         ending = file_ending(content)
-        expected = _expected(preprocessed, name, folds, case_names(references, ending))
+        expected = _expected(parent.name, folds, case_names(references, ending))
         cases: dict[str, Case] = {}
         for fold in folds:
             validation = model / f"fold_{fold}" / "validation"
@@ -76,22 +73,6 @@ def from_cross_validation(
     return sets, problems
 
 
-def _nnunet_folder(name: str) -> Path | None:
-    value = os.environ.get(f"nnUNet_{name}")
-    return Path(value) if value else None
-
-
-def _dataset_name(dataset: str, results: Path) -> str:
-    if dataset.isdigit():
-        found = sorted(path.name for path in results.glob(f"Dataset{int(dataset):03d}_*") if path.is_dir())
-    else:
-        found = [dataset] if (results / dataset).is_dir() else []
-    if len(found) != 1:
-        what = f"several datasets {dataset}: {', '.join(found)}" if found else f"no dataset {dataset}"
-        raise UserError(f"there is {what} in {results}, where nnU-Net keeps trained models (nnUNet_results)")
-    return found[0]
-
-
 def _check_validated(models: dict[str, Path], folds: Sequence[str], configuration: str, dataset: str) -> None:
     problems = []
     for trainer, model in models.items():
@@ -110,30 +91,27 @@ def _check_validated(models: dict[str, Path], folds: Sequence[str], configuratio
         raise UserError("\n  ".join(["not everything was trained and validated:", *problems]))
 
 
-def _references(name: str, raw: Path | None, preprocessed: Path | None) -> Path:
-    candidates = [raw and raw / name / "labelsTr", preprocessed and preprocessed / name / "gt_segmentations"]
-    for folder in candidates:
-        if folder and folder.is_dir():
-            return folder
-    raise UserError(
-        f"no references of {name}: expected {candidates[0] or 'labelsTr in nnUNet_raw (not set)'} or "
-        f"{candidates[1] or 'gt_segmentations in nnUNet_preprocessed (not set)'}"
-    )
+def _references(name: str) -> Path:
+    candidates = ground_truth_folders(name)
+    folder = next((folder for folder in candidates if folder.is_dir()), None)
+    if folder is None:
+        expected = " or ".join(map(str, candidates)) or "nnUNet_raw or nnUNet_preprocessed to be set"
+        raise UserError(f"no references of {name}: expected {expected}")
+    return folder
 
 
-def _expected(
-    preprocessed: Path | None, name: str, folds: Sequence[str], all_cases: Sequence[str]
-) -> dict[str, list[str]] | None:
+def _expected(name: str, folds: Sequence[str], all_cases: Sequence[str]) -> dict[str, list[str]] | None:
     """The validation cases of each fold; None where there are no splits to know them from."""
+    preprocessed = nnunet_folder("preprocessed")
     file = preprocessed and preprocessed / name / "splits_final.json"
     if list(folds) == ["all"]:
         return {"all": list(all_cases)}
     if not file or not file.is_file():
         return None
+    splits = read_json(file)
     try:
-        splits = json.loads(file.read_text(encoding="utf-8"))
-        return {fold: list(all_cases if fold == "all" else splits[int(fold)]["val"]) for fold in folds}
-    except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
+        return {fold: list(splits[int(fold)]["val"]) for fold in folds}
+    except (IndexError, KeyError, TypeError) as error:
         raise UserError(f"{file} has no validation cases for the folds {', '.join(folds)}: {error!r}") from error
 
 

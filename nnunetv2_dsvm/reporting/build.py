@@ -13,7 +13,7 @@ from nnunetv2_dsvm.reporting.case_picture import write_case_picture
 from nnunetv2_dsvm.reporting.curves import Curves, limits, read_curves, write_curves
 from nnunetv2_dsvm.reporting.html import PACKAGE, Column, Figure, render, shown, shown_spread
 from nnunetv2_dsvm.reporting.models import TrainedModel
-from nnunetv2_dsvm.reporting.results import MEAN, CaseResult, Results, read_results
+from nnunetv2_dsvm.reporting.results import MEAN, Results, ValidationCase, read_results
 from nnunetv2_dsvm.reporting.worst_cases import notable_cases
 
 REPORT = "report.html"
@@ -158,7 +158,7 @@ def _case_figure(
 ) -> Figure:
     say(f"drawing {name}")
     heading = f"{name}: {', '.join(ranks)}"
-    found: dict[str, CaseResult] = {}
+    found: dict[str, ValidationCase] = {}
     for title, of_model in zip(titles, results, strict=True):
         found.update((title, case) for case in of_model.cases if case.name == name)
     alone = len(titles) == 1

@@ -1,19 +1,20 @@
 """The metrics of a model's validation: those of `nnUNetv2_dsvm evaluate`, or else nnU-Net's own Dice and IoU."""
 
-import json
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.evaluation.summary import OVER_LABELS, averages
+from nnunetv2_dsvm.json_files import read_json_object
 from nnunetv2_dsvm.reporting.models import TrainedModel
 
+AGAIN = "Run the validation, or nnUNetv2_dsvm evaluate, again"
 EVALUATED = "metrics_nnunet.json"
 SUMMARY = "summary.json"
-MEAN = "mean"  # the row over all classes
+MEAN = OVER_LABELS  # the row over all classes
 
 
 class Spread(NamedTuple):
@@ -25,7 +26,7 @@ class Spread(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CaseResult:
+class ValidationCase:
     """One validation case: its files, and each class's metrics (None where a metric is not defined)."""
 
     name: str
@@ -51,7 +52,7 @@ class Results:
     """
 
     metrics: tuple[str, ...]
-    cases: tuple[CaseResult, ...]
+    cases: tuple[ValidationCase, ...]
     summary: Mapping[str, Mapping[str, Spread]]
     notes: tuple[str, ...]
 
@@ -85,7 +86,7 @@ def read_results(model: TrainedModel, folds: Sequence[str]) -> Results:
 
 
 def _evaluated(model: TrainedModel, folds: Sequence[str], files: Sequence[Path]) -> Results:
-    contents = [_read(file) for file in files]
+    contents = [read_json_object(file, AGAIN) for file in files]
     metrics = tuple(contents[0]["metrics"])
     cases, outdated = [], False
     for file, content in zip(files, contents, strict=True):
@@ -112,7 +113,7 @@ def _evaluated(model: TrainedModel, folds: Sequence[str], files: Sequence[Path])
 def _nnunets_own(model: TrainedModel, folds: Sequence[str], files: Sequence[Path]) -> Results:
     metrics, cases = ("Dice", "IoU"), []
     for file in files:
-        for entry in _read(file)["metric_per_case"]:
+        for entry in read_json_object(file, AGAIN)["metric_per_case"]:
             by_value = {_label_values(key): of for key, of in entry["metrics"].items()}
             values = {
                 name: {m: _number(by_value[value].get(m)) for m in metrics}
@@ -131,7 +132,7 @@ def _nnunets_own(model: TrainedModel, folds: Sequence[str], files: Sequence[Path
 
 def _case(
     model: TrainedModel, folds: Sequence[str], folder: Path, name: str, reference: str, values: dict[str, Any]
-) -> CaseResult:
+) -> ValidationCase:
     """A case with its prediction: in a fold's validation folder, or else in the folder of the metrics."""
     file_name = name + model.dataset_json["file_ending"]
     in_folds = {fold: model.validation_folder(fold) / file_name for fold in folds}
@@ -140,34 +141,20 @@ def _case(
     )
     prediction = in_folds[fold] if fold is not None else folder / file_name
     found = prediction if prediction.is_file() else None
-    return CaseResult(name, fold, model.reference_file(name, reference), found, values)
+    return ValidationCase(name, fold, model.reference_file(name, reference), found, values)
 
 
 def _spreads(
-    cases: Sequence[CaseResult], labels: Sequence[str], metrics: Sequence[str]
+    cases: Sequence[ValidationCase], labels: Sequence[str], metrics: Sequence[str]
 ) -> dict[str, dict[str, Spread]]:
-    """Spread over the cases where a metric is defined.
-
-    For `MEAN` as `nnUNetv2_dsvm evaluate`: the mean of the classes' means, which is nnU-Net's foreground mean, and the
-    deviation of the cases' own means over their defined classes.
-    """
-    summary: dict[str, dict[str, Spread]] = {name: {} for name in (*labels, MEAN)}
-    for metric in metrics:
-        means = []
-        for case in cases:
-            known = [of[metric] for of in case.values.values() if of[metric] is not None]
-            means.append(sum(known) / len(known) if known else None)
-        for name in labels:
-            summary[name][metric] = _spread([case.values.get(name, {}).get(metric) for case in cases])
-        of_cases, of_classes = _spread(means), _spread([summary[name][metric].mean for name in labels])
-        summary[MEAN][metric] = of_cases._replace(mean=of_classes.mean)
-    return summary
-
-
-def _spread(values: Sequence[float | None]) -> Spread:
-    known = [value for value in values if value is not None]
-    mean = statistics.fmean(known) if known else None
-    return Spread(mean, statistics.stdev(known) if len(known) > 1 else None, len(known))
+    """Spread over the cases where a metric is defined, computed as `nnUNetv2_dsvm evaluate` does."""
+    values = [
+        {name: {m: _or_nan(case.values.get(name, {}).get(m)) for m in metrics} for name in labels} for case in cases
+    ]
+    return {
+        name: {m: Spread(_number(s.mean), _number(s.std), s.n) for m, s in of.items()}
+        for name, of in averages(values, labels, metrics).items()
+    }
 
 
 def _is_newer(prediction: Path | None, metrics: Path) -> bool:
@@ -183,8 +170,5 @@ def _number(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else float(value)
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}): run the validation or nnUNetv2_dsvm evaluate again") from error
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
