@@ -24,7 +24,7 @@ def person_b(tmp_path_factory):
     try:
         archive = fetch(example.ARCHIVE)
     except UserError as error:
-        pytest.skip(f"the CT could not be fetched: {str(error).splitlines()[0]}")
+        pytest.skip(f"the CT could not be fetched: {str(error).split('. ')[0]}")
     root = tmp_path_factory.mktemp("person_b")
     extract(
         archive, lambda path: path.startswith(tuple(f"{example.REFERENCE_FILES}/{n}" for n in example.PATIENT_B)), root
