@@ -84,6 +84,11 @@ def test_from_a_download_to_a_report(folders, layout):
     mean = ours["summary"]["mean"]
     assert f"{mean['Dice']['mean']:.3f} ± {mean['Dice']['std']:.3f}" in text
     assert f"{mean['HD95_mm']['mean']:.2f} ± {mean['HD95_mm']['std']:.2f}" in text
+    papers = read(predictions / f"metrics_{layout.protocol}.json")["summary"]["mean"]
+    row = [of["mean"] for of in papers.values()]
+    of_papers = text[text.index(f'id="{layout.protocol}"') : text.index('id="cases"')]
+    shown = [float(value.split(" ")[0]) for value in re.findall("<td>([^<]+)", of_papers[of_papers.index(">mean<") :])]
+    assert shown == pytest.approx(row, abs=0.006)  # distances have two decimals
 
 
 def test_two_models_side_by_side(folders):
@@ -111,6 +116,7 @@ def test_two_models_side_by_side(folders):
     assert main(["report", *both, "-o", str(folders / "report")]) == 0
     text = check_report(folders / "report", pictures=3 + 2)
     rows = re.findall(r'<th scope="row">lesion</th><td>([^<]+)</td><td>([^<]+)</td>', text)
+    assert len(rows) == 9 + 5, "nnU-Net's metrics, and those of the papers"
     assert rows[0] == tuple(f"{np.mean(of):.3f} ± {np.std(of, ddof=1):.3f}" for of in (first, second))
 
 

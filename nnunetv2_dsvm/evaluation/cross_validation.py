@@ -69,7 +69,9 @@ def from_cross_validation(
             raise UserError("\n  ".join([f"{model}: no validation prediction (*{ending}) to evaluate", *problems]))
         ordered = tuple(cases[case] for case in sorted(cases))
         reader_class = reader(content, model / "plans.json", ordered[0].reference)
-        sets.append(PredictionSet(trainer, _output_folder(model, folds), ordered, read_labels(content), reader_class))
+        sets.append(
+            PredictionSet(trainer, folder_of_metrics(model, folds), ordered, read_labels(content), reader_class)
+        )
     return sets, problems
 
 
@@ -115,7 +117,8 @@ def _expected(name: str, folds: Sequence[str], all_cases: Sequence[str]) -> dict
         raise UserError(f"{file} has no validation cases for the folds {', '.join(folds)}: {error!r}") from error
 
 
-def _output_folder(model: Path, folds: Sequence[str]) -> Path:
+def folder_of_metrics(model: Path, folds: Sequence[str]) -> Path:
+    """Where metrics of these folds, in ascending order, are written: nnU-Net's own places."""
     if len(folds) == 1:
         return model / f"fold_{folds[0]}" / "validation"
     return model / f"crossval_results_folds_{'_'.join(folds)}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.evaluation.cross_validation import folder_of_metrics
 from nnunetv2_dsvm.evaluation.labels import read_labels
 from nnunetv2_dsvm.json_files import read_json_object
 from nnunetv2_dsvm.nnunet_folders import folder_of_models, ground_truth_folders, nnunet_folder
@@ -64,6 +65,10 @@ class TrainedModel:
 
     def validation_folder(self, fold: str) -> Path:
         return self.fold_folder(fold) / "validation"
+
+    def metrics_folder(self, folds: Sequence[str]) -> Path:
+        """Where `nnUNetv2_dsvm evaluate` writes the metrics of these folds."""
+        return folder_of_metrics(self.folder, folds)
 
     def reader(self) -> Any:
         """nnU-Net's reader of this dataset's images and label maps."""

@@ -56,6 +56,10 @@ class Results:
     summary: Mapping[str, Mapping[str, Spread]]
     notes: tuple[str, ...]
 
+    @property
+    def number_of_cases(self) -> int:
+        return len(self.cases)
+
 
 def read_results(model: TrainedModel, folds: Sequence[str]) -> Results:
     """Read the metrics of the folds' validation cases.
@@ -66,8 +70,7 @@ def read_results(model: TrainedModel, folds: Sequence[str]) -> Results:
         UserError: a fold has not been validated, or a file cannot be read.
     """
     per_fold = [model.validation_folder(fold) for fold in folds]
-    together = model.folder / f"crossval_results_folds_{'_'.join(folds)}"
-    for folders in ([together], per_fold):
+    for folders in ([model.metrics_folder(folds)], per_fold):
         if all((folder / EVALUATED).is_file() for folder in folders):
             try:
                 return _evaluated(model, folds, [folder / EVALUATED for folder in folders])
@@ -94,7 +97,7 @@ def _evaluated(model: TrainedModel, folds: Sequence[str], files: Sequence[Path])
             values = {name: {m: _number(of.get(m)) for m in metrics} for name, of in entry["values"].items()}
             name = entry["case"].removesuffix(model.dataset_json["file_ending"])
             cases.append(_case(model, folds, file.parent, name, entry["reference"], values))
-            outdated |= _is_newer(cases[-1].prediction, file)
+            outdated |= is_newer(cases[-1].prediction, file)
     notes = [f"Metrics by nnUNetv2_dsvm evaluate, protocol {contents[0]['protocol']}."]
     if "NSD" in metrics:
         notes.append(f"NSD: normalised surface Dice at {contents[0]['tolerance_mm']:g} mm.")
@@ -103,11 +106,7 @@ def _evaluated(model: TrainedModel, folds: Sequence[str], files: Sequence[Path])
         notes.append("Some predictions are newer than these metrics: run nnUNetv2_dsvm evaluate again.")
     if len(contents) > 1:
         return Results(metrics, tuple(cases), _spreads(cases, list(model.labels), metrics), tuple(notes))
-    summary = {
-        name: {m: Spread(_number(s["mean"]), _number(s["std"]), s["n"]) for m, s in of.items()}
-        for name, of in contents[0]["summary"].items()
-    }
-    return Results(metrics, tuple(cases), summary, tuple(notes))
+    return Results(metrics, tuple(cases), spreads_in_file(contents[0]), tuple(notes))
 
 
 def _nnunets_own(model: TrainedModel, folds: Sequence[str], files: Sequence[Path]) -> Results:
@@ -157,8 +156,17 @@ def _spreads(
     }
 
 
-def _is_newer(prediction: Path | None, metrics: Path) -> bool:
-    return prediction is not None and prediction.stat().st_mtime > metrics.stat().st_mtime
+def spreads_in_file(content: Mapping[str, Any]) -> dict[str, dict[str, Spread]]:
+    """The summary in a file of `nnUNetv2_dsvm evaluate`."""
+    return {
+        name: {m: Spread(_number(s["mean"]), _number(s["std"]), s["n"]) for m, s in of.items()}
+        for name, of in content["summary"].items()
+    }
+
+
+def is_newer(prediction: Path | None, metrics: Path) -> bool:
+    """Whether a prediction that is there was written after it was measured."""
+    return prediction is not None and prediction.is_file() and prediction.stat().st_mtime > metrics.stat().st_mtime
 
 
 def _label_values(key: str) -> tuple[int, ...]:
