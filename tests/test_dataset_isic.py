@@ -136,6 +136,8 @@ def test_a_folder_that_is_something_else(folders, capsys):
     assert "ISIC2018_Task1-2_Training_Input" in message and "It holds ISIC-2017_Test_v2_Data" in message
     assert convert("isic2018", folders / "nowhere", "-d", 18) == 1
     assert "is not a folder" in capsys.readouterr().err
+    assert convert("isic2018", source / "ISIC-2017_Training_Data" / "ISIC_0000000.jpg", "-d", 18) == 1
+    assert "is a file; unpack the archive" in capsys.readouterr().err
 
 
 def test_grey_masks_only_where_they_are_asked_for(folders, capsys):

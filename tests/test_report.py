@@ -93,6 +93,7 @@ def test_one_evaluated_model_of_photographs_in_a_narrow_browser(report, tmp_path
     as_in_the_file = ["0.500 ± 0.250", "0.500 ± 0.250", "0.50 ± 0.25", "0.500 ± 0.250"]
     assert metrics["rows"][1][1:] == as_in_the_file
     assert "NSD: normalised surface Dice at 2 mm." in seen["notes"]
+    assert "The pictures have no spacing: a pixel counts as 1 mm." in seen["notes"]
     assert len(seen["pictures"]) == 4 and "in colour" in seen["captions"][0]
 
     pixels = browser.screenshot(out / "report.html", 1000, 2600)

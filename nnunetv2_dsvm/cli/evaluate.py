@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-tr", nargs="+", metavar="TRAINER", help="with -d: the trainers")
     parser.add_argument("-p", metavar="PLANS", help="with -d: the plans (default: nnUNetPlans)")
     parser.add_argument("-c", metavar="CONFIGURATION", help="with -d: the configuration (default: 2d)")
-    parser.add_argument("-f", nargs="+", metavar="FOLD", help="with -d: the folds (default: 0 1 2 3 4)")
+    parser.add_argument(
+        "-f", nargs="+", metavar="FOLD", help="with -d: the folds (default: those of splits_final.json)"
+    )
     parser.add_argument("--protocol", choices=PROTOCOLS, default="nnunet", help="default: %(default)s")
     parser.add_argument("--tolerance-mm", type=_tolerance, default=1.0, metavar="MM",
                         help="of the NSD (default: %(default)g)")  # fmt: skip
@@ -102,7 +104,7 @@ def _prediction_sets(args: argparse.Namespace):
     from nnunetv2_dsvm.evaluation.cross_validation import from_cross_validation
 
     return from_cross_validation(
-        args.d, args.tr, plans=args.p or "nnUNetPlans", configuration=args.c or "2d", folds=args.f or list("01234")
+        args.d, args.tr, plans=args.p or "nnUNetPlans", configuration=args.c or "2d", folds=args.f
     )
 
 

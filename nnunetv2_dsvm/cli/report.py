@@ -11,7 +11,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Writes OUT_FOLDER/report.html on a trained model, or on several side by side: training curves, metrics of the "
         "validation cases, and the best, median and worst of them as pictures. The file needs no network. Run "
-        "nnUNetv2_dsvm evaluate first, and the report has its metrics too; otherwise it has nnU-Net's Dice and IoU."
+        "nnUNetv2_dsvm evaluate first, and the report has its metrics too, also a paper's; otherwise it has "
+        "nnU-Net's Dice and IoU."
     )
     parser.add_argument(
         "models", nargs="*", type=Path, metavar="MODEL_FOLDER",

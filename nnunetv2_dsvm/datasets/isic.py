@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from nnunetv2_dsvm.datasets.dataset_json import write_dataset_json
-from nnunetv2_dsvm.datasets.problems import Problems
+from nnunetv2_dsvm.datasets.problems import Problems, check_is_folder
 from nnunetv2_dsvm.datasets.raw_folder import Contents
 from nnunetv2_dsvm.datasets.workers import map_with_progress
 from nnunetv2_dsvm.errors import UserError
@@ -136,8 +136,7 @@ def _read(path: Path, mode: str) -> Image.Image:
 
 
 def _find_parts(source: Path, year: int, problems: Problems) -> tuple[dict[str, list[Lesion]], list[str]]:
-    if not source.is_dir():
-        raise UserError(f"{source} is not a folder")
+    check_is_folder(source)
     official = [[_inner(source, name) for name in folders] for folders in OFFICIAL_FOLDERS[year]]
     seven_to_three = [[source / name for name in folders] for folders in SEVEN_TO_THREE]
     layouts = [any(folder.is_dir() for pair in layout for folder in pair) for layout in (official, seven_to_three)]

@@ -10,9 +10,11 @@ from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet, case_names, f
 from nnunetv2_dsvm.json_files import read_json, read_json_object
 from nnunetv2_dsvm.nnunet_folders import folder_of_models, ground_truth_folders, nnunet_folder
 
+NNUNETS_FOLDS = 5
+
 
 def from_cross_validation(
-    dataset: str, trainers: Sequence[str], *, plans: str, configuration: str, folds: Sequence[str]
+    dataset: str, trainers: Sequence[str], *, plans: str, configuration: str, folds: Sequence[str] | None = None
 ) -> tuple[list[PredictionSet], list[str]]:
     """The validation predictions in nnU-Net's results folder.
 
@@ -21,7 +23,7 @@ def from_cross_validation(
 
     Args:
         dataset: its number, or `DatasetXXX_Name`.
-        folds: numbers, or `all`.
+        folds: numbers, or `all`; by default those of splits_final.json, nnU-Net's five without it.
 
     Returns:
         A set for each trainer, and every missing or surplus file in words. Metrics of several folds are written into
@@ -31,16 +33,10 @@ def from_cross_validation(
     Raises:
         UserError: a variable, the dataset, a model or the references are missing.
     """
-    wrong = [fold for fold in folds if fold != "all" and not fold.isdigit()]
-    if wrong:
-        raise UserError(f"folds are numbers from 0 or all, got {', '.join(wrong)}")
-    if "all" in folds and len(set(folds)) > 1:
-        raise UserError("-f all is a model of its own, validated on its training cases: name it alone, or name numbers")
-    folds = sorted(folds, key=lambda fold: (fold == "all", int(fold) if fold.isdigit() else 0))
-    repeated = [name for given in (trainers, folds) for name in dict.fromkeys(given) if list(given).count(name) > 1]
-    if repeated:
-        raise UserError(f"named twice: {', '.join(repeated)}")
+    _refuse_repeated(trainers)
+    folds = None if folds is None else _in_order(folds)
     parent = folder_of_models(dataset)
+    folds = folds or _folds_of_splits(parent.name)
     models = {trainer: parent / f"{trainer}__{plans}__{configuration}" for trainer in trainers}
     _check_validated(models, folds, configuration, dataset)
     references = _references(parent.name)
@@ -75,6 +71,23 @@ def from_cross_validation(
     return sets, problems
 
 
+def _in_order(folds: Sequence[str]) -> list[str]:
+    """Ascending, as the name of their folder has them."""
+    wrong = [fold for fold in folds if fold != "all" and not fold.isdecimal()]
+    if wrong:
+        raise UserError(f"folds are numbers from 0 or all, got {', '.join(wrong)}")
+    if "all" in folds and len(set(folds)) > 1:
+        raise UserError("-f all is a model of its own, validated on its training cases: name it alone, or name numbers")
+    _refuse_repeated(folds)
+    return sorted(folds, key=lambda fold: int(fold) if fold.isdecimal() else 0)
+
+
+def _refuse_repeated(names: Sequence[str]) -> None:
+    repeated = [name for name in dict.fromkeys(names) if list(names).count(name) > 1]
+    if repeated:
+        raise UserError(f"named twice: {', '.join(repeated)}")
+
+
 def _check_validated(models: dict[str, Path], folds: Sequence[str], configuration: str, dataset: str) -> None:
     problems = []
     for trainer, model in models.items():
@@ -82,13 +95,16 @@ def _check_validated(models: dict[str, Path], folds: Sequence[str], configuratio
             there = sorted(path.name for path in model.parent.glob("*__*__*"))
             problems.append(f"there is no trained model {model}; trained are: {', '.join(there) or 'none'}")
             continue
-        for fold in folds:
-            if not (model / f"fold_{fold}" / "validation").is_dir():
-                plans = model.name.split("__")[1]
-                problems.append(
-                    f"fold {fold} of {model.name} has no validation; finish it with "
-                    f"nnUNetv2_train {dataset} {configuration} {fold} -tr {trainer} -p {plans} --c"
-                )
+        validated = [path.parent.name.removeprefix("fold_") for path in sorted(model.glob("fold_*/validation"))]
+        missing = [fold for fold in folds if fold not in validated]
+        plans = model.name.split("__")[1]
+        problems += [
+            f"fold {fold} of {model.name} has no validation; finish it with "
+            f"nnUNetv2_train {dataset} {configuration} {fold} -tr {trainer} -p {plans} --c"
+            for fold in missing
+        ]
+        if missing and validated:
+            problems.append(f"{model.name} has a validation of fold {', '.join(validated)}: name them with -f")
     if problems:
         raise UserError("\n  ".join(["not everything was trained and validated:", *problems]))
 
@@ -102,19 +118,30 @@ def _references(name: str) -> Path:
     return folder
 
 
-def _expected(name: str, folds: Sequence[str], all_cases: Sequence[str]) -> dict[str, list[str]] | None:
-    """The validation cases of each fold; None where there are no splits to know them from."""
+def _splits(name: str) -> list[dict[str, list[str]]] | None:
+    """nnU-Net's folds of a dataset; None where there is no file."""
     preprocessed = nnunet_folder("preprocessed")
     file = preprocessed and preprocessed / name / "splits_final.json"
+    return read_json(file) if file and file.is_file() else None
+
+
+def _folds_of_splits(name: str) -> list[str]:
+    return [str(fold) for fold in range(len(_splits(name) or range(NNUNETS_FOLDS)))]
+
+
+def _expected(name: str, folds: Sequence[str], all_cases: Sequence[str]) -> dict[str, list[str]] | None:
+    """The validation cases of each fold; None where there are no splits to know them from."""
     if list(folds) == ["all"]:
         return {"all": list(all_cases)}
-    if not file or not file.is_file():
+    splits = _splits(name)
+    if splits is None:
         return None
-    splits = read_json(file)
     try:
         return {fold: list(splits[int(fold)]["val"]) for fold in folds}
     except (IndexError, KeyError, TypeError) as error:
-        raise UserError(f"{file} has no validation cases for the folds {', '.join(folds)}: {error!r}") from error
+        raise UserError(
+            f"splits_final.json of {name} has no validation cases for the folds {', '.join(folds)}: {error!r}"
+        ) from error
 
 
 def folder_of_metrics(model: Path, folds: Sequence[str]) -> Path:

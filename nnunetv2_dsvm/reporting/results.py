@@ -102,6 +102,8 @@ def _evaluated(model: TrainedModel, folds: Sequence[str], files: Sequence[Path])
     if "NSD" in metrics:
         notes.append(f"NSD: normalised surface Dice at {contents[0]['tolerance_mm']:g} mm.")
     notes.append(f"Empty masks: {contents[0]['rule_for_empty_masks'].rstrip('.')}.")
+    if model.plans["image_reader_writer"] == "NaturalImage2DIO":
+        notes.append("The pictures have no spacing: a pixel counts as 1 mm.")
     if outdated:
         notes.append("Some predictions are newer than these metrics: run nnUNetv2_dsvm evaluate again.")
     if len(contents) > 1:
