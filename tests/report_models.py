@@ -155,7 +155,7 @@ def make_model(
     for fold in range(folds):
         validation = folder / f"fold_{fold}" / "validation"
         validation.mkdir(parents=True)
-        _write_checkpoint(validation.parent / checkpoint, fold, epochs, ours)
+        write_checkpoint(validation.parent / checkpoint, fold, epochs, ours)
         summary = []
         for i in range(fold, drawn.cases, folds):
             truth = drawn.truth(i)
@@ -209,7 +209,8 @@ def _as_evaluated(drawn: Drawn, summary: list[dict]) -> dict:
     }
 
 
-def _write_checkpoint(file: Path, fold: int, epochs: int, ours: bool) -> None:
+def write_checkpoint(file: Path, fold: int, epochs: int, ours: bool) -> None:
+    """A checkpoint with what nnU-Net's logger holds after `epochs`; `ours`: with the terms of the distillation."""
     logging = {key: [] for key in LocalLogger().my_fantastic_logging}
     rng, t = np.random.default_rng(fold), np.arange(epochs) / max(epochs, 1)
     logging["train_losses"] = list(np.exp(-4 * t) - 0.7 + rng.normal(0, 0.02, epochs))

@@ -8,7 +8,7 @@ import pytest
 from dataset_miniatures import convert, isic_seven_to_three, threads_for_processes, tree
 from PIL import Image
 
-from nnunetv2_dsvm.datasets import isic, raw_folder
+from nnunetv2_dsvm.datasets import isic, replaced_folder
 from nnunetv2_dsvm.datasets.raw_folder import Contents, RawFolder
 from nnunetv2_dsvm.errors import UserError
 
@@ -99,7 +99,7 @@ def test_ctrl_c_between_the_two_renames_puts_the_old_dataset_back(folders, monke
             raise KeyboardInterrupt
         original(source, target)
 
-    monkeypatch.setattr(raw_folder.os, "replace", stop_once)
+    monkeypatch.setattr(replaced_folder.os, "replace", stop_once)
     with pytest.raises(KeyboardInterrupt):
         write(Contents(write_two_cases))
     assert tree(folders / "raw") == before
@@ -110,7 +110,7 @@ def test_a_kill_between_the_two_renames_loses_nothing(folders):
     before = tree(folders / "raw")
     beside = folders / "raw" / f".partial_{NAME}"
     beside.mkdir()
-    (folders / "raw" / NAME).rename(beside / raw_folder.OLD)
+    (folders / "raw" / NAME).rename(beside / replaced_folder.OLD)
 
     def fail(folder: Path) -> None:
         raise OSError(28, "No space left on device")

@@ -136,6 +136,8 @@ def test_a_folder_that_is_something_else(folders, capsys):
     assert "ISIC2018_Task1-2_Training_Input" in message and "It holds ISIC-2017_Test_v2_Data" in message
     assert convert("isic2018", folders / "nowhere", "-d", 18) == 1
     assert "is not a folder" in capsys.readouterr().err
+    assert convert("isic2018", source / "ISIC-2017_Training_Data" / "ISIC_0000000.jpg", "-d", 18) == 1
+    assert "is a file; unpack the archive" in capsys.readouterr().err
 
 
 def test_grey_masks_only_where_they_are_asked_for(folders, capsys):
@@ -149,3 +151,39 @@ def test_grey_masks_only_where_they_are_asked_for(folders, capsys):
     assert convert("isic2018", source, "-d", 18, "--threshold-masks") == 0
     label = pixels(folders / "raw" / "Dataset018_ISIC2018" / "labelsTr" / path.name)
     assert label[0, :3].tolist() == [0, 0, 1] and set(np.unique(label)) == {0, 1}
+
+
+@pytest.mark.parametrize("option", [[], ["--threshold-masks"]], ids=["exact", "threshold"])
+def test_a_nearly_black_mask_among_masks_of_255(folders, capsys, option):
+    """Smoothed masks may hold nothing but a few ones: they are not lesion because nothing in that file is brighter."""
+    source = isic_seven_to_three(folders / "isic18")
+    path = source / "val" / "masks" / "ISIC_0000006.png"
+    black = np.zeros((44, 60), np.uint8)
+    black[5, 5] = 1
+    Image.fromarray(black).save(path)
+    status = convert("isic2018", source, "-d", 18, *option)
+    if option:
+        assert status == 0
+        assert not pixels(folders / "raw" / "Dataset018_ISIC2018" / "labelsTr" / path.name).any()
+    else:
+        assert status == 1 and f"{path.name}: has the values 0 and 1, but other" in capsys.readouterr().err
+
+
+def test_masks_of_0_and_1(folders, capsys):
+    source = isic_seven_to_three(folders / "isic18")
+    masks = {path.name: pixels(path) // 255 for path in source.glob("*/masks/*.png")}
+    for path in source.glob("*/masks/*.png"):
+        Image.fromarray(masks[path.name]).save(path)
+    assert convert("isic2018", source, "-d", 18, "--threshold-masks") == 1
+    assert "masks: none has a value from 128 on" in capsys.readouterr().err
+    assert convert("isic2018", source, "-d", 18) == 0
+    for name, mask in masks.items():
+        np.testing.assert_array_equal(pixels(folders / "raw" / "Dataset018_ISIC2018" / "labelsTr" / name), mask)
+
+
+def test_pictures_of_16_bits_are_refused(folders, capsys):
+    source = isic_seven_to_three(folders / "isic18")
+    path = source / "train" / "masks" / "ISIC_0000001.png"
+    Image.fromarray(pixels(path).astype(np.uint16) * 257).save(path)
+    assert convert("isic2018", source, "-d", 18) == 1
+    assert f"{path.name}: cannot be read: it has more than 8 bits" in capsys.readouterr().err

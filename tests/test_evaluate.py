@@ -214,6 +214,15 @@ def test_a_cross_validation(trained):
     assert [case["case"] for case in read(model / "fold_1" / "validation")["per_case"]] == ["case_2", "case_3"]
 
 
+def test_the_folds_are_by_default_those_of_the_splits_else_nnunets_five(trained, tmp_path, capsys):
+    results, cases = trained
+    assert evaluate("-d", 905, "-tr", TRAINER, "-np", 1) == 0
+    together = results / f"{TRAINER}__nnUNetPlans__2d" / "crossval_results_folds_0_1"
+    assert len(read(together)["per_case"]) == len(cases)
+    (tmp_path / "nnUNet_preprocessed" / DATASET / "splits_final.json").unlink()
+    assert "nnUNetv2_train 905 2d 4 " in refused(capsys, "-d", 905, "-tr", TRAINER, "-np", 1)
+
+
 def test_two_trainers_are_compared(trained):
     results, _ = trained
     assert evaluate("-d", 905, "-tr", TRAINER, OTHER, "-f", 0, 1, "-np", 1) == 0
@@ -222,9 +231,10 @@ def test_two_trainers_are_compared(trained):
 
 
 def test_what_is_not_trained_is_named(trained, capsys):
-    message = refused(capsys, "-d", 905, "-tr", TRAINER, "nnUNetTrainerNone", "-np", 1)
+    message = refused(capsys, "-d", 905, "-tr", TRAINER, "nnUNetTrainerNone", "-np", 1, "-f", *"01234")
     for fold in (2, 3, 4):
         assert f"nnUNetv2_train 905 2d {fold} -tr {TRAINER} -p nnUNetPlans" in message
+    assert "has a validation of fold 0, 1: name them with -f" in message
     assert "no trained model" in message and OTHER in message
     assert "no dataset 77" in refused(capsys, "-d", 77, "-tr", TRAINER)
 
@@ -271,7 +281,7 @@ def test_the_ignore_label_is_unknown_in_a_prediction_only(tmp_path, capsys):
     [
         (["reference"], "name a folder of references"),
         (["reference", "nowhere"], "no such folder"),
-        (["reference", "prediction", "-tr", TRAINER], "-tr belongs to -d"),
+        (["reference", "prediction", "-tr", TRAINER], "-tr belong to -d"),
         (["-d", "905"], "needs -tr"),
         (["-d", "905", "-tr", TRAINER, "-f", "0", "0"], "named twice: 0"),
         (["reference", "prediction", "prediction"], "named twice"),

@@ -93,6 +93,28 @@ def test_a_foreign_checkpoint_is_refused(saved, make, foreign):
         make(ShortDSVM).load_checkpoint(str(path))
 
 
+@pytest.mark.parametrize("as_dictionary", [False, True], ids=["file", "dictionary"])
+def test_a_checkpoint_may_be_a_dictionary_as_nnunets_signature_says(saved, make, as_dictionary):
+    _, path, _ = saved
+    content = torch.load(path, weights_only=False)
+    content["network_weights"] = {name: value + 1 for name, value in content["network_weights"].items()}
+    content["current_epoch"] = 2
+    torch.save(content, path)
+    reader = make(ShortDSVM)
+    reader.load_checkpoint(content if as_dictionary else str(path))
+    for name, value in reader.network.state_dict().items():
+        assert torch.equal(value, content["network_weights"][name]), name
+    for name, value in reader.distillation.state_dict().items():
+        assert torch.equal(value, content["nnunetv2_dsvm"]["projections"][name]), name
+    assert reader.current_epoch == 2
+    assert not list(path.parent.glob("*.tmp"))
+
+
+def test_a_dictionary_that_is_no_checkpoint_is_refused(saved, make):
+    with pytest.raises(RuntimeError, match="the dictionary is not a checkpoint .* it has no network_weights"):
+        make(ShortDSVM).load_checkpoint({"state_dict": {}})
+
+
 @pytest.mark.parametrize("trainer_class", [ShortDSVM, ShortVMUNet], ids=lambda c: c.__name__)
 def test_weights_of_another_size_are_refused_and_nothing_changes(saved, make, trainer_class):
     _, path, before = saved

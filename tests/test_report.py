@@ -93,6 +93,7 @@ def test_one_evaluated_model_of_photographs_in_a_narrow_browser(report, tmp_path
     as_in_the_file = ["0.500 ± 0.250", "0.500 ± 0.250", "0.50 ± 0.25", "0.500 ± 0.250"]
     assert metrics["rows"][1][1:] == as_in_the_file
     assert "NSD: normalised surface Dice at 2 mm." in seen["notes"]
+    assert "The pictures have no spacing: a pixel counts as 1 mm." in seen["notes"]
     assert len(seen["pictures"]) == 4 and "in colour" in seen["captions"][0]
 
     pixels = browser.screenshot(out / "report.html", 1000, 2600)
@@ -192,6 +193,12 @@ def test_models_of_two_datasets_are_refused(tmp_path, capsys):
     folders = [make_model_without_images(Drawn(tmp_path, kind, cases=2)) for kind in ("CT", "RGB")]
     assert main(["report", *map(str, folders), "-o", str(tmp_path / "out")]) == 1
     assert "different datasets (Dataset905_CT, Dataset905_RGB)" in capsys.readouterr().err
+
+
+def test_options_that_would_be_ignored_beside_a_model_folder_are_refused(tmp_path, capsys):
+    folder, out = make_model_without_images(Drawn(tmp_path, "CT", cases=2)), tmp_path / "out"
+    assert main(["report", str(folder), "-tr", "nnUNetTrainer", "-c", "2d", "-o", str(out)]) == 1
+    assert "-tr, -c belong to -d ID" in capsys.readouterr().err and not out.exists()
 
 
 def make_model_without_images(drawn: Drawn):

@@ -18,12 +18,12 @@ from nnunetv2_dsvm.reporting.case_picture import write_case_picture
 from nnunetv2_dsvm.reporting.curves import limits, read_curves, write_curves
 from nnunetv2_dsvm.reporting.display import displayed, slice_to_show, upright
 from nnunetv2_dsvm.reporting.models import TrainedModel, choose_folds
-from nnunetv2_dsvm.reporting.results import MEAN, CaseResult, read_results
+from nnunetv2_dsvm.reporting.results import MEAN, ValidationCase, read_results
 from nnunetv2_dsvm.reporting.worst_cases import notable_cases
 
 
-def case(name: str, *dice: float | None) -> CaseResult:
-    return CaseResult(name, None, None, None, {str(i): {"Dice": value} for i, value in enumerate(dice)})
+def case(name: str, *dice: float | None) -> ValidationCase:
+    return ValidationCase(name, None, None, None, {str(i): {"Dice": value} for i, value in enumerate(dice)})
 
 
 def test_best_median_and_worst_by_mean_dice_over_what_is_defined():

@@ -4,6 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
+from nnunetv2_dsvm.cli.arguments import positive
 from nnunetv2_dsvm.datasets.raw_folder import Contents, RawFolder
 
 DESCRIPTION = """\
@@ -28,11 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dataset.add_argument("source", type=Path, metavar="SOURCE", help=layout)
         dataset.add_argument("-d", dest="dataset_id", type=int, required=True, metavar="ID",
                              help="nnU-Net's dataset ID, 1 to 999")  # fmt: skip
-        dataset.add_argument("-np", dest="workers", type=_positive, default=min(8, os.cpu_count() or 1), metavar="N",
+        dataset.add_argument("-np", dest="workers", type=positive, default=min(8, os.cpu_count() or 1), metavar="N",
                              help="files worked on at a time (default: %(default)s)")  # fmt: skip
         if name.startswith("isic"):
             size = dataset.add_mutually_exclusive_group()
-            size.add_argument("--resize", type=_positive, metavar="N",
+            size.add_argument("--resize", type=positive, metavar="N",
                               help="resize to N×N pixels (256 in the literature): images bilinearly, masks by the "
                                    "nearest neighbour")  # fmt: skip
             size.add_argument("--original-size", action="store_true", help="keep the size (default)")
@@ -72,10 +73,3 @@ def _read(args: argparse.Namespace) -> Contents:
     from nnunetv2_dsvm.datasets.acdc import read_acdc
 
     return read_acdc(source, workers=args.workers)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return number

@@ -4,6 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
+from nnunetv2_dsvm.cli.arguments import positive, refuse_options
 from nnunetv2_dsvm.errors import UserError
 
 PROTOCOLS = ("nnunet", "isic", "synapse")
@@ -32,11 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-tr", nargs="+", metavar="TRAINER", help="with -d: the trainers")
     parser.add_argument("-p", metavar="PLANS", help="with -d: the plans (default: nnUNetPlans)")
     parser.add_argument("-c", metavar="CONFIGURATION", help="with -d: the configuration (default: 2d)")
-    parser.add_argument("-f", nargs="+", metavar="FOLD", help="with -d: the folds (default: 0 1 2 3 4)")
+    parser.add_argument(
+        "-f", nargs="+", metavar="FOLD", help="with -d: the folds (default: those of splits_final.json)"
+    )
     parser.add_argument("--protocol", choices=PROTOCOLS, default="nnunet", help="default: %(default)s")
     parser.add_argument("--tolerance-mm", type=_tolerance, default=1.0, metavar="MM",
                         help="of the NSD (default: %(default)g)")  # fmt: skip
-    parser.add_argument("-np", type=_positive, metavar="N", help="processes (default: as nnU-Net, at most the cores)")
+    parser.add_argument("-np", type=positive, metavar="N", help="processes (default: as nnU-Net, at most the cores)")
     parser.add_argument("-o", type=Path, metavar="FOLDER", help="write there; a folder per model if there are several")
 
 
@@ -88,9 +91,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _prediction_sets(args: argparse.Namespace):
     if args.d is None:
-        alien = [f"-{name}" for name in ("tr", "p", "c", "f") if getattr(args, name) is not None]
-        if alien:
-            raise UserError(f"{', '.join(alien)} belongs to -d ID, the cross-validation of trained models")
+        refuse_options(args, ("tr", "p", "c", "f"), "belong to -d ID, the cross-validation of trained models")
         if len(args.folders) < 2:
             raise UserError("name a folder of references and one or more of predictions, or -d ID -tr TRAINER")
         from nnunetv2_dsvm.evaluation.prediction_set import from_folders
@@ -103,7 +104,7 @@ def _prediction_sets(args: argparse.Namespace):
     from nnunetv2_dsvm.evaluation.cross_validation import from_cross_validation
 
     return from_cross_validation(
-        args.d, args.tr, plans=args.p or "nnUNetPlans", configuration=args.c or "2d", folds=args.f or list("01234")
+        args.d, args.tr, plans=args.p or "nnUNetPlans", configuration=args.c or "2d", folds=args.f
     )
 
 
@@ -115,13 +116,6 @@ def _processes() -> int:
     from nnunetv2.configuration import default_num_processes
 
     return min(default_num_processes, os.cpu_count() or 1)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
-    return value
 
 
 def _tolerance(text: str) -> float:

@@ -4,12 +4,15 @@ import argparse
 import sys
 from pathlib import Path
 
+from nnunetv2_dsvm.cli.arguments import refuse_options
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Writes OUT_FOLDER/report.html on a trained model, or on several side by side: training curves, metrics of the "
         "validation cases, and the best, median and worst of them as pictures. The file needs no network. Run "
-        "nnUNetv2_dsvm evaluate first, and the report has its metrics too; otherwise it has nnU-Net's Dice and IoU."
+        "nnUNetv2_dsvm evaluate first, and the report has its metrics too, also a paper's; otherwise it has "
+        "nnU-Net's Dice and IoU."
     )
     parser.add_argument(
         "models", nargs="*", type=Path, metavar="MODEL_FOLDER",
@@ -17,11 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("-d", metavar="ID", help="dataset, number or name")
     parser.add_argument(
-        "-tr", nargs="+", metavar="TRAINER", default=["nnUNetTrainerDSVM"],
-        help="one model each (default: nnUNetTrainerDSVM)",
-    )  # fmt: skip
-    parser.add_argument("-p", metavar="PLANS", default="nnUNetPlans", help="plans (default: nnUNetPlans)")
-    parser.add_argument("-c", metavar="CONFIGURATION", default="2d", help="configuration (default: 2d)")
+        "-tr", nargs="+", metavar="TRAINER", help="with -d: one model each (default: nnUNetTrainerDSVM)"
+    )
+    parser.add_argument("-p", metavar="PLANS", help="with -d: the plans (default: nnUNetPlans)")
+    parser.add_argument("-c", metavar="CONFIGURATION", help="with -d: the configuration (default: 2d)")
     parser.add_argument(
         "-f", nargs="+", metavar="FOLD", help="folds, numbers or all (default: those that every model has)"
     )
@@ -34,7 +36,10 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2_dsvm.reporting.build import write_report
     from nnunetv2_dsvm.reporting.models import choose_folds, find_models
 
-    models = find_models(args.models, args.d, args.tr, args.p, args.c)
+    if args.d is None:
+        refuse_options(args, ("tr", "p", "c"), "belong to -d ID; a MODEL_FOLDER names trainer, plans and configuration")
+    trainers = args.tr or ["nnUNetTrainerDSVM"]
+    models = find_models(args.models, args.d, trainers, args.p or "nnUNetPlans", args.c or "2d")
     folds = choose_folds(models, args.f)
     files = write_report(models, folds, args.o, lambda text: print(f"{text} …", file=sys.stderr, flush=True))
     print(f"{files[0]} ({len(files) - 1} pictures beside it)")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_dsvm.datasets.nifti_pairs import check_pair
-from nnunetv2_dsvm.datasets.problems import Problems
+from nnunetv2_dsvm.datasets.problems import Problems, check_is_folder
 from nnunetv2_dsvm.datasets.raw_folder import Contents
 from nnunetv2_dsvm.datasets.workers import map_with_progress
 from nnunetv2_dsvm.errors import UserError
@@ -79,8 +79,7 @@ def read_acdc(source: Path, *, workers: int = 2) -> Contents:
 
 
 def _find_root(source: Path) -> Path:
-    if not source.is_dir():
-        raise UserError(f"{source} is not a folder")
+    check_is_folder(source)
     candidates = [source, *sorted(source.glob("*")), *sorted(source.glob("*/*"))]
     for root in candidates:
         if (root / "training").is_dir() and (root / "testing").is_dir():

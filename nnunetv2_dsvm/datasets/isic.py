@@ -8,15 +8,16 @@ Layouts (challenge.isic-archive.com/data, github.com/JCruan519/VM-UNet):
   trains on `train` and validates on `val`; there is no further test set.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from nnunetv2_dsvm.datasets.problems import Problems
-from nnunetv2_dsvm.datasets.raw_folder import Contents, write_dataset_json
+from nnunetv2_dsvm.datasets.dataset_json import write_dataset_json
+from nnunetv2_dsvm.datasets.problems import Problems, check_is_folder
+from nnunetv2_dsvm.datasets.raw_folder import Contents
 from nnunetv2_dsvm.datasets.workers import map_with_progress
 from nnunetv2_dsvm.errors import UserError
 
@@ -30,6 +31,7 @@ OFFICIAL_FOLDERS = {  # year -> images and masks of each part
 OFFICIAL_NUMBERS = {2017: (2000, 150, 600), 2018: (2594, 100, 1000)}
 SEVEN_TO_THREE = [("train/images", "train/masks"), ("val/images", "val/masks")]
 REFERENCE = "https://challenge.isic-archive.com/data; licence CC-0 (2017) or CC BY-NC (2018)"
+MIDDLE = 128  # of a mask's grey values: from here on is lesion
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
@@ -63,16 +65,19 @@ def read_isic(
     _check_names(parts, problems)
     lesions = [lesion for part in parts.values() for lesion in part]
 
-    def check(lesion: Lesion) -> list[tuple[Path, str]]:
+    def check(lesion: Lesion) -> tuple[list[tuple[Path, str]], int]:
         return check_lesion(lesion, threshold_masks=threshold_masks)
 
-    for findings in map_with_progress(check, lesions, description="checking", workers=workers):
+    checked = map_with_progress(check, lesions, description="checking", workers=workers)
+    for findings, _ in checked:
         problems.add_all(findings)
+    lesion_from = _lesion_from({lesion: top for lesion, (_, top) in zip(lesions, checked, strict=True)},
+                               threshold_masks, problems)  # fmt: skip
     problems.raise_if_any()
     notes.append(", ".join(f"{len(part)} {name} images" for name, part in parts.items()))
 
     def write(folder: Path) -> None:
-        _write(folder, parts, size, year, workers)
+        _write(folder, parts, lesion_from, size, year, workers)
 
     folds = []
     if parts.get("validation"):
@@ -81,10 +86,10 @@ def read_isic(
     return Contents(write, folds, notes)
 
 
-def check_lesion(lesion: Lesion, *, threshold_masks: bool) -> list[tuple[Path, str]]:
-    """What is wrong with the two files of a case: (path, text) each."""
+def check_lesion(lesion: Lesion, *, threshold_masks: bool) -> tuple[list[tuple[Path, str]], int]:
+    """What is wrong with the two files of a case: (path, text) each; and the mask's largest value, 0 without a mask."""
     findings = []
-    sizes = {}
+    sizes, largest = {}, 0
     for path, kind in ((lesion.image, "RGB"), (lesion.mask, "L")):
         if path is None:
             continue
@@ -96,23 +101,42 @@ def check_lesion(lesion: Lesion, *, threshold_masks: bool) -> list[tuple[Path, s
         sizes[kind] = pixels.size
         if kind == "L":
             values = set(np.flatnonzero(np.bincount(np.asarray(pixels).ravel(), minlength=256)).tolist())
+            largest = max(values)
             if not (values <= {0, 255} or values <= {0, 1} or threshold_masks):
                 other = ", ".join(map(str, sorted(values - {0, 255})[:8]))
                 findings.append((path, f"has the values {other}, expected 0 and 255 (--threshold-masks takes it)"))
     if len(sizes) == 2 and sizes["RGB"] != sizes["L"]:
         (width, height), (mask_width, mask_height) = sizes["RGB"], sizes["L"]
         findings.append((lesion.mask, f"is {mask_width}×{mask_height} pixels, its image {width}×{height}"))
-    return findings
+    return findings, largest
+
+
+def _lesion_from(largest: Mapping[Lesion, int], threshold_masks: bool, problems: Problems) -> int:
+    """The value from which on a mask is lesion: one for all masks, or a nearly black one would be misread.
+
+    Args:
+        largest: each mask's largest value.
+    """
+    ones = [lesion for lesion, value in largest.items() if value == 1]
+    full = any(value >= MIDDLE for value in largest.values())
+    if ones and not full and not threshold_masks:
+        return 1
+    for lesion in ones if not threshold_masks else ():
+        problems.add(lesion.mask, "has the values 0 and 1, but other masks 0 and 255")
+    if threshold_masks and any(largest.values()) and not full:
+        problems.add("masks", f"none has a value from {MIDDLE} on, which --threshold-masks takes as lesion")
+    return MIDDLE
 
 
 def _read(path: Path, mode: str) -> Image.Image:
     with Image.open(path) as image:
+        if image.mode.startswith(("I", "F")):
+            raise ValueError("it has more than 8 bits a channel, expected 8")
         return image.convert(mode)
 
 
 def _find_parts(source: Path, year: int, problems: Problems) -> tuple[dict[str, list[Lesion]], list[str]]:
-    if not source.is_dir():
-        raise UserError(f"{source} is not a folder")
+    check_is_folder(source)
     official = [[_inner(source, name) for name in folders] for folders in OFFICIAL_FOLDERS[year]]
     seven_to_three = [[source / name for name in folders] for folders in SEVEN_TO_THREE]
     layouts = [any(folder.is_dir() for pair in layout for folder in pair) for layout in (official, seven_to_three)]
@@ -192,7 +216,9 @@ def _check_names(parts: dict[str, list[Lesion]], problems: Problems) -> None:
             problems.add(lesion.image, f"has the same id as {first.image.relative_to(problems.source)}")
 
 
-def _write(folder: Path, parts: dict[str, Sequence[Lesion]], size: int | None, year: int, workers: int) -> None:
+def _write(
+    folder: Path, parts: dict[str, Sequence[Lesion]], lesion_from: int, size: int | None, year: int, workers: int
+) -> None:
     def write(job: tuple[Lesion, str]) -> None:
         lesion, where = job
         image = _read(lesion.image, "RGB")
@@ -205,9 +231,8 @@ def _write(folder: Path, parts: dict[str, Sequence[Lesion]], size: int | None, y
         mask = _read(lesion.mask, "L")
         if size:
             mask = mask.resize((size, size), Image.Resampling.NEAREST)
-        pixels = np.asarray(mask)
-        lesion_from = 1 if pixels.max() == 1 else 128
-        Image.fromarray((pixels >= lesion_from).astype(np.uint8)).save(folder / f"labels{where}" / f"{lesion.name}.png")
+        label = (np.asarray(mask) >= lesion_from).astype(np.uint8)
+        Image.fromarray(label).save(folder / f"labels{where}" / f"{lesion.name}.png")
 
     jobs = [(lesion, "Ts" if part == "test" else "Tr") for part, lesions in parts.items() for lesion in lesions]
     for where in {where for _, where in jobs}:

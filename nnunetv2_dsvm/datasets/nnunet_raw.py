@@ -1,14 +1,14 @@
 """nnU-Net's raw dataset format, written so that an interrupted conversion leaves no half dataset behind."""
 
-import json
-import os
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+
+from nnunetv2_dsvm.datasets.dataset_json import write_dataset_json
+from nnunetv2_dsvm.datasets.replaced_folder import written_beside
 
 
 @dataclass
@@ -66,31 +66,23 @@ def write_dataset(
         channel: its name, from which nnU-Net takes how to normalise: "CT", "noNorm", any other as MRI.
         pixel_type: SimpleITK's, of the images written.
     """
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    number_of_training_cases = _write_cases(training, partial / "imagesTr", partial / "labelsTr", pixel_type)
-    _write_cases(test, partial / "imagesTs", partial / "labelsTs", pixel_type)
-    dataset_json = {
-        "name": folder.name,
-        "description": description,
-        "reference": reference,
-        "channel_names": {"0": channel},
-        "labels": {"background": 0, **{name: i for i, name in enumerate(label_names, start=1)}},
-        "numTraining": number_of_training_cases,
-        "file_ending": ".nii.gz",
-        "overwrite_image_reader_writer": "SimpleITKIO",
-    }
-    (partial / "dataset.json").write_text(json.dumps(dataset_json, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    with written_beside(folder) as partial:
+        _write_cases(training, partial / "imagesTr", partial / "labelsTr", pixel_type)
+        _write_cases(test, partial / "imagesTs", partial / "labelsTs", pixel_type)
+        write_dataset_json(
+            partial,
+            description=description,
+            reference=reference,
+            channels=(channel,),
+            labels=label_names,
+            file_ending=".nii.gz",
+            reader="SimpleITKIO",
+        )
 
 
-def _write_cases(cases: Iterable[Case], images: Path, labels: Path, pixel_type: int) -> int:
+def _write_cases(cases: Iterable[Case], images: Path, labels: Path, pixel_type: int) -> None:
     images.mkdir(parents=True)
     labels.mkdir(parents=True)
-    count = 0
     for case in cases:
         sitk.WriteImage(sitk.Cast(case.image, pixel_type), str(images / f"{case.name}_0000.nii.gz"), True)
         sitk.WriteImage(case.label, str(labels / f"{case.name}.nii.gz"), True)
-        count += 1
-    return count

@@ -6,6 +6,16 @@ from pathlib import Path
 from nnunetv2_dsvm.errors import UserError
 
 
+def check_is_folder(source: Path) -> None:
+    """Raises:
+    UserError: it is none, an archive for instance.
+    """
+    if source.is_file():
+        raise UserError(f"{source} is a file; unpack the archive, and name the folder that holds what was in it")
+    if not source.is_dir():
+        raise UserError(f"{source} is not a folder")
+
+
 class Problems:
     """Collects what is wrong with the files below `source`, so that all of it is reported at once.
 

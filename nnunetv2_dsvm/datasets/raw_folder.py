@@ -7,18 +7,17 @@ a folder that something else made, or in which files were added or changed since
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunetv2_dsvm.datasets.replaced_folder import recover, written_beside
 from nnunetv2_dsvm.datasets.splits import SPLITS_FILE, Fold, check_splits, put_splits
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.json_files import read_json
 from nnunetv2_dsvm.version import __version__
 
 MANIFEST = "conversion.json"
-OLD = "old"  # the dataset that is being replaced, between two renames
 HASHED_BYTES = 2**20
 
 
@@ -73,18 +72,17 @@ class RawFolder:
             UserError: the disk is full or read only, nnU-Net's integrity check fails, or the preprocessed folder has
                 folds of somebody else's. The old dataset, if there was one, is then still there, unchanged.
         """
-        if (self._beside_path / OLD).exists() and not self.path.exists():  # a run was killed between the two renames
-            os.replace(self._beside_path / OLD, self.path)
+        recover(self.path)
         old_folds = self._old_folds()
         check_splits(self.preprocessed, old=old_folds, new=contents.folds)
         try:
-            with self._beside() as partial:
+            with written_beside(self.path) as partial:
                 contents.write(partial)
                 if contents.folds:
                     put_splits(partial, contents.folds)
                 _write_manifest(partial)
                 _check_with_nnunet(partial, workers)
-                self._rename(partial)
+                self._check_ours()  # once more: the conversion may have taken long
             if self.preprocessed:
                 put_splits(self.preprocessed, contents.folds, old=old_folds)
         except OSError as error:
@@ -113,66 +111,7 @@ class RawFolder:
 
     def _old_folds(self) -> list[Fold]:
         path = self.path / SPLITS_FILE
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-
-    @property
-    def _beside_path(self) -> Path:
-        # Hidden and below a folder of its own: nnU-Net takes every folder `DatasetXXX…` for a dataset.
-        return self.path.parent / f".partial_{self.name}"
-
-    @contextmanager
-    def _beside(self):
-        beside = self._beside_path
-        shutil.rmtree(beside, ignore_errors=True)  # of a killed run
-        partial = beside / self.name
-        partial.mkdir(parents=True)
-        try:
-            yield partial
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-
-    def _rename(self, partial: Path) -> None:
-        self._check_ours()  # once more: the conversion may have taken long
-        old = partial.with_name(OLD)
-        if self.path.exists():
-            os.replace(self.path, old)
-        try:
-            os.replace(partial, self.path)
-        except BaseException:
-            if old.exists():
-                os.replace(old, self.path)
-            raise
-
-
-def write_dataset_json(
-    folder: Path,
-    *,
-    description: str,
-    reference: str,
-    channels: Sequence[str],
-    labels: Sequence[str],
-    file_ending: str,
-    reader: str,
-) -> None:
-    """Write `dataset.json`; `numTraining` is the number of files in `labelsTr`.
-
-    Args:
-        channels: names of the channels; they decide nnU-Net's normalisation.
-        labels: names of the labels 1, 2, …; 0 is the background.
-        reader: nnU-Net's class that reads the files.
-    """
-    content = {
-        "name": folder.name,
-        "description": description,
-        "reference": reference,
-        "converted_by": f"nnunetv2_dsvm {__version__}",
-        "channel_names": {str(number): name for number, name in enumerate(channels)},
-        "labels": {"background": 0, **{name: number for number, name in enumerate(labels, start=1)}},
-        "numTraining": sum(path.name.endswith(file_ending) for path in (folder / "labelsTr").iterdir()),
-        "file_ending": file_ending,
-        "overwrite_image_reader_writer": reader,
-    }
-    (folder / "dataset.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        return read_json(path) if path.is_file() else []
 
 
 def _fingerprints(folder: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.json_files import read_json
 
 SPLITS_FILE = "splits_final.json"
 Fold = dict[str, list[str]]  # "train" and "val": names of cases
@@ -29,10 +30,7 @@ def check_splits(folder: Path | None, *, old: Sequence[Fold], new: Sequence[Fold
     path = folder / SPLITS_FILE if folder else None
     if path is None or not path.is_file():
         return
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}. Move it away") from error
+    found = read_json(path, "Move it away")
     # nnU-Net allows more folds behind those of the raw folder; without any in `new`, its own five stay.
     begins = found[: len(new)] == list(new)
     if not begins and found != list(old):
@@ -42,7 +40,7 @@ def check_splits(folder: Path | None, *, old: Sequence[Fold], new: Sequence[Fold
 def put_splits(folder: Path, folds: Sequence[Fold], *, old: Sequence[Fold] = ()) -> None:
     """Write `folds`, or remove the `old` ones where there are no new ones. Other folds were refused before."""
     path = folder / SPLITS_FILE
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    found = read_json(path) if path.is_file() else None
     if folds and (found is None or found[: len(folds)] != list(folds)):
         folder.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.partial")

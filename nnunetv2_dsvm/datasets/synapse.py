@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from nnunetv2_dsvm.datasets.nifti_pairs import check_pair
 from nnunetv2_dsvm.datasets.nnunet_raw import merge_labels
-from nnunetv2_dsvm.datasets.problems import Problems
+from nnunetv2_dsvm.datasets.problems import Problems, check_is_folder
 from nnunetv2_dsvm.datasets.raw_folder import Contents
 from nnunetv2_dsvm.datasets.synapse_preprocessed import read_preprocessed
 from nnunetv2_dsvm.datasets.synapse_protocol import BTCV_LABELS, CASES, ORGANS, TEST_CASES, write_volumes
@@ -45,8 +45,7 @@ def read_synapse(source: Path, *, workers: int = 2) -> Contents:
     Raises:
         UserError: neither or both are there, or files are wrong; the message lists all of them.
     """
-    if not source.is_dir():
-        raise UserError(f"{source} is not a folder")
+    check_is_folder(source)
     pairs = _pairs_of_folders(source)
     preprocessed = [source / name for name in ("train_npz", "test_vol_h5") if (source / name).is_dir()]
     if len(pairs) + bool(preprocessed) > 1:

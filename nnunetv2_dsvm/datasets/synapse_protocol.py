@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from nnunetv2_dsvm.datasets.raw_folder import write_dataset_json
+from nnunetv2_dsvm.datasets.dataset_json import write_dataset_json
 from nnunetv2_dsvm.datasets.workers import map_with_progress
 
 Volume = TypeVar("Volume")

@@ -1,18 +1,20 @@
 """The cross-validation of trained models: each case by the model of the fold that did not see it."""
 
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.case_result import Case
 from nnunetv2_dsvm.evaluation.labels import read_labels
-from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet, case_names, file_ending, read_json, reader
+from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet, case_names, file_ending, reader
+from nnunetv2_dsvm.json_files import read_json, read_json_object
+from nnunetv2_dsvm.nnunet_folders import folder_of_models, ground_truth_folders, nnunet_folder
+
+NNUNETS_FOLDS = 5
 
 
 def from_cross_validation(
-    dataset: str, trainers: Sequence[str], *, plans: str, configuration: str, folds: Sequence[str]
+    dataset: str, trainers: Sequence[str], *, plans: str, configuration: str, folds: Sequence[str] | None = None
 ) -> tuple[list[PredictionSet], list[str]]:
     """The validation predictions in nnU-Net's results folder.
 
@@ -21,7 +23,7 @@ def from_cross_validation(
 
     Args:
         dataset: its number, or `DatasetXXX_Name`.
-        folds: numbers, or `all`.
+        folds: numbers, or `all`; by default those of splits_final.json, nnU-Net's five without it.
 
     Returns:
         A set for each trainer, and every missing or surplus file in words. Metrics of several folds are written into
@@ -31,27 +33,18 @@ def from_cross_validation(
     Raises:
         UserError: a variable, the dataset, a model or the references are missing.
     """
-    wrong = [fold for fold in folds if fold != "all" and not fold.isdigit()]
-    if wrong:
-        raise UserError(f"folds are numbers from 0 or all, got {', '.join(wrong)}")
-    if "all" in folds and len(set(folds)) > 1:
-        raise UserError("-f all is a model of its own, validated on its training cases: name it alone, or name numbers")
-    folds = sorted(folds, key=lambda fold: (fold == "all", int(fold) if fold.isdigit() else 0))
-    repeated = [name for given in (trainers, folds) for name in dict.fromkeys(given) if list(given).count(name) > 1]
-    if repeated:
-        raise UserError(f"named twice: {', '.join(repeated)}")
-    results, preprocessed, raw = (_nnunet_folder(name) for name in ("results", "preprocessed", "raw"))
-    if results is None:
-        raise UserError("the environment variable nnUNet_results is not set; it names the folder of trained models")
-    name = _dataset_name(dataset, results)
-    models = {trainer: results / name / f"{trainer}__{plans}__{configuration}" for trainer in trainers}
+    _refuse_repeated(trainers)
+    folds = None if folds is None else _in_order(folds)
+    parent = folder_of_models(dataset)
+    folds = folds or _folds_of_splits(parent.name)
+    models = {trainer: parent / f"{trainer}__{plans}__{configuration}" for trainer in trainers}
     _check_validated(models, folds, configuration, dataset)
-    references = _references(name, raw, preprocessed)
+    references = _references(parent.name)
     sets, problems = [], []
     for trainer, model in models.items():
-        content = read_json(model / "dataset.json")
+        content = read_json_object(model / "dataset.json")
         ending = file_ending(content)
-        expected = _expected(preprocessed, name, folds, case_names(references, ending))
+        expected = _expected(parent.name, folds, case_names(references, ending))
         cases: dict[str, Case] = {}
         for fold in folds:
             validation = model / f"fold_{fold}" / "validation"
@@ -72,24 +65,27 @@ def from_cross_validation(
             raise UserError("\n  ".join([f"{model}: no validation prediction (*{ending}) to evaluate", *problems]))
         ordered = tuple(cases[case] for case in sorted(cases))
         reader_class = reader(content, model / "plans.json", ordered[0].reference)
-        sets.append(PredictionSet(trainer, _output_folder(model, folds), ordered, read_labels(content), reader_class))
+        sets.append(
+            PredictionSet(trainer, folder_of_metrics(model, folds), ordered, read_labels(content), reader_class)
+        )
     return sets, problems
 
 
-def _nnunet_folder(name: str) -> Path | None:
-    value = os.environ.get(f"nnUNet_{name}")
-    return Path(value) if value else None
+def _in_order(folds: Sequence[str]) -> list[str]:
+    """Ascending, as the name of their folder has them."""
+    wrong = [fold for fold in folds if fold != "all" and not fold.isdecimal()]
+    if wrong:
+        raise UserError(f"folds are numbers from 0 or all, got {', '.join(wrong)}")
+    if "all" in folds and len(set(folds)) > 1:
+        raise UserError("-f all is a model of its own, validated on its training cases: name it alone, or name numbers")
+    _refuse_repeated(folds)
+    return sorted(folds, key=lambda fold: int(fold) if fold.isdecimal() else 0)
 
 
-def _dataset_name(dataset: str, results: Path) -> str:
-    if dataset.isdigit():
-        found = sorted(path.name for path in results.glob(f"Dataset{int(dataset):03d}_*") if path.is_dir())
-    else:
-        found = [dataset] if (results / dataset).is_dir() else []
-    if len(found) != 1:
-        what = f"several datasets {dataset}: {', '.join(found)}" if found else f"no dataset {dataset}"
-        raise UserError(f"there is {what} in {results}, where nnU-Net keeps trained models (nnUNet_results)")
-    return found[0]
+def _refuse_repeated(names: Sequence[str]) -> None:
+    repeated = [name for name in dict.fromkeys(names) if list(names).count(name) > 1]
+    if repeated:
+        raise UserError(f"named twice: {', '.join(repeated)}")
 
 
 def _check_validated(models: dict[str, Path], folds: Sequence[str], configuration: str, dataset: str) -> None:
@@ -99,45 +95,57 @@ def _check_validated(models: dict[str, Path], folds: Sequence[str], configuratio
             there = sorted(path.name for path in model.parent.glob("*__*__*"))
             problems.append(f"there is no trained model {model}; trained are: {', '.join(there) or 'none'}")
             continue
-        for fold in folds:
-            if not (model / f"fold_{fold}" / "validation").is_dir():
-                plans = model.name.split("__")[1]
-                problems.append(
-                    f"fold {fold} of {model.name} has no validation; finish it with "
-                    f"nnUNetv2_train {dataset} {configuration} {fold} -tr {trainer} -p {plans} --c"
-                )
+        validated = [path.parent.name.removeprefix("fold_") for path in sorted(model.glob("fold_*/validation"))]
+        missing = [fold for fold in folds if fold not in validated]
+        plans = model.name.split("__")[1]
+        problems += [
+            f"fold {fold} of {model.name} has no validation; finish it with "
+            f"nnUNetv2_train {dataset} {configuration} {fold} -tr {trainer} -p {plans} --c"
+            for fold in missing
+        ]
+        if missing and validated:
+            problems.append(f"{model.name} has a validation of fold {', '.join(validated)}: name them with -f")
     if problems:
         raise UserError("\n  ".join(["not everything was trained and validated:", *problems]))
 
 
-def _references(name: str, raw: Path | None, preprocessed: Path | None) -> Path:
-    candidates = [raw and raw / name / "labelsTr", preprocessed and preprocessed / name / "gt_segmentations"]
-    for folder in candidates:
-        if folder and folder.is_dir():
-            return folder
-    raise UserError(
-        f"no references of {name}: expected {candidates[0] or 'labelsTr in nnUNet_raw (not set)'} or "
-        f"{candidates[1] or 'gt_segmentations in nnUNet_preprocessed (not set)'}"
-    )
+def _references(name: str) -> Path:
+    candidates = ground_truth_folders(name)
+    folder = next((folder for folder in candidates if folder.is_dir()), None)
+    if folder is None:
+        expected = " or ".join(map(str, candidates)) or "nnUNet_raw or nnUNet_preprocessed to be set"
+        raise UserError(f"no references of {name}: expected {expected}")
+    return folder
 
 
-def _expected(
-    preprocessed: Path | None, name: str, folds: Sequence[str], all_cases: Sequence[str]
-) -> dict[str, list[str]] | None:
-    """The validation cases of each fold; None where there are no splits to know them from."""
+def _splits(name: str) -> list[dict[str, list[str]]] | None:
+    """nnU-Net's folds of a dataset; None where there is no file."""
+    preprocessed = nnunet_folder("preprocessed")
     file = preprocessed and preprocessed / name / "splits_final.json"
+    return read_json(file) if file and file.is_file() else None
+
+
+def _folds_of_splits(name: str) -> list[str]:
+    return [str(fold) for fold in range(len(_splits(name) or range(NNUNETS_FOLDS)))]
+
+
+def _expected(name: str, folds: Sequence[str], all_cases: Sequence[str]) -> dict[str, list[str]] | None:
+    """The validation cases of each fold; None where there are no splits to know them from."""
     if list(folds) == ["all"]:
         return {"all": list(all_cases)}
-    if not file or not file.is_file():
+    splits = _splits(name)
+    if splits is None:
         return None
     try:
-        splits = json.loads(file.read_text(encoding="utf-8"))
-        return {fold: list(all_cases if fold == "all" else splits[int(fold)]["val"]) for fold in folds}
-    except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
-        raise UserError(f"{file} has no validation cases for the folds {', '.join(folds)}: {error!r}") from error
+        return {fold: list(splits[int(fold)]["val"]) for fold in folds}
+    except (IndexError, KeyError, TypeError) as error:
+        raise UserError(
+            f"splits_final.json of {name} has no validation cases for the folds {', '.join(folds)}: {error!r}"
+        ) from error
 
 
-def _output_folder(model: Path, folds: Sequence[str]) -> Path:
+def folder_of_metrics(model: Path, folds: Sequence[str]) -> Path:
+    """Where metrics of these folds, in ascending order, are written: nnU-Net's own places."""
     if len(folds) == 1:
         return model / f"fold_{folds[0]}" / "validation"
     return model / f"crossval_results_folds_{'_'.join(folds)}"

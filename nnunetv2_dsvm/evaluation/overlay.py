@@ -9,9 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from nnunetv2_dsvm.evaluation.copied_slice import Box
+from nnunetv2_dsvm.evaluation.label_colours import label_colour
 
-# Okabe and Ito's colours, told apart by the colour-blind too; repeated where there are more labels.
-COLOURS = ("#D55E00", "#56B4E9", "#F0E442", "#CC79A7", "#009E73", "#E69F00", "#0072B2", "#FFFFFF")
 OPACITY = 0.55
 
 
@@ -64,7 +63,7 @@ def write_overlay(
         axis.set_title(heading)
     figure.suptitle(title)
     handles = [
-        Patch(facecolor=COLOURS[i % len(COLOURS)], edgecolor="black", label=name.replace("_", " "))
+        Patch(facecolor=label_colour(i), edgecolor="black", label=name.replace("_", " "))
         for i, name in enumerate(label_names)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8), frameon=False)
@@ -75,7 +74,7 @@ def _coloured(grey: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """An RGB slice `(y, x, 3)` in 0 … 1 with its labels painted over it."""
     result = grey.copy()
     for value in np.unique(labels[labels > 0]):
-        code = COLOURS[(int(value) - 1) % len(COLOURS)]
+        code = label_colour(int(value) - 1)
         rgb = np.array([int(code[i : i + 2], 16) / 255 for i in (1, 3, 5)])
         where = labels == value
         result[where] = (1 - OPACITY) * grey[where] + OPACITY * rgb

@@ -1,6 +1,5 @@
 """What is evaluated together: the predictions of one model, their references, labels and file reader."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.case_result import Case
 from nnunetv2_dsvm.evaluation.labels import Labels, read_labels
+from nnunetv2_dsvm.json_files import read_json_object
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def from_folders(
     names = _distinct_names(predictions)
     sets, problems = [], []
     for name, folder in zip(names, predictions, strict=True):
-        content = read_json(dataset_json or _beside(folder, "dataset.json", "-djfile"))
+        content = read_json_object(dataset_json or _beside(folder, "dataset.json", "-djfile"))
         plans_file = plans or (folder / "plans.json" if (folder / "plans.json").is_file() else None)
         ending = file_ending(content)
         expected, present = case_names(reference, ending), case_names(folder, ending)
@@ -88,23 +88,10 @@ def reader(dataset_json: dict[str, Any], plans_file: Path | None, example: Path)
 
     try:
         if plans_file is not None:
-            return registry.recursive_find_reader_writer_by_name(read_json(plans_file)["image_reader_writer"])
+            return registry.recursive_find_reader_writer_by_name(read_json_object(plans_file)["image_reader_writer"])
         return registry.determine_reader_writer_from_dataset_json(dataset_json, str(example), verbose=False)
     except (RuntimeError, KeyError) as error:
         raise UserError(f"nnU-Net has no reader for {example} ({plans_file or 'dataset.json'}): {error}") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises:
-    UserError: the file is missing or no JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object")
-    return content
 
 
 def _beside(folder: Path, name: str, option: str) -> Path:

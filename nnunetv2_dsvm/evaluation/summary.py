@@ -25,21 +25,31 @@ Summary = dict[str, dict[str, Statistic]]
 def summarise(results: Sequence[CaseResult], protocol: Protocol, tolerance_mm: float) -> Summary:
     """Statistics by label (and `mean`, over the labels) and metric.
 
-    Averaging protocols: a label's mean and deviation are over the cases. `mean` holds the mean of the labels' means
-    (nnU-Net's foreground mean, but for a label that is never defined: here it is left out) and the deviation of the
-    cases' own means over their labels.
+    Averaging protocols: see `averages`.
 
     Pooling protocols: values of the counts of all cases together, without a deviation; n is the number of cases.
     """
-    labels, metrics = list(results[0].values), protocol.metrics
+    labels = list(results[0].values)
     if protocol.pooled:
         return _pooled(results, labels, protocol, tolerance_mm)
-    summary = {
-        label: {metric: statistic(r.values[label][metric] for r in results) for metric in metrics} for label in labels
-    }
+    return averages([result.values for result in results], labels, protocol.metrics)
+
+
+def averages(
+    cases: Sequence[Mapping[str, Mapping[str, float]]], labels: Sequence[str], metrics: Sequence[str]
+) -> Summary:
+    """A label's mean and deviation are over the cases.
+
+    `mean` holds the mean of the labels' means (nnU-Net's foreground mean, but for a label that is never defined: here
+    it is left out) and the deviation of the cases' own means over their labels.
+
+    Args:
+        cases: each case's values by label and metric, NaN where a metric is undefined.
+    """
+    summary = {label: {m: statistic(values[label][m] for values in cases) for m in metrics} for label in labels}
     summary[OVER_LABELS] = {}
     for metric in metrics:
-        of_cases = statistic(case_mean(result.values, metric) for result in results)
+        of_cases = statistic(case_mean(values, metric) for values in cases)
         mean = statistic(summary[label][metric].mean for label in labels).mean
         summary[OVER_LABELS][metric] = Statistic(mean, of_cases.std, of_cases.n)
     return summary

@@ -13,7 +13,8 @@ from nnunetv2_dsvm.reporting.case_picture import write_case_picture
 from nnunetv2_dsvm.reporting.curves import Curves, limits, read_curves, write_curves
 from nnunetv2_dsvm.reporting.html import PACKAGE, Column, Figure, render, shown, shown_spread
 from nnunetv2_dsvm.reporting.models import TrainedModel
-from nnunetv2_dsvm.reporting.results import MEAN, CaseResult, Results, read_results
+from nnunetv2_dsvm.reporting.papers import read_papers_numbers
+from nnunetv2_dsvm.reporting.results import MEAN, Results, ValidationCase, read_results
 from nnunetv2_dsvm.reporting.worst_cases import notable_cases
 
 REPORT = "report.html"
@@ -64,7 +65,8 @@ def write_report(
                 notes.append(f"Validated on other cases than {titles[0]}: the numbers do not compare.")
             if "all" in folds:
                 notes.append("Fold all is validated on the cases it was trained on.")
-            columns.append(Column(title, _facts(model, folds, of_model, result), result, figure, notes))
+            facts, papers = _facts(model, folds, of_model, result), read_papers_numbers(model, folds)
+            columns.append(Column(title, facts, result, figure, notes, papers))
         cases = [
             _case_figure(partial, models, titles, results, name, ranks, say)
             for name, ranks in _notable(titles, results).items()
@@ -158,7 +160,7 @@ def _case_figure(
 ) -> Figure:
     say(f"drawing {name}")
     heading = f"{name}: {', '.join(ranks)}"
-    found: dict[str, CaseResult] = {}
+    found: dict[str, ValidationCase] = {}
     for title, of_model in zip(titles, results, strict=True):
         found.update((title, case) for case in of_model.cases if case.name == name)
     alone = len(titles) == 1

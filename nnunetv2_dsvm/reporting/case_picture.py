@@ -15,9 +15,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
+from nnunetv2_dsvm.evaluation.label_colours import LABEL_COLOURS, label_colour
 from nnunetv2_dsvm.reporting.display import displayed, slice_to_show, upright
 from nnunetv2_dsvm.reporting.models import TrainedModel
-from nnunetv2_dsvm.reporting.style import LABEL_COLOURS, LINE_STYLES, STYLE
+from nnunetv2_dsvm.reporting.style import LINE_STYLES, STYLE
 
 FILL = 0.28  # opacity inside of the contours
 PANEL_WIDTH = 3.1  # inches
@@ -100,7 +101,7 @@ def _draw(
             if segmentation is truth and has_ignored:
                 axes.contourf(truth == ignored, levels=[0.5, 1.5], colors=["#999999"], hatches=["////"], alpha=0.6)
             for i, values in enumerate(labels.values()):
-                _contour(axes, np.isin(segmentation, values), _colour(i), _line_style(i))
+                _contour(axes, np.isin(segmentation, values), label_colour(i), _line_style(i))
             if segmentation is not truth:
                 for values in labels.values():
                     _contour(axes, np.isin(truth, values), "white", (0, (4, 2)), width=0.9)
@@ -125,7 +126,7 @@ def _filled(rgb: np.ndarray, segmentation: np.ndarray, labels: Mapping[str, tupl
     result = rgb.copy()
     for i, values in enumerate(labels.values()):
         where = np.isin(segmentation, values)
-        result[where] = (1 - FILL) * rgb[where] + FILL * np.array(matplotlib.colors.to_rgb(_colour(i)))
+        result[where] = (1 - FILL) * rgb[where] + FILL * np.array(matplotlib.colors.to_rgb(label_colour(i)))
     return result
 
 
@@ -142,7 +143,7 @@ def _contour(axes: Axes, mask: np.ndarray, colour: str, line_style: Any, width: 
 def _handles(labels: Mapping[str, tuple[int, ...]], has_ignored: bool) -> list[Line2D | Patch]:
     effects = [withStroke(linewidth=3.4, foreground="black", alpha=0.6)]
     handles: list[Line2D | Patch] = [
-        Line2D([], [], color=_colour(i), linestyle=_line_style(i), linewidth=2.4, path_effects=effects,
+        Line2D([], [], color=label_colour(i), linestyle=_line_style(i), linewidth=2.4, path_effects=effects,
                label=name.replace("_", " "))
         for i, name in enumerate(labels)
     ]  # fmt: skip
@@ -153,10 +154,6 @@ def _handles(labels: Mapping[str, tuple[int, ...]], has_ignored: bool) -> list[L
     if has_ignored:
         handles.append(Patch(facecolor="#999999", hatch="////", alpha=0.6, label="ignored"))
     return handles
-
-
-def _colour(i: int) -> str:
-    return LABEL_COLOURS[i % len(LABEL_COLOURS)]
 
 
 def _line_style(i: int) -> str:

@@ -10,12 +10,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from nnunetv2_dsvm.diagnostics.versions import PACKAGE, installed_version
+from nnunetv2_dsvm.reporting.papers import PROTOCOLS, PapersNumbers
 from nnunetv2_dsvm.reporting.results import MEAN, Results, Spread
 from nnunetv2_dsvm.version import __version__
 
 TEMPLATE = "report.html.j2"
-METRIC_TITLES = {"HD95_mm": "HD95 (mm)", "MSD_mm": "mean surface distance (mm)"}
-LOWER_IS_BETTER = ("HD95_mm", "MSD_mm")
+METRIC_TITLES = {"HD95_mm": "HD95 (mm)", "MSD_mm": "mean surface distance (mm)", "HD95_voxels": "HD95 (voxels)"}
+LOWER_IS_BETTER = ("HD95_mm", "MSD_mm", "HD95_voxels")
 UNDEFINED = "–"
 
 
@@ -38,6 +39,7 @@ class Column:
     results: Results
     curves: Figure
     notes: Sequence[str] = field(default=())
+    papers: Mapping[str, PapersNumbers] = field(default_factory=dict)  # by protocol
 
 
 def render(*, title: str, subtitle: str, columns: Sequence[Column], cases: Sequence[Figure]) -> str:
@@ -57,10 +59,14 @@ def render(*, title: str, subtitle: str, columns: Sequence[Column], cases: Seque
     versions = {"nnunetv2_dsvm": __version__} | {
         name: installed_version(name) for name in ("nnunetv2", "torch", "matplotlib", "jinja2")
     }
-    notes: dict[str, list[str]] = {}
-    for column in columns:
-        for note in column.results.notes:
-            notes.setdefault(note, []).append(column.title)
+    titles = [column.title for column in columns]
+    papers = []
+    for protocol, description in PROTOCOLS.items():
+        numbers = [column.papers[protocol] for column in columns if protocol in column.papers]
+        if len(numbers) == len(columns):
+            tables, notes = _tables(titles, numbers), _notes(titles, numbers)
+            papers.append({"name": protocol, "description": description, "tables": tables, "notes": notes})
+    results = [column.results for column in columns]
     return environment.get_template(TEMPLATE).render(
         title=title,
         subtitle=subtitle,
@@ -68,15 +74,16 @@ def render(*, title: str, subtitle: str, columns: Sequence[Column], cases: Seque
         generator=PACKAGE,
         versions=", ".join(f"{name} {version}" for name, version in versions.items() if version),
         columns=columns,
-        tables=_tables(columns),
-        notes=[note if len(of) == len(columns) else f"{', '.join(of)}: {note}" for note, of in notes.items()],
+        tables=_tables(titles, results),
+        notes=_notes(titles, results),
+        papers=papers,
         all_cases=_all_cases(columns),
         cases=cases,
     )
 
 
 def shown(value: float | None, metric: str = "Dice") -> str:
-    """A metric's value: millimetres with two decimals, anything else with three."""
+    """A metric's value: distances with two decimals, anything else with three."""
     if value is None:
         return UNDEFINED
     return f"{value:.2f}" if metric in LOWER_IS_BETTER else f"{value:.3f}"
@@ -89,27 +96,34 @@ def shown_spread(spread: Spread, metric: str) -> str:
     return f"{shown(spread.mean, metric)} ± {shown(spread.std, metric)}"
 
 
-def _tables(columns: Sequence[Column]) -> list[dict[str, Any]]:
+def _tables(titles: Sequence[str], models: Sequence[Results | PapersNumbers]) -> list[dict[str, Any]]:
     """One model: a table of classes by metrics. Several: a table of classes by models for each metric."""
-    metrics = [m for m in columns[0].results.metrics if all(m in column.results.metrics for column in columns)]
-    if len(columns) == 1:
-        heads = [_metric_title(m) for m in metrics]
-        tables = [("", heads, [(columns[0].results, m) for m in metrics])]
+    metrics = [m for m in models[0].metrics if all(m in model.metrics for model in models)]
+    if len(models) == 1:
+        tables = [("", [_metric_title(m) for m in metrics], [(models[0], m) for m in metrics])]
     else:
-        titles = [column.title for column in columns]
-        tables = [(_metric_title(m), titles, [(column.results, m) for column in columns]) for m in metrics]
-    names = [*(name for name in columns[0].results.summary if name != MEAN), MEAN]
+        tables = [(_metric_title(m), titles, [(model, m) for model in models]) for m in metrics]
+    names = [*(name for name in models[0].summary if name != MEAN), MEAN]
     return [
         {"caption": caption, "heads": heads, "rows": [_row(name, cells) for name in names]}
         for caption, heads, cells in tables
     ]
 
 
-def _row(name: str, cells: Sequence[tuple[Results, str]]) -> dict[str, Any]:
+def _notes(titles: Sequence[str], models: Sequence[Results | PapersNumbers]) -> list[str]:
+    """Each note once, after the names of the models that it is about if these are not all."""
+    of_models: dict[str, list[str]] = {}
+    for title, model in zip(titles, models, strict=True):
+        for note in model.notes:
+            of_models.setdefault(note, []).append(title)
+    return [note if len(of) == len(titles) else f"{', '.join(of)}: {note}" for note, of in of_models.items()]
+
+
+def _row(name: str, cells: Sequence[tuple[Results | PapersNumbers, str]]) -> dict[str, Any]:
     values = []
     for results, metric in cells:
         spread = results.summary.get(name, {}).get(metric, Spread(None, None, 0))
-        some = 0 < spread.n < len(results.cases)
+        some = 0 < spread.n < results.number_of_cases
         values.append({"text": shown_spread(spread, metric), "n": spread.n if some else None})
     return {"name": name.replace("_", " "), "is_mean": name == MEAN, "values": values}
 

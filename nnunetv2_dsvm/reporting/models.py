@@ -1,6 +1,5 @@
 """Trained models as nnU-Net leaves them on the disk: which folds there are, what was predicted, where images lie."""
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -10,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.evaluation.cross_validation import folder_of_metrics
 from nnunetv2_dsvm.evaluation.labels import read_labels
-
-RESULTS_VARIABLE = "nnUNet_results"
+from nnunetv2_dsvm.json_files import read_json_object
+from nnunetv2_dsvm.nnunet_folders import folder_of_models, ground_truth_folders, nnunet_folder
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class TrainedModel:
 
     @cached_property
     def plans(self) -> dict[str, Any]:
-        return _read_json(self.folder / "plans.json")
+        return read_json_object(self.folder / "plans.json")
 
     @cached_property
     def dataset_json(self) -> dict[str, Any]:
-        return _read_json(self.folder / "dataset.json")
+        return read_json_object(self.folder / "dataset.json")
 
     @property
     def labels(self) -> dict[str, tuple[int, ...]]:
@@ -66,6 +66,10 @@ class TrainedModel:
     def validation_folder(self, fold: str) -> Path:
         return self.fold_folder(fold) / "validation"
 
+    def metrics_folder(self, folds: Sequence[str]) -> Path:
+        """Where `nnUNetv2_dsvm evaluate` writes the metrics of these folds."""
+        return folder_of_metrics(self.folder, folds)
+
     def reader(self) -> Any:
         """nnU-Net's reader of this dataset's images and label maps."""
         from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -74,10 +78,12 @@ class TrainedModel:
 
     def image_files(self, case: str) -> list[Path]:
         """The channels of a training image in nnUNet_raw, in their order; none where they are not there."""
-        folder = _below("nnUNet_raw", self.dataset)
-        if folder is None:
+        raw = nnunet_folder("raw")
+        if raw is None:
             return []
-        listed = _read_json(folder / "dataset.json").get("dataset") if (folder / "dataset.json").is_file() else None
+        folder = raw / self.dataset
+        description = folder / "dataset.json"
+        listed = read_json_object(description).get("dataset") if description.is_file() else None
         if listed:
             names = [os.path.expandvars(name) for name in listed.get(case, {}).get("images", [])]
             files = [folder / name for name in names]
@@ -89,10 +95,8 @@ class TrainedModel:
     def reference_file(self, case: str, recorded: str | None) -> Path | None:
         """The ground truth of a training case: the recorded file if it is there, else nnU-Net's raw or its copy."""
         name = case + self.dataset_json["file_ending"]
-        folders = [(_below("nnUNet_raw", self.dataset), "labelsTr")]
-        folders += [(_below("nnUNet_preprocessed", self.dataset), "gt_segmentations")]
         candidates = [Path(recorded)] if recorded else []
-        candidates += [folder / sub / name for folder, sub in folders if folder is not None]
+        candidates += [folder / name for folder in ground_truth_folders(self.dataset)]
         return next((path for path in candidates if path.is_file()), None)
 
 
@@ -112,7 +116,7 @@ def find_models(
     if bool(folders) == bool(dataset):
         raise UserError("give either model folders, or -d with -tr, -p and -c")
     if dataset:
-        parent = _dataset_folder(dataset)
+        parent = folder_of_models(dataset)
         folders = [parent / f"{trainer}__{plans}__{configuration}" for trainer in trainers]
     models = []
     for folder in dict.fromkeys(Path(os.path.abspath(folder)) for folder in folders):
@@ -155,27 +159,3 @@ def choose_folds(models: Sequence[TrainedModel], asked: Sequence[str] | None) ->
         has = "; ".join(f"{model.folder.name}: {', '.join(model.folds) or 'none'}" for model in models)
         raise UserError(f"there is no trained fold that all models have ({has})")
     return folds
-
-
-def _dataset_folder(dataset: str) -> Path:
-    results = os.environ.get(RESULTS_VARIABLE)
-    if not results:
-        raise UserError(f"{RESULTS_VARIABLE} is not set: set it as for the training, or give model folders")
-    pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdigit() else dataset
-    found = sorted(path for path in Path(results).glob(pattern) if path.is_dir())
-    if len(found) != 1:
-        which = ", ".join(path.name for path in found) or "none"
-        raise UserError(f"expected one dataset {dataset} in {results}, found {which}")
-    return found[0]
-
-
-def _below(variable: str, dataset: str) -> Path | None:
-    parent = os.environ.get(variable)
-    return Path(parent) / dataset if parent else None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error

@@ -1,19 +1,20 @@
 """The metrics of a model's validation: those of `nnUNetv2_dsvm evaluate`, or else nnU-Net's own Dice and IoU."""
 
-import json
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.evaluation.summary import OVER_LABELS, averages
+from nnunetv2_dsvm.json_files import read_json_object
 from nnunetv2_dsvm.reporting.models import TrainedModel
 
+AGAIN = "Run the validation, or nnUNetv2_dsvm evaluate, again"
 EVALUATED = "metrics_nnunet.json"
 SUMMARY = "summary.json"
-MEAN = "mean"  # the row over all classes
+MEAN = OVER_LABELS  # the row over all classes
 
 
 class Spread(NamedTuple):
@@ -25,7 +26,7 @@ class Spread(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CaseResult:
+class ValidationCase:
     """One validation case: its files, and each class's metrics (None where a metric is not defined)."""
 
     name: str
@@ -51,9 +52,13 @@ class Results:
     """
 
     metrics: tuple[str, ...]
-    cases: tuple[CaseResult, ...]
+    cases: tuple[ValidationCase, ...]
     summary: Mapping[str, Mapping[str, Spread]]
     notes: tuple[str, ...]
+
+    @property
+    def number_of_cases(self) -> int:
+        return len(self.cases)
 
 
 def read_results(model: TrainedModel, folds: Sequence[str]) -> Results:
@@ -65,8 +70,7 @@ def read_results(model: TrainedModel, folds: Sequence[str]) -> Results:
         UserError: a fold has not been validated, or a file cannot be read.
     """
     per_fold = [model.validation_folder(fold) for fold in folds]
-    together = model.folder / f"crossval_results_folds_{'_'.join(folds)}"
-    for folders in ([together], per_fold):
+    for folders in ([model.metrics_folder(folds)], per_fold):
         if all((folder / EVALUATED).is_file() for folder in folders):
             try:
                 return _evaluated(model, folds, [folder / EVALUATED for folder in folders])
@@ -85,7 +89,7 @@ def read_results(model: TrainedModel, folds: Sequence[str]) -> Results:
 
 
 def _evaluated(model: TrainedModel, folds: Sequence[str], files: Sequence[Path]) -> Results:
-    contents = [_read(file) for file in files]
+    contents = [read_json_object(file, AGAIN) for file in files]
     metrics = tuple(contents[0]["metrics"])
     cases, outdated = [], False
     for file, content in zip(files, contents, strict=True):
@@ -93,26 +97,24 @@ def _evaluated(model: TrainedModel, folds: Sequence[str], files: Sequence[Path])
             values = {name: {m: _number(of.get(m)) for m in metrics} for name, of in entry["values"].items()}
             name = entry["case"].removesuffix(model.dataset_json["file_ending"])
             cases.append(_case(model, folds, file.parent, name, entry["reference"], values))
-            outdated |= _is_newer(cases[-1].prediction, file)
+            outdated |= is_newer(cases[-1].prediction, file)
     notes = [f"Metrics by nnUNetv2_dsvm evaluate, protocol {contents[0]['protocol']}."]
     if "NSD" in metrics:
         notes.append(f"NSD: normalised surface Dice at {contents[0]['tolerance_mm']:g} mm.")
     notes.append(f"Empty masks: {contents[0]['rule_for_empty_masks'].rstrip('.')}.")
+    if model.plans["image_reader_writer"] == "NaturalImage2DIO":
+        notes.append("The pictures have no spacing: a pixel counts as 1 mm.")
     if outdated:
         notes.append("Some predictions are newer than these metrics: run nnUNetv2_dsvm evaluate again.")
     if len(contents) > 1:
         return Results(metrics, tuple(cases), _spreads(cases, list(model.labels), metrics), tuple(notes))
-    summary = {
-        name: {m: Spread(_number(s["mean"]), _number(s["std"]), s["n"]) for m, s in of.items()}
-        for name, of in contents[0]["summary"].items()
-    }
-    return Results(metrics, tuple(cases), summary, tuple(notes))
+    return Results(metrics, tuple(cases), spreads_in_file(contents[0]), tuple(notes))
 
 
 def _nnunets_own(model: TrainedModel, folds: Sequence[str], files: Sequence[Path]) -> Results:
     metrics, cases = ("Dice", "IoU"), []
     for file in files:
-        for entry in _read(file)["metric_per_case"]:
+        for entry in read_json_object(file, AGAIN)["metric_per_case"]:
             by_value = {_label_values(key): of for key, of in entry["metrics"].items()}
             values = {
                 name: {m: _number(by_value[value].get(m)) for m in metrics}
@@ -131,7 +133,7 @@ def _nnunets_own(model: TrainedModel, folds: Sequence[str], files: Sequence[Path
 
 def _case(
     model: TrainedModel, folds: Sequence[str], folder: Path, name: str, reference: str, values: dict[str, Any]
-) -> CaseResult:
+) -> ValidationCase:
     """A case with its prediction: in a fold's validation folder, or else in the folder of the metrics."""
     file_name = name + model.dataset_json["file_ending"]
     in_folds = {fold: model.validation_folder(fold) / file_name for fold in folds}
@@ -140,38 +142,33 @@ def _case(
     )
     prediction = in_folds[fold] if fold is not None else folder / file_name
     found = prediction if prediction.is_file() else None
-    return CaseResult(name, fold, model.reference_file(name, reference), found, values)
+    return ValidationCase(name, fold, model.reference_file(name, reference), found, values)
 
 
 def _spreads(
-    cases: Sequence[CaseResult], labels: Sequence[str], metrics: Sequence[str]
+    cases: Sequence[ValidationCase], labels: Sequence[str], metrics: Sequence[str]
 ) -> dict[str, dict[str, Spread]]:
-    """Spread over the cases where a metric is defined.
-
-    For `MEAN` as `nnUNetv2_dsvm evaluate`: the mean of the classes' means, which is nnU-Net's foreground mean, and the
-    deviation of the cases' own means over their defined classes.
-    """
-    summary: dict[str, dict[str, Spread]] = {name: {} for name in (*labels, MEAN)}
-    for metric in metrics:
-        means = []
-        for case in cases:
-            known = [of[metric] for of in case.values.values() if of[metric] is not None]
-            means.append(sum(known) / len(known) if known else None)
-        for name in labels:
-            summary[name][metric] = _spread([case.values.get(name, {}).get(metric) for case in cases])
-        of_cases, of_classes = _spread(means), _spread([summary[name][metric].mean for name in labels])
-        summary[MEAN][metric] = of_cases._replace(mean=of_classes.mean)
-    return summary
+    """Spread over the cases where a metric is defined, computed as `nnUNetv2_dsvm evaluate` does."""
+    values = [
+        {name: {m: _or_nan(case.values.get(name, {}).get(m)) for m in metrics} for name in labels} for case in cases
+    ]
+    return {
+        name: {m: Spread(_number(s.mean), _number(s.std), s.n) for m, s in of.items()}
+        for name, of in averages(values, labels, metrics).items()
+    }
 
 
-def _spread(values: Sequence[float | None]) -> Spread:
-    known = [value for value in values if value is not None]
-    mean = statistics.fmean(known) if known else None
-    return Spread(mean, statistics.stdev(known) if len(known) > 1 else None, len(known))
+def spreads_in_file(content: Mapping[str, Any]) -> dict[str, dict[str, Spread]]:
+    """The summary in a file of `nnUNetv2_dsvm evaluate`."""
+    return {
+        name: {m: Spread(_number(s["mean"]), _number(s["std"]), s["n"]) for m, s in of.items()}
+        for name, of in content["summary"].items()
+    }
 
 
-def _is_newer(prediction: Path | None, metrics: Path) -> bool:
-    return prediction is not None and prediction.stat().st_mtime > metrics.stat().st_mtime
+def is_newer(prediction: Path | None, metrics: Path) -> bool:
+    """Whether a prediction that is there was written after it was measured."""
+    return prediction is not None and prediction.is_file() and prediction.stat().st_mtime > metrics.stat().st_mtime
 
 
 def _label_values(key: str) -> tuple[int, ...]:
@@ -183,8 +180,5 @@ def _number(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else float(value)
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}): run the validation or nnUNetv2_dsvm evaluate again") from error
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value

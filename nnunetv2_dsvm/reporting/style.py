@@ -1,8 +1,7 @@
 """Colours and type of the report's pictures."""
 
-# Okabe and Ito's colours, told apart by the colour-blind too; without the yellow on white, without the black on images.
+# Okabe and Ito's colours, told apart by the colour-blind too; without the yellow, which is not seen on white.
 FOLD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-LABEL_COLOURS = ("#D55E00", "#56B4E9", "#F0E442", "#CC79A7", "#009E73", "#E69F00", "#0072B2")
 LINE_STYLES = ("-", "--", ":")  # of the labels that share a colour
 
 STYLE = {

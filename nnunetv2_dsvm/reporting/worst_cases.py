@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from nnunetv2_dsvm.reporting.results import CaseResult
+from nnunetv2_dsvm.reporting.results import ValidationCase
 
 RANKS = ("best", "median", "worst")
 
 
-def notable_cases(cases: Sequence[CaseResult]) -> dict[str, CaseResult]:
+def notable_cases(cases: Sequence[ValidationCase]) -> dict[str, ValidationCase]:
     """The best, the median and the worst case by mean foreground Dice; fewer where there are fewer than three.
 
     Cases in which no class has a Dice (all masks empty) are left out. Of an even number, the median is the lower one

@@ -3,13 +3,16 @@
 import io
 import os
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 KEY = "nnunetv2_dsvm"
+LEFTOVER = ".pth.tmp"  # of a file that is being written
 _NNUNETS_KEYS = ("network_weights", "optimizer_state", "current_epoch", "init_args", "trainer_name", "logging")
 
 
@@ -68,13 +71,36 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
             f"{filename} ({os.path.getsize(filename)} bytes) cannot be read as a checkpoint: {reason}. It is "
             f"truncated, as by an interrupted copy, or no checkpoint at all. {_others(filename)} Nothing was changed."
         ) from error
+    _refuse_foreign(checkpoint, filename, advice=_others(filename))
+    return checkpoint
+
+
+@contextmanager
+def in_a_file(checkpoint: Mapping[str, Any], folder: str) -> Iterator[str]:
+    """The name of a file below `folder` that holds the checkpoint; removed at the end.
+
+    nnU-Net's `load_checkpoint` declares that it takes a dictionary too, but (2.8.1) can only load files.
+
+    Raises:
+        RuntimeError: it is no checkpoint of an nnU-Net training.
+    """
+    _refuse_foreign(checkpoint, "the dictionary", advice="Give what a checkpoint file of nnU-Net holds.")
+    descriptor, filename = tempfile.mkstemp(prefix="checkpoint_", suffix=LEFTOVER, dir=folder)
+    os.close(descriptor)
+    try:
+        torch.save(dict(checkpoint), filename)
+        yield filename
+    finally:
+        os.remove(filename)
+
+
+def _refuse_foreign(checkpoint: Any, name: str, advice: str) -> None:
     missing = [key for key in _NNUNETS_KEYS if not isinstance(checkpoint, Mapping) or key not in checkpoint]
     if missing:
         raise RuntimeError(
-            f"{filename} is not a checkpoint of an nnU-Net training: it has no {', '.join(missing)}. "
-            f"{_others(filename)} Nothing was changed."
+            f"{name} is not a checkpoint of an nnU-Net training: it has no {', '.join(missing)}. {advice} "
+            "Nothing was changed."
         )
-    return checkpoint
 
 
 def _others(filename: str) -> str:
@@ -86,5 +112,5 @@ def _others(filename: str) -> str:
 
 def remove_leftovers(folder: str) -> None:
     """Removes what a run that was killed while it wrote a checkpoint has left beside it."""
-    for path in Path(folder).glob("checkpoint_*.pth.tmp"):
+    for path in Path(folder).glob(f"checkpoint_*{LEFTOVER}"):
         path.unlink()

@@ -120,7 +120,7 @@ class nnUNetTrainerDSVM(nnUNetTrainerVMUNet):
             "ramp_epochs": self._ramp_epochs(),
         }
 
-    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         super().load_checkpoint(filename_or_checkpoint)
         self._add_log_keys()
 

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.training import out_of_memory, stopping
-from nnunetv2_dsvm.training.checkpoint_files import KEY, read_checkpoint, remove_leftovers, write_checkpoint
+from nnunetv2_dsvm.training.checkpoint_files import KEY, in_a_file, read_checkpoint, remove_leftovers, write_checkpoint
 from nnunetv2_dsvm.training.checkpoint_fit import refuse_other_distillation, refuse_other_network
 from nnunetv2_dsvm.training.finite import (
     cases_not_finite,
@@ -313,7 +313,11 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
         if in_memory.tell():  # nothing on the other ranks of DDP, nor with --disable_checkpointing
             write_checkpoint(in_memory, self.own_checkpoint_entry(), filename)
 
-    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        if isinstance(filename_or_checkpoint, Mapping):
+            with in_a_file(filename_or_checkpoint, self.output_folder) as filename:
+                self.load_checkpoint(filename)
+            return
         if not self.was_initialized:
             self.initialize()
         checkpoint = read_checkpoint(filename_or_checkpoint)
