@@ -1,9 +1,11 @@
 """Our own entry in nnU-Net's checkpoint files; reading and writing them so that nothing is lost or misread."""
 
 import io
+import itertools
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import torch
 
 KEY = "nnunetv2_dsvm"
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")  # --c takes the first there is
 LEFTOVER = ".pth.tmp"  # of a file that is being written
 _NNUNETS_KEYS = ("network_weights", "optimizer_state", "current_epoch", "init_args", "trainer_name", "logging")
 
@@ -71,6 +74,7 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
             f"{filename} ({os.path.getsize(filename)} bytes) cannot be read as a checkpoint: {reason}. It is "
             f"truncated, as by an interrupted copy, or no checkpoint at all. {_others(filename)} Nothing was changed."
         ) from error
+    _refuse_damaged(filename)
     _refuse_foreign(checkpoint, filename, advice=_others(filename))
     return checkpoint
 
@@ -94,6 +98,16 @@ def in_a_file(checkpoint: Mapping[str, Any], folder: str) -> Iterator[str]:
         os.remove(filename)
 
 
+def _refuse_damaged(filename: str) -> None:
+    # torch does not compare the checksums that it writes with every tensor.
+    with zipfile.ZipFile(filename) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise RuntimeError(
+            f"{filename} is damaged: the checksum of {damaged} in it is wrong. {_others(filename)} Nothing was changed."
+        )
+
+
 def _refuse_foreign(checkpoint: Any, name: str, advice: str) -> None:
     missing = [key for key in _NNUNETS_KEYS if not isinstance(checkpoint, Mapping) or key not in checkpoint]
     if missing:
@@ -104,10 +118,23 @@ def _refuse_foreign(checkpoint: Any, name: str, advice: str) -> None:
 
 
 def _others(filename: str) -> str:
-    others = sorted(path.name for path in Path(filename).parent.glob("checkpoint_*.pth") if path != Path(filename))
+    others = [Path(filename).with_name(name) for name in CHECKPOINTS]
+    others = [path.name for path in others if path != Path(filename) and path.is_file()]
     if not others:
         return "There is no other checkpoint beside it: start the training again, without --c."
-    return f"Beside it lie {', '.join(others)}: move the broken file away and rename one of them to take its place."
+    return f"Beside it lie {', '.join(others)}: move the broken file away, and --c goes on from {others[0]}."
+
+
+def set_earlier_training_aside(folder: str) -> list[str]:
+    """Renames the checkpoints that an earlier training left in the folder of a new one; their new names.
+
+    Else nnU-Net would, if the new training is interrupted, continue the earlier one instead and remove the new one's.
+    """
+    there = [path for name in CHECKPOINTS if (path := Path(folder, name)).is_file()]
+    if not there:
+        return []
+    number = next(n for n in itertools.count(1) if not any(Path(folder).glob(f"earlier_{n}_*")))
+    return [path.rename(path.with_name(f"earlier_{number}_{path.name}")).name for path in there]
 
 
 def remove_leftovers(folder: str) -> None:

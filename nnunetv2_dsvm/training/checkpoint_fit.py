@@ -36,16 +36,49 @@ def refuse_other_network(
 def refuse_other_distillation(
     filename: str,
     checkpoint: Mapping[str, Any],
-    stored: Mapping[str, torch.Tensor],
+    stored: Mapping[str, Any],
     projections: Mapping[str, torch.Tensor],
+    settings: Mapping[str, Any] | None,
     trainer_name: str,
 ) -> None:
-    """Raises RuntimeError unless the checkpoint's projections are those of this trainer."""
-    writer = checkpoint["trainer_name"]
-    if difference(stored, projections):
+    """Raises RuntimeError unless the checkpoint's projections are those of this trainer.
+
+    Args:
+        filename: of the checkpoint.
+        checkpoint: nnU-Net's part.
+        stored: ours: `projections` and `settings`, both empty or missing without distillation.
+        projections: of this trainer.
+        settings: of this trainer's distillation; None: it has none.
+        trainer_name: its class.
+    """
+    writer, before = checkpoint["trainer_name"], stored.get("settings")
+    there = stored.get("projections") or {}
+    if not difference(there, projections) and bool(before) == bool(settings):
+        return
+    if not before or not settings:
+        why = f"{writer} trained {_with(before)} distillation and {trainer_name} trains {_with(settings)} it"
+    else:
+        other = [f"{key} was {before.get(key)!r} and is {settings[key]!r}" for key in settings
+                 if before.get(key) != settings[key]]  # fmt: skip
+        why = f"the projections of {writer} and {trainer_name} differ ({'; '.join(other) or 'their sizes'})"
+    raise RuntimeError(
+        f"{filename} cannot be continued: {why}. A training can only be continued with the trainer and the settings it "
+        f"was started with (-tr {writer}). To start a new training from its network, use -pretrained_weights instead "
+        "of --c. Nothing was changed."
+    )
+
+
+def _with(settings: Mapping[str, Any] | None) -> str:
+    return "with" if settings else "without"
+
+
+def refuse_other_optimizer(filename: str, checkpoint: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Raises RuntimeError where one has parameter groups of the encoder and the other has not."""
+    there, here = len(checkpoint["optimizer_state"]["param_groups"]), len(optimizer.param_groups)
+    if there != here:
         raise RuntimeError(
-            f"{filename} was written by {writer} with {len(stored)} tensors of distillation projections, but "
-            f"{trainer_name} has {len(projections)} that must match them: a training can only be continued with the "
-            f"trainer it was started with (-tr {writer}). To start a new training from its network, use "
-            "-pretrained_weights instead of --c. Nothing was changed."
+            f"{filename} cannot be continued: its optimiser has {there} groups of parameters, this training's {here}. "
+            "encoder_lr_factor and frozen_encoder_epochs of a trainer give the encoder groups of its own: continue "
+            f"with the trainer it was started with ({checkpoint['trainer_name']}), these attributes as they were. "
+            "Nothing was changed."
         )

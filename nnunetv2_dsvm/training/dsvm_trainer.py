@@ -17,6 +17,7 @@ from nnunetv2_dsvm.training.loss import (
     share_of_all_ranks,
 )
 from nnunetv2_dsvm.training.progress_picture import plot_distillation_progress
+from nnunetv2_dsvm.training.surroundings import explaining_unwritable
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
 LOG_KEYS = {SEGMENTATION: "segmentation_loss", "projection": "L_proj", "progressive": "L_prog"}
@@ -102,7 +103,8 @@ class nnUNetTrainerDSVM(nnUNetTrainerVMUNet):
         super().on_epoch_end()
         if self.local_rank == 0:
             history = {key: self.logger.get_value(key, step=None) for key in self._log_keys()}
-            plot_distillation_progress(history, os.path.join(self.output_folder, "progress_distillation.png"))
+            with explaining_unwritable(self.output_folder):
+                plot_distillation_progress(history, os.path.join(self.output_folder, "progress_distillation.png"))
 
     def loss_terms_of_last_step(self) -> dict[str, float]:
         return {LOG_KEYS[name]: value.item() for name, value in self.loss.last_terms.items()}

@@ -3,9 +3,12 @@
 import glob
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+from torch import distributed as dist
 
 
 def refuse_missing_device(device: torch.device) -> None:
@@ -19,6 +22,18 @@ def refuse_missing_device(device: torch.device) -> None:
         )
 
 
+def refuse_unequal_shares(configuration: ConfigurationManager) -> None:
+    """Raises RuntimeError where several GPUs would get unequal parts of a batch whose Dice is computed over all."""
+    ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    batch = configuration.batch_size
+    if configuration.batch_dice and batch % ranks:
+        raise RuntimeError(
+            f"A batch of {batch} cannot be shared equally by {ranks} GPUs, which nnU-Net's batch Dice needs. Nothing "
+            "was trained. In a copy of the plans (another file name and plans_name, passed with -p) set batch_size to "
+            f"{batch - batch % ranks or ranks}, or train on another number of GPUs"
+        )
+
+
 def refuse_unwritable(folder: str) -> None:
     """Raises RuntimeError unless files can be written in this existing folder."""
     try:
@@ -26,6 +41,20 @@ def refuse_unwritable(folder: str) -> None:
             pass
     except OSError as error:
         raise RuntimeError(unwritable(folder, error)) from error
+
+
+@contextmanager
+def explaining_unwritable(folder: str) -> Iterator[None]:
+    """Makes a sentence of the error of a file that can no longer be written; a checkpoint's error already is one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise RuntimeError(
+            f"The results folder {folder} can no longer be written: {error}. The checkpoints are as they were; what "
+            "was trained since the last one is lost. Make it writable, or make room, and continue with --c"
+        ) from error
 
 
 def unwritable(folder: str, error: OSError) -> str:

@@ -17,8 +17,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.training import out_of_memory, stopping
-from nnunetv2_dsvm.training.checkpoint_files import KEY, in_a_file, read_checkpoint, remove_leftovers, write_checkpoint
-from nnunetv2_dsvm.training.checkpoint_fit import refuse_other_distillation, refuse_other_network
+from nnunetv2_dsvm.training.checkpoint_files import (
+    KEY,
+    in_a_file,
+    read_checkpoint,
+    remove_leftovers,
+    set_earlier_training_aside,
+    write_checkpoint,
+)
+from nnunetv2_dsvm.training.checkpoint_fit import (
+    refuse_other_distillation,
+    refuse_other_network,
+    refuse_other_optimizer,
+)
 from nnunetv2_dsvm.training.finite import (
     cases_not_finite,
     ct_channels_not_finite,
@@ -31,8 +42,10 @@ from nnunetv2_dsvm.training.precision import bf16_autocast, trains_in_bf16
 from nnunetv2_dsvm.training.ranks import parameters_that_differ
 from nnunetv2_dsvm.training.seeding import deterministic_algorithms, seed_all, seed_from_environment
 from nnunetv2_dsvm.training.surroundings import (
+    explaining_unwritable,
     refuse_missing_device,
     refuse_missing_segmentations,
+    refuse_unequal_shares,
     refuse_unwritable,
     unwritable,
 )
@@ -70,8 +83,10 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net's own signature)
     ):
-        refuse_unless_2d(PlansManager(plans).get_configuration(configuration))  # before nnU-Net creates a folder
+        planned = PlansManager(plans).get_configuration(configuration)
+        refuse_unless_2d(planned)  # before nnU-Net creates a folder
         refuse_missing_device(device)
+        refuse_unequal_shares(planned)
         self.seed = seed_from_environment()
         try:
             super().__init__(plans, configuration, fold, dataset_json, device)
@@ -180,6 +195,9 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
     def on_train_start(self):
         if self.local_rank == 0:
             remove_leftovers(self.output_folder)
+            if self.current_epoch == 0 and not self.disable_checkpointing:
+                if earlier := set_earlier_training_aside(self.output_folder):
+                    self.print_to_log_file(f"An earlier training's checkpoints are now {', '.join(earlier)}")
         super().on_train_start()
         if self.device.type == "cuda":
             precision = "bf16" if self.grad_scaler is None else "fp16 with a gradient scaler"
@@ -197,6 +215,10 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
         if self.seed is not None:  # from the epoch alone, so that a continued run draws what an uninterrupted one would
             seed_all(self.seed, self.current_epoch, self.local_rank)
         super().on_epoch_start()
+
+    def on_epoch_end(self):
+        with explaining_unwritable(self.output_folder):
+            super().on_epoch_end()
 
     def train_step(self, batch: dict) -> dict:
         with self._explaining_out_of_memory("training"):
@@ -322,17 +344,17 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
             self.initialize()
         checkpoint = read_checkpoint(filename_or_checkpoint)
         entry = checkpoint.get(KEY, {})
-        stored = entry.get("projections") or {}
         projections = {} if self.distillation is None else self.distillation.state_dict()
+        settings, name = self.distillation_settings(), type(self).__name__
         refuse_other_network(filename_or_checkpoint, checkpoint, self.bare_network().state_dict())
-        refuse_other_distillation(filename_or_checkpoint, checkpoint, stored, projections, type(self).__name__)
+        refuse_other_distillation(filename_or_checkpoint, checkpoint, entry, projections, settings, name)
+        refuse_other_optimizer(filename_or_checkpoint, checkpoint, self.optimizer)
         super().load_checkpoint(filename_or_checkpoint)
         if self.distillation is not None:
-            self.distillation.load_state_dict(stored)
-            if entry.get("settings") != self.distillation_settings():
+            self.distillation.load_state_dict(entry.get("projections") or {})
+            if entry.get("settings") != settings:
                 self.print_to_log_file(
-                    f"Distillation from here on: {self.distillation_settings()}; the checkpoint was trained with "
-                    f"{entry.get('settings')}"
+                    f"Distillation from here on: {settings}; the checkpoint was trained with {entry.get('settings')}"
                 )
         self._catch_up_with_the_best()
 
