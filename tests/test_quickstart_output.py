@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -179,7 +180,9 @@ def test_interrupt_is_status_130_and_says_how_to_go_on(tmp_path, capsys, monkeyp
 
     monkeypatch.setattr(quickstart, "PHANTOM", dataclasses.replace(quickstart.PHANTOM, write=interrupted))
     output = tmp_path / "out put"
+    handler = signal.getsignal(signal.SIGTERM)
     assert main(["quickstart", "--synthetic", "--epochs", "1", "--output", str(output)]) == 130
+    assert signal.getsignal(signal.SIGTERM) is handler  # processes forked later would inherit another one
     assert f"nnUNetv2_dsvm quickstart --output '{output}' -device cpu --epochs 1" in capsys.readouterr().err
     assert json.loads((output / STATE_FILE).read_text())["finished_s"] == {}
 

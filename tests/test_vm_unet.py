@@ -219,8 +219,8 @@ def test_autocast_stays_near_fp32(dtype):
 
 def test_named_sizes_and_overrides():
     assert VMUNet.from_preset("small", 1, 2, d_state=4).encoder.stages[0].blocks[0].ss2d.d_state == 4
-    with pytest.raises(ValueError, match="unknown preset 'huge'.*small, base, large"):
-        VMUNet.from_preset("huge", 1, 2)
+    with pytest.raises(ValueError, match="unknown preset 'giant'.*small, base, large"):
+        VMUNet.from_preset("giant", 1, 2)
 
 
 @pytest.mark.parametrize(

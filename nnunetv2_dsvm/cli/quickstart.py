@@ -6,7 +6,8 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,14 +105,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends nnU-Net's processes too
     try:
-        _run(args)
+        with _terminated_like_interrupted():
+            _run(args)
     except KeyboardInterrupt:
         print(f"\nInterrupted. To go on where it stopped: {_this_command(args)}", file=sys.stderr)
         return 130
     return 0
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt, which ends nnU-Net's processes too.
+
+    The handler is put back afterwards: processes forked later would inherit it, and a pool that terminates them may
+    then wait forever for one that was in the midst of something that swallows exceptions.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(args: argparse.Namespace) -> None:
