@@ -86,6 +86,7 @@ def test_a_second_stage_without_the_first_ones_segmentations_is_refused_before_t
     folder.mkdir(parents=True)
     for case in ("case_000", "case_001", "case_003"):
         (folder / f"{case}.b2nd").touch()
+    (folder / "case_002.b.b2nd").touch()  # another case's
     with pytest.raises(RuntimeError, match=f"of case_002, case_004 are missing in {folder}.*every fold of {LOW}"):
         trainer.run_training()
     assert trainer.losses == []

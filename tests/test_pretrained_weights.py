@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from short_trainers import (
     ShortDSVM,
     ShortDSVM_deepSupervision,
@@ -133,3 +134,16 @@ def test_weights_of_another_network_are_refused_by_nnunet(copied_dataset, weight
     with pytest.raises(AssertionError, match=difference):
         copied_dataset.train_here("ShortDSVM", "-pretrained_weights", filename)
     assert not list(copied_dataset.results.rglob("*.pth"))
+
+
+def test_weights_that_are_not_finite_are_refused(make, weights):
+    filename = weights(ShortVMUNet)
+    checkpoint = torch.load(filename, weights_only=False)
+    checkpoint["network_weights"]["encoder.patch_embedding.projection.weight"][0, 0, 0, 0] = float("nan")
+    torch.save(checkpoint, filename)
+    trainer = make(ShortVMUNet)
+    trainer.initialize()
+    load_pretrained_weights(trainer.network, str(filename))
+    with pytest.raises(RuntimeError, match="1 of .* not finite before the first step.*patch_embedding.*damaged"):
+        trainer.run_training()
+    assert trainer.losses == []

@@ -233,6 +233,10 @@ def test_named_sizes_and_overrides():
         ({"d_state": 0}, "d_state"),
         ({"drop_path_rate": 1.0}, "drop_path_rate"),
         ({"deep_supervision": True, "auxiliary_heads": False}, "auxiliary_heads"),
+        (
+            {"deep_supervision": True, "dims": (8,), "encoder_depths": (1,), "decoder_depths": (1,)},
+            r"two stages or more, got dims \(8,\)",
+        ),
     ],
     ids=lambda v: "" if isinstance(v, str) else "-".join(v),
 )

@@ -205,6 +205,8 @@ class VMUNet(nn.Module):
         _check_sizes(input_channels, num_classes, dims, encoder_depths, decoder_depths, d_state, drop_path_rate)
         if deep_supervision and not auxiliary_heads:
             raise ValueError("deep_supervision=True needs auxiliary_heads=True (or None)")
+        if deep_supervision and len(dims) < 2:
+            raise ValueError(f"deep_supervision=True needs two stages or more, got dims {tuple(dims)}")
         if strides is not None and [list(pair) for pair in strides] != strides_of(len(dims)):
             raise ValueError(f"the strides of VM-UNet are {strides_of(len(dims))} with these dims, got {strides}")
         common = {

@@ -1,6 +1,5 @@
 """What a training needs around it, checked before it starts: device, results folder, the cascade's earlier stage."""
 
-import glob
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -67,7 +66,9 @@ def unwritable(folder: str, error: OSError) -> str:
 
 def refuse_missing_segmentations(cases: Iterable[str], folder: str, previous_stage: str) -> None:
     """Raises RuntimeError unless this folder holds the previous stage's segmentation of every case."""
-    missing = sorted(case for case in cases if not glob.glob(glob.escape(os.path.join(folder, case)) + ".*"))
+    endings = (".b2nd", ".npy", ".npz")  # of nnU-Net's two kinds of datasets
+    there = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+    missing = sorted(case for case in cases if there.isdisjoint(case + ending for ending in endings))
     if missing:
         raise RuntimeError(
             f"This configuration also reads the segmentations of {previous_stage}, but those of {', '.join(missing)} "

@@ -193,6 +193,13 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
         return datasets
 
     def on_train_start(self):
+        ruined, count = parameters_not_finite(self._trained_modules()) if self.was_initialized else ([], 0)
+        if ruined:
+            raise RuntimeError(
+                f"{len(ruined)} of {count} parameters are not finite before the first step, the first being "
+                f"{ruined[0]}: the file they came from (-pretrained_weights, or the checkpoint of --c) is damaged. "
+                "Nothing was trained or changed"
+            )
         if self.local_rank == 0:
             remove_leftovers(self.output_folder)
             if self.current_epoch == 0 and not self.disable_checkpointing:
