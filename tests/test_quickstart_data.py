@@ -1,6 +1,7 @@
 """The conversion to nnU-Net's raw format: orientation, physical space, slabs, phantom."""
 
 import json
+import locale
 
 import numpy as np
 import pytest
@@ -156,4 +157,6 @@ def _write_dicom_series(image: sitk.Image, folder) -> None:
         for tag, value in tags.items():
             s.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{9 - z}.dcm"))  # names in another order than the slices
+        before = locale.setlocale(locale.LC_ALL)
         writer.Execute(s)
+        locale.setlocale(locale.LC_ALL, before)  # the writer leaves "C", in which open() reads and writes ASCII
