@@ -71,9 +71,13 @@ def test_problems_at_once(folders, source, tmp_path, capsys):
     shutil.rmtree(training / "patient006")
     shutil.copytree(training / "patient007", source / "database" / "testing" / "patient007")
     path(8, "frame01.nii.gz").rename(path(8, "frame1.nii.gz"))
+    for hidden in ("._patient009_frame01.nii.gz", "._patient009_frame01_gt.nii.gz"):  # of macOS, in archives
+        (training / "patient009" / hidden).write_bytes(b"AppleDouble")
     assert convert("acdc", source, "-d", 27) == 1
     message = capsys.readouterr().err
     for expected in (
+        "._patient009_frame01.nii.gz: is a hidden file, which nnU-Net's converter would copy: remove it",
+        "._patient009_frame01_gt.nii.gz: is a hidden file",
         "patient001_frame01.nii.gz: has no label",
         "patient002: has 1 frames, expected 2",
         "patient002_frame09_gt.nii.gz: has no image",

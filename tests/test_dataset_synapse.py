@@ -1,5 +1,6 @@
 """`nnUNetv2_dsvm dataset synapse`: the challenge's NIfTI files and TransUNet's preprocessed ones, whole and broken."""
 
+import gzip
 import json
 import shutil
 import sys
@@ -93,11 +94,14 @@ def test_nifti_problems_at_once(folders, btcv_source, tmp_path, capsys):
     (images / "img0023.nii.gz").unlink()
     sitk.WriteImage(grid(hu), str(images / "img0023.nii"))
     (images / "img0023.nii").write_bytes((images / "img0023.nii").read_bytes()[:-100])
-    sitk.WriteImage(grid(hu), str(images / "DET0001101_avg.nii.gz"))
+    sitk.WriteImage(grid(hu), str(images / "scan0024.nii.gz"))
+    header = bytearray(gzip.decompress((labels / "label0024.nii.gz").read_bytes()))
+    header[70:72] = b"\xff\x7f"  # no data type has this number
+    (labels / "label0024.nii.gz").write_bytes(gzip.compress(bytes(header)))
     assert convert("synapse", source, "-d", 5) == 1
     message = capsys.readouterr().err
     for expected in (
-        "10 problems",
+        "11 problems",
         "label/label0005.nii.gz: is missing",
         "img/img0001.nii.gz: is missing",
         "img/img0006.nii.gz: cannot be read",
@@ -107,9 +111,20 @@ def test_nifti_problems_at_once(folders, btcv_source, tmp_path, capsys):
         "label/label0010.nii.gz: has another spacing than its image",
         "img/img0021.nii.gz: has values that are not numbers",
         "has the same number as img0022.nii",
-        "DET0001101_avg.nii.gz: is not named imgXXXX.nii.gz",
+        "scan0024.nii.gz: is not named imgXXXX.nii.gz",
+        "label/label0024.nii.gz: cannot be read: data code 32767 not recognized",
     ):
         assert expected in message, expected
+    assert not (folders / "raw").exists()
+
+
+def test_averaged_volumes_which_the_split_does_not_know(folders, tmp_path, capsys):
+    for kind, ending in (("images", "_avg"), ("labels", "_avg_seg")):
+        folder = tmp_path / f"averaged-training-{kind}"
+        folder.mkdir()
+        sitk.WriteImage(grid(abdomen(1, 13)[0]), str(folder / f"DET0000101{ending}.nii.gz"))
+    assert convert("synapse", tmp_path, "-d", 5) == 1
+    assert "Take RawData.zip from the same place" in capsys.readouterr().err
     assert not (folders / "raw").exists()
 
 
@@ -157,6 +172,12 @@ def test_preprocessed_problems_at_once(folders, transunet_source, tmp_path, caps
         file.write("case0001_slice000\ncase0009_slice000\n")
     np.savez(slices / "case0001_slice000.npz", image=image, label=label)
     (source / "test_vol_h5" / "case0002.npy.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    with h5py.File(source / "test_vol_h5" / "case0001.npy.h5", "w") as file:
+        file.create_group("image")
+        file.create_group("label")
+    with open(slices / "case0007_slice002.npz", "wb") as file:
+        np.save(file, image)
+    np.savez(slices / "case0007_slice003.npz", image=image, label=label.astype(str))
     assert convert("synapse", source, "-d", 6) == 1
     message = capsys.readouterr().err
     for expected in (
@@ -171,6 +192,9 @@ def test_preprocessed_problems_at_once(folders, transunet_source, tmp_path, caps
         "case0001 is in train.txt too",
         "case0009_slice000 is listed more than once",
         "test_vol_h5/case0002.npy.h5: cannot be read",
+        "test_vol_h5/case0001.npy.h5: cannot be read",
+        "train_npz/case0007_slice002.npz: cannot be read",
+        "train_npz/case0007_slice003.npz: cannot be read: image and label hold",
     ):
         assert expected in message, expected
     assert not (folders / "raw").exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from evaluation_files import (
     LABELS,
     SPACING_MM,
@@ -265,6 +266,22 @@ def test_all_problems_are_named_at_once_and_nothing_is_written(tmp_path, capsys)
                  "case_4.nii.gz cannot be read"):  # fmt: skip
         assert part in message, part
     assert sorted(prediction.iterdir()) == before
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii"])
+def test_label_maps_that_were_cut_off_are_not_measured(tmp_path, capsys, ending):
+    """ITK, nnU-Net's reader, takes zeros for what is missing, without a word."""
+    cases = {"a": (blobs(1), blobs(2)), "b": (blobs(3), blobs(4))}
+    reference, prediction = write_folders(tmp_path, cases, file_ending=ending)
+    for path in (*reference.glob("*.nii.gz"), *prediction.glob("*.nii.gz")):
+        other = path.with_name(path.name.replace(".nii.gz", ending))
+        sitk.WriteImage(sitk.ReadImage(str(path)), str(other))
+    for path in (reference / f"a{ending}", prediction / f"b{ending}"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    message = refused(capsys, reference, prediction, "-np", 1)
+    assert "2 problems" in message
+    for path in (reference / f"a{ending}", prediction / f"b{ending}"):
+        assert f"{path} cannot be read: " in message
 
 
 def test_the_ignore_label_is_unknown_in_a_prediction_only(tmp_path, capsys):

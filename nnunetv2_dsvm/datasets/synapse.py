@@ -69,6 +69,12 @@ def _pairs_of_folders(source: Path) -> list[tuple[Path, Path]]:
 
 
 def _read_nifti(source: Path, images: Path, labels: Path, *, workers: int) -> Contents:
+    if any(images.glob("DET*_avg.nii*")):
+        raise UserError(
+            f"{images} holds the averaged volumes (DETxxxxxxx_avg.nii.gz), whose numbers are not those of TransUNet's "
+            "split. Take RawData.zip from the same place (syn3193805, Abdomen): its Training/img/imgXXXX.nii.gz and "
+            "Training/label/labelXXXX.nii.gz"
+        )
     problems = Problems(source)
     found_images, found_labels = _by_number(images, "img", problems), _by_number(labels, "label", problems)
     scans = []
@@ -102,7 +108,6 @@ def _by_number(folder: Path, prefix: str, problems: Problems) -> dict[str, Path]
             continue
         number = name.removeprefix(prefix)
         if not (name.startswith(prefix) and len(number) == 4 and number.isdigit()):
-            # Synapse also offers averaged volumes, DETxxxxxxx_avg.nii.gz, whose numbers are not those of the split.
             problems.add(path, f"is not named {prefix}XXXX.nii.gz, by which the split knows it")
         elif number in found:
             problems.add(path, f"has the same number as {found[number].name}")

@@ -11,8 +11,6 @@ for which nnU-Net leaves intensities as they are: they have the papers' scale al
 """
 
 import re
-import zipfile
-import zlib
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +27,6 @@ from nnunetv2_dsvm.errors import UserError
 LISTS = ("lists_Synapse", "lists/lists_Synapse", "lists_Synapse/lists_Synapse", "lists/list_Synapse", "lists")
 # Values as far as this beyond [0, 1] come from cubic interpolation; HU, or another scaling, lie farther out.
 OVERSHOOT = 0.25
-READ_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass
@@ -70,6 +67,9 @@ def read_preprocessed(source: Path, *, workers: int) -> Contents:
     numbered_as_btcv = max(max(volume.labels) for volume in volumes) > len(ORGANS)
     if numbered_as_btcv:
         notes.append("labels above 8: BTCV's numbers of 13 organs, mapped to the eight")
+    else:
+        order = ", ".join(f"{number} {name}" for number, name in enumerate(ORGANS, 1))
+        notes.append(f"labels taken to be TransUNet's: {order}; files of others may number them differently")
     return Contents(lambda folder: _write(folder, volumes, numbered_as_btcv, workers), notes=notes, fold="all")
 
 
@@ -128,9 +128,13 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """`image` and `label`: (H, W) of a slice, (D, H, W) of a volume."""
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
-            return arrays["image"], arrays["label"]
-    with _import_h5py().File(path, "r") as file:
-        return file["image"][()], file["label"][()]
+            read = arrays["image"], arrays["label"]
+    else:
+        with _import_h5py().File(path, "r") as file:
+            read = file["image"][()], file["label"][()]
+    if any(array.dtype.kind not in "buif" for array in read):
+        raise ValueError(f"image and label hold {read[0].dtype} and {read[1].dtype}, expected numbers")
+    return read
 
 
 def _check(volume: Volume) -> None:
@@ -138,8 +142,8 @@ def _check(volume: Volume) -> None:
     for path in volume.files:
         try:
             image, label = _read(path)
-        except READ_ERRORS as error:
-            volume.findings.append((path, f"cannot be read: {error}"))
+        except Exception as error:  # whatever numpy and h5py raise at a file that is something else
+            volume.findings.append((path, f"cannot be read: {error or type(error).__name__}"))
             continue
         volume.findings += [(path, text) for text in _check_arrays(image, label, volume)]
     if len({shape[-2:] for shape in volume.shapes}) > 1:
