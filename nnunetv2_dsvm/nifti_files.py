@@ -7,6 +7,10 @@ from pathlib import Path
 import nibabel
 
 
+def is_nifti(path: Path) -> bool:
+    return path.name.endswith((".nii", ".nii.gz"))
+
+
 def check_whole(path: Path) -> nibabel.Nifti1Image:
     """Read a NIfTI file to its end, without keeping it.
 

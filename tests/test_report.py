@@ -111,6 +111,19 @@ def test_what_cannot_be_drawn_is_said_in_the_report(small, report, tmp_path):
     assert "No picture: the image is not in nnUNet_raw." in (out / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(("reader", "kept"), [("SimpleITKIO", 0.7), ("NibabelIO", 0.7), ("NibabelIO", 0)])
+def test_a_broken_label_map_costs_its_picture_only(report, tmp_path, reader, kept):
+    drawn = Drawn(tmp_path, "CT", cases=1).write()
+    folder = make_model(drawn, "nnUNetTrainerDSVM", folds=1, epochs=2)
+    plans = json.loads((folder / "plans.json").read_text())
+    (folder / "plans.json").write_text(json.dumps({**plans, "image_reader_writer": reader}))
+    (prediction,) = (folder / "fold_0" / "validation").glob("*.nii.gz")
+    prediction.write_bytes(prediction.read_bytes()[: int(kept * prediction.stat().st_size)] or b"no image")
+    status, out = report(drawn)
+    text = (out / "report.html").read_text(encoding="utf-8")
+    assert status == 0 and "No picture: " in text and not list(out.glob("report_case_*"))
+
+
 def test_names_are_escaped(tmp_path, report):
     drawn = Drawn(tmp_path, "RGB", cases=1).write()
     folder = make_model(drawn, "nnUNetTrainerDSVM", folds=1, epochs=2, ours=False)

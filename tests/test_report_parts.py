@@ -17,7 +17,7 @@ from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.reporting.case_picture import write_case_picture
 from nnunetv2_dsvm.reporting.curves import limits, read_curves, write_curves
 from nnunetv2_dsvm.reporting.display import displayed, slice_to_show, upright
-from nnunetv2_dsvm.reporting.models import TrainedModel, choose_folds
+from nnunetv2_dsvm.reporting.models import TrainedModel, choose_folds, find_models
 from nnunetv2_dsvm.reporting.results import MEAN, ValidationCase, read_results
 from nnunetv2_dsvm.reporting.worst_cases import notable_cases
 
@@ -116,18 +116,40 @@ def test_curves_of_ours_and_of_a_stock_trainer(tmp_path):
     assert matplotlib.image.imread(tmp_path / "curves.png").shape[1] == 960
 
 
-def test_a_checkpoint_of_weights_alone_has_no_curves(tmp_path):
+@pytest.mark.parametrize("content", [{"network_weights": {}}, {"logging": []}, {"logging": [1]}, 5])
+def test_a_checkpoint_of_weights_alone_has_no_curves(tmp_path, content):
     model = TrainedModel(make_model(Drawn(tmp_path, "RGB", cases=1), "a", folds=1, epochs=2))
-    torch.save({"network_weights": {}}, model.fold_folder("0") / "checkpoint_final.pth")
+    torch.save(content, model.fold_folder("0") / "checkpoint_final.pth")
     curves = read_curves(model, ["0"])
     assert curves.panels == [] and curves.notes == ("Fold 0: checkpoint_final.pth holds no training curves.",)
 
 
-def test_metrics_of_another_form_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("metrics_nnunet.json", '{"metrics": ["Dice"]}', "not hold what was expected .*nnUNetv2_dsvm evaluate again"),
+        ("metrics_nnunet.json", '{"metrics": ["Dice"], "per_case": ["a"]}', "not hold what was expected"),
+        ("summary.json", "{}", "not hold what was expected .*--val"),
+        ("summary.json", "[]", "no JSON object"),
+    ],
+)
+def test_metrics_of_another_form_are_refused(tmp_path, file, text, message):
     model = TrainedModel(make_model(Drawn(tmp_path, "RGB", cases=1), "a", folds=1, epochs=2))
-    (model.validation_folder("0") / "metrics_nnunet.json").write_text('{"metrics": ["Dice"]}')
-    with pytest.raises(UserError, match="does not hold what was expected .*run nnUNetv2_dsvm evaluate again"):
+    (model.validation_folder("0") / file).write_text(text)
+    with pytest.raises(UserError, match=message):
         read_results(model, ["0"])
+
+
+@pytest.mark.parametrize(
+    ("file", "key"), [("plans.json", "dataset_name"), ("dataset.json", "file_ending"), ("dataset.json", "labels")]
+)
+def test_incomplete_descriptions_of_a_model_are_refused(tmp_path, file, key):
+    folder = make_model(Drawn(tmp_path, "RGB", cases=1), "a", folds=1, epochs=2)
+    content = json.loads((folder / file).read_text())
+    del content[key]
+    (folder / file).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"{file} lacks {key}"):
+        find_models([folder], None, [], "", "")
 
 
 def test_curves_with_gaps_draw(tmp_path):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nnunetv2_dsvm.evaluation.labels import Labels
-from nnunetv2_dsvm.nifti_files import check_whole
+from nnunetv2_dsvm.nifti_files import check_whole, is_nifti
 
 LARGEST_VALUE = np.iinfo(np.uint16).max
 
@@ -39,7 +39,7 @@ def read_pair(reference: Path, prediction: Path, reader_class: type, labels: Lab
     read = []
     for path, known in ((reference, labels.known), (prediction, [v for v in labels.known if v != labels.ignore])):
         try:
-            if path.name.endswith((".nii", ".nii.gz")):
+            if is_nifti(path):
                 check_whole(path)
             values, properties = reader.read_seg(str(path))
         except Exception as error:  # whatever the reader's library raises

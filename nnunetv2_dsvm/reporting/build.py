@@ -179,8 +179,8 @@ def _case_figure(
     file = folder / PICTURES.format(kind="case", name=_file_name(name))
     try:
         picture = write_case_picture(file, models[0], images=images, truth=truth, predictions=predictions)
-    except (OSError, ValueError, RuntimeError, AssertionError) as error:
-        return Figure(heading, None, "", f"{dice} No picture: {error}")
+    except Exception as error:  # whatever the reader's library raises at a broken file
+        return Figure(heading, None, "", f"{dice} No picture: {error or type(error).__name__}")
     of_fold = next((f" (fold {case.fold})" for case in found.values() if case.fold is not None), "")
     slices = f"slice {picture.slice_number} of {picture.slices}, the one with the most foreground; "
     caption = (

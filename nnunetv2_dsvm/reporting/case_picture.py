@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from nnunetv2_dsvm.evaluation.label_colours import LABEL_COLOURS, label_colour
+from nnunetv2_dsvm.nifti_files import check_whole, is_nifti
 from nnunetv2_dsvm.reporting.display import displayed, slice_to_show, upright
 from nnunetv2_dsvm.reporting.models import TrainedModel
 from nnunetv2_dsvm.reporting.style import LINE_STYLES, STYLE
@@ -52,10 +53,13 @@ def write_case_picture(
 
     Raises:
         ValueError: a label map has another shape than the image.
+        Exception: what nnU-Net's reader, or `check_whole`, raise at a broken file.
     """
     reader = model.reader()
     image, properties = reader.read_images([str(file) for file in images])
     label_maps = {"ground truth": truth, **predictions}
+    for file in filter(is_nifti, (*images, *label_maps.values())):
+        check_whole(file)
     segmentations = {}
     for title, file in label_maps.items():
         segmentations[title] = reader.read_seg(str(file))[0][0]

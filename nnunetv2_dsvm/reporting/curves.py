@@ -82,7 +82,7 @@ def read_curves(model: TrainedModel, folds: Sequence[str]) -> Curves:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"{present[0]} cannot be read as a checkpoint: {reason}") from error
         logged = checkpoint.get("logging") if isinstance(checkpoint, Mapping) else None
-        if not logged:
+        if not logged or not isinstance(logged, Mapping):
             notes.append(f"Fold {fold}: {present[0].name} holds no training curves.")
             continue
         keys = {key for panel in PANELS for key, _, _ in panel.series}

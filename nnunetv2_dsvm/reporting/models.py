@@ -128,10 +128,22 @@ def find_models(
                 f"and fold_X in it. {found}"
             )
         models.append(TrainedModel(folder))
+        _refuse_incomplete(models[-1])
     datasets = sorted({model.dataset for model in models})
     if len(datasets) > 1:
         raise UserError(f"the models were trained on different datasets ({', '.join(datasets)}): make a report of each")
     return models
+
+
+def _refuse_incomplete(model: TrainedModel) -> None:
+    needed = {
+        "plans.json": (model.plans, ("dataset_name", "image_reader_writer")),
+        "dataset.json": (model.dataset_json, ("labels", "file_ending")),
+    }
+    for file, (content, keys) in needed.items():
+        missing = [key for key in keys if key not in content]
+        if missing:
+            raise UserError(f"{model.folder / file} lacks {', '.join(missing)}, which nnU-Net writes: restore the file")
 
 
 def choose_folds(models: Sequence[TrainedModel], asked: Sequence[str] | None) -> list[str]:

@@ -1,7 +1,8 @@
 """The metrics of a model's validation: those of `nnUNetv2_dsvm evaluate`, or else nnU-Net's own Dice and IoU."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,20 +73,25 @@ def read_results(model: TrainedModel, folds: Sequence[str]) -> Results:
     per_fold = [model.validation_folder(fold) for fold in folds]
     for folders in ([model.metrics_folder(folds)], per_fold):
         if all((folder / EVALUATED).is_file() for folder in folders):
-            try:
+            with _explaining(folders[0] / EVALUATED, "run nnUNetv2_dsvm evaluate again"):
                 return _evaluated(model, folds, [folder / EVALUATED for folder in folders])
-            except (KeyError, TypeError) as error:
-                raise UserError(
-                    f"{folders[0] / EVALUATED} does not hold what was expected ({error!r}): run nnUNetv2_dsvm evaluate "
-                    "again"
-                ) from error
     for fold, folder in zip(folds, per_fold, strict=True):
         if not (folder / SUMMARY).is_file():
             raise UserError(
                 f"{folder} has no {SUMMARY}: fold {fold} has not been validated. nnUNetv2_train with --val does it; "
                 "or choose other folds with -f"
             )
-    return _nnunets_own(model, folds, [folder / SUMMARY for folder in per_fold])
+    with _explaining(per_fold[0] / SUMMARY, "repeat the validation, nnUNetv2_train with --val"):
+        return _nnunets_own(model, folds, [folder / SUMMARY for folder in per_fold])
+
+
+@contextmanager
+def _explaining(first_file: Path, advice: str) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"{first_file}, or that of another fold, does not hold what was expected"
+        raise UserError(f"{what} ({error!r}): {advice}") from error
 
 
 def _evaluated(model: TrainedModel, folds: Sequence[str], files: Sequence[Path]) -> Results:
