@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 from dataset_miniatures import convert, isic_seven_to_three, threads_for_processes, tree
 from PIL import Image
 
@@ -117,6 +118,21 @@ def test_a_kill_between_the_two_renames_loses_nothing(folders):
 
     with pytest.raises(UserError, match="No space left"):
         write(Contents(fail))
+    assert tree(folders / "raw") == before
+
+
+def test_a_file_that_was_not_written_whole_is_found(folders):
+    """As ITK leaves it when the disk fills up, without an error."""
+
+    def write_half(folder: Path) -> None:
+        write_two_cases(folder)
+        sitk.WriteImage(sitk.Image(64, 64, 4, sitk.sitkInt16), str(folder / "half.nii.gz"))
+        (folder / "half.nii.gz").write_bytes((folder / "half.nii.gz").read_bytes()[:-20])
+
+    write(Contents(write_two_cases))
+    before = tree(folders / "raw")
+    with pytest.raises(UserError, match="half.nii.gz was not written whole .* MiB are free"):
+        write(Contents(write_half))
     assert tree(folders / "raw") == before
 
 

@@ -7,14 +7,17 @@ a folder that something else made, or in which files were added or changed since
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_dsvm.datasets.replaced_folder import recover, written_beside
 from nnunetv2_dsvm.datasets.splits import SPLITS_FILE, Fold, check_splits, put_splits
+from nnunetv2_dsvm.datasets.workers import map_with_progress
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.json_files import read_json
+from nnunetv2_dsvm.nifti_files import check_whole, is_nifti
 from nnunetv2_dsvm.version import __version__
 
 MANIFEST = "conversion.json"
@@ -78,6 +81,7 @@ class RawFolder:
         try:
             with written_beside(self.path) as partial:
                 contents.write(partial)
+                _check_nifti_files(partial, workers)
                 if contents.folds:
                     put_splits(partial, contents.folds)
                 _write_manifest(partial)
@@ -133,6 +137,22 @@ def _fingerprint(path: Path) -> str:
 def _write_manifest(folder: Path) -> None:
     content = {"made_by": f"nnunetv2_dsvm {__version__}", "files": _fingerprints(folder)}
     (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _check_nifti_files(folder: Path, workers: int) -> None:
+    """ITK does not notice a disk that fills up while it writes, and reads zeros for what is then missing."""
+    files = sorted(filter(is_nifti, folder.rglob("*")))
+    if not files:
+        return
+
+    def check(file: Path) -> None:
+        try:
+            check_whole(file)
+        except Exception as error:  # whatever nibabel, gzip and zlib raise
+            free = f"{shutil.disk_usage(folder).free / 2**20:.0f} MiB are free on its disk"
+            raise UserError(f"{file.name} was not written whole ({error}); {free}. Nothing was changed") from error
+
+    map_with_progress(check, files, description="reading again", workers=workers)
 
 
 def _check_with_nnunet(folder: Path, processes: int) -> None:
