@@ -22,6 +22,6 @@ here=$(dirname "$0") source=$1 dataset=$2 report=$3
 if [ ! -d "$nnUNet_raw/Dataset$(printf '%03d' "$((10#$dataset))")_ISIC2018" ]; then
     nnUNetv2_dsvm dataset isic2018 "$source" -d "$dataset" --resize "${SIZE:-256}"
 fi
-FOLDS=0 "$here/five_fold.sh" "$dataset" "$report"
-# The papers' numbers: one confusion matrix over the pixels of all images; of the validation and of the test set.
-FOLDS=0 "$here/papers_protocol.sh" isic "$dataset" "$report"
+# The papers' numbers: one confusion matrix over the pixels of all images; of the validation (in the report) and of the test set.
+FOLDS=0 PROTOCOL=isic "$here/five_fold.sh" "$dataset" "$report"
+FOLDS=0 "$here/test_set.sh" isic "$dataset" "$report"

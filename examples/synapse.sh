@@ -3,7 +3,7 @@
 #
 #   examples/synapse.sh SOURCE DATASET_ID REPORT_FOLDER
 #
-#   SOURCE         the folder with img/ and label/ (averaged-training-images), or the preprocessed train_npz/, test_vol_h5/
+#   SOURCE         the folder with img/ and label/ (of RawData.zip), or the preprocessed train_npz/, test_vol_h5/
 #   DATASET_ID     a free number for nnU-Net, e.g. 220
 #   REPORT_FOLDER  where report.html goes, and the predictions of the 12 test volumes
 #
@@ -21,6 +21,6 @@ here=$(dirname "$0") source=$1 dataset=$2 report=$3
 if [ ! -d "$nnUNet_raw/Dataset$(printf '%03d' "$((10#$dataset))")_Synapse" ]; then
     nnUNetv2_dsvm dataset synapse "$source" -d "$dataset"
 fi
-"$here/five_fold.sh" "$dataset" "$report"
-# The papers' numbers: Dice and HD95 in voxels per volume; of the cross-validation and of the 12 test volumes.
-"$here/papers_protocol.sh" synapse "$dataset" "$report"
+# The papers' numbers: Dice and HD95 in voxels per volume; of the cross-validation (in the report) and of the 12 test volumes.
+PROTOCOL=synapse "$here/five_fold.sh" "$dataset" "$report"
+"$here/test_set.sh" synapse "$dataset" "$report"

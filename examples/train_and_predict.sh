@@ -9,7 +9,7 @@
 #   LABELS_FOLDER  their ground truth, if there is one: the prediction is then evaluated
 #
 # Optional variables: TRAINER (default nnUNetTrainerDSVM), DEVICE (cuda, cpu or mps; default cuda).
-# A fold that was interrupted is continued; a finished one is only validated again.
+# What was interrupted is made up for; a finished fold is only validated again.
 set -euo pipefail
 
 if [ $# -lt 3 ]; then
@@ -31,6 +31,11 @@ model=$nnUNet_results/$name/${trainer}__nnUNetPlans__2d
 
 if [ ! -f "$nnUNet_preprocessed/$name/nnUNetPlans.json" ]; then
     nnUNetv2_plan_and_preprocess -d "$dataset" -c 2d --verify_dataset_integrity
+fi
+# nnU-Net trains on the cases that are preprocessed, however few: where some are missing, it was interrupted.
+cases=("$nnUNet_raw/$name/labelsTr"/*) preprocessed=("$nnUNet_preprocessed/$name/nnUNetPlans_2d"/*.pkl)
+if [ "${#preprocessed[@]}" -lt "${#cases[@]}" ]; then
+    nnUNetv2_preprocess -d "$dataset" -c 2d
 fi
 
 for fold in 0 1 2 3 4; do

@@ -121,6 +121,14 @@ def test_a_kill_between_the_two_renames_loses_nothing(folders):
     assert tree(folders / "raw") == before
 
 
+def test_folds_that_cannot_be_written_are_found_before_anything_is(folders, source, capsys):
+    (folders / "preprocessed").mkdir(exist_ok=True)
+    (folders / "preprocessed" / NAME).write_text("a file where the dataset's folder would be")
+    assert convert("isic2018", source, "-d", 18) == 1
+    assert "cannot write" in capsys.readouterr().err
+    assert not (folders / "raw" / NAME).exists()
+
+
 def test_a_file_that_was_not_written_whole_is_found(folders):
     """As ITK leaves it when the disk fills up, without an error."""
 

@@ -87,6 +87,11 @@ def test_nifti_problems_at_once(folders, btcv_source, tmp_path, capsys):
     sitk.WriteImage(grid(label), str(labels / "label0007.nii.gz"))
     sitk.WriteImage(grid(abdomen(9, 13)[1][1:]), str(labels / "label0009.nii.gz"))
     sitk.WriteImage(grid(abdomen(10, 13)[1], (0.8, 0.8, 5.0)), str(labels / "label0010.nii.gz"))
+    moved, turned = grid(abdomen(25, 13)[1]), grid(abdomen(26, 13)[1])
+    moved.SetOrigin((0, 0, 500))
+    turned.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    sitk.WriteImage(moved, str(labels / "label0025.nii.gz"))
+    sitk.WriteImage(turned, str(labels / "label0026.nii.gz"))
     not_numbers = abdomen(21, 13)[0].astype(np.float32)
     not_numbers[0, 0, 0] = np.nan
     sitk.WriteImage(grid(not_numbers), str(images / "img0021.nii.gz"))
@@ -101,7 +106,7 @@ def test_nifti_problems_at_once(folders, btcv_source, tmp_path, capsys):
     assert convert("synapse", source, "-d", 5) == 1
     message = capsys.readouterr().err
     for expected in (
-        "11 problems",
+        "13 problems",
         "label/label0005.nii.gz: is missing",
         "img/img0001.nii.gz: is missing",
         "img/img0006.nii.gz: cannot be read",
@@ -109,6 +114,8 @@ def test_nifti_problems_at_once(folders, btcv_source, tmp_path, capsys):
         "label/label0007.nii.gz: has the labels 14, expected 0 to 13",
         "label/label0009.nii.gz: has 24×20×3 voxels, its image 24×20×4",
         "label/label0010.nii.gz: has another spacing than its image",
+        "label/label0025.nii.gz: has another origin than its image",
+        "label/label0026.nii.gz: has another direction than its image",
         "img/img0021.nii.gz: has values that are not numbers",
         "has the same number as img0022.nii",
         "scan0024.nii.gz: is not named imgXXXX.nii.gz",

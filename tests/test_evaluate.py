@@ -302,6 +302,7 @@ def test_the_ignore_label_is_unknown_in_a_prediction_only(tmp_path, capsys):
         (["-d", "905"], "needs -tr"),
         (["-d", "905", "-tr", TRAINER, "-f", "0", "0"], "named twice: 0"),
         (["reference", "prediction", "prediction"], "named twice"),
+        (["reference", "prediction", "--protocol", "isic", "--tolerance-mm", "2"], "the protocol isic does not have"),
         (["prediction", "reference"], "no dataset.json in reference"),
     ],
 )

@@ -165,11 +165,29 @@ def test_scripts_say_how_they_are_called(workplace):
 
 
 @pytest.mark.slow
-def test_five_fold(workplace, model):
+def test_five_fold_after_an_interrupted_preprocessing(workplace, model):
     report = workplace.root / "five_fold_report"
+    data = (
+        workplace.dataset.preprocessed
+        / json.loads((workplace.dataset.preprocessed / f"{PLANS}.json").read_text(encoding="utf-8"))["configurations"][
+            "2d"
+        ]["data_identifier"]
+    )
+    whole = sorted(path.name for path in data.iterdir())
+    next(data.glob("*.pkl")).unlink()
     workplace.run([EXAMPLES / "five_fold.sh", "901", report], FOLDS="1", PLANS=PLANS)
+    assert sorted(path.name for path in data.iterdir()) == whole
     check_report(report)
     assert (model / "fold_1" / "checkpoint_final.pth").is_file()
+
+
+@pytest.mark.slow
+def test_five_fold_does_not_make_plans_of_a_name_it_does_not_know(workplace):
+    environment = {**os.environ, **workplace.variables, "PLANS": "mine"}
+    done = subprocess.run(
+        [EXAMPLES / "five_fold.sh", "901", workplace.root / "no_report"], env=environment, capture_output=True
+    )
+    assert done.returncode == 1 and b"mine.json: make these plans first" in done.stderr
 
 
 @pytest.mark.slow
@@ -188,7 +206,7 @@ def test_isic2018(tmp_path):
             Image.fromarray(mask.astype(np.uint8) * 255).save(masks / f"{case}_segmentation.png")
     workplace = Workplace(tmp_path)
     workplace.run([EXAMPLES / "isic2018.sh", source, "918", tmp_path / "report"], SIZE="64")
-    check_report(tmp_path / "report")
+    check_report(tmp_path / "report", "isic")
     check_test_set(tmp_path / "report", "metrics_isic.json", 1)
 
 
@@ -209,12 +227,13 @@ def test_synapse(tmp_path):
             sitk.WriteImage(volume, str(source / f"{name}.nii.gz"))
     workplace = Workplace(tmp_path)
     workplace.run([EXAMPLES / "synapse.sh", source, "920", tmp_path / "report"], FOLDS="0")
-    check_report(tmp_path / "report")
+    check_report(tmp_path / "report", "synapse")
     check_test_set(tmp_path / "report", "metrics_synapse.json", 12)
 
 
-def check_report(folder: Path) -> None:
+def check_report(folder: Path, protocol: str | None = None) -> None:
     text = (folder / "report.html").read_text(encoding="utf-8")
+    assert protocol is None or f'<section id="{protocol}">' in text
     assert text.count("<img") == len(list(folder.glob("report_*.png"))) >= 2
     assert "HD95 (mm)" in text, "the metrics of nnUNetv2_dsvm evaluate"
 

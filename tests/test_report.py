@@ -157,6 +157,16 @@ def test_somebody_elses_report_is_not_replaced(small, report, tmp_path, capsys):
     assert [path.name for path in out.iterdir()] == ["report.html"] and (out / "report.html").read_text() == "own"
 
 
+def test_somebody_elses_picture_is_not_replaced(small, report, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report_curves_nnUNetTrainerDSVM.png").write_text("mine")
+    assert report(small)[0] == 1
+    assert "report_curves_nnUNetTrainerDSVM.png in" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["report_curves_nnUNetTrainerDSVM.png"]
+    assert (out / "report_curves_nnUNetTrainerDSVM.png").read_text() == "mine"
+
+
 def test_a_failure_leaves_the_earlier_report(small, report, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     out.mkdir()

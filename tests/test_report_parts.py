@@ -12,13 +12,17 @@ import torch
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from report_models import Drawn, dice_and_iou, make_model, shifted
+from skimage import color
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.evaluation.label_colours import LABEL_COLOURS
 from nnunetv2_dsvm.reporting.case_picture import write_case_picture
 from nnunetv2_dsvm.reporting.curves import limits, read_curves, write_curves
 from nnunetv2_dsvm.reporting.display import displayed, slice_to_show, upright
+from nnunetv2_dsvm.reporting.html import _tables
 from nnunetv2_dsvm.reporting.models import TrainedModel, choose_folds, find_models
-from nnunetv2_dsvm.reporting.results import MEAN, ValidationCase, read_results
+from nnunetv2_dsvm.reporting.papers import PapersNumbers
+from nnunetv2_dsvm.reporting.results import MEAN, Spread, ValidationCase, read_results
 from nnunetv2_dsvm.reporting.worst_cases import notable_cases
 
 
@@ -101,6 +105,32 @@ def test_metrics_older_than_a_prediction_are_said_to_be(tmp_path):
     later = prediction.stat().st_mtime + 60
     os.utime(prediction, (later, later))
     assert any("predictions are newer" in note for note in read_results(model, ["0"]).notes)
+    prediction.unlink()
+    assert "The predictions of 1 of 2 measured cases are no longer there." in read_results(model, ["0"]).notes
+
+
+def test_many_metrics_of_one_model_stand_below_each_other():
+    metrics = tuple("abcdefghi")
+    model = PapersNumbers(metrics, {MEAN: {m: Spread(0.5, 0.1, 3) for m in metrics}}, 3, ())
+    assert [table["heads"] for table in _tables(["model"], [model])] == [
+        [f"{m} ↑" for m in part] for part in ("abcdef", "ghi")
+    ]
+
+
+def test_label_colours_are_told_apart_by_the_colour_blind():
+    """Simulated by Machado et al. 2009 (protanopia and deuteranopia, severity 1), compared in CIELAB."""
+    linear = color.rgb2xyz  # scikit-image linearises; its matrix is undone to simulate in linear sRGB
+    rgb = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in LABEL_COLOURS])
+    to_xyz = linear(np.eye(3)[None])[0].T  # columns: the primaries
+    in_linear_rgb = linear(rgb[None])[0] @ np.linalg.inv(to_xyz).T
+    for simulated in (
+        np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
+        np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
+    ):
+        seen = np.clip(in_linear_rgb @ simulated.T, 0, 1)
+        lab = color.xyz2lab((seen @ to_xyz.T)[None])[0]
+        distance = np.linalg.norm(lab[:, None] - lab[None], axis=-1) + 1000 * np.eye(len(lab))
+        assert distance.min() > 10
 
 
 def test_curves_of_ours_and_of_a_stock_trainer(tmp_path):

@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-f", nargs="+", metavar="FOLD", help="with -d: the folds (default: those of splits_final.json)"
     )
     parser.add_argument("--protocol", choices=PROTOCOLS, default="nnunet", help="default: %(default)s")
-    parser.add_argument("--tolerance-mm", type=_tolerance, default=1.0, metavar="MM",
-                        help="of the NSD (default: %(default)g)")  # fmt: skip
+    parser.add_argument("--tolerance-mm", type=_tolerance, metavar="MM",
+                        help="of the NSD, which the protocol nnunet has (default: 1)")  # fmt: skip
     parser.add_argument("-np", type=positive, metavar="N", help="processes (default: as nnU-Net, at most the cores)")
     parser.add_argument("-o", type=Path, metavar="FOLDER", help="write there; a folder per model if there are several")
 
@@ -57,9 +57,13 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2_dsvm.evaluation.summary import summarise
     from nnunetv2_dsvm.evaluation.tables import check_writable, metrics_csv, metrics_json, summary_table, write_all
 
-    protocol, tolerance = BY_NAME[args.protocol], args.tolerance_mm
+    protocol, tolerance = BY_NAME[args.protocol], 1.0 if args.tolerance_mm is None else args.tolerance_mm
+    if args.tolerance_mm is not None and "NSD" not in protocol.metrics:
+        raise UserError(f"--tolerance-mm is that of the NSD, which the protocol {protocol.name} does not have")
     sets, problems = _prediction_sets(args)
     folders = [_output(args.o, s.model, len(sets)) or s.folder for s in sets]
+    if len(set(folders)) < len(folders):
+        raise UserError(f"two of the models would be written into one folder below {args.o}: name them one by one")
     check_writable(folders)
     if not problems:
         check_comparable(sets)

@@ -45,8 +45,9 @@ def _read(path: Path, findings: list[tuple[Path, str]]) -> sitk.Image | None:
     except Exception as error:  # whatever nibabel, gzip and ITK raise
         findings.append((path, f"cannot be read: {_last_line(error)}"))
         return None
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        findings.append((path, f"has {image.GetDimension()} dimensions, expected 3"))
+    dimensions, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
+    if dimensions != 3 or components != 1:
+        findings.append((path, f"has {dimensions} dimensions and {components} values a voxel, expected 3 and 1"))
         return None
     return image
 

@@ -77,8 +77,8 @@ class RawFolder:
         """
         recover(self.path)
         old_folds = self._old_folds()
-        check_splits(self.preprocessed, old=old_folds, new=contents.folds)
         try:
+            check_splits(self.preprocessed, old=old_folds, new=contents.folds)
             with written_beside(self.path) as partial:
                 contents.write(partial)
                 _check_nifti_files(partial, workers)

@@ -6,6 +6,7 @@ nnU-Net's trainers read the file in the dataset's folder below `nnUNet_preproces
 
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,9 +27,16 @@ def check_splits(folder: Path | None, *, old: Sequence[Fold], new: Sequence[Fold
 
     Raises:
         UserError: other folds than `old` or `new` lie there.
+        OSError: `new` could not be written there.
     """
-    path = folder / SPLITS_FILE if folder else None
-    if path is None or not path.is_file():
+    if folder is None:
+        return
+    if new:
+        existing = next(place for place in (folder, *folder.parents) if place.exists())
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    path = folder / SPLITS_FILE
+    if not path.is_file():
         return
     found = read_json(path, "Move it away")
     # nnU-Net allows more folds behind those of the raw folder; without any in `new`, its own five stay.

@@ -61,6 +61,8 @@ def read_preprocessed(source: Path, *, workers: int) -> Contents:
     test = sum(volume.is_test for volume in volumes)
     slices = sum(len(volume.files) for volume in volumes if not volume.is_test)
     notes = [f"{len(volumes) - test} training volumes ({slices} slices) and {test} test volumes, {len(ORGANS)} organs"]
+    if (len(volumes) - test, test) != (18, 12):
+        notes.append("TransUNet's split has 18 training and 12 test volumes: these are not all, or others")
     low, high = min(volume.range[0] for volume in volumes), max(volume.range[1] for volume in volumes)
     if low < 0 or high > 1:
         notes.append(f"intensities go from {low:.2f} to {high:.2f}, a little beyond [0, 1]; they are kept")

@@ -120,9 +120,10 @@ def _references(name: str) -> Path:
 
 def _splits(name: str) -> list[dict[str, list[str]]] | None:
     """nnU-Net's folds of a dataset; None where there is no file."""
-    preprocessed = nnunet_folder("preprocessed")
-    file = preprocessed and preprocessed / name / "splits_final.json"
-    return read_json(file) if file and file.is_file() else None
+    places = [folder for kind in ("preprocessed", "raw") if (folder := nnunet_folder(kind)) is not None]
+    files = [folder / name / "splits_final.json" for folder in places]  # nnU-Net copies the raw folder's
+    file = next((file for file in files if file.is_file()), None)
+    return read_json(file) if file else None
 
 
 def _folds_of_splits(name: str) -> list[str]:

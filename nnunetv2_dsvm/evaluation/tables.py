@@ -28,7 +28,7 @@ def metrics_json(
         "labels": labels.as_in_json(),
         "metrics": protocol.metrics,
         "definitions": protocol.definitions,
-        "tolerance_mm": tolerance_mm,
+        **({"tolerance_mm": tolerance_mm} if "NSD" in protocol.metrics else {}),
         "rule_for_empty_masks": protocol.rule_for_empty_masks,
         "summary": {
             label: {m: {"mean": number(s.mean), "std": number(s.std), "n": s.n} for m, s in of_label.items()}

@@ -98,6 +98,12 @@ def _pictures_of_earlier_report(folder: Path) -> list[str]:
 
 def _move_into_place(partial: Path, folder: Path, earlier: Sequence[str]) -> list[Path]:
     pictures = sorted(path.name for path in partial.glob("*.png"))
+    foreign = [name for name in pictures if name not in earlier and (folder / name).exists()]
+    if foreign:
+        raise UserError(
+            f"{', '.join(foreign)} in {folder} was not made by this command; nothing was touched. Move it away, or "
+            "choose another folder with -o"
+        )
     for name in [*pictures, REPORT]:
         os.replace(partial / name, folder / name)
     for name in set(earlier) - set(pictures):

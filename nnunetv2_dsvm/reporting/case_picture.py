@@ -123,7 +123,7 @@ def _show(axes: Axes, rgb: np.ndarray, title: str, pixel_aspect: float) -> None:
 
 def _wrapped(title: str) -> str:
     """In lines that fit over a panel; names of trainers break after an underscore."""
-    return textwrap.fill(title.replace("_", "_ "), TITLE_LENGTH).replace("_ ", "_")
+    return textwrap.fill(title.replace("_", "_ "), TITLE_LENGTH).replace("_ ", "_").replace("$", r"\$")
 
 
 def _filled(rgb: np.ndarray, segmentation: np.ndarray, labels: Mapping[str, tuple[int, ...]]) -> np.ndarray:
@@ -148,7 +148,7 @@ def _handles(labels: Mapping[str, tuple[int, ...]], has_ignored: bool) -> list[L
     effects = [withStroke(linewidth=3.4, foreground="black", alpha=0.6)]
     handles: list[Line2D | Patch] = [
         Line2D([], [], color=label_colour(i), linestyle=_line_style(i), linewidth=2.4, path_effects=effects,
-               label=name.replace("_", " "))
+               label=name.replace("_", " ").replace("$", r"\$"))  # or matplotlib takes it for a formula
         for i, name in enumerate(labels)
     ]  # fmt: skip
     effects = [withStroke(linewidth=2.2, foreground="black", alpha=0.8)]

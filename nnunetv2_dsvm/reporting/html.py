@@ -18,6 +18,7 @@ TEMPLATE = "report.html.j2"
 METRIC_TITLES = {"HD95_mm": "HD95 (mm)", "MSD_mm": "mean surface distance (mm)", "HD95_voxels": "HD95 (voxels)"}
 LOWER_IS_BETTER = ("HD95_mm", "MSD_mm", "HD95_voxels")
 UNDEFINED = "–"
+METRICS_BESIDE_EACH_OTHER = 6
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,11 @@ def shown_spread(spread: Spread, metric: str) -> str:
 
 
 def _tables(titles: Sequence[str], models: Sequence[Results | PapersNumbers]) -> list[dict[str, Any]]:
-    """One model: a table of classes by metrics. Several: a table of classes by models for each metric."""
+    """One model: tables of classes by metrics, no wider than the page. Several: classes by models for each metric."""
     metrics = [m for m in models[0].metrics if all(m in model.metrics for model in models)]
     if len(models) == 1:
-        tables = [("", [_metric_title(m) for m in metrics], [(models[0], m) for m in metrics])]
+        parts = [metrics[i : i + METRICS_BESIDE_EACH_OTHER] for i in range(0, len(metrics), METRICS_BESIDE_EACH_OTHER)]
+        tables = [("", [_metric_title(m) for m in part], [(models[0], m) for m in part]) for part in parts]
     else:
         tables = [(_metric_title(m), titles, [(model, m) for model in models]) for m in metrics]
     names = [*(name for name in models[0].summary if name != MEAN), MEAN]

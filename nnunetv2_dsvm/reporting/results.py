@@ -110,6 +110,9 @@ def _evaluated(model: TrainedModel, folds: Sequence[str], files: Sequence[Path])
     notes.append(f"Empty masks: {contents[0]['rule_for_empty_masks'].rstrip('.')}.")
     if model.plans["image_reader_writer"] == "NaturalImage2DIO":
         notes.append("The pictures have no spacing: a pixel counts as 1 mm.")
+    lost = sum(case.prediction is None for case in cases)
+    if lost:
+        notes.append(f"The predictions of {lost} of {len(cases)} measured cases are no longer there.")
     if outdated:
         notes.append("Some predictions are newer than these metrics: run nnUNetv2_dsvm evaluate again.")
     if len(contents) > 1:
