@@ -24,6 +24,7 @@ from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.pretrained.fitting import to_input_channels
 
 DATA = Path(__file__).parent / "data"
+FIRST_BLOCK = "layers.0.blocks.0.self_attention"
 NETWORK_CLASS = f"{VMUNet.__module__}.VMUNet"
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -88,7 +89,7 @@ def write_plans(folder, sizes):
 
 def refused(convert, *arguments, **sizes):
     assert convert(*arguments, **sizes) is None and convert.status == 1
-    assert not convert.out.exists() and not list(convert.out.parent.glob("*.partial"))
+    assert not convert.out.exists() and not list(convert.out.parent.glob(".*"))
     return convert.error
 
 
@@ -312,6 +313,54 @@ def test_less_than_half_of_the_encoder_only_with_force(convert, vmamba):
     assert "encoder.stages.2.blocks.0, encoder.stages.3.blocks.0, " in convert.printed
 
 
+@pytest.mark.parametrize(("share", "written"), [(0.45, False), (0.55, True)])
+def test_half_of_the_encoders_parameters_is_the_border(convert, vmamba, share, written):
+    names = [name for name in vmamba if name.startswith(("patch_embed.", "layers."))]
+    total, kept = sum(vmamba[name].numel() for name in names), 0
+    chosen = {}
+
+    def order(name):  # first those that tell the sizes
+        tells = name.endswith("ln_1.weight") or name in ("patch_embed.proj.weight", f"{FIRST_BLOCK}.A_logs")
+        return not tells, -vmamba[name].numel()
+
+    for name in sorted(names, key=order):
+        if kept + vmamba[name].numel() <= share * total:
+            chosen[name] = vmamba[name]
+            kept += vmamba[name].numel()
+    assert abs(kept / total - share) < 0.03
+    assert (convert({"model": chosen}) is not None) == written
+    row = next(line for line in convert.printed.splitlines() if line.startswith("encoder  "))
+    assert row.split()[1:] == [f"{len(chosen)}/{len(names)}", f"{kept:,}/{total:,}", f"{kept / total:.1%}"]
+
+
+def test_the_preset_that_fits_is_named(convert):
+    weights = random_weights(first_generation_shapes([128, 256, 512, 1024], [1, 1, 1, 1], d_state=16))
+    error = refused(convert, {"model": weights})
+    assert "Presets of these dims: " in error and "deep" in error
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("layers.0.blocks.0.self_attention.A_logs", torch.zeros(5, 16)),
+        ("layers.0.blocks.0.self_attention.A_logs", torch.tensor(1.0)),
+        ("layers.0.blocks.0.self_attention.A_logs", torch.zeros(192)),
+        ("layers.0.blocks.0.ln_1.weight", torch.tensor(1.0)),
+        ("patch_embed.proj.weight", torch.zeros(4)),
+        ("layers.0.blocks.0.ln_1.bias", torch.zeros(4).to_sparse()),
+    ],
+    ids=lambda value: value if isinstance(value, str) else str(tuple(value.shape)),
+)
+def test_tensors_of_another_rank_or_kind_are_named(convert, vmamba, name, broken):
+    assert name in refused(convert, {"model": {**vmamba, name: broken}})
+
+
+@pytest.mark.parametrize("prefix", ["backbone.", "model.", "module.backbone."])
+def test_wrappers_around_vmamba_are_passed_over(convert, golden, vmamba, prefix):
+    nested = {"state_dict": {"model": prefixed(vmamba, prefix)}}
+    assert_golden_features(convert(nested)["network_weights"], golden, ["encoder"])
+
+
 def test_weights_of_another_network_are_refused(convert):
     resnet = {"conv1.weight": torch.zeros(64, 3, 7, 7), "layer1.0.bn1.weight": torch.zeros(64)}
     assert "neither VMamba nor VM-UNet: its first tensors are conv1.weight" in refused(convert, {"state_dict": resnet})
@@ -373,7 +422,7 @@ def test_the_file_that_is_read_is_never_the_one_that_is_written(tmp_path, capsys
 
 def test_a_disk_that_fills_up_leaves_the_old_file(convert, vmamba, monkeypatch):
     def fill(checkpoint, file, original=torch.save):
-        if str(getattr(file, "name", file)).endswith(".partial"):
+        if Path(getattr(file, "name", file)).name == "out.pth":
             file.write(b"half")
             raise OSError(28, "No space left on device")
         original(checkpoint, file)
@@ -382,7 +431,20 @@ def test_a_disk_that_fills_up_leaves_the_old_file(convert, vmamba, monkeypatch):
     monkeypatch.setattr(torch, "save", fill)
     assert convert({"model": vmamba}, "--overwrite") is None
     assert "No space left" in convert.error and convert.out.read_bytes() == b"mine"
-    assert not list(convert.out.parent.glob("*.partial"))
+    assert {path.name for path in convert.out.parent.iterdir()} == {"checkpoint.pth", "plans.json", "out.pth"}
+
+
+def test_nothing_but_the_output_is_written_or_removed(vmamba, golden, tmp_path):
+    """An unfinished download of the output's name among it, which may even be the input."""
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    torch.save({"model": vmamba}, folder / "out.pth.partial")
+    before = (folder / "out.pth.partial").read_bytes()
+    plans = write_plans(tmp_path, golden[0])
+    command = ["convert-weights", folder / "out.pth.partial", "-o", folder / "out.pth", "--plans", plans]
+    assert main([*map(str, command), "--input-channels", "3"]) == 0
+    assert {path.name for path in folder.iterdir()} == {"out.pth", "out.pth.partial"}
+    assert (folder / "out.pth.partial").read_bytes() == before
 
 
 def test_the_random_rest_is_the_same_in_every_call(convert, vmamba):

@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import onnx
@@ -151,14 +152,64 @@ def test_a_pickle_that_would_run_something_is_refused(model, tmp_path):
     shutil.copytree(model, folder)
     file = folder / "fold_0" / "checkpoint_final.pth"
     torch.save(torch.load(file, weights_only=False) | {"harmful": _Harmful(witness)}, file)
-    with pytest.raises(UserError, match="holds more than tensors and plain values.*mkdir"):
+    with pytest.raises(UserError, match="asks for .*mkdir, and only tensors and plain values are read"):
         VMUNet.from_nnunet(folder, 0)
     assert not witness.exists()
     file.write_bytes(file.read_bytes()[:5000])
-    with pytest.raises(UserError, match="cannot be read as a checkpoint"):
+    with pytest.raises(UserError, match=r"\(5000 bytes\) cannot be read.*truncated"):
         VMUNet.from_nnunet(folder, 0)
     file.write_bytes(pickle.dumps("text"))
-    with pytest.raises(UserError, match="broken|cannot be read|is not a checkpoint"):
+    with pytest.raises(UserError, match="cannot be read|is not a checkpoint"):
+        VMUNet.from_nnunet(folder, 0)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_checkpoints_of_either_numpy_and_file_format_are_read(model, tmp_path, zipped):
+    folder = shutil.copytree(model, tmp_path / "model")
+    file = folder / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(file, weights_only=False) | {"a number": np.float64(0.5)}
+    torch.save(checkpoint, tmp_path / "plain.pth", _use_new_zipfile_serialization=zipped)
+    written = (tmp_path / "plain.pth").read_bytes()
+    if zipped:  # the pickle is stored as it is, so that NumPy 1's names can stand in it
+        with zipfile.ZipFile(tmp_path / "plain.pth") as there, zipfile.ZipFile(file, "w") as here:
+            for entry in there.namelist():
+                here.writestr(entry, there.read(entry).replace(b"numpy._core.", b"numpy.core."))
+    else:
+        file.write_bytes(written.replace(b"numpy._core.", b"numpy.core."))
+    expected = checkpoint["network_weights"]
+    weights = VMUNet.from_nnunet(folder, 0).state_dict()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("plans.json", lambda plans: []),
+        ("plans.json", lambda plans: {**plans, "configurations": {}}),
+        ("plans.json", lambda plans: {key: value for key, value in plans.items() if key != "configurations"}),
+        ("dataset.json", lambda dataset: {}),
+        ("checkpoint_final.pth", lambda checkpoint: {**checkpoint, "init_args": {}}),
+        ("checkpoint_final.pth", lambda checkpoint: {**checkpoint, "init_args": {"configuration": "3d_lowres"}}),
+    ],
+)
+def test_a_model_folder_that_lacks_something_is_named(model, tmp_path, file, change):
+    folder = shutil.copytree(model, tmp_path / "model")
+    if file.endswith(".json"):
+        (folder / file).write_text(json.dumps(change(json.loads((folder / file).read_text()))))
+    else:
+        path = folder / "fold_0" / file
+        torch.save(change(torch.load(path, weights_only=False)), path)
+    with pytest.raises(UserError, match="give no VM-UNet"):
+        VMUNet.from_nnunet(folder, 0)
+
+
+def test_weights_that_are_not_finite_are_refused(model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "model")
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint["network_weights"]["encoder.patch_embedding.norm.bias"][0] = float("inf")
+    torch.save(checkpoint, path)
+    with pytest.raises(UserError, match="patch_embedding.norm.bias and 0 other tensors hold NaN or infinite"):
         VMUNet.from_nnunet(folder, 0)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from dataset_miniatures import threads_for_processes
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tiny_dataset import SHAPE
 
@@ -123,7 +124,13 @@ def test_the_memory_estimate_grows_with_everything():
     [
         (["-preset", "giant"], "unknown preset 'giant'"),
         (["-gpu_memory_target", "0.5"], "more than the target of 0.5 GB: raise -gpu_memory_target"),
+        (["-gpu_memory_target", "0.5", "-preset", "small"], "raise -gpu_memory_target\n"),
         (["-gpu_memory_target", "0"], "above 0 GB, got 0"),
+        (["-gpu_memory_target", "inf"], "above 0 GB, got inf"),
+        (["-gpu_memory_target", "nan"], "above 0 GB, got nan"),
+        (["-overwrite_plans_name", "a/b"], "'a/b': the plans become a file"),
+        (["-overwrite_plans_name", "a__b"], "'a__b': the plans become a file"),
+        (["-preprocessor_name", "Nope"], "-preprocessor_name Nope: nnU-Net has no such class"),
     ],
 )
 def test_plans_that_cannot_be_made_are_refused_and_nothing_is_written(plan, copied_dataset, capsys, arguments, message):
@@ -131,6 +138,47 @@ def test_plans_that_cannot_be_made_are_refused_and_nothing_is_written(plan, copi
     assert main(["plan", "-d", "901", *arguments]) == 1
     assert message in capsys.readouterr().err
     assert sorted(copied_dataset.preprocessed.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-np", 1, 2], "-np has 2 numbers for 1 configurations"),
+        (["-fpe", "Nope"], "-fpe Nope: nnU-Net has no such"),
+    ],
+)
+def test_options_of_the_preprocessing_are_checked_first(plan, copied_dataset, capsys, arguments, message):
+    before = sorted(copied_dataset.preprocessed.iterdir())
+    assert main(["plan_and_preprocess", "-d", "901", *map(str, arguments)]) == 1
+    assert message in capsys.readouterr().err
+    assert sorted(copied_dataset.preprocessed.iterdir()) == before
+
+
+def test_what_the_integrity_check_finds_is_said(plan, copied_dataset, capsys):
+    next((copied_dataset.raw / "labelsTr").iterdir()).unlink()
+    command = ["plan_and_preprocess", "-d", "901", "--verify_dataset_integrity", "--clean", *map(str, OPTIONS)]
+    with threads_for_processes():
+        assert main(command) == 1
+    assert "Nothing was planned" in capsys.readouterr().err
+    assert not (copied_dataset.preprocessed / f"{PLANS_NAME}.json").exists()
+
+
+def test_channels_and_classes_of_the_dataset_count(plan, copied_dataset):
+    """The memory of 61 classes, as measured on a GPU: 16 images of 256x256 took 7.80 GB."""
+    file = copied_dataset.raw / "dataset.json"
+    content = json.loads(file.read_text())
+
+    def batch(channels, labels):
+        names = {"channel_names": {str(i): "MRI" for i in range(channels)}, "labels": {str(i): i for i in labels}}
+        file.write_text(json.dumps({**content, **names}))
+        shutil.copy(file, copied_dataset.preprocessed / "dataset.json")
+        return plan(shape=(256, 256))[1]["batch_size"]
+
+    few, many = batch(1, range(3)), batch(1, range(61))
+    assert many == 15 and few > 30
+    assert batch(40, range(3)) <= few
+    expected = largest_batch(8 * GIGABYTE, (256, 256), **{**NETWORK, "num_classes": 61})
+    assert many == expected
 
 
 def test_missing_folders_datasets_and_fingerprints_are_named(plan, copied_dataset, monkeypatch, capsys):

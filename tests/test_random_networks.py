@@ -45,7 +45,8 @@ def test_network_and_loss_are_finite(
     ignored, scale, seed,
 ):  # fmt: skip
     torch.manual_seed(seed)
-    dims = [4 * 2**stage for stage in range(stages)]
+    deep_supervision = deep_supervision and stages > 1  # a single stage has one output
+    dims = [8 * 2**stage for stage in range(stages)]
     network = VMUNet(
         channels, classes, dims=dims, encoder_depths=[1] * stages, decoder_depths=[1] * stages, d_state=d_state,
         deep_supervision=deep_supervision,

@@ -1,5 +1,6 @@
 """The trainers inside nnU-Net's own training loop, on a generated dataset, on the CPU."""
 
+import copy
 import inspect
 import os
 import random
@@ -127,6 +128,14 @@ def test_3d_configuration_is_refused_before_anything_is_written(make, tmp_path, 
     manager = PlansManager(tiny_dataset.load_plans())
     with pytest.raises(ValueError, match="2D configurations only"):
         nnUNetTrainerDSVM.build_network_architecture(manager, manager.get_configuration("3d_fullres"), 1, 3, False)
+
+
+def test_a_network_with_a_constant_output_is_refused_before_anything_is_written(make, tmp_path, tiny_dataset):
+    architecture = copy.deepcopy(tiny_dataset.load_plans()["configurations"]["2d"]["architecture"])
+    architecture["arch_kwargs"]["dims"] = [4, 8]
+    with pytest.raises(ValueError, match=r"dims \[4, 8\] in the plans.*begin with 8 or more"):
+        make(nnUNetTrainerDSVM, architecture=architecture)
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize("value", ["-1", "1.5", "abc", "²"])

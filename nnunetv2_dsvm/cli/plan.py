@@ -57,6 +57,8 @@ def plan_datasets(args: argparse.Namespace) -> None:
         UserError: a variable, dataset or fingerprint is missing, or the options do not go together.
     """
     refuse_unset_folders()
+    _refuse_name(args.plans_name)
+    refuse_unknown_class(args.preprocessor_name, "-preprocessor_name", "preprocessing")
     from nnunetv2_dsvm.planning.planner import DSVMPlanner
 
     for dataset_id in args.dataset_ids:
@@ -71,7 +73,9 @@ def plan_datasets(args: argparse.Namespace) -> None:
                 precision=args.precision,
             )
             plan = planner.plan_experiment()["configurations"]["2d"]
-        except (RuntimeError, ValueError) as error:
+        except FileNotFoundError as error:
+            raise UserError(f"dataset {dataset_id}: {error}. A raw dataset has a dataset.json") from error
+        except (RuntimeError, ValueError, OSError) as error:
             raise UserError(f"dataset {dataset_id}: {error}") from error
         height, width = plan["patch_size"]
         needed = planner.memory_gb(plan["patch_size"], plan["batch_size"])
@@ -86,6 +90,24 @@ def refuse_unset_folders() -> None:
     unset = [name for name in ("nnUNet_raw", "nnUNet_preprocessed") if not os.environ.get(name)]
     if unset:
         raise UserError(f"{' and '.join(unset)} must be set: export {unset[0]}=/path/to/a/folder")
+
+
+def _refuse_name(plans_name: str) -> None:
+    if not plans_name or "/" in plans_name or os.sep in plans_name or "__" in plans_name:
+        raise UserError(
+            f"-overwrite_plans_name {plans_name!r}: the plans become a file and part of a folder's name, without / "
+            "and without __"
+        )
+
+
+def refuse_unknown_class(name: str, option: str, package: str) -> None:
+    """Raises UserError unless nnU-Net finds a class of this name below nnunetv2.`package`, where it looks for it."""
+    import nnunetv2
+    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+    folder = os.path.join(nnunetv2.__path__[0], *package.split("."))
+    if recursive_find_python_class(folder, name, current_module=f"nnunetv2.{package}") is None:
+        raise UserError(f"{option} {name}: nnU-Net has no such class in nnunetv2.{package}")
 
 
 def print_training_commands(args: argparse.Namespace) -> None:

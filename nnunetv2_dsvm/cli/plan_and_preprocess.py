@@ -2,7 +2,13 @@
 
 import argparse
 
-from nnunetv2_dsvm.cli.plan import add_planning_arguments, plan_datasets, print_training_commands, refuse_unset_folders
+from nnunetv2_dsvm.cli.plan import (
+    add_planning_arguments,
+    plan_datasets,
+    print_training_commands,
+    refuse_unknown_class,
+    refuse_unset_folders,
+)
 from nnunetv2_dsvm.errors import UserError
 
 DESCRIPTION = """\
@@ -31,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     refuse_unset_folders()
+    if len(args.np) not in (1, len(args.configurations)):
+        raise UserError(
+            f"-np has {len(args.np)} numbers for {len(args.configurations)} configurations: give one or each"
+        )
+    refuse_unknown_class(args.fpe, "-fpe", "experiment_planning")
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, preprocess
 
     show = {"verbose": args.verbose, "show_progress_bar": not args.no_pbar}
@@ -38,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
         extract_fingerprints(
             args.dataset_ids, args.fpe, args.npfp, args.verify_dataset_integrity, args.clean, **show
         )  # fmt: skip
-    except RuntimeError as error:
-        raise UserError(str(error)) from error
+    except (RuntimeError, AssertionError, OSError) as error:  # the integrity check's are AssertionErrors
+        raise UserError(f"{str(error) or type(error).__name__}. Nothing was planned") from error
     plan_datasets(args)
     if not args.no_pp:
         preprocess(args.dataset_ids, args.plans_name, args.configurations, args.np, **show)

@@ -1,6 +1,7 @@
 """From a trained network to a checked file."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,27 +42,26 @@ def write_portable_model(
     refuse_place(path, format, overwrite)
     formats.refuse_missing_packages(format)
     channels = trained.network.encoder.patch_embedding.projection.in_channels
-    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        say("tracing the network")
-        program = formats.trace(trained.network, channels)
-        say(f"writing {path.name}")
-        formats.write(program, format, describe(trained), temporary)
-        say("running the file, and comparing it with the network")
-        exported = formats.load(temporary, format)
-        shapes = shapes_to_check(trained.configuration.patch_size)
-        difference = largest_difference(trained.network, exported, shapes, channels)
-        os.replace(temporary, path)
+        with tempfile.TemporaryDirectory(prefix=f".{path.stem}_", dir=path.absolute().parent) as beside:
+            temporary = Path(beside, path.name)
+            say("tracing the network")
+            program = formats.trace(trained.network, channels)
+            say(f"writing {path.name}")
+            formats.write(program, format, describe(trained), temporary)
+            say("running the file, and comparing it with the network")
+            exported = formats.load(temporary, format)
+            shapes = shapes_to_check(trained.configuration.patch_size)
+            difference = largest_difference(trained.network, exported, shapes, channels)
+            os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return difference
 
 
 def refuse_place(path: Path, format: Format, overwrite: bool) -> None:
     """Raises UserError unless a file of this format may be written there."""
-    if path.suffix != SUFFIXES[format]:
+    if path.suffix.lower() != SUFFIXES[format]:
         raise UserError(f"{path} must end in {SUFFIXES[format]} for --format {format}")
     if path.is_dir() or (path.exists() and not overwrite):
         raise UserError(f"{path} exists: name another file, or add --overwrite to replace it")

@@ -53,8 +53,8 @@ class DSVMPlanner(ExperimentPlanner):
         preset: str | None = None,
         precision: Precision = "bfloat16",
     ) -> None:
-        if not gpu_memory_target_in_gb > 0:
-            raise ValueError(f"the GPU memory target must be above 0 GB, got {gpu_memory_target_in_gb}")
+        if not 0 < gpu_memory_target_in_gb < float("inf"):
+            raise ValueError(f"the GPU memory target must be a number above 0 GB, got {gpu_memory_target_in_gb}")
         self.preset = preset_for(gpu_memory_target_in_gb) if preset is None else preset
         if self.preset not in PRESETS:
             raise ValueError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
@@ -108,11 +108,12 @@ class DSVMPlanner(ExperimentPlanner):
         while self._largest_batch(patch) < self.UNet_min_batch_size:
             axes = [axis for axis in range(2) if patch[axis] > stride]
             if not axes:
+                smaller = list(PRESETS)[: list(PRESETS).index(self.preset)]  # PRESETS ascends
                 raise ValueError(
                     f"a training of the preset {self.preset!r} with {self.UNet_min_batch_size} images of "
                     f"{patch[0]}×{patch[1]} pixels takes {self.memory_gb(patch, self.UNet_min_batch_size):.1f} GB, "
-                    f"more than the target of {self.UNet_vram_target_GB:g} GB: raise -gpu_memory_target or choose a "
-                    f"smaller -preset ({', '.join(PRESETS)})"
+                    f"more than the target of {self.UNet_vram_target_GB:g} GB: raise -gpu_memory_target"
+                    + (f" or choose a smaller -preset ({', '.join(smaller)})" if smaller else "")
                 )
             patch[max(axes, key=lambda axis: patch[axis] / median_shape[axis])] -= stride
         return patch

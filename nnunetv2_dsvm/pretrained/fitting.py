@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.architecture.vm_unet import PRESETS, VMUNet
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.pretrained.reading import PATCH_EMBEDDING, Pretrained
 
@@ -118,9 +118,15 @@ def refuse_little(pretrained: Pretrained, fitted: Fitted, network: VMUNet, force
     )
     raise UserError(
         f"{pretrained.file} fills only {share:.0%} of the encoder's parameters ({tensors} of {all_tensors} "
-        f"tensors){first}. It has {there}, the network {here}. Choose the size that fits by --preset or --plans, or "
-        "--force to write what there is. Nothing was written."
+        f"tensors){first}. It has {there}, the network {here}. {_presets_as_wide(pretrained)}Choose the size that fits "
+        "by --preset or --plans, or --force to write what there is. Nothing was written."
     )
+
+
+def _presets_as_wide(pretrained: Pretrained) -> str:
+    dims = pretrained.sizes["dims"]
+    names = [name for name, preset in PRESETS.items() if list(preset["dims"]) == dims]
+    return f"Presets of these dims: {', '.join(names)}. " if names else ""
 
 
 def in_words(sizes: dict[str, Any]) -> str:

@@ -1,20 +1,20 @@
 """Reads the weights of a checkpoint of VMamba, VM-UNet or nnU-Net (ours), however named, without running its code."""
 
 import re
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from nnunetv2_dsvm.architecture.checkpoints import from_official_state_dict, to_first_generation_name
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.safe_load import load_safely
 
 PATCH_EMBEDDING = "encoder.patch_embedding.projection.weight"
 _FIRST_A_LOG = "encoder.stages.0.blocks.0.ss2d.A_log"
+_NORM_OF_A_BLOCK = r"encoder\.stages\.(\d+)\.blocks\.\d+\.norm\.weight"
 OURS = "this package's VM-UNet"
 VM_UNET = "the official VM-UNet"
 FIRST_GENERATION = "VMamba, first generation"
@@ -28,7 +28,8 @@ _RECOGNISED_BY = (
 # Where checkpoints keep the weights: nnU-Net's; VMamba's, whose averaged weights ("model_ema") are those it publishes
 # the accuracy of and has others start from (its analyze/get_ckpt.py); those of VM-UNet's train.py; common ones.
 _ENTRIES = ("network_weights", "model_ema", "model", "model_state_dict", "state_dict")
-_PREFIXES = ("module.", "_orig_mod.", "vmunet.")  # of DDP, torch.compile and VM-UNet's outer class
+# Of DDP, torch.compile, VM-UNet's outer class, and of common wrappers around VMamba.
+_PREFIXES = ("module.", "_orig_mod.", "vmunet.", "backbone.", "model.")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Pretrained:
     @property
     def sizes(self) -> dict[str, Any]:
         """Of the encoder, by the names of VMUNet's arguments."""
-        found = ((re.fullmatch(r"encoder\.stages\.(\d+)\.blocks\.\d+\.norm\.weight", n), n) for n in self.weights)
+        found = ((re.fullmatch(_NORM_OF_A_BLOCK, n), n) for n in self.weights)
         dims_by_stage: dict[int, list[int]] = {}  # one for each of its blocks
         for match, name in found:
             if match:
@@ -79,17 +80,19 @@ def read_pretrained(path: Path) -> Pretrained:
         UserError: it is missing, truncated, no checkpoint, asks for code to be run, is of another network, or holds
             values that are not finite.
     """
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
-    entry, state_dict, naming = _find(path, _load(path))
+    entry, state_dict, naming = _find(path, load_safely(path))
     weights, names, without_counterpart = {}, {}, []
     for name, tensor in state_dict.items():
         try:
             ours, value = _convert(_stripped(name), tensor, naming)
+            finite = bool(value.isfinite().all())
         except KeyError:
             without_counterpart.append(name)
             continue
-        if not value.isfinite().all():
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:  # a tensor of another kind or rank
+            what = f"{name} is a {str(tensor.layout).removeprefix('torch.')} {tensor.dtype} tensor {_shape(tensor)}"
+            raise UserError(f"{path} is damaged, or of another network: {what} ({error}). Nothing written.") from error
+        if not finite:
             raise UserError(f"{path} is damaged: {name} holds NaN or infinite values. Nothing was written.")
         weights[ours], names[ours] = value, name
     missing = [name for name in (PATCH_EMBEDDING, _FIRST_A_LOG) if name not in weights]
@@ -97,52 +100,32 @@ def read_pretrained(path: Path) -> Pretrained:
         raise UserError(
             f"{path} ({naming}) has nothing for {', '.join(missing)}: it is no whole encoder. Nothing was written."
         )
+    _refuse_other_ranks(path, weights, names)
     return Pretrained(path, naming, entry, weights, names, tuple(without_counterpart))
 
 
-def _load(path: Path) -> Any:
-    with torch.serialization.safe_globals(_STAND_INS):
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            foreign = re.search(r"GLOBAL (\S+)", str(error))
-            if foreign:
-                raise UserError(
-                    f"{path} was not loaded: it asks for {foreign[1]}, and only tensors and plain values are read, "
-                    "because anything else can run code. Nothing of it was run. If you trust its origin, load it in "
-                    "Python yourself and save its state dict alone: torch.save({'model': state_dict}, FILE)"
-                ) from error
-            reason = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+def _refuse_other_ranks(path: Path, weights: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
+    """From the shapes of these tensors the sizes of the network are read."""
+    ranks = {PATCH_EMBEDDING: 4, **dict.fromkeys((n for n in weights if n.endswith("A_log")), 3)}
+    ranks |= dict.fromkeys((n for n in weights if re.fullmatch(_NORM_OF_A_BLOCK, n)), 1)
+    for name, rank in ranks.items():
+        if weights[name].ndim != rank:
+            shape = _shape(weights[name])
             raise UserError(
-                f"{path} ({path.stat().st_size} bytes) cannot be read{f' ({reason[1]})' if reason else ''}: it is "
-                "truncated, as by an interrupted download, or no checkpoint of PyTorch. Download or copy it again."
-            ) from error
+                f"{path} is damaged, or of another network: {names[name]} gives {name} of shape {shape}, expected "
+                f"{rank} dimensions. Nothing was written."
+            )
 
 
-def _stand_in(module: str, name: str, **methods: Any) -> type:
-    return type(name, (), {"__module__": module, **methods})
-
-
-def _forget(self, *arguments: Any) -> None:
-    pass
-
-
-# What these checkpoints hold beside tensors and plain values: nnU-Net's log has NumPy's numbers, and VMamba's training
-# stores its configuration. Classes of the same names take their places, which keep nothing and run nothing. (Of the
-# classes that take items, torch fills an OrderedDict.)
-_NUMPY = (("numpy", "dtype"), ("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar"))
-_STAND_INS = [
-    *(_stand_in(module, name, __init__=_forget, __setstate__=_forget) for module, name in _NUMPY),
-    _stand_in("yacs.config", "CfgNode", __new__=lambda cls: OrderedDict()),
-]
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "of one number"
 
 
 def _find(path: Path, checkpoint: Any) -> tuple[str, Mapping[str, Tensor], str]:
     """The first entry that holds weights which are recognised, and how they are named."""
     candidates = {}
     if isinstance(checkpoint, Mapping):
-        candidates = {entry: checkpoint[entry] for entry in _ENTRIES if isinstance(checkpoint.get(entry), Mapping)}
-        candidates = candidates or {"": checkpoint}
+        candidates = dict(_entries(checkpoint)) or {"": checkpoint}
     found = []
     for entry, values in candidates.items():
         tensors = {name: v for name, v in values.items() if isinstance(name, str) and isinstance(v, Tensor)}
@@ -155,6 +138,14 @@ def _find(path: Path, checkpoint: Any) -> tuple[str, Mapping[str, Tensor], str]:
         + (f"its first tensors are {', '.join(found)}" if found else "it has no state dict")
         + f". Expected a state dict, or a checkpoint with one under {', '.join(_ENTRIES)}."
     )
+
+
+def _entries(checkpoint: Mapping) -> Iterator[tuple[str, Mapping]]:
+    """The entries that weights are known to stand in, and those within them."""
+    for entry in _ENTRIES:
+        if isinstance(checkpoint.get(entry), Mapping):
+            yield entry, checkpoint[entry]
+            yield from ((f"{entry}.{within}", values) for within, values in _entries(checkpoint[entry]))
 
 
 def _stripped(name: str) -> str:

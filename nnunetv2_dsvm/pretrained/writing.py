@@ -1,6 +1,7 @@
 """Writes weights as the file that nnU-Net's -pretrained_weights takes."""
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,11 @@ def write_weights(fitted: Fitted, origin: dict[str, Any], path: Path) -> None:
     Raises:
         UserError: it could not be written; a file of that name is as it was, and nothing else is left.
     """
-    partial = path.with_name(path.name + ".partial")
     try:
-        with open(partial, "wb") as file:
-            torch.save({"network_weights": fitted.weights, KEY: origin}, file)
-        os.replace(partial, path)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if not isinstance(error, (OSError, RuntimeError)):  # torch turns some failed writes into RuntimeError
-            raise
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}_", dir=path.absolute().parent) as beside:
+            partial = Path(beside, path.name)
+            with open(partial, "wb") as file:
+                torch.save({"network_weights": fitted.weights, KEY: origin}, file)
+            os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch turns some failed writes into RuntimeError
         raise UserError(f"cannot write {path}: {str(error).splitlines()[0]}. Choose another place with -o.") from error

@@ -2,6 +2,7 @@
 
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
+from nnunetv2_dsvm.architecture.resampling import PATCH_SIZE
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 
 NETWORK_CLASS_NAME = f"{VMUNet.__module__}.{VMUNet.__qualname__}"
@@ -19,6 +20,18 @@ def refuse_unless_2d(configuration_manager: ConfigurationManager) -> None:
         )
 
 
+def refuse_constant_output(configuration_manager: ConfigurationManager) -> None:
+    """Raises ValueError where the plans ask for a VM-UNet so narrow that its output does not depend on the image."""
+    if configuration_manager.network_arch_class_name != NETWORK_CLASS_NAME:
+        return
+    dims = list(configuration_manager.network_arch_init_kwargs.get("dims", ()))
+    if dims and dims[0] < 2 * PATCH_SIZE:
+        raise ValueError(
+            f"dims {dims} in the plans: the last expanding would leave {dims[0] // PATCH_SIZE} channel, of which its "
+            f"norm makes a constant, and nothing could be learnt; begin with {2 * PATCH_SIZE} or more"
+        )
+
+
 def build_vm_unet(
     configuration_manager: ConfigurationManager,
     input_channels: int,
@@ -33,7 +46,7 @@ def build_vm_unet(
     made for another network, as nnU-Net's planners write them, get the preset "base", the published recipe.
 
     Raises:
-        ValueError: the configuration is not 2D.
+        ValueError: the configuration is not 2D, or its sizes do not fit together.
     """
     refuse_unless_2d(configuration_manager)
     heads = {"deep_supervision": deep_supervision, "auxiliary_heads": auxiliary_heads}

@@ -1,11 +1,9 @@
 """The network of a trained nnU-Net model folder, with its weights, and what it was trained for."""
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager, determine_num_input_channels
@@ -13,6 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.safe_load import load_safely
 from nnunetv2_dsvm.training.checkpoint_fit import difference
 from nnunetv2_dsvm.training.network import build_vm_unet
 
@@ -65,10 +64,11 @@ def load_trained_network(
     file = _checkpoint_file(folder, str(fold), checkpoint)
     plans, dataset_json = (_read_json(folder / name) for name in ("plans.json", "dataset.json"))
     stored = _read_checkpoint(file)
-    weights, name = stored["network_weights"], stored["init_args"]["configuration"]
-    manager = PlansManager(plans)
-    configuration = manager.get_configuration(name)
+    weights = stored["network_weights"]
     try:
+        name = stored["init_args"]["configuration"]
+        manager = PlansManager(plans)
+        configuration = manager.get_configuration(name)
         with torch.device("meta"):  # the weights are the checkpoint's, so none are drawn
             network = build_vm_unet(
                 configuration,
@@ -77,8 +77,12 @@ def load_trained_network(
                 deep_supervision=False,
                 auxiliary_heads=any(key.startswith(_HEADS) and not key.startswith(f"{_HEADS}0.") for key in weights),
             )
-    except ValueError as error:  # 3D, or sizes in the plans that do not fit together
-        raise UserError(f"{folder}, trained by {stored['trainer_name']}: {error}") from error
+    except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
+        # 3D, sizes in the plans that do not fit together, or files that lack what nnU-Net writes into them
+        raise UserError(
+            f"{folder}, trained by {stored['trainer_name']}: its checkpoint, plans.json and dataset.json give no "
+            f"VM-UNet: {error if isinstance(error, ValueError) else repr(error)}"
+        ) from error
     if other := difference(weights, network.state_dict()):
         raise UserError(
             f"{file} was trained by {stored['trainer_name']} and is not of the VM-UNet that this package's trainers "
@@ -121,22 +125,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_checkpoint(file: Path) -> dict[str, Any]:
-    """A checkpoint without running what a pickle may ask for: tensors, plain values, and numpy's scalars in the log."""
-    scalar = np.float64(0).__reduce__()[0]  # numpy's own function, whose module differs between versions
-    dtypes = [type(np.dtype(name)) for name in ("float64", "float32", "int64")]
-    try:
-        with torch.serialization.safe_globals([scalar, np.dtype, *dtypes]):
-            stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), str(error).splitlines()[0])
-        raise UserError(
-            f"{file} is broken, or holds more than tensors and plain values, which could run any program when it is "
-            f"read: {reason.strip()} If you trust its origin, load it with torch.load(..., weights_only=False) and "
-            f"save its entries {', '.join(_NEEDED)} under this name in a copy of the model folder"
-        ) from error
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise UserError(f"{file} cannot be read as a checkpoint: {(str(error).splitlines() or ['?'])[0]}") from error
+    stored = load_safely(file)
     lacking = [key for key in _NEEDED if not isinstance(stored, dict) or key not in stored]
     if lacking:
         raise UserError(f"{file} is not a checkpoint of an nnU-Net training: it has no {', '.join(lacking)}")
+    bad = [name for name, value in stored["network_weights"].items() if not value.isfinite().all()]
+    if bad:
+        raise UserError(f"{file} is damaged: {bad[0]} and {len(bad) - 1} other tensors hold NaN or infinite values")
     return stored

@@ -36,7 +36,7 @@ from nnunetv2_dsvm.training.finite import (
     dataset_cases_not_finite,
     parameters_not_finite,
 )
-from nnunetv2_dsvm.training.network import build_vm_unet, in_words, refuse_unless_2d
+from nnunetv2_dsvm.training.network import build_vm_unet, in_words, refuse_constant_output, refuse_unless_2d
 from nnunetv2_dsvm.training.optimization import WarmupCosineSchedule, parameter_groups
 from nnunetv2_dsvm.training.precision import bf16_autocast, trains_in_bf16
 from nnunetv2_dsvm.training.ranks import parameters_that_differ
@@ -85,6 +85,7 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
     ):
         planned = PlansManager(plans).get_configuration(configuration)
         refuse_unless_2d(planned)  # before nnU-Net creates a folder
+        refuse_constant_output(planned)
         refuse_missing_device(device)
         refuse_unequal_shares(planned)
         self.seed = seed_from_environment()
