@@ -44,10 +44,13 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2_dsvm.training.trained_network import load_trained_network
 
     refuse_place(args.o, args.format, args.overwrite)
-    models = find_models(args.models, args.d, [args.tr], args.p, args.c)
-    if len(models) > 1:
-        raise UserError(f"one model makes one file, and {len(models)} model folders were given")
-    trained = load_trained_network(models[0].folder, args.f, args.chk)
+    if len(args.models) > 1:
+        raise UserError(f"one model makes one file, and {len(args.models)} model folders were given")
+    if len(args.models) == 1 and args.d is None:
+        folder = args.models[0]  # of any name, as a copied one may have
+    else:
+        folder = find_models(args.models, args.d, [args.tr], args.p, args.c)[0].folder
+    trained = load_trained_network(folder, args.f, args.chk)
     difference = write_portable_model(
         trained, args.o, args.format, overwrite=args.overwrite,
         say=lambda text: print(f"{text} …", file=sys.stderr, flush=True),
