@@ -1,4 +1,4 @@
-"""Where nnU-Net keeps a dataset: trained models, raw images and ground truth, by its three environment variables."""
+"""Where nnU-Net keeps a dataset: trained models and their checkpoints, raw images, ground truth; by its variables."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,8 @@ from typing import Literal
 from nnunetv2_dsvm.errors import UserError
 
 Kind = Literal["raw", "preprocessed", "results"]
+# Of a fold, in the order in which nnU-Net's --c takes them.
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 
 
 def nnunet_folder(kind: Kind) -> Path | None:

@@ -167,12 +167,9 @@ def test_scripts_say_how_they_are_called(workplace):
 @pytest.mark.slow
 def test_five_fold_after_an_interrupted_preprocessing(workplace, model):
     report = workplace.root / "five_fold_report"
-    data = (
-        workplace.dataset.preprocessed
-        / json.loads((workplace.dataset.preprocessed / f"{PLANS}.json").read_text(encoding="utf-8"))["configurations"][
-            "2d"
-        ]["data_identifier"]
-    )
+    preprocessed = workplace.dataset.preprocessed
+    plans = json.loads((preprocessed / f"{PLANS}.json").read_text(encoding="utf-8"))
+    data = preprocessed / plans["configurations"]["2d"]["data_identifier"]
     whole = sorted(path.name for path in data.iterdir())
     next(data.glob("*.pkl")).unlink()
     workplace.run([EXAMPLES / "five_fold.sh", "901", report], FOLDS="1", PLANS=PLANS)

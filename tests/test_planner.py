@@ -145,9 +145,14 @@ def test_plans_that_cannot_be_made_are_refused_and_nothing_is_written(plan, copi
     [
         (["-np", 1, 2], "-np has 2 numbers for 1 configurations"),
         (["-fpe", "Nope"], "-fpe Nope: nnU-Net has no such"),
+        (["-preset", "giant"], "unknown preset 'giant'"),
+        (["-gpu_memory_target", "nan"], "above 0 GB, got nan"),
+        (["-overwrite_plans_name", "a/b"], "'a/b': the plans become a file"),
+        (["-preprocessor_name", "Nope"], "-preprocessor_name Nope: nnU-Net has no such class"),
     ],
 )
 def test_options_of_the_preprocessing_are_checked_first(plan, copied_dataset, capsys, arguments, message):
+    (copied_dataset.preprocessed / "dataset_fingerprint.json").unlink()  # it would be made anew first
     before = sorted(copied_dataset.preprocessed.iterdir())
     assert main(["plan_and_preprocess", "-d", "901", *map(str, arguments)]) == 1
     assert message in capsys.readouterr().err

@@ -42,6 +42,7 @@ def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_planning_options(args)
     plan_datasets(args)
     print("Next:")
     for dataset_id in args.dataset_ids:
@@ -54,11 +55,8 @@ def plan_datasets(args: argparse.Namespace) -> None:
     """Writes the plans of each dataset.
 
     Raises:
-        UserError: a variable, dataset or fingerprint is missing, or the options do not go together.
+        UserError: a dataset or fingerprint is missing, or nothing fits into the memory.
     """
-    refuse_unset_folders()
-    _refuse_name(args.plans_name)
-    refuse_unknown_class(args.preprocessor_name, "-preprocessor_name", "preprocessing")
     from nnunetv2_dsvm.planning.planner import DSVMPlanner
 
     for dataset_id in args.dataset_ids:
@@ -85,11 +83,23 @@ def plan_datasets(args: argparse.Namespace) -> None:
         )
 
 
-def refuse_unset_folders() -> None:
-    """Raises UserError where nnU-Net would fail on a missing path."""
+def check_planning_options(args: argparse.Namespace) -> None:
+    """What can be checked before anything is read or written.
+
+    Raises:
+        UserError: nnU-Net's variables are not set, or an option's value is none.
+    """
     unset = [name for name in ("nnUNet_raw", "nnUNet_preprocessed") if not os.environ.get(name)]
     if unset:
         raise UserError(f"{' and '.join(unset)} must be set: export {unset[0]}=/path/to/a/folder")
+    _refuse_name(args.plans_name)
+    from nnunetv2_dsvm.planning.planner import check_size
+
+    try:
+        check_size(args.gpu_memory_target, args.preset)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    refuse_unknown_class(args.preprocessor_name, "-preprocessor_name", "preprocessing")
 
 
 def _refuse_name(plans_name: str) -> None:

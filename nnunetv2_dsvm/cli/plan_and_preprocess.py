@@ -4,10 +4,10 @@ import argparse
 
 from nnunetv2_dsvm.cli.plan import (
     add_planning_arguments,
+    check_planning_options,
     plan_datasets,
     print_training_commands,
     refuse_unknown_class,
-    refuse_unset_folders,
 )
 from nnunetv2_dsvm.errors import UserError
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    refuse_unset_folders()
+    check_planning_options(args)
     if len(args.np) not in (1, len(args.configurations)):
         raise UserError(
             f"-np has {len(args.np)} numbers for {len(args.configurations)} configurations: give one or each"

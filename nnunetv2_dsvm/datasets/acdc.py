@@ -90,10 +90,12 @@ def _find_root(source: Path) -> Path:
 def _frames(folder: Path, problems: Problems) -> list[Frame]:
     frames: dict[str, Frame] = {}
     for path in sorted(folder.glob("*/*.gz")):  # what the converter takes: not the 4D series, not the labels
-        if "_4d" in path.name or "_gt" in path.name and not path.name.startswith("."):
+        if "_4d" in path.name:
             continue
         if path.name.startswith("."):
             problems.add(path, "is a hidden file, which nnU-Net's converter would copy: remove it")
+            continue
+        if "_gt" in path.name:
             continue
         match = FRAME.fullmatch(path.name)
         if not match or not path.name.startswith(path.parent.name):

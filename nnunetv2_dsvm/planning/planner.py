@@ -18,7 +18,15 @@ _LARGEST_AREA = 2048**2  # nnU-Net's first guess at a 2D patch
 
 def preset_for(target_gb: float) -> str:
     """The preset of `VMUNet` for a memory target."""
-    return PRESET_FROM_GB[max(gb for gb in PRESET_FROM_GB if gb <= target_gb)]
+    return PRESET_FROM_GB[max((gb for gb in PRESET_FROM_GB if gb <= target_gb), default=0)]
+
+
+def check_size(target_gb: float, preset: str | None) -> None:
+    """Raises ValueError unless the memory target is one and the preset, if there is one, is known."""
+    if not 0 < target_gb < float("inf"):
+        raise ValueError(f"the GPU memory target must be a number above 0 GB, got {target_gb}")
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
 
 
 class DSVMPlanner(ExperimentPlanner):
@@ -53,11 +61,8 @@ class DSVMPlanner(ExperimentPlanner):
         preset: str | None = None,
         precision: Precision = "bfloat16",
     ) -> None:
-        if not 0 < gpu_memory_target_in_gb < float("inf"):
-            raise ValueError(f"the GPU memory target must be a number above 0 GB, got {gpu_memory_target_in_gb}")
         self.preset = preset_for(gpu_memory_target_in_gb) if preset is None else preset
-        if self.preset not in PRESETS:
-            raise ValueError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
+        check_size(gpu_memory_target_in_gb, self.preset)
         self.precision = precision
         super().__init__(
             dataset_name_or_id,

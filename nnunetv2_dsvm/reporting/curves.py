@@ -12,10 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.nnunet_folders import CHECKPOINTS
 from nnunetv2_dsvm.reporting.models import TrainedModel
 from nnunetv2_dsvm.reporting.style import FOLD_COLOURS, STYLE
-
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 
 DECLINE_FOR_A_LOGARITHM = 5  # a series that falls less is drawn on a linear axis
 

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.json_files import read_json_object
 from nnunetv2_dsvm.reporting.models import TrainedModel
-from nnunetv2_dsvm.reporting.results import AGAIN, Spread, is_newer, spreads_in_file
+from nnunetv2_dsvm.reporting.results import AGAIN, Spread, explaining_other_form, is_newer, spreads_in_file
 
 PROTOCOLS = {
     "isic": "all pixels of the set in one confusion matrix, as VM-UNet on ISIC",
@@ -37,13 +36,11 @@ def read_papers_numbers(model: TrainedModel, folds: Sequence[str]) -> dict[str, 
         if not file.is_file():
             continue
         content = read_json_object(file, AGAIN)
-        try:
+        with explaining_other_form(file, AGAIN):
             cases = content["per_case"]
             notes = [f"Empty masks: {content['rule_for_empty_masks'].rstrip('.')}."]
             if any(is_newer(Path(case["prediction"]), file) for case in cases):
                 notes.append("Some predictions are newer than these metrics: run nnUNetv2_dsvm evaluate again.")
             spreads = spreads_in_file(content)
             found[protocol] = PapersNumbers(tuple(content["metrics"]), spreads, len(cases), tuple(notes))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{file} does not hold what was expected ({error!r}). {AGAIN}") from error
     return found

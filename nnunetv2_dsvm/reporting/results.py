@@ -73,7 +73,9 @@ def read_results(model: TrainedModel, folds: Sequence[str]) -> Results:
     per_fold = [model.validation_folder(fold) for fold in folds]
     for folders in ([model.metrics_folder(folds)], per_fold):
         if all((folder / EVALUATED).is_file() for folder in folders):
-            with _explaining(folders[0] / EVALUATED, "run nnUNetv2_dsvm evaluate again"):
+            with explaining_other_form(
+                f"{folders[0] / EVALUATED}, or that of another fold,", "run nnUNetv2_dsvm evaluate again"
+            ):
                 return _evaluated(model, folds, [folder / EVALUATED for folder in folders])
     for fold, folder in zip(folds, per_fold, strict=True):
         if not (folder / SUMMARY).is_file():
@@ -81,17 +83,19 @@ def read_results(model: TrainedModel, folds: Sequence[str]) -> Results:
                 f"{folder} has no {SUMMARY}: fold {fold} has not been validated. nnUNetv2_train with --val does it; "
                 "or choose other folds with -f"
             )
-    with _explaining(per_fold[0] / SUMMARY, "repeat the validation, nnUNetv2_train with --val"):
+    with explaining_other_form(
+        f"{per_fold[0] / SUMMARY}, or that of another fold,", "repeat the validation, nnUNetv2_train with --val"
+    ):
         return _nnunets_own(model, folds, [folder / SUMMARY for folder in per_fold])
 
 
 @contextmanager
-def _explaining(first_file: Path, advice: str) -> Iterator[None]:
+def explaining_other_form(file: Path | str, advice: str) -> Iterator[None]:
+    """Makes a UserError of what goes wrong where a JSON file lacks an entry or holds one of another type."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        what = f"{first_file}, or that of another fold, does not hold what was expected"
-        raise UserError(f"{what} ({error!r}): {advice}") from error
+        raise UserError(f"{file} does not hold what was expected ({error!r}): {advice}") from error
 
 
 def _evaluated(model: TrainedModel, folds: Sequence[str], files: Sequence[Path]) -> Results:

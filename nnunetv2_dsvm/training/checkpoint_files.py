@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
+from nnunetv2_dsvm.nnunet_folders import CHECKPOINTS
+
 KEY = "nnunetv2_dsvm"
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")  # --c takes the first there is
 LEFTOVER = ".pth.tmp"  # of a file that is being written
 _NNUNETS_KEYS = ("network_weights", "optimizer_state", "current_epoch", "init_args", "trainer_name", "logging")
 
