@@ -305,6 +305,18 @@ def test_heads_that_were_not_trained_stay_off(make):
     assert len(trainer.network.decoder.seg_layers) == 1
 
 
+@pytest.mark.parametrize(
+    ("trainer_class", "seed", "recorded"),
+    [(ShortDSVM, "1", True), (ShortDSVM_deepSupervision, "", True), (ShortDSVM_deepSupervision, "1", False)],
+)
+def test_seeded_deep_supervision_records_no_cuda_graphs(make, monkeypatch, trainer_class, seed, recorded):
+    monkeypatch.setenv("NNUNETV2_DSVM_SEED", seed)
+    trainer = make(trainer_class)
+    trainer.initialize()
+    assert trainer.network.cuda_graphs.training is recorded
+    assert trainer.distillation.cuda_graphs.training is recorded
+
+
 def test_deep_supervision_weights_load_for_inference(make, tiny_dataset):
     trainer = make(ShortDSVM_deepSupervision)
     trainer.initialize()

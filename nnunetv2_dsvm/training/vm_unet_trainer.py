@@ -128,7 +128,8 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
         self.bare_network().cuda_graphs.training = self._records_graphs()
 
     def _records_graphs(self) -> bool:
-        return not self._do_i_compile()
+        # With auxiliary heads and deterministic algorithms, recording failed on an H200 and left the stream unusable.
+        return not (self._do_i_compile() or (self.enable_deep_supervision and self.seed is not None))
 
     def _do_i_compile(self):
         # CUDA graphs take away what torch.compile would, without its minute of compiling: only on request.
