@@ -127,6 +127,23 @@ def test_differences_are_paired_by_seed():
     assert f"| {np.mean(dice['without']):.4f} ± {np.std(dice['without'], ddof=1):.4f} |" in second
 
 
+def test_tables_join_folders_and_refuse_a_run_that_is_in_none(tmp_path, capsys):
+    import tables
+
+    for number, run in enumerate(("control", "changed")):
+        (tmp_path / run).mkdir()
+        header = "dataset,run,seed,part,label,Dice,HD95_mm,missed"
+        (tmp_path / run / "scores.csv").write_text(f"{header}\nd,{run},1,validation,mean,0.{5 + number},,0\n")
+        (tmp_path / run / "trainings.csv").write_text("dataset,run\n")
+    folders = [str(tmp_path / run) for run in ("control", "changed")]
+    with mock.patch.object(sys, "argv", ["tables.py", *folders, "--minus", "control"]):
+        tables.main()
+    assert "| changed |  | 0.6000 | – | 0 | +0.1000 |" in capsys.readouterr().out
+    with mock.patch.object(sys, "argv", ["tables.py", folders[1], "--minus", "control"]), pytest.raises(SystemExit):
+        tables.main()
+    assert "no run control" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("trainer", "plans"), [("nnUNetTrainer_study", "nnUNetPlans"), ("nnUNetTrainerDSVM_projection_study", PLANS)]

@@ -1,6 +1,7 @@
 """Learning curves from what score.py wrote: nnU-Net's Dice of validation patches, epoch by epoch.
 
-    python examples/accuracy_study/figure.py examples/accuracy_study/results/final --to curves.png
+    python examples/accuracy_study/figure.py examples/accuracy_study/results/grid_final \\
+        --to examples/accuracy_study/results/curves.png
 
 A line is the mean over seeds of a run, the band reaches from the lowest seed to the highest.
 """

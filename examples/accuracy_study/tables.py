@@ -1,10 +1,11 @@
 """The study's tables, as Markdown, from what score.py wrote.
 
-    python examples/accuracy_study/tables.py examples/accuracy_study/results/final --part test \\
+    python examples/accuracy_study/tables.py examples/accuracy_study/results/grid_final --part test \\
         --minus nnUNetTrainerVMUNet nnUNetTrainer
 
 A row is a run: mean ± standard deviation over its seeds of Dice and HD95 (each the mean over labels of the mean over
-cases), structures missed altogether, and for each run after --minus the difference of Dice, paired by seed.
+cases), structures missed altogether, and for each run after --minus the difference of Dice, paired by seed. Of several
+folders one table is made, so that runs of one grid can be compared with those of another.
 """
 
 import argparse
@@ -73,11 +74,15 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="+")
     parser.add_argument("--part", choices=("validation", "test"), default="validation")
     parser.add_argument("--minus", nargs="*", default=[], metavar="RUN")
     args = parser.parse_args()
-    scores, trainings = read(args.folder / "scores.csv"), read(args.folder / "trainings.csv")
+    scores, trainings = (
+        [row for folder in args.folder for row in read(folder / name)] for name in ("scores.csv", "trainings.csv")
+    )
+    if unknown := set(args.minus) - {row["run"] for row in scores}:
+        parser.error(f"no run {', '.join(sorted(unknown))} in {', '.join(map(str, args.folder))}")
     for dataset in sorted({row["dataset"] for row in scores}):
         print(f"\n{dataset}, {args.part}\n\n{table(scores, trainings, dataset, args.part, args.minus)}")
 
