@@ -255,7 +255,8 @@ def test_terms_are_in_the_log_file_the_logger_and_a_picture(make):
     assert all(len(history[key]) == 3 and np.isfinite(history[key]).all() for key in keys)
     assert history["distillation_ramp"] == [1.0, 1.0, 1.0]  # a tenth of 3 epochs is less than one
     # Two steps of weight 1/2 each, so the mean loss is the weighted sum of the mean terms.
-    total = np.array(history["segmentation_loss"]) + 0.1 * np.add(history["L_proj"], history["L_prog"])
+    segmentation, projection, progressive = (np.array(history[key]) for key in keys[:3])
+    total = segmentation + ShortDSVM.lambda_projection * projection + ShortDSVM.lambda_progressive * progressive
     np.testing.assert_allclose(total, history["train_losses"], rtol=1e-5)
     with open(trainer.log_file) as file:
         lines = [line for line in file if "L_proj" in line and "segmentation_loss" in line]
