@@ -15,6 +15,7 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunetv2_dsvm.architecture.precision import VARIABLE as PRECISION_VARIABLE
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.training import out_of_memory, stopping
 from nnunetv2_dsvm.training.checkpoint_files import (
@@ -243,7 +244,10 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
         if cases := cases_not_finite(batch):
             self._stop("an image of the validation is not finite", cases)
         with self._explaining_out_of_memory("validation"):
-            return super().validation_step(batch)
+            result = super().validation_step(batch)
+        if not np.isfinite(result["loss"]):  # the Dice of such logits is that of background
+            self._stop(f"the validation loss became {result['loss']}")
+        return result
 
     def perform_actual_validation(self, save_probabilities: bool = False):
         with self._explaining_out_of_memory("the final validation"):
@@ -261,6 +265,12 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
             raise RuntimeError(
                 f"The final validation stopped: the images of {', '.join(cases)} hold NaN or infinite values. The "
                 "checkpoints are as they were. Correct the files, preprocess them again, and repeat it with --val"
+            ) from error
+        if "inf in predicted" in str(error):  # nnU-Net's words where the network's logits are infinite, on a GPU
+            raise RuntimeError(
+                "The final validation stopped: the images are finite, but the network's logits exceed the range of "
+                "float16, in which nnU-Net predicts on a GPU. The checkpoints are as they were. Set "
+                f"{PRECISION_VARIABLE}=float32 (or bfloat16), for predictions too, and repeat it with --val"
             ) from error
 
     def on_validation_epoch_end(self, val_outputs: list[dict]):
