@@ -178,9 +178,10 @@ class CudaGraphs:
             output, shelf.pending = graph.train(inputs)
             return output
         shelf.memory.wait(stream)
-        output = graph.infer(inputs)
-        shelf.memory.done(stream)
-        return output
+        try:
+            return graph.infer(inputs)
+        finally:
+            shelf.memory.done(stream)
 
     def _possible(self, inputs: Sequence[Tensor]) -> bool:
         """Whether a graph can stand for a call on these inputs at all, parameters apart."""

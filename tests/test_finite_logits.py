@@ -1,7 +1,6 @@
 """Finite images whose logits are not: they are refused, and the named variable predicts them."""
 
 from contextlib import nullcontext
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -99,19 +98,3 @@ def test_on_a_gpu_the_logits_are_infinite_and_the_variable_predicts_it(network, 
             for ours, expected in zip(given, right, strict=True):
                 assert name == "bfloat16" or torch.equal(ours, expected)
                 assert (ours.argmax(1) == expected.argmax(1)).float().mean() >= 0.97
-
-
-def test_one_tile_of_a_sliding_window_stops_the_prediction(network):
-    """nnU-Net's own sum over tiles, in half precision and weighted: one infinite tile makes the whole infinite there."""
-    predictor = pytest.importorskip("nnunetv2.inference.predict_from_raw_data").nnUNetPredictor(
-        device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False
-    )
-    predictor.configuration_manager = SimpleNamespace(patch_size=(32, 32))
-    predictor.label_manager = SimpleNamespace(num_segmentation_heads=3)
-    predictor.allowed_mirroring_axes = (0, 1)
-    network.decoder.deep_supervision = False
-    predictor.network = torch.compile(network, backend="eager")  # as on a GPU, infinite instead of an exception
-    image = torch.rand(1, 2, 32, 80)
-    image[:, 1, :, 60:] *= 2**16
-    with torch.autocast("cpu", torch.float16), pytest.raises(RuntimeError, match="inf in predicted"):
-        predictor.predict_sliding_window_return_logits(image)

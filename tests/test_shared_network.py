@@ -74,9 +74,10 @@ def test_tasks_of_asyncio_get_their_own_answers(device):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("backend", ["auto", "torch_chunked"])
 @pytest.mark.parametrize("threads", [1, THREADS])
-def test_streams_get_their_own_answers(threads):
-    network = network_on("cuda")
+def test_streams_get_their_own_answers(threads, backend):
+    network = network_on("cuda", scan_backend=backend)
     images, answers = images_and_answers(network, "cuda")
     torch.cuda.synchronize()
     streams = [torch.cuda.Stream() for _ in images]
@@ -84,6 +85,20 @@ def test_streams_get_their_own_answers(threads):
         wrong = list(pool.map(count_wrong, [network] * THREADS, images, answers, streams))
     assert wrong == [0] * THREADS
     assert len(network.cuda_graphs.graphs) == 1
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_networks_on_two_gpus_of_one_process():
+    for device in ("cuda:0", "cuda:1"):
+        network = network_on("cuda").to(device)
+        images, answers = images_and_answers(network, device)
+        for x, y in zip(images, answers, strict=True):
+            assert count_wrong(network, x, y) == 0
+        assert len(network.cuda_graphs.graphs) == 1
+    parallel = nn.DataParallel(network.to("cuda:0"))
+    with torch.no_grad():
+        for _ in range(CALLS_BEFORE + 3):
+            torch.testing.assert_close(parallel(torch.cat(images).to("cuda:0")).cpu(), torch.cat(answers).cpu())
 
 
 def gradients(network: VMUNet, image: Tensor, between: Callable[[], object] = lambda: None) -> list[Tensor]:

@@ -19,7 +19,7 @@ def inference_precision(device_type: str) -> AbstractContextManager:
         ValueError: the variable names another type.
     """
     name = _named()
-    if not name or (name == "float32" and not torch.is_autocast_enabled(device_type)):
+    if not name or device_type == "meta" or (name == "float32" and not torch.is_autocast_enabled(device_type)):
         return nullcontext()
     return torch.autocast(device_type, dtype=torch.bfloat16, enabled=name == "bfloat16")
 
