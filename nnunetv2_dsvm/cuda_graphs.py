@@ -24,6 +24,9 @@ from nnunetv2_dsvm.recorded_call import GraphMemory, Hold, NothingToDifferentiat
 logger = logging.getLogger(__name__)
 
 CALLS_BEFORE = 2  # of a kind, without a graph: they compile kernels, and a size that does not return costs nothing
+# The same where several threads have called. A recording forbids the others to wait for the whole GPU, and needs what
+# cuDNN makes for each thread: it is for times in which only one calls.
+CALLS_BEFORE_OF_ONE_THREAD = 32
 MAX_GRAPHS = 4
 _MAX_REMEMBERED = 64
 _NEVER = -1  # instead of a number of calls: recording has failed
@@ -55,14 +58,17 @@ class _Shelf:
             self.graphs.move_to_end(key)
         return self.graphs.get(key)
 
-    def is_due(self, key: Any) -> bool:
+    def is_due(self, key: Any, calls_before: int) -> bool:
         """Counts a call without a graph; whether it should be recorded instead."""
         calls = self.calls.pop(key, 0)
-        due = calls >= CALLS_BEFORE
+        due = calls >= calls_before
         self.calls[key] = calls if due or calls == _NEVER else calls + 1
         if len(self.calls) > _MAX_REMEMBERED:
             self.calls.popitem(last=False)
         return due
+
+    def count_again(self) -> None:
+        self.calls = OrderedDict((key, _NEVER) for key, calls in self.calls.items() if calls == _NEVER)
 
     def make_room(self) -> None:
         while len(self.graphs) >= MAX_GRAPHS:
@@ -90,7 +96,9 @@ class CudaGraphs:
 
     Threads and streams may call at the same time. Those that infer share the graphs: one graph runs after the other,
     on the caller's stream. A thread that calls with autograd has graphs of its own, for its inference too, while it is
-    the only one; from the second on, training goes without.
+    the only one; from the second on, training goes without. Graphs are recorded while only one thread calls: to serve
+    from many with graphs, call a few times from one before. While one records, which takes a fraction of a second,
+    torch refuses other threads to wait for the whole GPU (`torch.cuda.synchronize`) or to draw random numbers on it.
 
     Args:
         inference: whether calls without autograd use them; what they return is a copy.
@@ -111,6 +119,8 @@ class CudaGraphs:
         self._shared: dict[torch.device, _Shelf] = {}
         self._trainers: _TrainersShelf | None = None
         self._one_trainer = True
+        self._thread: int | None = None  # that called last
+        self._calls_before = CALLS_BEFORE
         with _registry:
             _all.add(self)
 
@@ -137,6 +147,7 @@ class CudaGraphs:
             return function(x)
         stream = self.memory_type.current_stream(inputs[0].device)
         with self._lock:
+            self._look_for_other_threads()
             shelf = self._shelf(inputs[0].device, stream, grad)
             # A forward whose backward is still to come must not be overwritten.
             if shelf is None or shelf.pending() is not None:
@@ -144,7 +155,7 @@ class CudaGraphs:
             elif graph := shelf.find(key):
                 return self._run(shelf, graph, inputs, stream, grad)
             else:
-                due = shelf.is_due(key)
+                due = shelf.is_due(key, self._calls_before)
         if due and (graph := self._record(shelf, key, module, function, x)):
             with self._lock:
                 return self._run(shelf, graph, inputs, stream, grad)
@@ -152,6 +163,16 @@ class CudaGraphs:
 
     def _shelves(self) -> list[_Shelf]:
         return [*self._shared.values(), *([self._trainers] if self._trainers else [])]
+
+    def _look_for_other_threads(self) -> None:
+        thread = threading.get_ident()
+        if thread == self._thread:
+            return
+        if self._thread is not None:
+            self._calls_before = CALLS_BEFORE_OF_ONE_THREAD
+            for shelf in self._shelves():
+                shelf.count_again()
+        self._thread = thread
 
     def _shelf(self, device: torch.device, stream: Any, grad: bool) -> _Shelf | None:
         """Where the calling thread's graphs are; None where it must not have any."""
@@ -243,8 +264,7 @@ class CudaGraphs:
             leaves = {p: nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in module.parameters()}
         memo = {id(p): leaf for p, leaf in leaves.items()} | {id(b): b for b in module.buffers()}
         twin = copy.deepcopy(module, memo)
-        random = torch.is_grad_enabled() or any(m.training for m in twin.modules())
-        graph = memory.record(copy.deepcopy(function, memo), x, leaves, self.inputs_stay, random)
+        graph = memory.record(copy.deepcopy(function, memo), x, leaves, self.inputs_stay)
         inputs, _ = pytree.tree_flatten(x)
         if self._key(twin, inputs, {id(leaf): id(p) for p, leaf in leaves.items()}) != key:
             raise _Changed
@@ -281,9 +301,15 @@ def _state(root: nn.Module, inputs: Sequence[Tensor], originals: Mapping[int, in
     """
     parts: list[Any] = []
     grad = torch.is_grad_enabled()
-    for module in root.modules():
+    modules, seen = [root], set()
+    while modules:  # instead of root.modules(), whose nested generators take longer than the rest
+        module = modules.pop()
+        if module is None or id(module) in seen:
+            continue
+        seen.add(id(module))
         # Not by attribute: a module looks in three places before it says that it has none, and this runs in every call.
         own = module.__dict__
+        modules += own["_modules"].values()
         replica = own.get("_is_replica")  # nn.DataParallel's, whose weights are another copy in every call
         if (
             replica

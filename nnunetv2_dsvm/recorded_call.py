@@ -49,11 +49,11 @@ class GraphMemory:
         self.pool = torch.cuda.graph_pool_handle()
 
     def record(
-        self, function: Callable[[Any], Any], x: Any, leaves: Mapping[Tensor, Tensor], inputs_stay: bool, random: bool
+        self, function: Callable[[Any], Any], x: Any, leaves: Mapping[Tensor, Tensor], inputs_stay: bool
     ) -> "RecordedCall":
         """Records `function(x)`; see `RecordedCall`."""
         try:
-            return RecordedCall(self, function, x, leaves, inputs_stay, random)
+            return RecordedCall(self, function, x, leaves, inputs_stay)
         except Exception:
             torch.cuda.synchronize(self.device)
             raise
@@ -84,23 +84,15 @@ def _own_workspace() -> Iterator[None]:
 
 
 @contextmanager
-def _capture(memory: GraphMemory, random: bool) -> Iterator[torch.cuda.CUDAGraph]:
-    """Records the GPU's work within, and only this thread's; `torch.cuda.graph` would not reset the stream on failure.
-
-    A recording takes the GPU's random generator for itself, and what other threads draw meanwhile fails. Without
-    `random`, nothing within draws: then it gets a copy.
-    """
+def _capture(memory: GraphMemory) -> Iterator[torch.cuda.CUDAGraph]:
+    """Records what this thread gives the GPU to do. On failure the stream is reset, which `torch.cuda.graph` forgets."""
     graph = torch.cuda.CUDAGraph()
     generator = torch.cuda.default_generators[memory.device.index]
-    everybodys, spare = generator.graphsafe_get_state(), generator.clone_state()
+    random_state = generator.clone_state()
     try:
         with torch.cuda.stream(memory.stream):
-            generator.graphsafe_set_state(everybodys if random else spare)
-            try:
-                # thread_local: nnU-Net's other threads pin memory meanwhile.
-                graph.capture_begin(pool=memory.pool, capture_error_mode="thread_local")
-            finally:
-                generator.graphsafe_set_state(everybodys)
+            # thread_local: nnU-Net's other threads pin memory meanwhile.
+            graph.capture_begin(pool=memory.pool, capture_error_mode="thread_local")
             try:
                 yield graph
             except BaseException:
@@ -109,8 +101,7 @@ def _capture(memory: GraphMemory, random: bool) -> Iterator[torch.cuda.CUDAGraph
                 raise
             graph.capture_end()
     except BaseException:
-        if random:
-            generator.graphsafe_set_state(spare)  # the other still believes to be recorded
+        generator.graphsafe_set_state(random_state)  # the one before still believes to be recorded
         raise
 
 
@@ -123,12 +114,11 @@ class RecordedCall:
         x: what it is recorded with.
         leaves: the parameters, and what `function` uses in the place of each: a leaf on the same memory.
         inputs_stay: x stays where it is in memory, and is read there.
-        random: whether `function` may draw random numbers.
     """
 
     def __init__(
         self, memory: GraphMemory, function: Callable[[Any], Any], x: Any, leaves: Mapping[Tensor, Tensor],
-        inputs_stay: bool, random: bool,
+        inputs_stay: bool,
     ) -> None:  # fmt: skip
         given, spec = pytree.tree_flatten(x)
         device, grad = given[0].device, torch.is_grad_enabled()
@@ -148,7 +138,7 @@ class RecordedCall:
                 self._copy(given)
             torch.cuda.synchronize()
             torch.cuda.empty_cache()  # what the calls without a graph left over
-            with _capture(memory, random) as self.forward, autocast:
+            with _capture(memory) as self.forward, autocast:
                 output = function(pytree.tree_unflatten(self.inputs, spec))
             tensors, self.spec = pytree.tree_flatten(output)
             wanted = [t for t in tensors if t.requires_grad]
@@ -161,7 +151,7 @@ class RecordedCall:
                 if not _leaves_reached(wanted) <= set(sources):
                     raise RuntimeError("a gradient is wanted beyond the module's own parameters")
                 upstream = [g for g in self.grad_outputs if g is not None]
-                with _capture(memory, random=False) as self.backward:
+                with _capture(memory) as self.backward:
                     self.grads = list(torch.autograd.grad(wanted, sources, upstream, allow_unused=True))
         self.outputs = [t.detach() for t in tensors]
         self.output_places = {t.untyped_storage().data_ptr() for t in tensors}

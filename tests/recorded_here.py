@@ -77,7 +77,7 @@ class MemoryHere(GraphMemory):
     def renew(self) -> None:
         pass
 
-    def record(self, function, x, leaves, inputs_stay, random) -> RecordedHere:
+    def record(self, function, x, leaves, inputs_stay) -> RecordedHere:
         recorded = RecordedHere(function, pytree.tree_flatten(x)[0][0], leaves)
         if type(self).while_recording is not None:
             type(self).while_recording()
