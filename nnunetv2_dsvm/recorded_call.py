@@ -85,7 +85,7 @@ def _own_workspace() -> Iterator[None]:
 
 @contextmanager
 def _capture(memory: GraphMemory) -> Iterator[torch.cuda.CUDAGraph]:
-    """Records what this thread gives the GPU to do. On failure the stream is reset, which `torch.cuda.graph` forgets."""
+    """Records what this thread launches. On failure the stream is reset, which `torch.cuda.graph` forgets."""
     graph = torch.cuda.CUDAGraph()
     generator = torch.cuda.default_generators[memory.device.index]
     random_state = generator.clone_state()

@@ -8,6 +8,7 @@ from scan_inputs import relative_error
 from torch import Tensor
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.distillation import DualSelfDistillation
 from nnunetv2_dsvm.ops.norm import layer_norm
 
 SIZES = {"dims": (8, 16, 32), "encoder_depths": (1, 1, 1), "decoder_depths": (1, 1, 1), "d_state": 4}
@@ -63,3 +64,22 @@ def test_layer_norm_of_one_type_with_parameters_of_another(dtype, parameters):
     y.sum().backward()
     assert y.dtype == dtype and x.grad.isfinite().all()
     assert relative_error(y, right) <= max(TOLERANCE[dtype], 1e-5 if dtype == torch.float32 else 0)
+
+
+@pytest.mark.parametrize("projection", ["convolution", "pooling"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_distillation(dtype, projection):
+    exact = DualSelfDistillation([8, 16], [8, 16], projection=projection).double()
+    features = [[torch.randn(2, c, s, s + 1, dtype=torch.float64) for c, s in ((8, 5), (16, 3))] for _ in range(2)]
+
+    def value_and_gradients(distillation: DualSelfDistillation, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        leaves = [[f.to(dtype).requires_grad_() for f in side] for side in features]
+        total = sum(distillation(*leaves).values())
+        total.backward()
+        gradients = [t.grad for t in (*leaves[0], *leaves[1], *distillation.parameters()) if t.grad is not None]
+        return total, torch.cat([g.double().flatten() for g in gradients])
+
+    right = value_and_gradients(exact, torch.float64)
+    exact.zero_grad(set_to_none=True)
+    for got, expected in zip(value_and_gradients(exact.to(dtype), dtype), right, strict=True):
+        assert relative_error(got, expected) <= TOLERANCE[dtype]
