@@ -73,7 +73,7 @@ def test_distillation(dtype, projection):
     features = [[torch.randn(2, c, s, s + 1, dtype=torch.float64) for c, s in ((8, 5), (16, 3))] for _ in range(2)]
 
     def value_and_gradients(distillation: DualSelfDistillation, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        leaves = [[f.to(dtype).requires_grad_() for f in side] for side in features]
+        leaves = [[f.to(dtype, copy=True).requires_grad_() for f in side] for side in features]
         total = sum(distillation(*leaves).values())
         total.backward()
         gradients = [t.grad for t in (*leaves[0], *leaves[1], *distillation.parameters()) if t.grad is not None]
