@@ -11,8 +11,8 @@ from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.distillation import DualSelfDistillation
 from nnunetv2_dsvm.ops.norm import layer_norm
 
-SIZES = {"dims": (8, 16, 32), "encoder_depths": (1, 1, 1), "decoder_depths": (1, 1, 1), "d_state": 4}
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+SIZES = {"dims": (16, 32), "encoder_depths": (1, 1), "decoder_depths": (1, 1), "d_state": 4}
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-1}
 DTYPES = list(TOLERANCE)
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 WHERE = [("cpu", "torch_chunked"), ("cpu", "reference"), *(("cuda", name) for name in ("auto", "torch_chunked"))]
