@@ -176,6 +176,17 @@ def test_of_two_threads_that_train_neither_loses_a_gradient(device, caplog):
     assert "two threads call a network with autograd" in caplog.text
 
 
+def test_weights_converted_by_autocast_for_an_inference_have_no_part_in_a_training(device):
+    """Autocast's cache is the process's: what one call converts without a gradient, another would train with."""
+    network = network_on(device)
+    image = torch.randn(1, 1, 16, 16, device=device)
+    with torch.autocast(device, torch.bfloat16):
+        with torch.no_grad():
+            network(image)
+        network.train()(image).sum().backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
 def test_while_one_thread_records_others_use_the_network_as_it_is(device, monkeypatch):
     """Its parameters stay in their places, a gradient reaches them, its mode may be switched, and nobody waits."""
     if device == "cuda":
