@@ -36,7 +36,7 @@ def _named() -> str:
 def without_autocast_cache() -> Iterator[None]:
     """Within it autocast converts weights for this call only.
 
-    Its cache belongs to all threads: one would get weights that another is converting on its stream, and in older torch,
+    Its cache belongs to all threads: one would get weights that another converts on its stream, and in older torch,
     while it trains, weights that another converted without a gradient.
     """
     before = torch.is_autocast_cache_enabled()
