@@ -86,12 +86,14 @@ class TrainerHooks(_Trainer):
         return next((c for c in behind if hook in vars(c) and c is not nnUNetTrainer and not is_layer(c)), None)
 
     def _cuts_off(self, hook: str) -> type | None:
-        """The class in front of the layers whose `hook` does not name the one that it overrides."""
+        """The class in front of the layers whose `hook` calls none of those that it overrides."""
         mro = type(self).__mro__
         for owner in mro[: mro.index(TrainerHooks)]:
             function = inspect.unwrap(vars(owner)[hook]) if hook in vars(owner) else None
-            if inspect.isfunction(function) and not is_layer(owner) and hook not in function.__code__.co_names:
-                return owner
+            if inspect.isfunction(function) and not is_layer(owner):
+                names = set(function.__code__.co_names)
+                if hook not in names or names.isdisjoint({"super", *(base.__name__ for base in mro)}):
+                    return owner
         return None
 
     def bare_network(self) -> Any:
