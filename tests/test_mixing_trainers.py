@@ -249,14 +249,47 @@ def test_a_loss_that_is_replaced_during_a_training_keeps_the_distillation(make):
     trains_everything(trainer)
 
 
-def test_a_hook_that_would_lose_the_projections_is_refused(make, tmp_path):
-    class Loads(nnUNetTrainerDSVM):
-        def load_checkpoint(self, filename_or_checkpoint):
-            self.initialize()
+class Loads(nnUNetTrainerDSVM):
+    def load_checkpoint(self, filename_or_checkpoint):
+        self.logger.load_checkpoint({})
 
-    with pytest.raises(ValueError, match=r"Loads.load_checkpoint does not call super\(\).load_checkpoint"):
-        make(Loads)
+
+class Saves(nnUNetTrainerDSVM):
+    def save_checkpoint(self, filename):
+        torch.save(self.network.state_dict(), filename)
+
+
+class TakesAnything(nnUNetTrainerDSVM):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "message"),
+    [
+        (Loads, r"Loads.load_checkpoint does not call super\(\).load_checkpoint"),
+        (Saves, r"Saves.save_checkpoint does not call super\(\).save_checkpoint"),
+        (TakesAnything, "TakesAnything.__init__ must take plans, configuration.*: args, "),
+    ],
+)
+def test_overrides_that_would_lose_something_are_refused(make, tmp_path, trainer, message):
+    with pytest.raises(ValueError, match=message):
+        make(trainer)
     assert not (tmp_path / "a").exists()
+
+
+def test_a_checkpoint_hook_may_do_nothing_or_call_its_base_by_name(make):
+    def nothing(self, filename):
+        pass
+
+    def by_name(self, filename):
+        nnUNetTrainerDSVM.save_checkpoint(self, filename)
+
+    for run, hook in enumerate((nothing, by_name)):
+        trainer = make(type("Mine", (nnUNetTrainerDSVM,), {"save_checkpoint": hook}), run=str(run))
+        trainer.initialize()
+        trainer.save_checkpoint(os.path.join(trainer.output_folder, "checkpoint_latest.pth"))
+        assert os.path.exists(os.path.join(trainer.output_folder, "checkpoint_latest.pth")) is bool(run)
 
 
 # --- settings in the body of a class ----------------------------------------------------------------------------------

@@ -117,15 +117,15 @@ def train_some_steps(case: TrainingCase, device: torch.device) -> Any:
     os.environ.update({f"nnUNet_{name}": folder.name for name in ("raw", "preprocessed", "results")})
     case.write_dataset_folder(Path(folder.name))
     from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
-    from nnunetv2_dsvm.training.precision import bf16_autocast
+    from nnunetv2_dsvm.training.precision import cuda_autocast, training_dtype
 
-    bf16 = device.type == "cuda" and case.precision == "bfloat16"
+    precision = "bf16" if case.precision == "bfloat16" else "fp16"
     with (
         folder,
         contextlib.redirect_stdout(io.StringIO()),
-        bf16_autocast() if bf16 else contextlib.nullcontext(),
+        cuda_autocast(training_dtype(device, precision)),
     ):
-        trainer_class = type("Trainer", (nnUNetTrainerDSVM,), {"precision": "bf16" if bf16 else "fp16"})
+        trainer_class = type("Trainer", (nnUNetTrainerDSVM,), {"precision": precision})
         trainer = trainer_class(case.plans(), "2d", 0, case.dataset_json(), device)
         trainer.initialize()
         batch = _batch(case, trainer.label_manager)

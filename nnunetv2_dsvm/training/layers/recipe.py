@@ -1,12 +1,12 @@
 """The layer of VM-UNet's recipe: optimiser, schedule, length, precision."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
 from nnunetv2_dsvm.training.optimization import ENCODER, PART, WarmupCosineSchedule, parameter_groups
-from nnunetv2_dsvm.training.precision import bf16_autocast, trains_in_bf16
+from nnunetv2_dsvm.training.precision import Precision, cuda_autocast, training_dtype
 
 
 class VisionMambaRecipe(TrainerHooks):
@@ -21,13 +21,13 @@ class VisionMambaRecipe(TrainerHooks):
     default_weight_decay: float = 1e-2
     final_lr_fraction: float = 1e-2
     warmup_fraction: float = 1 / 30
-    precision: Literal["auto", "bf16", "fp16"] = "auto"  # on CUDA; auto: bf16 where the hardware has it
+    precision: Precision = "auto"  # on CUDA; auto: bf16 where the hardware has it, else fp16
     # For an encoder with pretrained weights (nnU-Net's -pretrained_weights, see `nnUNetv2_dsvm convert-weights`):
     encoder_lr_factor: float = 1.0  # its learning rate, as a multiple of the rest's
     frozen_encoder_epochs: int = 0  # epochs, from the first on, in which its weights stay as they are
 
     def initialize(self):
-        if self._in_bf16():
+        if training_dtype(self.device, self.precision) != torch.float16:
             self.grad_scaler = None  # bf16 has the range of fp32
         super().initialize()
         if self._encoder_is_apart() and not any(g.get(PART) == ENCODER for g in self.optimizer.param_groups):
@@ -56,18 +56,13 @@ class VisionMambaRecipe(TrainerHooks):
         return optimizer, schedule
 
     def run_training(self):
-        if self._in_bf16():
-            with bf16_autocast():
-                super().run_training()
-        else:
+        with cuda_autocast(training_dtype(self.device, self.precision)):
             super().run_training()
 
     def on_train_start(self):
         super().on_train_start()
-        if self.device.type == "cuda":
-            precision = "bf16" if self.grad_scaler is None else "fp16 with a gradient scaler"
-        else:
-            precision = "fp32"
+        dtype = training_dtype(self.device, self.precision) if self.device.type == "cuda" else torch.float32
+        precision = str(dtype).removeprefix("torch.") + (" with a gradient scaler" if self.grad_scaler else "")
         self.print_to_log_file(
             f"recipe: {self.num_epochs} epochs of {self.num_iterations_per_epoch} iterations in {precision}, "
             f"{type(self.optimizer).__name__} with learning rate {self.initial_lr:g} and weight decay "
@@ -78,9 +73,6 @@ class VisionMambaRecipe(TrainerHooks):
                 f"encoder: frozen for the first {self.frozen_encoder_epochs} epochs, then {self.encoder_lr_factor:g} "
                 "times the learning rate of the rest"
             )
-
-    def _in_bf16(self) -> bool:
-        return trains_in_bf16(self.device) if self.precision == "auto" else self.precision == "bf16"
 
     def _encoder_is_apart(self) -> bool:
         return self.encoder_lr_factor != 1 or self.frozen_encoder_epochs > 0

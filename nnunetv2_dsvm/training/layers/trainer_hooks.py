@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 else:
     _Trainer = object
 
-_MUST_CHAIN = ("initialize", "load_checkpoint")
+_MUST_CHAIN = ("initialize", "save_checkpoint", "load_checkpoint")
+_ARGUMENTS = {"plans", "configuration", "fold", "dataset_json", "device"}  # which nnU-Net passes, and keeps by name
 
 
 class TrainerHooks(_Trainer):
@@ -57,6 +58,11 @@ class TrainerHooks(_Trainer):
             ValueError, RuntimeError: with the reason and what to do.
         """
         check_class_settings(type(self), is_layer)
+        if others := sorted(inspect.signature(self.__init__).parameters.keys() ^ _ARGUMENTS):
+            raise ValueError(
+                f"{type(self).__name__}.__init__ must take plans, configuration, fold, dataset_json and device, under "
+                f"these names and no others, as nnU-Net's does: {', '.join(others)} differ"
+            )
         for hook in _MUST_CHAIN:
             if owner := self._cuts_off(hook):
                 raise ValueError(
@@ -91,8 +97,8 @@ class TrainerHooks(_Trainer):
         for owner in mro[: mro.index(TrainerHooks)]:
             function = inspect.unwrap(vars(owner)[hook]) if hook in vars(owner) else None
             if inspect.isfunction(function) and not is_layer(owner):
-                names = set(function.__code__.co_names)
-                if hook not in names or names.isdisjoint({"super", *(base.__name__ for base in mro)}):
+                names = set(function.__code__.co_names)  # none: a hook that does nothing, as nnU-Net's benchmarks have
+                if names and (hook not in names or names.isdisjoint({"super", *(base.__name__ for base in mro)})):
                     return owner
         return None
 

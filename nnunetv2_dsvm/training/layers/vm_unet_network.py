@@ -1,5 +1,6 @@
 """The layer of the network: the VM-UNet of the plans, what it refuses, its deep supervision and CUDA graphs."""
 
+import inspect
 import os
 
 import torch
@@ -53,7 +54,8 @@ class VMUNetNetwork(TrainerHooks):
 
     def initialize(self):
         enabled, stated = self.enable_deep_supervision, self._trains_auxiliary_heads()
-        if enabled != stated:
+        builds = inspect.unwrap(type(self).build_network_architecture)
+        if enabled != stated and getattr(builds, "__func__", None) is VMUNetNetwork.build_network_architecture.__func__:
             raise ValueError(
                 f"enable_deep_supervision of this {type(self).__name__} is {enabled}, but its class states {stated}, "
                 "with which nnU-Net would build the network at inference: set default_deep_supervision = "
