@@ -45,14 +45,19 @@ class Grid:
         """Unit vectors of the axes, in columns."""
         return self.affine[:3, :3] / self.spacing
 
+    @property
+    def orientation(self) -> str:
+        """Where the axes go, e.g. `left, posterior, superior`: the nearest of the patient's directions."""
+        axes = self.direction.T[: self.dimensions]
+        return ", ".join(_TOWARDS[i][int(axis[i] > 0)] for axis in axes for i in [np.abs(axis).argmax()])
+
     def __str__(self) -> str:
         n = self.dimensions
-        axes = [_TOWARDS[i][int(axis[i] > 0)] for axis in self.direction.T[:n] for i in [np.abs(axis).argmax()]]
         oblique = np.abs(self.direction).max(axis=0).min() < 1 - 1e-6
         cosines = f" (direction {', '.join(f'{c:.6g}' for c in self.direction[:n, :n].ravel())})" if oblique else ""
         return (
             f"{_by(self.size[:n])} voxels of {_by(self.spacing[:n])} mm, "
-            f"origin ({', '.join(f'{o:.6g}' for o in self.origin[:n])}) mm, axes towards {', '.join(axes)}{cosines}"
+            f"origin ({', '.join(f'{o:.6g}' for o in self.origin[:n])}) mm, axes towards {self.orientation}{cosines}"
         )
 
 

@@ -16,8 +16,8 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from nnunetv2_dsvm.evaluation.label_colours import LABEL_COLOURS, label_colour
-from nnunetv2_dsvm.evaluation.segmentations import read_label_map
 from nnunetv2_dsvm.image_grid import grid_problem, placed
+from nnunetv2_dsvm.label_maps import read_label_map
 from nnunetv2_dsvm.nifti_files import check_whole, is_nifti
 from nnunetv2_dsvm.reporting.display import displayed, slice_to_show, upright
 from nnunetv2_dsvm.reporting.models import TrainedModel
