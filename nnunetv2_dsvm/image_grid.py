@@ -99,6 +99,8 @@ def _grid_as_read(properties: Mapping[str, Any], shape: tuple[int, ...]) -> Grid
     size = shape[::-1]
     if "sitk_stuff" in properties:
         stuff = properties["sitk_stuff"]
+        if len(stuff["spacing"]) == 2 and len(shape) == 3 and shape[0] > 1:
+            raise ValueError(f"it has {shape[-1]} values a pixel, expected 1")
         return _grid(size, stuff["spacing"], stuff["origin"], stuff["direction"])
     if "nibabel_stuff" in properties:
         stuff = properties["nibabel_stuff"]

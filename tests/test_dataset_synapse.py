@@ -194,7 +194,7 @@ def test_preprocessed_problems_at_once(folders, transunet_source, tmp_path, caps
         "train_npz/case0006_slice001.npz: cannot be read: 'label is not a file in the archive'",
         "train_npz/case0006_slice002.npz: has an image (20, 24) and a label (19, 24)",
         "train_npz/case0006_slice003.npz: has intensities from",
-        "train_npz/case0007_slice000.npz: has the labels 0.5, 1.5",
+        "train_npz/case0007_slice000.npz: holds values that are no labels: 0.5 in",
         "case0007 has slices of different sizes",
         "case0001 is in train.txt too",
         "case0009_slice000 is listed more than once",

@@ -131,7 +131,7 @@ def test_plan_and_preprocess_names_them(tmp_path, monkeypatch, capsys):
         nibabel.save(nibabel.Nifti1Image(values, stored.affine), file)
     assert main(["plan_and_preprocess", "-d", "905"]) == 1
     message = capsys.readouterr().err
-    assert f"2 label files of {drawn.name} hold no labels" in message
+    assert f"2 of 3 label files of {drawn.name} cannot be used" in message
     assert f"{files[0]} holds values that are no labels (NaN in 1 voxel)" in message
     assert f"{files[1]} holds values that are no labels (0.5 in 1 voxel)" in message
     assert "Nothing was planned" in message and not (tmp_path / "nnUNet_preprocessed").exists()

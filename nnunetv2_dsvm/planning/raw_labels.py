@@ -26,6 +26,8 @@ def refuse_what_are_no_labels(dataset_ids: Sequence[int], *, workers: int) -> No
         dataset_json = read_json_object(raw / "dataset.json")
         cases = get_filenames_of_train_images_and_targets(str(raw), dataset_json)
         files = [Path(case["label"]) for case in cases.values()]
+        if not files:
+            raise UserError(f"{raw} holds no training cases, expected imagesTr and labelsTr")
         example = next(iter(cases.values()))["images"][0]
         reader = determine_reader_writer_from_dataset_json(dataset_json, example, verbose=False)()
 
@@ -38,4 +40,4 @@ def refuse_what_are_no_labels(dataset_ids: Sequence[int], *, workers: int) -> No
 
         found = map_with_progress(wrong, files, description="checking labels", workers=workers)
         if problems := [text for text in found if text]:
-            raise UserError("\n  ".join([f"{len(problems)} label files of {raw.name} hold no labels:", *problems]))
+            raise UserError("\n  ".join([f"{len(problems)} of {len(files)} label files of {raw.name} cannot be used:", *problems]))
