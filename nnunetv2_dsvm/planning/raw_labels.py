@@ -40,4 +40,5 @@ def refuse_what_are_no_labels(dataset_ids: Sequence[int], *, workers: int) -> No
 
         found = map_with_progress(wrong, files, description="checking labels", workers=workers)
         if problems := [text for text in found if text]:
-            raise UserError("\n  ".join([f"{len(problems)} of {len(files)} label files of {raw.name} cannot be used:", *problems]))
+            count = f"{len(problems)} of {len(files)} label files of {raw.name} cannot be used:"
+            raise UserError("\n  ".join([count, *problems]))
