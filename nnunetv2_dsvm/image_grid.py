@@ -10,11 +10,12 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 # Two programs round a header differently: NIfTI stores single precision and an orientation as a quaternion, others
-# decimals. The first voxel is stored directly; rounding of spacing and direction adds up towards the last one.
+# decimals. The first voxel is stored directly; rounding of spacing and direction adds up towards the last one, where it
+# may not reach half a voxel: then the nearest neighbour of every voxel is its counterpart.
 RELATIVE_SPACING = 1e-3
 DIRECTION_COSINE = 1e-3
 FIRST_VOXEL = 0.01  # voxels
-ANY_VOXEL = 0.25  # voxels
+ANY_VOXEL = 0.5  # voxels
 _TOWARDS = (("right", "left"), ("anterior", "posterior"), ("inferior", "superior"))  # -x, x; -y, y; -z, z
 
 

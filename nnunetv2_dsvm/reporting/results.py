@@ -143,8 +143,8 @@ def _nnunets_own(model: TrainedModel, folds: Sequence[str], files: Sequence[Path
             cases.append(_case(model, folds, file.parent, name, entry["reference_file"], values))
     _refuse_repeated(model, cases)
     notes = (
-        "Metrics by nnU-Net (summary.json); a class that is in neither the ground truth nor the prediction of a case "
-        "does not count there.",
+        "Metrics by nnU-Net (summary.json), which compares voxels wherever they lie; a class that is in neither the "
+        "ground truth nor the prediction of a case does not count there.",
         "nnUNetv2_dsvm evaluate adds distances, sensitivity and more; make the report again after it.",
     )
     return Results(metrics, tuple(cases), _spreads(cases, list(model.labels), metrics), notes)
