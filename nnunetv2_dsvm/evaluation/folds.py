@@ -72,5 +72,5 @@ def _splits(dataset_name: str) -> list[Any] | None:
         return None
     splits = read_json(file)
     if not isinstance(splits, list):
-        raise UserError(f'{file} holds no list of folds, each with the cases of "train" and "val", as nnU-Net writes it')
+        raise UserError(f'{file} holds no list of folds, each with its "train" and "val" cases, as nnU-Net writes it')
     return splits
