@@ -14,7 +14,7 @@ BLOCK = 1 << 20  # bytes; a multiple of every type's size
 
 
 def is_nifti(path: Path) -> bool:
-    return path.name.endswith((".nii", ".nii.gz"))
+    return path.name.lower().endswith((".nii", ".nii.gz"))
 
 
 def check_whole(path: Path) -> dict[str, int]:
@@ -34,7 +34,7 @@ def check_whole(path: Path) -> dict[str, int]:
     dtype = image.get_data_dtype()
     expected = image.dataobj.offset + math.prod(image.shape) * dtype.itemsize
     found: Counter[str] = Counter()
-    with (gzip.open if path.name.endswith(".gz") else open)(path, "rb") as file:
+    with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as file:
         start = file.read(image.dataobj.offset)
         size = len(start)
         _check_spacing(image.header, start)

@@ -15,6 +15,7 @@ from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.copied_slice import Box, CopiedSlice, body_boxes, copy_best_slice, copy_most_similar_slice
 from nnunetv2_dsvm.evaluation.labels import read_labels
 from nnunetv2_dsvm.evaluation.overlay import write_overlay
+from nnunetv2_dsvm.evaluation.prediction_set import case_names
 from nnunetv2_dsvm.evaluation.report import Column, read_dice, write_report
 from nnunetv2_dsvm.evaluation.segmentations import read_pair
 from nnunetv2_dsvm.json_files import read_json_object
@@ -58,8 +59,8 @@ def refuse_incomparable(truth: Path, predictions: Path, dataset_json: Path) -> N
 
     labels = read_labels(read_json_object(dataset_json))
     problems = []
-    for reference in sorted(truth.glob("*.nii.gz")):
-        _, wrong = read_pair(reference, predictions / reference.name, SimpleITKIO, labels)
+    for case in case_names(truth, ".nii.gz"):
+        _, wrong = read_pair(truth / f"{case}.nii.gz", predictions / f"{case}.nii.gz", SimpleITKIO, labels)
         problems += wrong
     if problems:
         raise UserError("\n  ".join(["these cannot be compared:", *problems]))
