@@ -22,7 +22,9 @@ def no_labels(values: np.ndarray, not_numbers: Mapping[str, int] | None = None) 
     finite = np.isfinite(wrong)
     found = dict(not_numbers or count_not_numbers(wrong[~finite]))
     different, counts = np.unique(wrong[finite], return_counts=True)
-    found |= {f"{value:g}": int(count) for value, count in zip(different[:SHOWN], counts, strict=False)}
+    # As many digits as tell the value from its neighbours: 1.0000001 is no label.
+    shown = (str(value).removesuffix(".0") for value in different[:SHOWN])
+    found |= {value: int(count) for value, count in zip(shown, counts, strict=False)}
     if not found:
         return None
     return in_words(found, len(different) - SHOWN)

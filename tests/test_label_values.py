@@ -21,7 +21,7 @@ WRONG = {  # values, type, what is said
     "Inf": ([np.inf, -np.inf], np.float64, "Inf in 1 voxel, -Inf in 1"),
     "NaN, big-endian": ([np.nan], ">f4", "NaN in 1 voxel"),
     "NaN and a half": ([np.nan, 0.5], np.float32, "NaN in 1 voxel, 0.5 in 1"),
-    "nearly one": ([0.99999], np.float64, "0.99999 in 1 voxel"),
+    "nearly one": ([1.0000001, 0.99999], np.float32, "0.99999 in 1 voxel, 1.0000001 in 1"),
     "negative": ([-1, -1, -3], np.int16, "-3 in 1 voxel, -1 in 2"),
     "too large": ([65536 + 1], np.int32, "65537 in 1 voxel"),
     "many": (np.arange(1, 11) / 16, np.float32, "0.5 in 1 and 2 other values"),
