@@ -106,6 +106,14 @@ def test_by_default_and_beside_other_folds_its_cases_do_not_count_twice(drawn, t
     assert "folds 0, 1<" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
 
 
+def test_without_splits_no_fold_is_left_out(drawn, tmp_path, capsys):
+    """There may have been ten folds, where the model was trained."""
+    drawn, _ = drawn
+    shutil.rmtree(tmp_path / "nnUNet_preprocessed")
+    assert main(["report", *COMMAND, "-o", str(tmp_path / "report")]) == 1
+    assert "several of the chosen folds" in capsys.readouterr().err
+
+
 def test_cases_that_came_later_change_nothing(drawn):
     """The training drew from the cases that were preprocessed, of which nnU-Net keeps a copy."""
     drawn, model = drawn

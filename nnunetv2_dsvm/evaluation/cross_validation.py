@@ -11,6 +11,8 @@ from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet, case_names, f
 from nnunetv2_dsvm.json_files import read_json_object
 from nnunetv2_dsvm.nnunet_folders import folder_of_models, ground_truth_folders
 
+NNUNETS_FOLDS = ("0", "1", "2", "3", "4")
+
 
 def from_cross_validation(
     dataset: str, trainers: Sequence[str], *, plans: str, configuration: str, folds: Sequence[str] | None = None
@@ -36,7 +38,7 @@ def from_cross_validation(
     _refuse_repeated(trainers)
     folds = None if folds is None else _in_order(folds)
     parent = folder_of_models(dataset)
-    folds = folds or folds_of_splits(parent.name)
+    folds = folds or folds_of_splits(parent.name) or NNUNETS_FOLDS
     models = {trainer: parent / f"{trainer}__{plans}__{configuration}" for trainer in trainers}
     _check_validated(models, folds, configuration, dataset)
     references = _references(parent.name)

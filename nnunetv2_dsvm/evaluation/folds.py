@@ -9,13 +9,17 @@ from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.json_files import read_json
 from nnunetv2_dsvm.nnunet_folders import nnunet_folder
 
-NNUNETS_FOLDS = 5
 SEED = 12345  # of nnU-Net's random splits
 
 
-def folds_of_splits(dataset_name: str) -> list[str]:
-    """The folds that splits_final.json holds, nnU-Net's five without it."""
-    return [str(fold) for fold in range(len(_splits(dataset_name) or range(NNUNETS_FOLDS)))]
+def folds_of_splits(dataset_name: str) -> list[str] | None:
+    """The folds that splits_final.json holds; None where there is no such file.
+
+    Raises:
+        UserError: it is not what nnU-Net reads.
+    """
+    splits = _splits(dataset_name)
+    return None if splits is None else [str(fold) for fold in range(len(splits))]
 
 
 def validation_cases(

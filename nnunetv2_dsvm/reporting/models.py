@@ -172,7 +172,7 @@ def choose_folds(models: Sequence[TrainedModel], asked: Sequence[str] | None) ->
     common = [fold for fold in models[0].folds if all(fold in model.folds for model in models)]
     numbers = [fold for fold in common if fold.isdigit()]
     in_splits = folds_of_splits(models[0].dataset)
-    folds = [fold for fold in numbers if fold in in_splits] or numbers or common
+    folds = [fold for fold in numbers if in_splits is None or fold in in_splits] or numbers or common
     if not folds:
         has = "; ".join(f"{model.folder.name}: {', '.join(model.folds) or 'none'}" for model in models)
         raise UserError(f"there is no trained fold that all models have ({has})")
