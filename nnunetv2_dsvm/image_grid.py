@@ -58,7 +58,7 @@ class Grid:
         cosines = f" (direction {', '.join(f'{c:.6g}' for c in self.direction[:n, :n].ravel())})" if oblique else ""
         return (
             f"{_by(self.size[:n])} voxels of {_by(self.spacing[:n])} mm, "
-            f"origin ({', '.join(f'{o:.6g}' for o in self.origin[:n])}) mm, axes towards {self.orientation}{cosines}"
+            f"origin ({', '.join(f'{o:.7g}' for o in self.origin[:n])}) mm, axes towards {self.orientation}{cosines}"
         )
 
 

@@ -63,7 +63,7 @@ def test_the_same_mask_stored_in_another_order(tmp_path, capsys, reader, stored)
     values, moved = measured(prediction)
     assert [of["Dice"] for of in values.values()] == [1, 1] and values["organ"]["HD95_mm"] == 0
     assert moved == ["case"]
-    assert "resampled onto their references' grids were case" in capsys.readouterr().out
+    assert "prediction: 1 of 1 predictions resampled onto the reference's grid: case" in capsys.readouterr().out
 
 
 def test_a_reader_that_reorients_needs_no_resampling(tmp_path):

@@ -96,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
         contents[json_file.with_suffix(".csv")] = metrics_csv(results, summary, protocol)
         tables.append(f"{s.model}, {len(results)} cases, protocol {protocol.name}\n{summary_table(summary, protocol)}")
         if moved := resampled_cases(results):
-            tables.append(f"{s.model}: resampled onto their references' grids were {', '.join(moved)}")
+            of_all = f"{len(moved)} of {len(results)} predictions"
+            tables.append(f"{s.model}: {of_all} resampled onto the reference's grid: {', '.join(moved)}")
     if len(sets) > 1:
         models = {s.model: results for s, results in zip(sets, measured, strict=True)}
         differences = compare(models, protocol)
