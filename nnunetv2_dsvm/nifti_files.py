@@ -28,10 +28,12 @@ def check_whole(path: Path) -> dict[str, int]:
 
     Raises:
         Exception: what nibabel, gzip or zlib raise at a header that is none, or at a wrong check sum.
-        ValueError: the file is shorter than its header says, or has no spacing.
+        ValueError: the file is shorter than its header says, has no spacing, or holds complex numbers.
     """
     image = nibabel.load(path)
     dtype = image.get_data_dtype()
+    if dtype.kind == "c":
+        raise ValueError("it holds complex numbers")  # nnU-Net's readers drop the imaginary part
     expected = image.dataobj.offset + math.prod(image.shape) * dtype.itemsize
     found: Counter[str] = Counter()
     with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as file:

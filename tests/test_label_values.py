@@ -54,6 +54,13 @@ def test_values_in_an_evaluated_file(tmp_path, capsys, role, values, kind, said)
     assert not list(prediction.glob("metrics*"))
 
 
+def test_complex_numbers_are_no_labels(tmp_path, capsys):
+    reference, prediction = write_folders(tmp_path, {"a": (blobs(1), blobs(2))})
+    write(prediction / "a.nii.gz", [1j], np.complex64)
+    assert main(["evaluate", str(reference), str(prediction), "-np", "1"]) == 1
+    assert "a.nii.gz cannot be read: it holds complex numbers" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("reader", ["NibabelIO", "NibabelIOWithReorient"])
 def test_nibabels_readers(tmp_path, capsys, reader):
     reference, prediction = write_folders(tmp_path, {"a": (blobs(1), blobs(2))})
