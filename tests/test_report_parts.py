@@ -9,20 +9,24 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from report_models import Drawn, dice_and_iou, make_model, shifted
 from skimage import color
 
+from nnunetv2_dsvm import VMUNet
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.label_colours import LABEL_COLOURS
 from nnunetv2_dsvm.reporting.case_picture import write_case_picture
+from nnunetv2_dsvm.reporting.case_slices import colours_of_classes, read_case_slices
 from nnunetv2_dsvm.reporting.curves import limits, read_curves, write_curves
 from nnunetv2_dsvm.reporting.display import displayed, slice_to_show, upright
-from nnunetv2_dsvm.reporting.html import _tables
 from nnunetv2_dsvm.reporting.models import TrainedModel, choose_folds, find_models
 from nnunetv2_dsvm.reporting.papers import PapersNumbers
 from nnunetv2_dsvm.reporting.results import MEAN, Spread, ValidationCase, read_results
+from nnunetv2_dsvm.reporting.tables import tables_of_one
+from nnunetv2_dsvm.reporting.training_effort import number_of_parameters, shown_duration
 from nnunetv2_dsvm.reporting.worst_cases import notable_cases
 
 
@@ -111,8 +115,8 @@ def test_metrics_older_than_a_prediction_are_said_to_be(tmp_path):
 
 def test_many_metrics_of_one_model_stand_below_each_other():
     metrics = tuple("abcdefghi")
-    model = PapersNumbers(metrics, {MEAN: {m: Spread(0.5, 0.1, 3) for m in metrics}}, 3, ())
-    assert [table["heads"] for table in _tables(["model"], [model])] == [
+    model = PapersNumbers(metrics, {MEAN: {m: Spread(0.5, 0.1, 3) for m in metrics}}, {}, ())
+    assert [table["heads"] for table in tables_of_one(model)] == [
         [f"{m} ↑" for m in part] for part in ("abcdef", "ghi")
     ]
 
@@ -141,6 +145,7 @@ def test_curves_of_ours_and_of_a_stock_trainer(tmp_path):
     )
     assert [panel.title for panel in stock.panels] == ["loss", "pseudo Dice", "learning rate"]
     assert len(ours.panels) == 7 and len(ours.histories["1"]["L_proj"]) == 7
+    assert ours.parameters == 12 and ours.epoch_seconds == pytest.approx([2.5] * 14)
     assert ours.notes == () and stock.notes[0] == "Fold 0 is not finished: checkpoint_latest.pth, after 7 epochs."
     write_curves(tmp_path / "curves.png", ours, limits([ours, stock]))
     assert matplotlib.image.imread(tmp_path / "curves.png").shape[1] == 960
@@ -151,6 +156,7 @@ def test_a_checkpoint_of_weights_alone_has_no_curves(tmp_path, content):
     model = TrainedModel(make_model(Drawn(tmp_path, "RGB", cases=1), "a", folds=1, epochs=2))
     torch.save(content, model.fold_folder("0") / "checkpoint_final.pth")
     curves = read_curves(model, ["0"])
+    assert (curves.parameters, list(curves.epoch_seconds)) == (None, [])
     assert curves.panels == [] and curves.notes == ("Fold 0: checkpoint_final.pth holds no training curves.",)
 
 
@@ -180,6 +186,26 @@ def test_incomplete_descriptions_of_a_model_are_refused(tmp_path, file, key):
     (folder / file).write_text(json.dumps(content))
     with pytest.raises(UserError, match=f"{file} lacks {key}"):
         find_models([folder], None, [], "", "")
+
+
+def test_parameters_are_those_of_the_network(tmp_path):
+    """nnU-Net's decoder holds the encoder again; a batch norm's running statistics are not trained."""
+    of_nnunet = PlainConvUNet(
+        1, 2, [4, 8], torch.nn.Conv2d, 3, [1, 2], 1, 3, 1, norm_op=torch.nn.BatchNorm2d, deep_supervision=True
+    )
+    for network in (of_nnunet, VMUNet(1, 2, dims=[8, 16], encoder_depths=[1, 1], decoder_depths=[1, 1])):
+        torch.save(network.state_dict(), tmp_path / "weights.pth")
+        weights = torch.load(tmp_path / "weights.pth", mmap=True)
+        assert number_of_parameters(weights) == sum(p.numel() for p in network.parameters())
+    assert sum(t.numel() for t in of_nnunet.state_dict().values()) > 1.5 * number_of_parameters(of_nnunet.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(4.44, "4.4 s"), (59.97, "1 min 0 s"), (119.6, "2 min 0 s"), (3599.7, "1 h 0 min"), (9000, "2 h 30 min")],
+)
+def test_durations(seconds, text):
+    assert shown_duration(seconds) == text
 
 
 def test_curves_with_gaps_draw(tmp_path):
@@ -239,14 +265,14 @@ def test_contours_lie_where_the_labels_are(tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", str(drawn.raw.parent))
     model = TrainedModel(make_model(drawn, "a", shift=6, folds=1, epochs=1))
     assert len(model.image_files(drawn.case(2))) == 1
-    picture = write_case_picture(
-        tmp_path / "case.png",
+    case = read_case_slices(
         model,
         images=model.image_files(drawn.case(2)),
         truth=model.reference_file(drawn.case(2), None),
         predictions={"prediction": model.validation_folder("0") / f"{drawn.case(2)}.nii.gz"},
     )
-    assert (picture.slice_number, picture.slices) == (4, 6)
+    assert (case.slice_number, case.slices) == (4, 6)
+    write_case_picture(tmp_path / "case.png", case, model.labels, colours_of_classes([case], model.labels))
     pixels = matplotlib.image.imread(tmp_path / "case.png")[..., :3]
     third = pixels.shape[1] // 3
     orange = np.abs(pixels - np.array([0xD5, 0x5E, 0x00]) / 255).max(axis=-1) < 0.02
@@ -264,7 +290,7 @@ def test_label_maps_of_another_shape_are_refused(tmp_path, monkeypatch):
     sitk.WriteImage(image, str(tmp_path / "other.nii.gz"))
     truth = model.reference_file(drawn.case(0), None)
     with pytest.raises(ValueError, match=r"has the shape \(2, 3, 4\), its image \(6, 72, 96\)"):
-        write_case_picture(
-            tmp_path / "case.png", model, images=model.image_files(drawn.case(0)), truth=truth,
+        read_case_slices(
+            model, images=model.image_files(drawn.case(0)), truth=truth,
             predictions={"prediction": tmp_path / "other.nii.gz"},
         )  # fmt: skip

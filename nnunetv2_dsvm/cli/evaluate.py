@@ -78,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
         contents[json_file.with_suffix(".csv")] = metrics_csv(results, summary, protocol)
         tables.append(f"{s.model}, {len(results)} cases, protocol {protocol.name}\n{summary_table(summary, protocol)}")
     if len(sets) > 1:
-        models = {s.model: results for s, results in zip(sets, measured, strict=True)}
-        differences = compare(models, protocol)
+        models = {s.model: [r.values for r in results] for s, results in zip(sets, measured, strict=True)}
+        differences = compare(models, protocol.metrics)
         json_file = (args.o or sets[0].folder) / f"comparison_{protocol.name}.json"
         contents[json_file] = comparison_json(differences, list(models), protocol)
         contents[json_file.with_suffix(".csv")] = comparison_csv(differences)
