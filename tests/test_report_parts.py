@@ -13,11 +13,9 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from report_models import Drawn, dice_and_iou, make_model, shifted
-from skimage import color
 
 from nnunetv2_dsvm import VMUNet
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.evaluation.label_colours import LABEL_COLOURS
 from nnunetv2_dsvm.reporting.case_picture import write_case_picture
 from nnunetv2_dsvm.reporting.case_slices import colours_of_classes, read_case_slices
 from nnunetv2_dsvm.reporting.curves import limits, read_curves, write_curves
@@ -25,7 +23,7 @@ from nnunetv2_dsvm.reporting.display import displayed, slice_to_show, upright
 from nnunetv2_dsvm.reporting.models import TrainedModel, choose_folds, find_models
 from nnunetv2_dsvm.reporting.papers import PapersNumbers
 from nnunetv2_dsvm.reporting.results import MEAN, Spread, ValidationCase, read_results
-from nnunetv2_dsvm.reporting.tables import tables_of_one
+from nnunetv2_dsvm.reporting.tables import comparison_of, tables_of_one
 from nnunetv2_dsvm.reporting.training_effort import number_of_parameters, shown_duration
 from nnunetv2_dsvm.reporting.worst_cases import notable_cases
 
@@ -121,20 +119,32 @@ def test_many_metrics_of_one_model_stand_below_each_other():
     ]
 
 
-def test_label_colours_are_told_apart_by_the_colour_blind():
-    """Simulated by Machado et al. 2009 (protanopia and deuteranopia, severity 1), compared in CIELAB."""
-    linear = color.rgb2xyz  # scikit-image linearises; its matrix is undone to simulate in linear sRGB
-    rgb = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in LABEL_COLOURS])
-    to_xyz = linear(np.eye(3)[None])[0].T  # columns: the primaries
-    in_linear_rgb = linear(rgb[None])[0] @ np.linalg.inv(to_xyz).T
-    for simulated in (
-        np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
-        np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
-    ):
-        seen = np.clip(in_linear_rgb @ simulated.T, 0, 1)
-        lab = color.xyz2lab((seen @ to_xyz.T)[None])[0]
-        distance = np.linalg.norm(lab[:, None] - lab[None], axis=-1) + 1000 * np.eye(len(lab))
-        assert distance.min() > 10
+def numbers(dice: dict[str, float | None]) -> PapersNumbers:
+    """Of one class, by case."""
+    known = [value for value in dice.values() if value is not None]
+    spread = {"Dice": Spread(np.mean(known), None, len(known))}
+    per_case = {name: {"lesion": {"Dice": value}} for name, value in dice.items()}
+    return PapersNumbers(("Dice",), {"lesion": spread, MEAN: spread}, per_case, ())
+
+
+def test_three_models_are_each_compared_with_the_first_on_common_cases():
+    first = {"a": 0.9, "b": 0.8, "c": 0.7, "d": None}
+    second = {name: value and value - 0.1 for name, value in first.items()}
+    third = {"a": 0.9, "b": None, "c": 0.9, "e": 0.1}
+    table = comparison_of(["one", "two", "three"], [numbers(of) for of in (first, second, third)], pooled=True)
+    assert table["pairs"] == ["one − two", "one − three"] and table["only_class"] == "lesion"
+    assert table["heads"] == ["mean", "95 % interval", "p", "p (Holm)"]
+    (row,) = table["groups"][0]["rows"]
+    # Cases a, b and c are common. p of three equal signs: 2 / 2**3; of one difference that is not 0: 1.
+    expected = ["+0.100", "[+0.100, +0.100]", "0.25", "0.75", "-0.100", "[-0.200, +0.000]", "1", "1"]
+    assert [cell["text"] for cell in row["cells"][3:]] == expected
+    assert [cell["n"] for cell in row["cells"]][3:] == [None, None, None, None, 2, None, None, None]
+    assert "over the 3 cases" in table["note"] and "differences are of single images" in table["note"]
+
+
+def test_models_without_a_common_case_have_no_difference():
+    table = comparison_of(["one", "two"], [numbers({"a": 0.9}), numbers({"b": 0.8})])
+    assert [cell["text"] for cell in table["groups"][0]["rows"][0]["cells"]] == ["0.900", "0.800", "–", "–", "–"]
 
 
 def test_curves_of_ours_and_of_a_stock_trainer(tmp_path):

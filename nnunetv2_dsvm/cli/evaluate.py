@@ -11,7 +11,7 @@ PROTOCOLS = ("nnunet", "isic", "synapse")
 
 DESCRIPTION = """\
 Measures predictions against references, per case and per class, with mean and standard deviation. Several prediction
-folders or trainers are compared on the same cases. The protocols:
+folders or trainers are compared on the same cases, each minus those named after it. The protocols:
 
   nnunet   Dice, IoU, precision, sensitivity, specificity, accuracy, HD95 and mean surface distance in mm, NSD
   isic     mIoU, DSC, Acc, Spe, Sen of all pixels of the set together, as in VM-UNet on ISIC
