@@ -68,9 +68,9 @@ def test_two_models_side_by_side_in_a_browser(ct, report, tmp_path):
     facts, metrics, all_cases = seen["tables"]
     assert facts["rows"][0] == ["", "nnUNetTrainerDSVM", "nnUNetTrainer"]
     facts = {row[0]: row[1:] for row in facts["rows"]}
-    assert facts["parameters"] == ["12 (0.0 M)"] * 2
+    assert facts["parameters"] == ["12"] * 2
     assert facts["time per epoch (median)"] == ["2.5 s"] * 2
-    assert facts["training time, all folds"] == ["3 min 20 s"] * 2  # two folds of 40 epochs
+    assert facts["training time"] == ["3 min 20 s (2 folds)"] * 2  # of 40 epochs
     titles, heads, *rows = metrics["rows"]
     assert titles == ["class", "nnUNetTrainerDSVM", "nnUNetTrainer", "nnUNetTrainerDSVM − nnUNetTrainer"]
     assert heads == ["mean", "95 % interval", "p"]

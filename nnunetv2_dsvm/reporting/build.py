@@ -121,16 +121,18 @@ def _titles(models: Sequence[TrainedModel]) -> list[str]:
 
 def _facts(model: TrainedModel, folds: Sequence[str], curves: Curves, results: Results) -> dict[str, str]:
     epochs = [len(history.get("train_losses", ())) for history in curves.histories.values()]
-    parameters, seconds = curves.parameters, curves.epoch_seconds
+    parameters, timed = curves.parameters, len(curves.epoch_seconds)
+    seconds = [of_epoch for of_fold in curves.epoch_seconds.values() for of_epoch in of_fold]
+    total = shown_duration(sum(seconds)) + f" ({timed} folds)" * (len(folds) > 1)
     return {
         "trainer": model.trainer,
         "plans": model.plans_name,
         "configuration": model.configuration,
         "folds": ", ".join(folds),
-        "parameters": "–" if parameters is None else f"{parameters:,} ({parameters / 1e6:.1f} M)",
+        "parameters": "–" if parameters is None else f"{parameters:,}",
         "epochs": _joined(epochs) or "–",
         "time per epoch (median)": shown_duration(median(seconds)) if seconds else "–",
-        f"training time{', all folds' * (len(folds) > 1)}": shown_duration(sum(seconds)) if seconds else "–",
+        "training time": total if seconds else "–",
         "validation cases": str(len(results.cases)),
         "Dice" if results.has_one_class else "mean Dice": shown_spread(results.summary[MEAN]["Dice"], "Dice"),
     }

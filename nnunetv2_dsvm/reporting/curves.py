@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -49,13 +49,13 @@ class Curves:
 
     Args:
         parameters: of the network; None where no checkpoint tells.
-        epoch_seconds: of every epoch of every fold.
+        epoch_seconds: of each fold's epochs, where its checkpoint tells.
     """
 
     histories: Mapping[str, History]
     notes: tuple[str, ...]
     parameters: int | None = None
-    epoch_seconds: Sequence[float] = ()
+    epoch_seconds: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def panels(self) -> list[Panel]:
@@ -76,7 +76,7 @@ def read_curves(model: TrainedModel, folds: Sequence[str]) -> Curves:
     """
     import torch
 
-    histories, notes, parameters, seconds = {}, [], None, []
+    histories, notes, parameters, seconds = {}, [], None, {}
     for fold in folds:
         present = [path for name in CHECKPOINTS if (path := model.fold_folder(fold) / name).is_file()]
         if not present:
@@ -96,7 +96,8 @@ def read_curves(model: TrainedModel, folds: Sequence[str]) -> Curves:
             continue
         keys = {key for panel in PANELS for key, _, _ in panel.series}
         histories[fold] = {key: [float(v) for v in values] for key, values in logged.items() if key in keys}
-        seconds += epoch_seconds(logged)
+        if of_epochs := epoch_seconds(logged):
+            seconds[fold] = of_epochs
         if present[0].name != CHECKPOINTS[0]:
             epochs = len(histories[fold].get("train_losses", ()))
             notes.append(f"Fold {fold} is not finished: {present[0].name}, after {epochs} epochs.")
