@@ -83,7 +83,7 @@ def test_problems_at_once(folders, source, tmp_path, capsys):
         "patient002_frame09_gt.nii.gz: has no image",
         "patient003_frame01.nii.gz: cannot be read",
         "patient004_frame01_gt.nii.gz: has the labels 4, expected 0 to 3",
-        "patient005_frame01_gt.nii.gz: has 18×16×1 voxels, its image 18×16×2",
+        "patient005_frame01_gt.nii.gz: lies on another grid than its image: they differ in size",
         "patient006: has 0 frames",
         "patient007_frame01: is in training and in testing",
         "patient008_frame1.nii.gz: is not patient008_frameYY.nii.gz",

@@ -17,6 +17,8 @@ folders or trainers are compared on the same cases, each minus those named after
   isic     mIoU, DSC, Acc, Spe, Sen of all pixels of the set together, as in VM-UNet on ISIC
   synapse  DSC and HD95 in voxels per volume, as in TransUNet and VM-UNet on Synapse
 
+A prediction must lie on its reference's grid: the same size, spacing, origin and direction, but for rounding.
+
 Writes metrics_<protocol>.json and .csv beside the predictions; nnU-Net's summary.json stays as it is."""
 
 
@@ -39,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--protocol", choices=PROTOCOLS, default="nnunet", help="default: %(default)s")
     parser.add_argument("--tolerance-mm", type=_tolerance, metavar="MM",
                         help="of the NSD, which the protocol nnunet has (default: 1)")  # fmt: skip
+    parser.add_argument("--resample", action="store_true",
+                        help="bring predictions on other grids onto their references': nearest neighbour, background "
+                             "outside")  # fmt: skip
     parser.add_argument("-np", type=positive, metavar="N", help="processes (default: as nnU-Net, at most the cores)")
     parser.add_argument("-o", type=Path, metavar="FOLDER", help="write there; a folder per model if there are several")
 
@@ -55,7 +60,14 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2_dsvm.evaluation.parallel import measure_sets
     from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS as BY_NAME
     from nnunetv2_dsvm.evaluation.summary import summarise
-    from nnunetv2_dsvm.evaluation.tables import check_writable, metrics_csv, metrics_json, summary_table, write_all
+    from nnunetv2_dsvm.evaluation.tables import (
+        check_writable,
+        metrics_csv,
+        metrics_json,
+        resampled_cases,
+        summary_table,
+        write_all,
+    )
 
     protocol, tolerance = BY_NAME[args.protocol], 1.0 if args.tolerance_mm is None else args.tolerance_mm
     if args.tolerance_mm is not None and "NSD" not in protocol.metrics:
@@ -67,8 +79,14 @@ def run(args: argparse.Namespace) -> int:
     check_writable(folders)
     if not problems:
         check_comparable(sets)
+    processes = args.np or _processes()
     measured = measure_sets(
-        sets, protocol=args.protocol, tolerance_mm=tolerance, processes=args.np or _processes(), problems=problems
+        sets,
+        protocol=args.protocol,
+        tolerance_mm=tolerance,
+        processes=processes,
+        problems=problems,
+        resample=args.resample,
     )
     contents, tables = {}, []
     for s, folder, results in zip(sets, folders, measured, strict=True):
@@ -77,6 +95,8 @@ def run(args: argparse.Namespace) -> int:
         contents[json_file] = metrics_json(results, summary, s.labels, protocol, tolerance)
         contents[json_file.with_suffix(".csv")] = metrics_csv(results, summary, protocol)
         tables.append(f"{s.model}, {len(results)} cases, protocol {protocol.name}\n{summary_table(summary, protocol)}")
+        if moved := resampled_cases(results):
+            tables.append(f"{s.model}: resampled onto their references' grids were {', '.join(moved)}")
     if len(sets) > 1:
         models = {s.model: [r.values for r in results] for s, results in zip(sets, measured, strict=True)}
         differences = compare(models, protocol.metrics)

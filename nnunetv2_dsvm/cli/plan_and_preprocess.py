@@ -44,8 +44,11 @@ def run(args: argparse.Namespace) -> int:
     refuse_unknown_class(args.fpe, "-fpe", "experiment_planning")
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, preprocess
 
+    from nnunetv2_dsvm.planning.raw_labels import refuse_what_are_no_labels
+
     show = {"verbose": args.verbose, "show_progress_bar": not args.no_pbar}
     try:
+        refuse_what_are_no_labels(args.dataset_ids, workers=args.npfp)
         extract_fingerprints(
             args.dataset_ids, args.fpe, args.npfp, args.verify_dataset_integrity, args.clean, **show
         )  # fmt: skip

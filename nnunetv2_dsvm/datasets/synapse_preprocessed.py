@@ -23,6 +23,7 @@ from nnunetv2_dsvm.datasets.raw_folder import Contents
 from nnunetv2_dsvm.datasets.synapse_protocol import BTCV_LABELS, ORGANS, write_volumes
 from nnunetv2_dsvm.datasets.workers import map_with_progress
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.label_values import no_labels
 
 LISTS = ("lists_Synapse", "lists/lists_Synapse", "lists_Synapse/lists_Synapse", "lists/list_Synapse", "lists")
 # Values as far as this beyond [0, 1] come from cubic interpolation; HU, or another scaling, lie farther out.
@@ -162,7 +163,9 @@ def _check_arrays(image: np.ndarray, label: np.ndarray, volume: Volume) -> list[
     if not (-OVERSHOOT <= low and high <= 1 + OVERSHOOT):  # false for NaN too
         texts.append(f"has intensities from {low:g} to {high:g}, expected [0, 1]")
     volume.range = min(volume.range[0], low), max(volume.range[1], high)
-    values = np.unique(label).tolist()
+    if wrong := no_labels(label):
+        texts.append(f"holds values that are no labels: {wrong}")
+    values = [value for value in np.unique(label).tolist() if value % 1 == 0]
     other = [value for value in values if value not in range(len(BTCV_LABELS) + 1)]
     if other:
         texts.append(f"has the labels {', '.join(f'{value:g}' for value in other[:8])}, expected 0 to 8")

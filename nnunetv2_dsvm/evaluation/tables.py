@@ -30,6 +30,7 @@ def metrics_json(
         "definitions": protocol.definitions,
         **({"tolerance_mm": tolerance_mm} if "NSD" in protocol.metrics else {}),
         "rule_for_empty_masks": protocol.rule_for_empty_masks,
+        "resampled_onto_the_reference": resampled_cases(results),
         "summary": {
             label: {m: {"mean": number(s.mean), "std": number(s.std), "n": s.n} for m, s in of_label.items()}
             for label, of_label in summary.items()
@@ -49,6 +50,11 @@ def metrics_json(
         "versions": {PACKAGE: __version__, **{n: installed_version(n) for n in ("nnunetv2", "numpy", "scipy")}},
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def resampled_cases(results: Sequence[CaseResult]) -> list[str]:
+    """The cases whose prediction lay on another grid than its reference."""
+    return [result.case.name for result in results if result.resampled]
 
 
 def metrics_csv(results: Sequence[CaseResult], summary: Summary, protocol: Protocol) -> str:

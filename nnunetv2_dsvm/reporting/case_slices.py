@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_dsvm.evaluation.label_colours import choose_label_colours
+from nnunetv2_dsvm.image_grid import grid_problem, placed
+from nnunetv2_dsvm.label_maps import read_label_map
 from nnunetv2_dsvm.nifti_files import check_whole, is_nifti
 from nnunetv2_dsvm.reporting.display import displayed, slice_to_show, upright
 from nnunetv2_dsvm.reporting.models import TrainedModel
@@ -44,19 +46,23 @@ def read_case_slices(
         predictions: the predicted label maps by the title of their column.
 
     Raises:
-        ValueError: a label map has another shape than the image.
-        Exception: what nnU-Net's reader, or `check_whole`, raise at a broken file.
+        ValueError: a label map lies on another grid than the image, or holds values that are no labels.
+        Exception: what nnU-Net's reader, or `check_whole`, raise at a broken image.
     """
     reader = model.reader()
     image, properties = reader.read_images([str(file) for file in images])
-    label_maps = {"ground truth": truth, **predictions}
-    for file in filter(is_nifti, (*images, *label_maps.values())):
+    for file in filter(is_nifti, images):
         check_whole(file)
+    of_image = placed(image[0], properties)
     segmentations = {}
-    for title, file in label_maps.items():
-        segmentations[title] = reader.read_seg(str(file))[0][0]
-        if segmentations[title].shape != image.shape[1:]:
-            raise ValueError(f"{file} has the shape {segmentations[title].shape}, its image {image.shape[1:]}")
+    for title, file in {"ground truth": truth, **predictions}.items():
+        try:
+            label_map = read_label_map(file, reader)
+        except ValueError as error:
+            raise ValueError(f"{file} {error}") from error
+        if difference := grid_problem(label_map, of_image, "its image", images[0]):
+            raise ValueError(f"{file} {difference}")
+        segmentations[title] = label_map.values
     foreground = sorted({value for values in model.labels.values() for value in values})
     masks = [np.isin(segmentation, foreground) for segmentation in segmentations.values()]
     z = slice_to_show(masks[0], masks[1:])

@@ -10,6 +10,7 @@ from typing import Any
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.cross_validation import folder_of_metrics
+from nnunetv2_dsvm.evaluation.folds import folds_of_splits
 from nnunetv2_dsvm.evaluation.labels import read_labels
 from nnunetv2_dsvm.evaluation.unfinished_folds import what_a_fold_lacks
 from nnunetv2_dsvm.json_files import read_json_object
@@ -148,7 +149,10 @@ def _refuse_incomplete(model: TrainedModel) -> None:
 
 
 def choose_folds(models: Sequence[TrainedModel], asked: Sequence[str] | None) -> list[str]:
-    """The folds to report on: those asked for, or else those that every model has (numbers only, if there are any).
+    """The folds to report on: those asked for, or else those that every model has.
+
+    Of the latter only those of splits_final.json, if there are any: a fold beyond it validates on cases of the others.
+    Else only numbers, if there are any.
 
     Raises:
         UserError: a model lacks a fold that was asked for, the models have none in common, or `all` is not alone.
@@ -166,7 +170,9 @@ def choose_folds(models: Sequence[TrainedModel], asked: Sequence[str] | None) ->
             )
         return [fold for fold in models[0].folds if fold in asked]  # numbers ascending, as evaluate names its folder
     common = [fold for fold in models[0].folds if all(fold in model.folds for model in models)]
-    folds = [fold for fold in common if fold.isdigit()] or common
+    numbers = [fold for fold in common if fold.isdigit()]
+    in_splits = folds_of_splits(models[0].dataset)
+    folds = [fold for fold in numbers if fold in in_splits] or numbers or common
     if not folds:
         has = "; ".join(f"{model.folder.name}: {', '.join(model.folds) or 'none'}" for model in models)
         raise UserError(f"there is no trained fold that all models have ({has})")

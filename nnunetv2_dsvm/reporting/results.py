@@ -1,6 +1,7 @@
 """The metrics of a model's validation: those of `nnUNetv2_dsvm evaluate`, or else nnU-Net's own Dice and IoU."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,12 +119,16 @@ def _evaluated(model: TrainedModel, folds: Sequence[str], files: Sequence[Path])
             name = entry["case"].removesuffix(model.dataset_json["file_ending"])
             cases.append(_case(model, folds, file.parent, name, entry["reference"], values))
             outdated |= is_newer(cases[-1].prediction, file)
+    _refuse_repeated(model, cases)
     notes = [f"Metrics by nnUNetv2_dsvm evaluate, protocol {contents[0]['protocol']}."]
     if "NSD" in metrics:
         notes.append(f"NSD: normalised surface Dice at {contents[0]['tolerance_mm']:g} mm.")
     notes.append(f"Empty masks: {contents[0]['rule_for_empty_masks'].rstrip('.')}.")
     if model.plans["image_reader_writer"] == "NaturalImage2DIO":
         notes.append("The pictures have no spacing: a pixel counts as 1 mm.")
+    resampled = [name for content in contents for name in content.get("resampled_onto_the_reference", ())]
+    if resampled:
+        notes.append(f"Resampled onto their ground truth's grid before they were measured: {', '.join(resampled)}.")
     lost = sum(case.prediction is None for case in cases)
     if lost:
         notes.append(f"The predictions of {lost} of {len(cases)} measured cases are no longer there.")
@@ -146,12 +151,23 @@ def _nnunets_own(model: TrainedModel, folds: Sequence[str], files: Sequence[Path
             }
             name = Path(entry["prediction_file"]).name.removesuffix(model.dataset_json["file_ending"])
             cases.append(_case(model, folds, file.parent, name, entry["reference_file"], values))
+    _refuse_repeated(model, cases)
     notes = (
-        "Metrics by nnU-Net (summary.json); a class that is in neither the ground truth nor the prediction of a case "
-        "does not count there.",
+        "Metrics by nnU-Net (summary.json), which compares voxels wherever they lie; a class that is in neither the "
+        "ground truth nor the prediction of a case does not count there.",
         "nnUNetv2_dsvm evaluate adds distances, sensitivity and more; make the report again after it.",
     )
     return Results(metrics, tuple(cases), _spreads(cases, list(model.labels), metrics), notes)
+
+
+def _refuse_repeated(model: TrainedModel, cases: Sequence[ValidationCase]) -> None:
+    """A case of two folds would count twice."""
+    repeated = [name for name, n in Counter(case.name for case in cases).items() if n > 1]
+    if repeated:
+        raise UserError(
+            f"several of the chosen folds of {model.folder} validated {', '.join(repeated)}, as folds beyond those of "
+            "splits_final.json do: report on them one by one with -f"
+        )
 
 
 def _case(
