@@ -156,7 +156,10 @@ def test_several_models_are_compared_on_the_same_cases(tmp_path, capsys):
     expected = bootstrap([a - b], np.mean, method="percentile", n_resamples=20_000).confidence_interval
     assert (organ["ci95_low"], organ["ci95_high"]) == pytest.approx(tuple(expected), abs=0.1 * (a - b).std())
     assert organ["p_value_holm"] == organ["p_value"]  # one pair
-    assert (out / "comparison_nnunet.csv").read_text().startswith("first,second,label,metric,n,mean_difference")
+    table = (out / "comparison_nnunet.csv").read_text(encoding="utf-8")
+    assert table.startswith("first,second,label,metric,n,mean_difference,ci95_low,ci95_high,")
+    row = next(csv.DictReader(table.splitlines()))
+    assert (row["difference"], float(row["ci95_high"])) == ("first − second", organ["ci95_high"])
     shown = capsys.readouterr().out
     block = shown[shown.index("\nfirst − second\n") :]
     row = next(line.split() for line in block.splitlines() if line.split()[:2] == ["organ", "Dice"])
@@ -293,7 +296,7 @@ def test_what_is_not_trained_is_named(trained, capsys):
         (["training_log_2026_1_1_10_00_00.txt"], "was begun but has left no checkpoint; train it again with {}"),
         (["checkpoint_best.pth", "checkpoint_latest.pth"],
          "is not trained to its end (checkpoint_latest.pth); finish it with {} --c"),
-        (["checkpoint_best.pth", "checkpoint_final.pth"], "has no validation; make it with {} --val"),
+        (["checkpoint_best.pth", "checkpoint_final.pth"], "has no finished validation; make it with {} --val"),
     ],
 )  # fmt: skip
 def test_what_a_fold_lacks_is_said_with_the_command_that_makes_it(trained, tmp_path, capsys, left, said):

@@ -207,7 +207,8 @@ def test_a_failure_leaves_the_earlier_report(small, report, tmp_path, monkeypatc
     "options, message",
     [
         (["-tr", "nnUNetTrainerX"], "is not a trained model: .* Beside it are: nnUNetTrainerDSVM__nnUNetPlans__2d, "),
-        (["-f", "0", "7"], "has no fold 7; it has 0, 1"),
+        (["-f", "0", "7"], "has no fold 7; it has 0, 1.*\n.*nnUNetv2_train Dataset905_CT 2d 7 -tr nnUNetTrainerDSVM"),
+        (["-f", "0,1"], "folds are numbers from 0 or all, got 0,1"),
         (["some_folder"], "give either model folders, or -d"),
     ],
 )
@@ -223,7 +224,7 @@ def test_a_fold_without_validation_is_named(tmp_path, report, capsys):
     (folder / "fold_1" / "validation" / "summary.json").unlink()
     assert report(drawn)[0] == 1
     command = "nnUNetv2_train Dataset905_RGB 2d 1 -tr nnUNetTrainerDSVM -p nnUNetPlans --val"
-    assert f"nnUNetPlans__2d has no validation; make it with {command}" in capsys.readouterr().err
+    assert f"nnUNetPlans__2d has no finished validation; make it with {command}" in capsys.readouterr().err
     (folder / "fold_0" / "checkpoint_final.pth").write_bytes(b"half a checkpoint")
     assert report(drawn, "-f", "0")[0] == 1
     assert "cannot be read as a checkpoint" in capsys.readouterr().err

@@ -18,7 +18,7 @@ def what_a_fold_lacks(model: Path, fold: str, dataset: str) -> str:
     folder, name = model / f"fold_{fold}", f"fold {fold} of {model.name}"
     present = [checkpoint for checkpoint in CHECKPOINTS if (folder / checkpoint).is_file()]
     if CHECKPOINTS[0] in present:
-        return f"{name} has no validation; make it with {command} --val"
+        return f"{name} has no finished validation; make it with {command} --val"
     if present:
         return f"{name} is not trained to its end ({present[0]}); finish it with {command} --c"
     if any(folder.glob("training_log_*")):

@@ -158,6 +158,9 @@ def choose_folds(models: Sequence[TrainedModel], asked: Sequence[str] | None) ->
         UserError: a model lacks a fold that was asked for, the models have none in common, or `all` is not alone.
     """
     if asked:
+        wrong = [fold for fold in asked if fold != "all" and not fold.isdecimal()]
+        if wrong:
+            raise UserError(f"folds are numbers from 0 or all, got {', '.join(wrong)}")
         for model in models:
             missing = [fold for fold in asked if fold not in model.folds]
             if missing:
