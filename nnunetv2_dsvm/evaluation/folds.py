@@ -64,8 +64,13 @@ def _explaining(present: Sequence[str], possible: Sequence[list[str]]) -> list[s
     return next((cases for cases in possible if set(cases) == set(present)), possible[0])
 
 
-def _splits(dataset_name: str) -> Any | None:
+def _splits(dataset_name: str) -> list[Any] | None:
     places = [folder for kind in ("preprocessed", "raw") if (folder := nnunet_folder(kind)) is not None]
     files = [folder / dataset_name / "splits_final.json" for folder in places]  # nnU-Net copies the raw folder's
     file = next((file for file in files if file.is_file()), None)
-    return read_json(file) if file else None
+    if file is None:
+        return None
+    splits = read_json(file)
+    if not isinstance(splits, list):
+        raise UserError(f'{file} holds no list of folds, each with the cases of "train" and "val", as nnU-Net writes it')
+    return splits
