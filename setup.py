@@ -37,6 +37,7 @@ setup(
         "torch>=2.5,!=2.9.*",  # 2.5 calls the entry point below; nnU-Net excludes 2.9
         "numpy",
         "scipy",
+        "scikit-image",
         "matplotlib",
         "jinja2",
         "SimpleITK>=2.2.1",

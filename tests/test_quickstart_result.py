@@ -100,6 +100,13 @@ def test_table_has_a_row_per_organ_and_the_mean_of_what_is_known():
     assert len({len(line) for line in lines}) == 1
 
 
+def test_one_organ_has_no_mean_that_repeats_it(tmp_path):
+    columns = [Column("ours", {"liver": 0.9}), Column("copied slice", {"liver": 0.5})]
+    text = write_report(tmp_path, title="T", columns=columns, notes=[], details={})
+    assert "| liver" in text and "mean" not in text + (tmp_path / "result.csv").read_text()
+    assert json.loads((tmp_path / "result.json").read_text())["results"][0]["mean_dice"] == 0.9
+
+
 def test_report_is_written_three_times_with_the_same_numbers(tmp_path):
     text = write_report(tmp_path, title="T", columns=COLUMNS, notes=["a note"], details={"epochs": 5})
     assert (tmp_path / "result.md").read_text(encoding="utf-8") == text

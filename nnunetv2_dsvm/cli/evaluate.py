@@ -11,7 +11,7 @@ PROTOCOLS = ("nnunet", "isic", "synapse")
 
 DESCRIPTION = """\
 Measures predictions against references, per case and per class, with mean and standard deviation. Several prediction
-folders or trainers are compared on the same cases. The protocols:
+folders or trainers are compared on the same cases, each minus those named after it. The protocols:
 
   nnunet   Dice, IoU, precision, sensitivity, specificity, accuracy, HD95 and mean surface distance in mm, NSD
   isic     mIoU, DSC, Acc, Spe, Sen of all pixels of the set together, as in VM-UNet on ISIC
@@ -99,8 +99,8 @@ def run(args: argparse.Namespace) -> int:
             of_all = f"{len(moved)} of {len(results)} predictions"
             tables.append(f"{s.model}: {of_all} resampled onto the reference's grid: {', '.join(moved)}")
     if len(sets) > 1:
-        models = {s.model: results for s, results in zip(sets, measured, strict=True)}
-        differences = compare(models, protocol)
+        models = {s.model: [r.values for r in results] for s, results in zip(sets, measured, strict=True)}
+        differences = compare(models, protocol.metrics)
         json_file = (args.o or sets[0].folder) / f"comparison_{protocol.name}.json"
         contents[json_file] = comparison_json(differences, list(models), protocol)
         contents[json_file.with_suffix(".csv")] = comparison_csv(differences)

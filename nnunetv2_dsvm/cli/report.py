@@ -10,7 +10,8 @@ from nnunetv2_dsvm.cli.arguments import refuse_options
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Writes OUT_FOLDER/report.html on a trained model, or on several side by side: training curves, metrics of the "
-        "validation cases, and the best, median and worst of them as pictures. The file needs no network. Run "
+        "validation cases, and the best, median and worst of them as pictures; of several models also the differences, "
+        "the first minus each of the others. The file needs no network. Run "
         "nnUNetv2_dsvm evaluate first, and the report has its metrics too, also a paper's; otherwise it has "
         "nnU-Net's Dice and IoU."
     )

@@ -1,6 +1,6 @@
 """The cross-validation of trained models: each case by the model of the fold that did not see it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
@@ -8,6 +8,7 @@ from nnunetv2_dsvm.evaluation.case_result import Case
 from nnunetv2_dsvm.evaluation.folds import folds_of_splits, validation_cases
 from nnunetv2_dsvm.evaluation.labels import read_labels
 from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet, case_names, file_ending, reader
+from nnunetv2_dsvm.evaluation.unfinished_folds import what_a_fold_lacks
 from nnunetv2_dsvm.json_files import read_json_object
 from nnunetv2_dsvm.nnunet_folders import folder_of_models, ground_truth_folders
 
@@ -40,7 +41,7 @@ def from_cross_validation(
     parent = folder_of_models(dataset)
     folds = folds or folds_of_splits(parent.name) or NNUNETS_FOLDS
     models = {trainer: parent / f"{trainer}__{plans}__{configuration}" for trainer in trainers}
-    _check_validated(models, folds, configuration, dataset)
+    _check_validated(models.values(), folds, dataset)
     references = _references(parent.name)
     sets, problems = [], []
     for trainer, model in models.items():
@@ -96,21 +97,16 @@ def _refuse_repeated(names: Sequence[str]) -> None:
         raise UserError(f"named twice: {', '.join(repeated)}")
 
 
-def _check_validated(models: dict[str, Path], folds: Sequence[str], configuration: str, dataset: str) -> None:
+def _check_validated(models: Iterable[Path], folds: Sequence[str], dataset: str) -> None:
     problems = []
-    for trainer, model in models.items():
+    for model in models:
         if not model.is_dir():
             there = sorted(path.name for path in model.parent.glob("*__*__*"))
             problems.append(f"there is no trained model {model}; trained are: {', '.join(there) or 'none'}")
             continue
         validated = [path.parent.name.removeprefix("fold_") for path in sorted(model.glob("fold_*/validation"))]
         missing = [fold for fold in folds if fold not in validated]
-        plans = model.name.split("__")[1]
-        problems += [
-            f"fold {fold} of {model.name} has no validation; finish it with "
-            f"nnUNetv2_train {dataset} {configuration} {fold} -tr {trainer} -p {plans} --c"
-            for fold in missing
-        ]
+        problems += [what_a_fold_lacks(model, fold, dataset) for fold in missing]
         if missing and validated:
             problems.append(f"{model.name} has a validation of fold {', '.join(validated)}: name them with -f")
     if problems:

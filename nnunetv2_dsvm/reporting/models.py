@@ -12,6 +12,7 @@ from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.cross_validation import folder_of_metrics
 from nnunetv2_dsvm.evaluation.folds import folds_of_splits
 from nnunetv2_dsvm.evaluation.labels import read_labels
+from nnunetv2_dsvm.evaluation.unfinished_folds import what_a_fold_lacks
 from nnunetv2_dsvm.json_files import read_json_object
 from nnunetv2_dsvm.nnunet_folders import folder_of_models, ground_truth_folders, nnunet_folder
 
@@ -157,13 +158,15 @@ def choose_folds(models: Sequence[TrainedModel], asked: Sequence[str] | None) ->
         UserError: a model lacks a fold that was asked for, the models have none in common, or `all` is not alone.
     """
     if asked:
+        wrong = [fold for fold in asked if fold != "all" and not fold.isdecimal()]
+        if wrong:
+            raise UserError(f"folds are numbers from 0 or all, got {', '.join(wrong)}")
         for model in models:
             missing = [fold for fold in asked if fold not in model.folds]
             if missing:
-                raise UserError(
-                    f"{model.folder} has no fold {', '.join(missing)}; it has {', '.join(model.folds) or 'none'}. "
-                    "Train the missing ones, or name others with -f"
-                )
+                has = f"{model.folder} has no fold {', '.join(missing)}; it has {', '.join(model.folds) or 'none'}"
+                sentences = [what_a_fold_lacks(model.folder, fold, model.dataset) for fold in missing]
+                raise UserError("\n  ".join([f"{has}: name those with -f, or:", *sentences]))
         if "all" in asked and len(set(asked)) > 1:
             raise UserError(
                 "-f all is a model of its own, validated on its training cases: name it alone, or name numbers"

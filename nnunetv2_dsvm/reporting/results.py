@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.evaluation.summary import OVER_LABELS, averages
+from nnunetv2_dsvm.evaluation.summary import OVER_LABELS, averages, repeats_its_only_label
+from nnunetv2_dsvm.evaluation.unfinished_folds import what_a_fold_lacks
 from nnunetv2_dsvm.json_files import read_json_object
 from nnunetv2_dsvm.reporting.models import TrainedModel
 
@@ -17,6 +18,8 @@ AGAIN = "Run the validation, or nnUNetv2_dsvm evaluate, again"
 EVALUATED = "metrics_nnunet.json"
 SUMMARY = "summary.json"
 MEAN = OVER_LABELS  # the row over all classes
+
+CaseValues = Mapping[str, Mapping[str, float | None]]  # class -> metric, None where it is not defined
 
 
 class Spread(NamedTuple):
@@ -35,7 +38,7 @@ class ValidationCase:
     fold: str | None
     reference: Path | None
     prediction: Path | None
-    values: Mapping[str, Mapping[str, float | None]]
+    values: CaseValues
 
     @property
     def mean_dice(self) -> float | None:
@@ -62,6 +65,15 @@ class Results:
     def number_of_cases(self) -> int:
         return len(self.cases)
 
+    @property
+    def has_one_class(self) -> bool:
+        return repeats_its_only_label(self.summary)
+
+    @property
+    def per_case(self) -> dict[str, CaseValues]:
+        """Each case's metrics by its name."""
+        return {case.name: case.values for case in self.cases}
+
 
 def read_results(model: TrainedModel, folds: Sequence[str]) -> Results:
     """Read the metrics of the folds' validation cases.
@@ -78,12 +90,10 @@ def read_results(model: TrainedModel, folds: Sequence[str]) -> Results:
                 f"{folders[0] / EVALUATED}, or that of another fold,", "run nnUNetv2_dsvm evaluate again"
             ):
                 return _evaluated(model, folds, [folder / EVALUATED for folder in folders])
-    for fold, folder in zip(folds, per_fold, strict=True):
-        if not (folder / SUMMARY).is_file():
-            raise UserError(
-                f"{folder} has no {SUMMARY}: fold {fold} has not been validated. nnUNetv2_train with --val does it; "
-                "or choose other folds with -f"
-            )
+    lacking = [fold for fold, folder in zip(folds, per_fold, strict=True) if not (folder / SUMMARY).is_file()]
+    if lacking:
+        sentences = [what_a_fold_lacks(model.folder, fold, model.dataset) for fold in lacking]
+        raise UserError("\n  ".join(["not every fold is validated; choose others with -f, or:", *sentences]))
     with explaining_other_form(
         f"{per_fold[0] / SUMMARY}, or that of another fold,", "repeat the validation, nnUNetv2_train with --val"
     ):
