@@ -65,6 +65,35 @@ def test_a_users_variant_can_derive_from_ours(tmp_path):
     assert fresh_python(code, tmp_path, nnUNet_extTrainer=str(tmp_path)) == "True"
 
 
+SET_AFTER_TORCH = """
+import os, sys, torch
+assert "nnunetv2_dsvm" not in sys.modules, "a later import would run nothing"
+os.environ["nnUNet_extTrainer"] = "/mine"
+"""
+
+
+def test_a_program_that_sets_the_variable_after_torch(tmp_path):
+    code = SET_AFTER_TORCH + FIND + """
+def found():
+    try:
+        return find("nnUNetTrainerDSVM").__name__
+    except RuntimeError:
+        return None
+
+answers = [found()]
+import nnunetv2_dsvm
+answers.append(found())
+os.environ["nnUNet_extTrainer"] = "/other"
+nnunetv2_dsvm.register_trainers()
+answers.append(found())
+print(answers, os.environ["nnUNet_extTrainer"].split(os.pathsep)[0])
+"""
+    expected = "[None, 'nnUNetTrainerDSVM', 'nnUNetTrainerDSVM'] /other"
+    assert fresh_python(code, tmp_path) == expected
+    code = SET_AFTER_TORCH + "import nnunetv2_dsvm\nprint(os.environ['nnUNet_extTrainer'])"
+    assert fresh_python(code, tmp_path, NNUNETV2_DSVM_AUTOREGISTER="0") == "/mine"
+
+
 def test_the_switch_turns_it_off(tmp_path):
     code = "import os, torch; print(os.environ.get('nnUNet_extTrainer'))"
     assert fresh_python(code, tmp_path, NNUNETV2_DSVM_AUTOREGISTER="0") == "None"

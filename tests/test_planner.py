@@ -194,7 +194,7 @@ def test_missing_folders_datasets_and_fingerprints_are_named(plan, copied_datase
     assert "77" in capsys.readouterr().err
     monkeypatch.delenv("nnUNet_raw")
     assert main(["plan_and_preprocess", "-d", "901"]) == 1
-    assert "nnUNet_raw must be set" in capsys.readouterr().err
+    assert "nnUNet_raw is not set" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import argparse
 import os
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.nnunet_folders import check_folder_variables
 
 DESCRIPTION = """\
 Plans a dataset for VM-UNet by the memory of the GPU: size of the network, patch and batch of the 2D configuration. All
@@ -87,11 +88,9 @@ def check_planning_options(args: argparse.Namespace) -> None:
     """What can be checked before anything is read or written.
 
     Raises:
-        UserError: nnU-Net's variables are not set, or an option's value is none.
+        UserError: nnU-Net's variables are not set as they can be meant, or an option's value is none.
     """
-    unset = [name for name in ("nnUNet_raw", "nnUNet_preprocessed") if not os.environ.get(name)]
-    if unset:
-        raise UserError(f"{' and '.join(unset)} must be set: export {unset[0]}=/path/to/a/folder")
+    check_folder_variables("raw", "preprocessed")
     _refuse_name(args.plans_name)
     from nnunetv2_dsvm.planning.planner import check_size
 

@@ -6,9 +6,8 @@ a folder that something else made, or in which files were added or changed since
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from nnunetv2_dsvm.datasets.workers import map_with_progress
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.json_files import read_json
 from nnunetv2_dsvm.nifti_files import check_whole, is_nifti
+from nnunetv2_dsvm.nnunet_folders import check_folder_variables, nnunet_folder
 from nnunetv2_dsvm.version import __version__
 
 MANIFEST = "conversion.json"
@@ -47,24 +47,22 @@ class RawFolder:
     Args:
         dataset_id: 1 to 999.
         title: the dataset's name without its number.
-        environment: where nnU-Net's three variables are read; only `nnUNet_raw` is needed.
 
     Raises:
-        UserError: the ID is out of range or belongs to another dataset, a folder variable is missing, or the folder is
-            not one that this command may replace.
+        UserError: the ID is out of range or belongs to another dataset, `nnUNet_raw` is not set or one of nnU-Net's
+            folder variables cannot be meant, or the folder is not one that this command may replace.
     """
 
-    def __init__(self, dataset_id: int, title: str, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, dataset_id: int, title: str) -> None:
         if not 1 <= dataset_id <= 999:
             raise UserError(f"-d {dataset_id}: nnU-Net's dataset IDs go from 1 to 999")
-        roots = {name: environment.get(f"nnUNet_{name}", "").strip() for name in ("raw", "preprocessed", "results")}
-        if not roots["raw"]:
-            raise UserError("nnUNet_raw is not set: export nnUNet_raw=/path/to/a/folder")
+        check_folder_variables("raw")
+        raw, preprocessed, results = (nnunet_folder(kind) for kind in ("raw", "preprocessed", "results"))
         self.dataset_id = dataset_id
         self.name = f"Dataset{dataset_id:03d}_{title}"
-        self.path = Path(roots["raw"]).absolute() / self.name
-        self.preprocessed = Path(roots["preprocessed"]).absolute() / self.name if roots["preprocessed"] else None
-        self._roots = [Path(root) for root in roots.values() if root]
+        self.path = raw.absolute() / self.name
+        self.preprocessed = preprocessed.absolute() / self.name if preprocessed else None
+        self._roots = [root for root in (raw, preprocessed, results) if root]
         self._check_id()
         self._check_ours()
 
