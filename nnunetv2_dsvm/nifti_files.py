@@ -8,7 +8,7 @@ import nibabel
 
 
 def is_nifti(path: Path) -> bool:
-    return path.name.endswith((".nii", ".nii.gz"))
+    return path.name.lower().endswith((".nii", ".nii.gz"))
 
 
 def check_whole(path: Path) -> nibabel.Nifti1Image:
@@ -27,7 +27,7 @@ def check_whole(path: Path) -> nibabel.Nifti1Image:
     image = nibabel.load(path)
     expected = image.dataobj.offset + math.prod(image.shape) * image.get_data_dtype().itemsize
     size = 0
-    with (gzip.open if path.name.endswith(".gz") else open)(path, "rb") as file:
+    with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as file:
         while block := file.read(1 << 20):
             size += len(block)
     if size < expected:

@@ -5,6 +5,7 @@ import os
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.nnunet_folders import check_folder_variables
+from nnunetv2_dsvm.nnunet_listing import nnunet_passing_over_litter
 
 DESCRIPTION = """\
 Plans a dataset for VM-UNet by the memory of the GPU: size of the network, patch and batch of the 2D configuration. All
@@ -44,7 +45,8 @@ def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     check_planning_options(args)
-    plan_datasets(args)
+    with nnunet_passing_over_litter():
+        plan_datasets(args)
     print("Next:")
     for dataset_id in args.dataset_ids:
         print(f"  nnUNetv2_preprocess -d {dataset_id} -plans_name {args.plans_name} -c 2d")

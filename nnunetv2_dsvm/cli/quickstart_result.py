@@ -12,6 +12,7 @@ from nnunetv2_dsvm.datasets.nnunet_raw import Case
 from nnunetv2_dsvm.evaluation.copied_slice import Box, CopiedSlice, body_boxes, copy_best_slice, copy_most_similar_slice
 from nnunetv2_dsvm.evaluation.overlay import write_overlay
 from nnunetv2_dsvm.evaluation.report import Column, read_dice, write_report
+from nnunetv2_dsvm.listing import visible_files
 
 SIMILAR, BEST = "copied slice", "best copied slice"
 BASELINES = {SIMILAR: copy_most_similar_slice, BEST: copy_best_slice}
@@ -92,7 +93,7 @@ def read_test_case(raw: Path) -> Case:
 def read_cases(raw: Path, part: str) -> list[Case]:
     """The cases of a raw dataset with one channel; `part` is `Tr` or `Ts`."""
     cases = []
-    for label_path in sorted((raw / f"labels{part}").glob("*.nii.gz")):
+    for label_path in visible_files(raw / f"labels{part}", ".nii.gz"):
         name = label_path.name[: -len(".nii.gz")]
         image = sitk.ReadImage(str(raw / f"images{part}" / f"{name}_0000.nii.gz"))
         cases.append(Case(name, image, sitk.ReadImage(str(label_path))))

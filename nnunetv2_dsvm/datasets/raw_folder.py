@@ -16,8 +16,10 @@ from nnunetv2_dsvm.datasets.splits import SPLITS_FILE, Fold, check_splits, put_s
 from nnunetv2_dsvm.datasets.workers import map_with_progress
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.json_files import read_json
+from nnunetv2_dsvm.listing import files_below, left_by_a_system
 from nnunetv2_dsvm.nifti_files import check_whole, is_nifti
 from nnunetv2_dsvm.nnunet_folders import check_folder_variables, nnunet_folder
+from nnunetv2_dsvm.nnunet_listing import nnunet_passing_over_litter
 from nnunetv2_dsvm.version import __version__
 
 MANIFEST = "conversion.json"
@@ -92,7 +94,8 @@ class RawFolder:
 
     def _check_id(self) -> None:
         pattern = f"Dataset{self.dataset_id:03d}*"  # nnU-Net finds datasets by this
-        others = {path for root in self._roots for path in root.glob(pattern) if path.name != self.name}
+        found = {path for root in self._roots for path in root.glob(pattern) if path.is_dir()}
+        others = {path for path in found if path.name != self.name}
         if others:
             listed = ", ".join(map(str, sorted(others)))
             raise UserError(f"-d {self.dataset_id} belongs to another dataset ({listed}); choose another ID with -d")
@@ -119,10 +122,12 @@ class RawFolder:
 def _fingerprints(folder: Path) -> dict[str, str]:
     """Size in bytes, and of small files the SHA-256, by the path relative to `folder`; not the manifest's own.
 
-    Large images would take long to read again, and a changed one hardly ever keeps its compressed size.
+    Large images would take long to read again, and a changed one hardly ever keeps its compressed size. Hidden files
+    count, since somebody may have made them; those that a system made do not.
     """
-    files = (path for path in folder.rglob("*") if not path.is_dir() and path.name != MANIFEST)
-    return {path.relative_to(folder).as_posix(): _fingerprint(path) for path in files}
+    relative = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir() and path.name != MANIFEST)
+    files = (path for path in relative if not any(map(left_by_a_system, path.parts)))
+    return {path.as_posix(): _fingerprint(folder / path) for path in files}
 
 
 def _fingerprint(path: Path) -> str:
@@ -139,7 +144,7 @@ def _write_manifest(folder: Path) -> None:
 
 def _check_nifti_files(folder: Path, workers: int) -> None:
     """ITK does not notice a disk that fills up while it writes, and reads zeros for what is then missing."""
-    files = sorted(filter(is_nifti, folder.rglob("*")))
+    files = [path for path in files_below(folder) if is_nifti(path)]
     if not files:
         return
 
@@ -157,7 +162,8 @@ def _check_with_nnunet(folder: Path, processes: int) -> None:
     from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity  # imports torch
 
     try:
-        verify_dataset_integrity(str(folder), processes)
+        with nnunet_passing_over_litter():
+            verify_dataset_integrity(str(folder), processes)
     except Exception as error:  # it raises AssertionError, RuntimeError and what its readers raise
         raise UserError(
             f"nnU-Net's integrity check refused the converted dataset, and it was removed. {error} "

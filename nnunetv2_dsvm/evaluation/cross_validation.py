@@ -8,6 +8,7 @@ from nnunetv2_dsvm.evaluation.case_result import Case
 from nnunetv2_dsvm.evaluation.labels import read_labels
 from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet, case_names, file_ending, reader
 from nnunetv2_dsvm.json_files import read_json, read_json_object
+from nnunetv2_dsvm.listing import visible_folders
 from nnunetv2_dsvm.nnunet_folders import folder_of_models, ground_truth_folders, nnunet_folder
 
 NNUNETS_FOLDS = 5
@@ -92,7 +93,7 @@ def _check_validated(models: dict[str, Path], folds: Sequence[str], configuratio
     problems = []
     for trainer, model in models.items():
         if not model.is_dir():
-            there = sorted(path.name for path in model.parent.glob("*__*__*"))
+            there = [path.name for path in visible_folders(model.parent) if path.name.count("__") == 2]
             problems.append(f"there is no trained model {model}; trained are: {', '.join(there) or 'none'}")
             continue
         validated = [path.parent.name.removeprefix("fold_") for path in sorted(model.glob("fold_*/validation"))]

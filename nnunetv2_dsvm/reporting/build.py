@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.listing import visible_files
 from nnunetv2_dsvm.reporting.case_picture import write_case_picture
 from nnunetv2_dsvm.reporting.curves import Curves, limits, read_curves, write_curves
 from nnunetv2_dsvm.reporting.html import PACKAGE, Column, Figure, render, shown, shown_spread
@@ -97,7 +98,7 @@ def _pictures_of_earlier_report(folder: Path) -> list[str]:
 
 
 def _move_into_place(partial: Path, folder: Path, earlier: Sequence[str]) -> list[Path]:
-    pictures = sorted(path.name for path in partial.glob("*.png"))
+    pictures = [path.name for path in visible_files(partial, ".png")]
     foreign = [name for name in pictures if name not in earlier and (folder / name).exists()]
     if foreign:
         raise UserError(
