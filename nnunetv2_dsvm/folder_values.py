@@ -1,7 +1,7 @@
-"""Values of nnU-Net's folder variables that cannot be meant: nnU-Net takes every character as part of a folder's name.
+"""Paths that cannot be meant, in nnU-Net's folder variables and on our command line.
 
-Nothing is stripped or expanded here: this package would else use another folder than nnU-Net, which makes folders named
-`~`, `$HOME` or `"` without a word.
+nnU-Net takes every character of a variable as part of a folder's name and makes folders named `~`, `$HOME` or `"` without
+a word. Nothing is stripped or expanded here either: this package would else use another folder than nnU-Net.
 """
 
 import os
@@ -33,7 +33,12 @@ def fault_of_value(name: str, value: str | None) -> Fault | None:
     if value is None or not value.strip():
         what = "not set" if value is None else "empty" if not value else f"{value!r}, which names no folder"
         return f"is {what}", f"export {name}=/path/to/a/folder"
-    return _ends(value) or _not_replaced(value) or _of_another_system(value) or _not_a_folder(value)
+    return fault_of_path(value) or _not_a_folder(value)
+
+
+def fault_of_path(path: str) -> Fault | None:
+    """The same of a path, whatever it names."""
+    return _ends(path) or _not_replaced(path) or _of_another_system(path)
 
 
 def _ends(value: str) -> Fault | None:
@@ -50,7 +55,7 @@ def _ends(value: str) -> Fault | None:
         where = "at its end" if invisible[-1] == value[-1] else "at its beginning or inside"
         name = "a blank" if invisible[-1] == " " else f"the invisible character {invisible[-1]!r}"
         return (
-            f"is {value!r}, with {name} {where}, which nnU-Net takes as part of the folder's name",
+            f"is {value!r}, with {name} {where}, which is part of the name",
             f"set it to {_visible(value)!r}",
         )
     if value[-1] in ";," or value[0] == "=" or " #" in value:
@@ -62,12 +67,12 @@ def _not_replaced(value: str) -> Fault | None:
     parts = re.split(r"[\\/]", value)
     if value.startswith("~") or "~" in parts:
         return (
-            f"is {value!r}: nnU-Net does not replace ~ by the home folder and would make a folder of that name",
+            f"is {value!r}, in which no shell has replaced ~ by the home folder",
             f"write it out: {os.path.expanduser(value[value.index('~'):])}",
         )
     for pattern, what in UNEXPANDED:
         if found := pattern.search(value):
-            return f"is {value!r}, with {found[0]}, {what}, and nnU-Net does not either", "write the path out"
+            return f"is {value!r}, with {found[0]}, {what}", "write the path out"
     if PLACEHOLDER.search(value) and not os.path.exists(value):
         return f"is {value!r}, the placeholder of an example", "set it to a folder of your own"
     return None
@@ -75,7 +80,7 @@ def _not_replaced(value: str) -> Fault | None:
 
 def _of_another_system(value: str) -> Fault | None:
     if found := SCHEME.match(value):
-        return f"is {value!r}, an address: nnU-Net reads and writes folders", f"set it to a path, without {found[0]}"
+        return f"is {value!r}, an address and no path", f"set it to a path, without {found[0]}"
     if os.name != "nt" and (DRIVE.match(value) or "\\" in value):
         return f"is {value!r}, a path of Windows: here \\ divides no folders", "set it to a path with /"
     separated = re.split(f"{os.pathsep}(?=[\\\\/]|[A-Za-z]:[\\\\/]|$)", value)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.folder_values import fault_of_value
+from nnunetv2_dsvm.listing import visible_folders
 
 Kind = Literal["raw", "preprocessed", "results"]
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
@@ -74,7 +75,7 @@ def folder_of_models(dataset: str) -> Path:
     if results is None:
         raise UserError("nnUNet_results is not set: it names the folder of the trained models, as for their training")
     if dataset.isdecimal():
-        found = sorted(path for path in results.glob(f"Dataset{int(dataset):03d}_*") if path.is_dir())
+        found = visible_folders(results, f"Dataset{int(dataset):03d}_")
     else:
         found = [results / dataset] if dataset and (results / dataset).is_dir() else []
     if len(found) != 1:

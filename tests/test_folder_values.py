@@ -83,6 +83,22 @@ def test_export_refuses_too(folders, monkeypatch, capsys):
     assert "with $HOME, which no shell has replaced" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [
+    ["quickstart", "--output=~/results"],
+    ["report", "model", "-o", "$HOME/report"],
+    ["evaluate", "'reference'", "prediction"],
+    ["export", "-f", "0", "model", "-o", "model.pt2 "],
+    ["convert-weights", "weights.pth", "-o", "%HOME%/vmamba.pth"],
+    ["benchmark", "--json", '"speed.json"'],
+], ids=lambda command: command[0])  # fmt: skip
+def test_paths_on_the_command_line(command, tmp_path, monkeypatch, capsys):
+    """`--output=~/results` would become a folder named ~: no shell replaces it there."""
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 1
+    assert "a path on the command line is " in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_raw_and_preprocessed_in_one_folder(folders, monkeypatch, capsys):
     monkeypatch.setenv("nnUNet_preprocessed", f"{folders}/raw/")
     assert main(["plan", "-d", "27"]) == 1
