@@ -1,7 +1,7 @@
 """Paths that cannot be meant, in nnU-Net's folder variables and on our command line.
 
-nnU-Net takes every character of a variable as part of a folder's name and makes folders named `~`, `$HOME` or `"` without
-a word. Nothing is stripped or expanded here either: this package would else use another folder than nnU-Net.
+nnU-Net takes every character of a variable as part of a folder's name and makes folders named `~`, `$HOME` or `"`
+without a word. Nothing is stripped or expanded here either: this package would else use another folder than nnU-Net.
 """
 
 import os
