@@ -17,6 +17,7 @@ UNEXPANDED = (
 PLACEHOLDER = re.compile(r"<[^<>]+>|^[\\/]path[\\/]to[\\/]")
 SCHEME = re.compile(r"[A-Za-z][\w+.-]*://")
 DRIVE = re.compile(r"[A-Za-z]:([\\/]|$)")
+DATASET = re.compile(r"Dataset\d{3}_.+")
 
 Fault = tuple[str, str]
 
@@ -33,7 +34,7 @@ def fault_of_value(name: str, value: str | None) -> Fault | None:
     if value is None or not value.strip():
         what = "not set" if value is None else "empty" if not value else f"{value!r}, which names no folder"
         return f"is {what}", f"export {name}=/path/to/a/folder"
-    return fault_of_path(value) or _not_a_folder(value)
+    return fault_of_path(value) or _not_a_folder(value) or _one_dataset(value)
 
 
 def fault_of_path(path: str) -> Fault | None:
@@ -96,6 +97,13 @@ def _not_a_folder(value: str) -> Fault | None:
         return None
     what = "a link to nothing" if existing.is_symlink() and not existing.exists() else "a file"
     return f"is {value!r}, which cannot be a folder: {existing} is {what}", "set it to a folder"
+
+
+def _one_dataset(value: str) -> Fault | None:
+    folder = Path(value).absolute()
+    if DATASET.fullmatch(folder.name) or (folder / "imagesTr").is_dir():
+        return f"is {value!r}, the folder of one dataset", f"set it to the folder above it, {folder.parent}"
+    return None
 
 
 def _visible(value: str) -> str:

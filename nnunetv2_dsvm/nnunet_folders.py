@@ -44,8 +44,8 @@ def check_folder_variables(*needed: Kind) -> None:
     """Before anything is read or written.
 
     Raises:
-        UserError: a needed variable is not set, one of the three has a value that cannot be meant, or raw and
-            preprocessed data have one folder, in which nnU-Net cannot plan.
+        UserError: a needed variable is not set, one of the three has a value that cannot be meant, or raw data are
+            needed and have one folder with the preprocessed ones, in which nnU-Net cannot plan.
     """
     values = {name: os.environ.get(name) for name in VARIABLES}
     looked_at = [name for name in VARIABLES if values[name] or name.removeprefix("nnUNet_") in needed]
@@ -53,7 +53,7 @@ def check_folder_variables(*needed: Kind) -> None:
     if problems:
         raise UserError("\n  ".join(problems))
     raw, preprocessed = nnunet_folder("raw"), nnunet_folder("preprocessed")
-    if raw and preprocessed and one_folder(raw, preprocessed):
+    if "raw" in needed and preprocessed and one_folder(raw, preprocessed):
         raise UserError(f"nnUNet_raw and nnUNet_preprocessed are one folder, {raw}: set nnUNet_preprocessed to another")
 
 

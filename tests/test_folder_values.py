@@ -60,6 +60,12 @@ def test_a_file_and_a_folder_below_one(tmp_path):
     assert problem_of_value("nnUNet_raw", str(tmp_path / "not" / "yet")) is None
 
 
+def test_the_folder_of_one_dataset(tmp_path):
+    (tmp_path / "mine" / "imagesTr").mkdir(parents=True)
+    for name in ("mine", "Dataset027_ACDC"):
+        assert f"set it to the folder above it, {tmp_path}" in problem_of_value("nnUNet_raw", str(tmp_path / name))
+
+
 @pytest.mark.parametrize("wrong", ["raw", "preprocessed", "results"])
 @pytest.mark.parametrize("command", [
     ["evaluate", "-d", "27", "-tr", "nnUNetTrainerDSVM"],
@@ -103,3 +109,5 @@ def test_raw_and_preprocessed_in_one_folder(folders, monkeypatch, capsys):
     monkeypatch.setenv("nnUNet_preprocessed", f"{folders}/raw/")
     assert main(["plan", "-d", "27"]) == 1
     assert "are one folder" in capsys.readouterr().err
+    assert main(["report", "-d", "27", "-o", str(folders / "report")]) == 1  # where nothing is planned, it may be
+    assert "no dataset 27" in capsys.readouterr().err
