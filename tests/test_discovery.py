@@ -141,6 +141,20 @@ def test_value_of_the_variable(monkeypatch, before, after):
     assert os.environ["nnUNet_extTrainer"] == after
 
 
+def test_the_users_own_value_is_known(monkeypatch):
+    """The doctor asks nnU-Net with that value: what this process has appended would hide a registration that fails."""
+    monkeypatch.delenv("NNUNETV2_DSVM_AUTOREGISTER", raising=False)
+    monkeypatch.setattr(autoregister, "_appended", False)
+    for value in (f"/a{os.pathsep}{DISCOVERY_DIRECTORY}", DISCOVERY_DIRECTORY):  # set by hand
+        monkeypatch.setenv("nnUNet_extTrainer", value)
+        append_discovery_directory()
+        assert autoregister.listed_by_the_user() == value
+    for value in ("", "/a", os.pathsep.join(["/a", "/b"])):
+        monkeypatch.setenv("nnUNet_extTrainer", value)
+        append_discovery_directory()
+        assert autoregister.listed_by_the_user() == value
+
+
 def test_it_never_raises(monkeypatch):
     class Refusing(dict):
         def __setitem__(self, key, value):

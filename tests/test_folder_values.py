@@ -105,6 +105,12 @@ def test_paths_on_the_command_line(command, tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_of_an_odd_name_that_is_there(tmp_path, capsys):
+    (tmp_path / "a$b").mkdir()
+    assert main(["evaluate", str(tmp_path / "a$b" / "reference"), str(tmp_path / "a$b")]) == 1
+    assert "no such folder" in capsys.readouterr().err
+
+
 def test_raw_and_preprocessed_in_one_folder(folders, monkeypatch, capsys):
     monkeypatch.setenv("nnUNet_preprocessed", f"{folders}/raw/")
     assert main(["plan", "-d", "27"]) == 1

@@ -28,7 +28,10 @@ def refuse_paths(args: argparse.Namespace) -> None:
     """
     for value in vars(args).values():
         for path in value if isinstance(value, list) else [value]:
-            if isinstance(path, Path) and not os.path.exists(path) and (fault := fault_of_path(str(path))):
+            if not isinstance(path, Path) or os.path.exists(path):
+                continue
+            there = path.is_absolute() and path.parent.is_dir()  # of whatever name
+            if fault := fault_of_path(path.name if there else str(path)):
                 raise UserError(f"a path on the command line {fault[0]}; {fault[1]}")
 
 
