@@ -5,16 +5,61 @@ from pathlib import Path
 from typing import Literal
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.folder_values import fault_of_value
+from nnunetv2_dsvm.listing import visible_folders
 
 Kind = Literal["raw", "preprocessed", "results"]
+VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 # Of a fold, in the order in which nnU-Net's --c takes them.
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 
 
+def problem_of_value(name: str, value: str | None) -> str | None:
+    """Why a folder variable's value cannot be meant and what to do, in one sentence; None where it can.
+
+    Args:
+        name: of the variable.
+        value: as it is in the environment; None where the variable is not set.
+    """
+    fault = fault_of_value(name, value)
+    return f"{name} {fault[0]}; {fault[1]}" if fault else None
+
+
 def nnunet_folder(kind: Kind) -> Path | None:
-    """The folder that nnU-Net's variable names; None where it is not set."""
-    value = os.environ.get(f"nnUNet_{kind}", "").strip()
-    return Path(value) if value else None
+    """The folder that nnU-Net's variable names, as nnU-Net takes it; None where it is not set or empty.
+
+    Raises:
+        UserError: the value cannot be meant.
+    """
+    name = f"nnUNet_{kind}"
+    value = os.environ.get(name)
+    if not value:
+        return None
+    if problem := problem_of_value(name, value):
+        raise UserError(problem)
+    return Path(value)
+
+
+def check_folder_variables(*needed: Kind) -> None:
+    """Before anything is read or written.
+
+    Raises:
+        UserError: a needed variable is not set, one of the three has a value that cannot be meant, or raw data are
+            needed and have one folder with the preprocessed ones, in which nnU-Net cannot plan.
+    """
+    values = {name: os.environ.get(name) for name in VARIABLES}
+    looked_at = [name for name in VARIABLES if values[name] or name.removeprefix("nnUNet_") in needed]
+    problems = [problem for name in looked_at if (problem := problem_of_value(name, values[name]))]
+    if problems:
+        raise UserError("\n  ".join(problems))
+    raw, preprocessed = nnunet_folder("raw"), nnunet_folder("preprocessed")
+    if "raw" in needed and preprocessed and one_folder(raw, preprocessed):
+        raise UserError(f"nnUNet_raw and nnUNet_preprocessed are one folder, {raw}: set nnUNet_preprocessed to another")
+
+
+def one_folder(a: Path, b: Path) -> bool:
+    """Whether two paths name one folder, by links or in other words too; neither need exist."""
+    return a.resolve() == b.resolve() or (a.exists() and b.exists() and a.samefile(b))
 
 
 def folder_of_models(dataset: str) -> Path:
@@ -30,7 +75,7 @@ def folder_of_models(dataset: str) -> Path:
     if results is None:
         raise UserError("nnUNet_results is not set: it names the folder of the trained models, as for their training")
     if dataset.isdecimal():
-        found = sorted(path for path in results.glob(f"Dataset{int(dataset):03d}_*") if path.is_dir())
+        found = visible_folders(results, f"Dataset{int(dataset):03d}_")
     else:
         found = [results / dataset] if dataset and (results / dataset).is_dir() else []
     if len(found) != 1:

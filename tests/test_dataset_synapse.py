@@ -233,4 +233,30 @@ def test_neither_or_both_layouts(folders, btcv_source, transunet_source, tmp_pat
     both = shutil.copytree(transunet_source, tmp_path / "both")
     shutil.copytree(btcv_source / "averaged-training-images", both / "RawData" / "Training")
     assert convert("synapse", both, "-d", 6) == 1
-    assert "holds the data more than once (RawData/Training/img, train_npz, test_vol_h5)" in capsys.readouterr().err
+    assert "holds the data more than once (RawData/Training/img, train_npz)" in capsys.readouterr().err
+
+
+def test_folders_one_deeper_and_uncompressed_files(folders, btcv_source, transunet_source, tmp_path):
+    """As archives are unpacked, each into a folder of its own."""
+    for name in ("img", "label"):
+        inner = tmp_path / "nifti" / "RawData" / "RawData" / "Training" / name / name
+        inner.mkdir(parents=True)
+        for path in (btcv_source / "averaged-training-images" / name).glob(f"{name}*.nii.gz"):
+            (inner / path.name.removesuffix(".gz")).write_bytes(gzip.decompress(path.read_bytes()))
+    inner = tmp_path / "preprocessed" / "Synapse"
+    for name in ("train_npz", "test_vol_h5"):
+        shutil.copytree(transunet_source / name, inner / name / name)
+    shutil.copytree(transunet_source / "lists_Synapse", inner / "lists_Synapse")
+    for source, dataset_id, numbers in (("nifti", 5, [18, 12]), ("preprocessed", 6, [6, 2])):
+        assert convert("synapse", tmp_path / source, "-d", dataset_id) == 0
+        raw = folders / "raw" / f"Dataset{dataset_id:03d}_Synapse"
+        assert [len(list((raw / part).iterdir())) for part in ("imagesTr", "imagesTs")] == numbers
+
+
+def test_no_files_of_a_kind_make_one_sentence(folders, btcv_source, tmp_path, capsys):
+    source = shutil.copytree(btcv_source, tmp_path / "download")
+    for path in (source / "averaged-training-images" / "img").glob("img*"):
+        path.rename(path.with_name(f"{path.name}.zip"))
+    assert convert("synapse", source, "-d", 5) == 1
+    message = capsys.readouterr().err.strip()
+    assert "img holds no imgXXXX.nii.gz or .nii. It holds img0001.nii.gz.zip" in message and "\n" not in message

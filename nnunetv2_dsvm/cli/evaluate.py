@@ -127,7 +127,9 @@ def _prediction_sets(args: argparse.Namespace):
     if not args.tr:
         raise UserError(f"-d {args.d} needs -tr TRAINER, e.g. -tr nnUNetTrainerDSVM")
     from nnunetv2_dsvm.evaluation.cross_validation import from_cross_validation
+    from nnunetv2_dsvm.nnunet_folders import check_folder_variables
 
+    check_folder_variables()
     return from_cross_validation(
         args.d, args.tr, plans=args.p or "nnUNetPlans", configuration=args.c or "2d", folds=args.f
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 
+from nnunetv2_dsvm.cli.arguments import refuse_paths
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.version import __version__
 
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     args = parser.parse_args(argv)
     try:
+        refuse_paths(args)
         return _module(args.subcommand).run(args)
     except UserError as error:
         print(f"\nnnUNetv2_dsvm {args.subcommand}: {error}", file=sys.stderr)

@@ -4,6 +4,8 @@ import argparse
 import os
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.nnunet_folders import check_folder_variables
+from nnunetv2_dsvm.nnunet_listing import nnunet_passing_over_litter
 
 DESCRIPTION = """\
 Plans a dataset for VM-UNet by the memory of the GPU: size of the network, patch and batch of the 2D configuration. All
@@ -43,7 +45,8 @@ def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     check_planning_options(args)
-    plan_datasets(args)
+    with nnunet_passing_over_litter():
+        plan_datasets(args)
     print("Next:")
     for dataset_id in args.dataset_ids:
         print(f"  nnUNetv2_preprocess -d {dataset_id} -plans_name {args.plans_name} -c 2d")
@@ -87,11 +90,9 @@ def check_planning_options(args: argparse.Namespace) -> None:
     """What can be checked before anything is read or written.
 
     Raises:
-        UserError: nnU-Net's variables are not set, or an option's value is none.
+        UserError: nnU-Net's variables are not set as they can be meant, or an option's value is none.
     """
-    unset = [name for name in ("nnUNet_raw", "nnUNet_preprocessed") if not os.environ.get(name)]
-    if unset:
-        raise UserError(f"{' and '.join(unset)} must be set: export {unset[0]}=/path/to/a/folder")
+    check_folder_variables("raw", "preprocessed")
     _refuse_name(args.plans_name)
     from nnunetv2_dsvm.planning.planner import check_size
 

@@ -19,6 +19,7 @@ from nnunetv2_dsvm.evaluation.prediction_set import case_names
 from nnunetv2_dsvm.evaluation.report import Column, read_dice, write_report
 from nnunetv2_dsvm.evaluation.segmentations import read_pair
 from nnunetv2_dsvm.json_files import read_json_object
+from nnunetv2_dsvm.listing import visible_files
 
 SIMILAR, BEST = "copied slice", "best copied slice"
 BASELINES = {SIMILAR: copy_most_similar_slice, BEST: copy_best_slice}
@@ -126,7 +127,7 @@ def read_cases(raw: Path, part: str) -> list[Case]:
     """
     cases, problems = [], Problems(raw)
     known = read_labels(read_json_object(raw / "dataset.json")).known
-    for label_path in sorted((raw / f"labels{part}").glob("*.nii.gz")):
+    for label_path in visible_files(raw / f"labels{part}", ".nii.gz"):
         name = label_path.name[: -len(".nii.gz")]
         image_path = raw / f"images{part}" / f"{name}_0000.nii.gz"
         problems.add_all(check_pair(image_path, label_path, known))

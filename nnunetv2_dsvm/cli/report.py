@@ -34,11 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from nnunetv2_dsvm.nnunet_folders import check_folder_variables
     from nnunetv2_dsvm.reporting.build import write_report
     from nnunetv2_dsvm.reporting.models import choose_folds, find_models
 
     if args.d is None:
         refuse_options(args, ("tr", "p", "c"), "belong to -d ID; a MODEL_FOLDER names trainer, plans and configuration")
+    check_folder_variables()  # images and ground truth are looked up in them
     trainers = args.tr or ["nnUNetTrainerDSVM"]
     models = find_models(args.models, args.d, trainers, args.p or "nnUNetPlans", args.c or "2d")
     folds = choose_folds(models, args.f)

@@ -24,6 +24,7 @@ from nnunetv2_dsvm.datasets.synapse_protocol import BTCV_LABELS, ORGANS, write_v
 from nnunetv2_dsvm.datasets.workers import map_with_progress
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.label_values import no_labels
+from nnunetv2_dsvm.listing import inner_folder
 
 LISTS = ("lists_Synapse", "lists/lists_Synapse", "lists_Synapse/lists_Synapse", "lists/list_Synapse", "lists")
 # Values as far as this beyond [0, 1] come from cubic interpolation; HU, or another scaling, lie farther out.
@@ -89,7 +90,7 @@ def _volumes(source: Path, problems: Problems) -> list[Volume]:
     slices: dict[str, dict[int, Path]] = defaultdict(dict)
     for line in _lines(lists / "train.txt", problems):
         match = re.fullmatch(r"(case\d{4})_slice(\d{3})", line)
-        path = source / "train_npz" / f"{line}.npz"
+        path = inner_folder(source / "train_npz") / f"{line}.npz"
         if not match:
             problems.add(lists / "train.txt", f"{line!r} is not caseXXXX_sliceYYY")
         elif not path.is_file():
@@ -103,7 +104,7 @@ def _volumes(source: Path, problems: Problems) -> list[Volume]:
             problems.add(name, f"lacks the slices {', '.join(f'{number:03d}' for number in gaps[:10])}")
         volumes.append(Volume(name, [by_number[number] for number in sorted(by_number)], is_test=False))
     for name in _lines(lists / "test_vol.txt", problems):
-        path = source / "test_vol_h5" / f"{name}.npy.h5"
+        path = inner_folder(source / "test_vol_h5") / f"{name}.npy.h5"
         if name in slices:
             problems.add(lists / "test_vol.txt", f"{name} is in train.txt too")
         if not re.fullmatch(r"case\d{4}", name):

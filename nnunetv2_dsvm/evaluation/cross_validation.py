@@ -10,6 +10,7 @@ from nnunetv2_dsvm.evaluation.labels import read_labels
 from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet, case_names, file_ending, reader
 from nnunetv2_dsvm.evaluation.unfinished_folds import what_a_fold_lacks
 from nnunetv2_dsvm.json_files import read_json_object
+from nnunetv2_dsvm.listing import visible_folders
 from nnunetv2_dsvm.nnunet_folders import folder_of_models, ground_truth_folders
 
 NNUNETS_FOLDS = ("0", "1", "2", "3", "4")
@@ -101,7 +102,7 @@ def _check_validated(models: Iterable[Path], folds: Sequence[str], dataset: str)
     problems = []
     for model in models:
         if not model.is_dir():
-            there = sorted(path.name for path in model.parent.glob("*__*__*"))
+            there = [path.name for path in visible_folders(model.parent) if path.name.count("__") == 2]
             problems.append(f"there is no trained model {model}; trained are: {', '.join(there) or 'none'}")
             continue
         validated = [path.parent.name.removeprefix("fold_") for path in sorted(model.glob("fold_*/validation"))]

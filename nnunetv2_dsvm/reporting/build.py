@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.listing import visible_files
 from nnunetv2_dsvm.reporting.case_figures import case_figures
 from nnunetv2_dsvm.reporting.curves import Curves, limits, read_curves, write_curves
 from nnunetv2_dsvm.reporting.figure import Figure, picture_name
@@ -95,7 +96,7 @@ def _pictures_of_earlier_report(folder: Path) -> list[str]:
 
 
 def _move_into_place(partial: Path, folder: Path, earlier: Sequence[str]) -> list[Path]:
-    pictures = sorted(path.name for path in partial.glob("*.png"))
+    pictures = [path.name for path in visible_files(partial, ".png")]
     foreign = [name for name in pictures if name not in earlier and (folder / name).exists()]
     if foreign:
         raise UserError(

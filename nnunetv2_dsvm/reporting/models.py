@@ -14,6 +14,7 @@ from nnunetv2_dsvm.evaluation.folds import folds_of_splits
 from nnunetv2_dsvm.evaluation.labels import read_labels
 from nnunetv2_dsvm.evaluation.unfinished_folds import what_a_fold_lacks
 from nnunetv2_dsvm.json_files import read_json_object
+from nnunetv2_dsvm.listing import visible_folders
 from nnunetv2_dsvm.nnunet_folders import folder_of_models, ground_truth_folders, nnunet_folder
 
 
@@ -59,7 +60,7 @@ class TrainedModel:
     @property
     def folds(self) -> list[str]:
         """The folds that have a folder, numbers first."""
-        names = [path.name[len("fold_") :] for path in self.folder.glob("fold_*") if path.is_dir()]
+        names = [path.name[len("fold_") :] for path in visible_folders(self.folder, "fold_")]
         return sorted(names, key=lambda name: (not name.isdigit(), name.zfill(4)))
 
     def fold_folder(self, fold: str) -> Path:
@@ -123,7 +124,8 @@ def find_models(
     models = []
     for folder in dict.fromkeys(Path(os.path.abspath(folder)) for folder in folders):
         if not (folder / "plans.json").is_file() or len(folder.name.split("__")) != 3:
-            beside = sorted(path.parent.name for path in folder.parent.glob("*__*__*/plans.json"))
+            models_there = [path for path in visible_folders(folder.parent) if path.name.count("__") == 2]
+            beside = [path.name for path in models_there if (path / "plans.json").is_file()]
             found = f"Beside it are: {', '.join(beside)}." if beside else "There is no model beside it either."
             raise UserError(
                 f"{folder} is not a trained model: expected a folder TRAINER__PLANS__CONFIGURATION with plans.json "
