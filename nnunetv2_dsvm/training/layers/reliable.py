@@ -10,6 +10,7 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import distributed as dist
 
+from nnunetv2_dsvm.architecture.precision import VARIABLE as PRECISION_VARIABLE
 from nnunetv2_dsvm.training import out_of_memory, stopping
 from nnunetv2_dsvm.training.checkpoint_files import (
     in_a_file,
@@ -124,7 +125,10 @@ class ReliableTraining(TrainerHooks):
         if cases := cases_not_finite(batch):
             self._stop("an image of the validation is not finite", cases)
         with self._explaining_out_of_memory("validation"):
-            return super().validation_step(batch)
+            result = super().validation_step(batch)
+        if not np.isfinite(result["loss"]):  # the Dice of such logits is that of background
+            self._stop(f"the validation loss became {result['loss']}")
+        return result
 
     def perform_actual_validation(self, save_probabilities: bool = False):
         with self._explaining_out_of_memory("the final validation"):
@@ -142,6 +146,12 @@ class ReliableTraining(TrainerHooks):
             raise RuntimeError(
                 f"The final validation stopped: the images of {', '.join(cases)} hold NaN or infinite values. The "
                 "checkpoints are as they were. Correct the files, preprocess them again, and repeat it with --val"
+            ) from error
+        if "inf in predicted" in str(error):  # nnU-Net's words where the network's logits are infinite, on a GPU
+            raise RuntimeError(
+                "The final validation stopped: the images are finite, but the network's logits exceed the range of "
+                "float16, in which nnU-Net predicts on a GPU. The checkpoints are as they were. Set "
+                f"{PRECISION_VARIABLE}=float32 (or bfloat16), for predictions too, and repeat it with --val"
             ) from error
 
     def on_validation_epoch_end(self, val_outputs: list[dict]):
