@@ -16,6 +16,8 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.nnunet_folders import refuse_unusable_folders
 from nnunetv2_dsvm.training import out_of_memory, stopping
 from nnunetv2_dsvm.training.checkpoint_files import (
     KEY,
@@ -30,6 +32,7 @@ from nnunetv2_dsvm.training.checkpoint_fit import (
     refuse_other_network,
     refuse_other_optimizer,
 )
+from nnunetv2_dsvm.training.continuing import where_it_goes_on
 from nnunetv2_dsvm.training.finite import (
     cases_not_finite,
     ct_channels_not_finite,
@@ -38,8 +41,16 @@ from nnunetv2_dsvm.training.finite import (
 )
 from nnunetv2_dsvm.training.network import build_vm_unet, in_words, refuse_constant_output, refuse_unless_2d
 from nnunetv2_dsvm.training.optimization import WarmupCosineSchedule, parameter_groups
+from nnunetv2_dsvm.training.other_plans import refuse_mixed_plans
 from nnunetv2_dsvm.training.precision import bf16_autocast, trains_in_bf16
+from nnunetv2_dsvm.training.preflight import (
+    refuse_missing_cases,
+    refuse_missing_ground_truth,
+    refuse_missing_preprocessing,
+)
+from nnunetv2_dsvm.training.processes import ending_loaders, forked_to_end_with_this_one
 from nnunetv2_dsvm.training.ranks import parameters_that_differ
+from nnunetv2_dsvm.training.refusals import end_in_a_sentence
 from nnunetv2_dsvm.training.seeding import deterministic_algorithms, seed_all, seed_from_environment
 from nnunetv2_dsvm.training.surroundings import (
     explaining_unwritable,
@@ -50,6 +61,8 @@ from nnunetv2_dsvm.training.surroundings import (
     unwritable,
 )
 from nnunetv2_dsvm.version import __version__
+
+end_in_a_sentence()
 
 
 class nnUNetTrainerVMUNet(nnUNetTrainer):
@@ -88,16 +101,19 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
         refuse_constant_output(planned)
         refuse_missing_device(device)
         refuse_unequal_shares(planned)
+        refuse_unusable_folders("preprocessed", "results")
+        refuse_mixed_plans(type(self).__name__, plans, configuration, dataset_json)
         self.seed = seed_from_environment()
         try:
             super().__init__(plans, configuration, fold, dataset_json, device)
         except OSError as error:
-            raise RuntimeError(unwritable(os.environ.get("nnUNet_results", ""), error)) from error
+            raise UserError(unwritable(os.environ.get("nnUNet_results", ""), error)) from error
         refuse_unwritable(self.output_folder)
         self.num_epochs = self.default_num_epochs
         self.initial_lr = self.default_initial_lr
         self.weight_decay = self.default_weight_decay
         self.enable_deep_supervision = self.default_deep_supervision
+        self.continued_from: str | None = None  # the checkpoint that was loaded
         self.distillation: nn.Module | None = None  # trained beside the network; None: nothing to distil
 
     # --- building -----------------------------------------------------------------------------------------------------
@@ -120,6 +136,12 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
         )
 
     def initialize(self):
+        refuse_missing_preprocessing(
+            self.preprocessed_dataset_folder_base,
+            self.preprocessed_dataset_folder,
+            self.plans_manager.plans_name,
+            self.configuration_name,
+        )
         if self.seed is not None:
             seed_all(self.seed)
         if trains_in_bf16(self.device):
@@ -180,16 +202,24 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
 
     def run_training(self):
         with contextlib.ExitStack() as stack:
+            stack.enter_context(ending_loaders(self))
             if trains_in_bf16(self.device):
                 stack.enter_context(bf16_autocast())
             if self.seed is not None:
                 stack.enter_context(deterministic_algorithms())
             super().run_training()
 
+    def get_dataloaders(self):
+        with forked_to_end_with_this_one():
+            return super().get_dataloaders()
+
     def get_tr_and_val_datasets(self):
         datasets = super().get_tr_and_val_datasets()
+        folder, cases = self.preprocessed_dataset_folder, {case for data in datasets for case in data.identifiers}
+        splits_file = os.path.join(self.preprocessed_dataset_folder_base, "splits_final.json")
+        refuse_missing_cases(cases, self.dataset_class.get_identifiers(folder), folder, splits_file)
+        self._refuse_missing_ground_truth(datasets[1].identifiers)
         if self.is_cascaded:
-            cases = {case for dataset in datasets for case in dataset.identifiers}
             previous_stage = self.configuration_manager.previous_stage_name
             refuse_missing_segmentations(cases, self.folder_with_segs_from_previous_stage, previous_stage)
         return datasets
@@ -197,7 +227,7 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
     def on_train_start(self):
         ruined, count = parameters_not_finite(self._trained_modules()) if self.was_initialized else ([], 0)
         if ruined:
-            raise RuntimeError(
+            raise UserError(
                 f"{len(ruined)} of {count} parameters are not finite before the first step, the first being "
                 f"{ruined[0]}: the file they came from (-pretrained_weights, or the checkpoint of --c) is damaged. "
                 "Nothing was trained or changed"
@@ -207,7 +237,10 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
             if self.current_epoch == 0 and not self.disable_checkpointing:
                 if earlier := set_earlier_training_aside(self.output_folder):
                     self.print_to_log_file(f"An earlier training's checkpoints are now {', '.join(earlier)}")
-        super().on_train_start()
+        with explaining_unwritable(self.output_folder):
+            super().on_train_start()
+        if line := where_it_goes_on(self, self.continued_from):
+            self.print_to_log_file(line)
         if self.device.type == "cuda":
             precision = "bf16" if self.grad_scaler is None else "fp16 with a gradient scaler"
         else:
@@ -246,7 +279,8 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
             return super().validation_step(batch)
 
     def perform_actual_validation(self, save_probabilities: bool = False):
-        with self._explaining_out_of_memory("the final validation"):
+        self._refuse_missing_ground_truth(self.do_split()[1])
+        with self._explaining_out_of_memory("the final validation"), explaining_unwritable(self.output_folder):
             try:
                 super().perform_actual_validation(save_probabilities)
             except torch.OutOfMemoryError:
@@ -255,10 +289,13 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
                 self._name_validation_cases_not_finite(error)
                 raise
 
+    def _refuse_missing_ground_truth(self, cases: Sequence[str]) -> None:
+        refuse_missing_ground_truth(cases, self.preprocessed_dataset_folder_base, self.dataset_json["file_ending"])
+
     def _name_validation_cases_not_finite(self, error: Exception) -> None:
         _, keys = self.do_split()
         if cases := dataset_cases_not_finite(self.dataset_class(self.preprocessed_dataset_folder, keys)):
-            raise RuntimeError(
+            raise UserError(
                 f"The final validation stopped: the images of {', '.join(cases)} hold NaN or infinite values. The "
                 "checkpoints are as they were. Correct the files, preprocess them again, and repeat it with --val"
             ) from error
@@ -322,7 +359,7 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
             advice=advice,
         )
         self.print_to_log_file(message, also_print_to_console=False)
-        raise RuntimeError(message)
+        raise UserError(message)
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -348,6 +385,7 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
         if isinstance(filename_or_checkpoint, Mapping):
             with in_a_file(filename_or_checkpoint, self.output_folder) as filename:
                 self.load_checkpoint(filename)
+            self.continued_from = "the dictionary"
             return
         if not self.was_initialized:
             self.initialize()
@@ -359,6 +397,7 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
         refuse_other_distillation(filename_or_checkpoint, checkpoint, entry, projections, settings, name)
         refuse_other_optimizer(filename_or_checkpoint, checkpoint, self.optimizer)
         super().load_checkpoint(filename_or_checkpoint)
+        self.continued_from = filename_or_checkpoint
         if self.distillation is not None:
             self.distillation.load_state_dict(entry.get("projections") or {})
             if entry.get("settings") != settings:
