@@ -10,6 +10,8 @@ from nnunetv2_dsvm.errors import UserError
 Kind = Literal["raw", "preprocessed", "results"]
 # Of a fold, in the order in which nnU-Net's --c takes them.
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
+# JSON files beside the plans in a preprocessed dataset, without their ending.
+OTHER_FILES_OF_A_DATASET = ("dataset", "dataset_fingerprint", "splits_final")
 
 
 def nnunet_folder(kind: Kind) -> Path | None:

@@ -17,6 +17,7 @@ SUBCOMMANDS = {
     "dataset": "turn a downloaded ISIC, Synapse or ACDC into an nnU-Net dataset, verified, with the papers' split",
     "plan": "plan a dataset for VM-UNet by the memory of the GPU: network, patch and batch",
     "plan_and_preprocess": "the same with nnU-Net's fingerprint before and its preprocessing after it",
+    "copy-plans": "copy a dataset's plans under a name of their own, for a network of another size",
     "convert-weights": "turn VMamba's or VM-UNet's published weights into a file for nnU-Net's -pretrained_weights",
     "evaluate": "metrics of predictions or of a cross-validation, by nnU-Net's protocol or the papers'; compare models",
     "report": "one HTML file on trained models: training curves, metrics, the best, median and worst cases",

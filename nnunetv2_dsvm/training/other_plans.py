@@ -14,7 +14,7 @@ from nnunetv2.utilities.file_path_utilities import get_output_folder
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.nnunet_folders import CHECKPOINTS
+from nnunetv2_dsvm.nnunet_folders import CHECKPOINTS, OTHER_FILES_OF_A_DATASET
 
 # What a training may change without another prediction: of a configuration, and of its network's arguments.
 _TRAINING_ONLY = {"batch_size", "batch_dice", "data_identifier", "median_image_size_in_voxels", "inherits_from"}
@@ -24,7 +24,6 @@ _OF_ALL_CONFIGURATIONS = (
     "foreground_intensity_properties_per_channel",
 )  # fmt: skip
 _OF_THE_DATASET = ("channel_names", "modality", "labels", "regions_class_order")
-_NOT_PLANS = {"dataset.json", "dataset_fingerprint.json", "splits_final.json"}
 _LONGEST = 80  # characters of a value in a message
 
 
@@ -66,7 +65,7 @@ def refuse_mixed_plans(
 def _file_of_another_name(plans: Mapping[str, Any], folder: Path) -> Path | None:
     """The file that holds these plans, where the one that has their name does not."""
     wanted = _comparable({key: value for key, value in plans.items() if key != "continue_training"})
-    names = [path for path in sorted(folder.glob("*.json")) if path.name not in _NOT_PLANS]
+    names = [path for path in sorted(folder.glob("*.json")) if path.stem not in OTHER_FILES_OF_A_DATASET]
     same = [path for path in names if _comparable(_read(path)) == wanted]
     return same[0] if same and plans["plans_name"] not in [path.stem for path in same] else None
 

@@ -9,8 +9,9 @@ from nnunetv2_dsvm.errors import Refusal
 from nnunetv2_dsvm.nnunet_folders import unusable_folders
 
 SWITCH = "NNUNETV2_DSVM_TRACEBACK"
-# Where nnU-Net itself refuses variables and datasets, also in sentences for the user.
-_NNUNETS_OWN = ("nnunetv2.paths", "nnunetv2.utilities.dataset_name_id_conversion")
+# Where nnU-Net itself refuses variables, datasets and configurations, in sentences for the user.
+_VARIABLES, _DATASETS = "nnunetv2.paths", "nnunetv2.utilities.dataset_name_id_conversion"
+_NNUNETS_OWN = (_VARIABLES, _DATASETS, "nnunetv2.utilities.plans_handling.plans_handler")
 
 
 def end_in_a_sentence() -> None:
@@ -51,5 +52,8 @@ def _sentence(error: BaseException, traceback: TracebackType | None) -> str:
     raised_in = "" if traceback is None else traceback.tb_frame.f_globals.get("__name__")
     if not isinstance(error, RuntimeError) or raised_in not in _NNUNETS_OWN:
         return ""
-    nnunets = "" if raised_in == "nnunetv2.paths" else " ".join(str(error).split())
-    return f"{nnunets} {unusable_folders('raw', 'preprocessed', 'results')}".strip()
+    unusable = unusable_folders("raw", "preprocessed", "results") if raised_in in (_VARIABLES, _DATASETS) else ""
+    if raised_in == _VARIABLES and unusable:
+        return unusable
+    nnunets = " ".join(str(error).split())
+    return f"{nnunets.split('. ')[0]}. {unusable}" if unusable else nnunets
