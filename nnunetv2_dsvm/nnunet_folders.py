@@ -40,7 +40,7 @@ def _why_no_folder(value: str) -> str:
         return f"is {value!r}, with blanks or a line's end around it"
     if value[0] in "\"'" or value[-1] in "\"'":
         return f"is {value}, with its quotes, which whatever set it did not take away"
-    if value.startswith("~") or re.search(r"\$\w|\$\{|%\w+%", value):
+    if value.startswith("~") or re.search(r"\$[A-Za-z_{]|%\w+%", value):
         return f"is {value}, which no shell has expanded"
     if os.name != "nt" and re.match(r"[A-Za-z]:[\\/]", value):
         return f"is {value}, a folder of Windows"

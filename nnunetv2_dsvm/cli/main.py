@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 
-from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.errors import Refusal
 from nnunetv2_dsvm.version import __version__
 
 # name -> what it does. Each is a module of this package (a hyphen is an underscore there) with
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; by default those of the process.
 
     Returns:
-        The exit status: 0, 1 after a `UserError` (shown as one message), 130 after Ctrl-C, or the subcommand's own.
+        The exit status: 0, 1 after a `Refusal` (shown as one message), 130 after Ctrl-C, or the subcommand's own.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return _module(args.subcommand).run(args)
-    except UserError as error:
+    except Refusal as error:
         print(f"\nnnUNetv2_dsvm {args.subcommand}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

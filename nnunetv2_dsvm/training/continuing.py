@@ -34,7 +34,7 @@ def where_it_goes_on(trainer: nnUNetTrainer, checkpoint: str | None) -> str:
     return (
         f"Continues from {name}, written after epoch {epoch - 1}, with epoch {epoch} of 0 to {trainer.num_epochs - 1}; "
         f"{lost} (nnU-Net writes {LATEST} every {trainer.save_every} epochs, {BEST} after each best one)"
-        + _later_best(folder, checkpoint, epoch)
+        + (_about_later_best(folder, epoch) if name == LATEST else "")
     )
 
 
@@ -55,21 +55,23 @@ def _last_epoch_begun(folder: Path, own_log: Path) -> int | None:
     return None
 
 
-def _later_best(folder: Path, checkpoint: str, epoch: int) -> str:
-    best = folder / BEST
-    if os.path.basename(checkpoint) != LATEST or not best.is_file():
-        return ""
-    if best.stat().st_mtime < os.stat(checkpoint).st_mtime:
-        return ""
+def last_epoch_of_later_best(folder: str | Path, epoch: int) -> int | None:
+    """The epoch after which `checkpoint_best.pth` was written, where that is `epoch` or later."""
     try:
-        later = torch.load(best, map_location="cpu", weights_only=False, mmap=True)["current_epoch"]
-    except Exception:  # a broken file is named by whoever has to read it
-        return ""
-    if later <= epoch:
+        best = torch.load(Path(folder, BEST), map_location="cpu", weights_only=False, mmap=True)
+        written_after = best["current_epoch"] - 1
+    except Exception:  # none there, or a broken one, which is named by whoever has to read it
+        return None
+    return written_after if written_after >= epoch else None
+
+
+def _about_later_best(folder: Path, epoch: int) -> str:
+    later = last_epoch_of_later_best(folder, epoch)
+    if later is None:
         return ""
     return (
-        f". {BEST} was written later, after epoch {later - 1}: to go on from there instead, stop, move "
-        f"{LATEST} away and repeat --c"
+        f". {BEST} was written later, after epoch {later}: to go on from there instead, stop, move {LATEST} away and "
+        "repeat --c"
     )
 
 

@@ -32,7 +32,7 @@ from nnunetv2_dsvm.training.checkpoint_fit import (
     refuse_other_network,
     refuse_other_optimizer,
 )
-from nnunetv2_dsvm.training.continuing import where_it_goes_on
+from nnunetv2_dsvm.training.continuing import last_epoch_of_later_best, where_it_goes_on
 from nnunetv2_dsvm.training.finite import (
     cases_not_finite,
     ct_channels_not_finite,
@@ -409,11 +409,14 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
     def _catch_up_with_the_best(self) -> None:
         """Makes the loaded epoch the best where it is: nnU-Net writes the latest checkpoint before it finds out.
 
-        A run killed between the two would otherwise never write it, and take a worse epoch for the best afterwards.
+        A run killed between the two would otherwise never write it, and take a worse epoch for the best afterwards. A
+        best one of an epoch that comes later stays: the interrupted training was ahead of its latest checkpoint.
         """
         averages = self.logger.get_value("ema_fg_dice", step=None)
         if averages and (self._best_ema is None or averages[-1] > self._best_ema):
             self._best_ema = averages[-1]
+            if last_epoch_of_later_best(self.output_folder, self.current_epoch) is not None:
+                return
             self.current_epoch -= 1  # save_checkpoint stores the epoch that comes next
             self.save_checkpoint(os.path.join(self.output_folder, "checkpoint_best.pth"))
             self.current_epoch += 1
