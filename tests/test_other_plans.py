@@ -27,7 +27,7 @@ def trained(tiny_dataset, tmp_path):
 
     def write(trainer_class, fold=0):
         folder = tmp_path / "a" / tiny_dataset.name / f"{trainer_class.__name__}__{PLANS}__2d"
-        (folder / f"fold_{fold}").mkdir(parents=True)
+        (folder / f"fold_{fold}").mkdir(parents=True, exist_ok=True)
         (folder / f"fold_{fold}" / "checkpoint_best.pth").touch()
         (folder / "plans.json").write_text(json.dumps(tiny_dataset.load_plans()))
         (folder / "dataset.json").write_text(json.dumps(tiny_dataset.load_dataset_json()))
@@ -86,7 +86,7 @@ def test_intensities_that_are_not_finite_are_no_difference(make_on, trained, cop
     make_on(copied_dataset, ShortVMUNet, fold=1)
 
 
-def test_a_copy_that_calls_itself_by_the_old_name_is_refused(make_on, copied_dataset):
+def test_a_copy_that_calls_itself_by_the_old_name_is_refused(make_on, copied_dataset, trained):
     plans = copied_dataset.load_plans()
     changes = {"architecture": architecture(LARGER)}
     plans["configurations"]["2d"].update(changes)
@@ -94,6 +94,8 @@ def test_a_copy_that_calls_itself_by_the_old_name_is_refused(make_on, copied_dat
     with pytest.raises(UserError, match=f'Mine.json calls itself "{PLANS}" inside.*"plans_name": "Mine" into it'):
         make_on(copied_dataset, ShortVMUNet, **changes)
     make_on(copied_dataset, ShortVMUNet)  # the original
+    (trained(ShortVMUNet) / "plans.json").write_text(json.dumps(plans))
+    make_on(copied_dataset, ShortVMUNet, fold=1, **changes)  # more folds of what was trained so before
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -67,4 +67,4 @@ def test_a_dataset_that_is_not_preprocessed_is_named(make_on, copied_dataset, re
     path = copied_dataset.preprocessed / removed
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(UserError, match=message):
-        make_on(copied_dataset, ShortVMUNet).initialize()
+        make_on(copied_dataset, ShortVMUNet).on_train_start()

@@ -32,8 +32,8 @@ def refuse_mixed_plans(
 ) -> None:
     """Raises UserError unless this training can go into the folder that nnU-Net gives it.
 
-    Refused are plans that come from a file of another name than theirs, and plans or a dataset.json unlike those of the
-    trainings whose checkpoints are in the folder. Nothing is written.
+    Refused are plans or a dataset.json unlike those of the trainings whose checkpoints are in the folder, and plans
+    from a file of another name than theirs, unless trainings of the same are there. Nothing is written.
 
     Args:
         trainer_name: the trainer's class.
@@ -42,15 +42,17 @@ def refuse_mixed_plans(
         dataset_json: of the dataset.
     """
     name, dataset = plans["plans_name"], plans["dataset_name"]
+    folder = Path(get_output_folder(dataset, trainer_name, name, configuration))
+    folds = sorted({file.parent.name for name in CHECKPOINTS for file in folder.glob(f"fold_*/{name}")})
+    other = _differences(folder, plans, configuration, dataset_json) if folds else []
+    if folds and not other:
+        return
     if file := _file_of_another_name(plans, Path(os.environ["nnUNet_preprocessed"], dataset)):
         raise UserError(
             f'{file} calls itself "{name}" inside (plans_name), and nnU-Net would put its results with those of the '
             f'plans {name}. Nothing was trained. Write "plans_name": "{file.stem}" into it, or make the copy with '
-            f"nnUNetv2_dsvm copy-plans -d {dataset} -p {name} -o NEW_NAME"
+            f"nnUNetv2_dsvm copy-plans -d {dataset} -p {file.stem} -o NEW_NAME"
         )
-    folder = Path(get_output_folder(dataset, trainer_name, name, configuration))
-    folds = sorted({file.parent.name for name in CHECKPOINTS for file in folder.glob(f"fold_*/{name}")})
-    other = _differences(folder, plans, configuration, dataset_json) if folds else []
     if other:
         more = f", and {len(other) - 3} more" if len(other) > 3 else ""
         raise UserError(

@@ -31,7 +31,7 @@ def explained(what: str, configuration: str, plans: str, patch_size: Sequence[in
         size = "×".join(map(str, patch_size))
         raise OutOfGpuMemory(
             f"Out of GPU memory during {what} with a patch of {size} pixels and a batch of {batch_size}. In a copy of "
-            f'the plans {plans} (another file name and plans_name, passed with -p), lower "batch_size" of the '
+            f'the plans (nnUNetv2_dsvm copy-plans -d DATASET -p {plans} -o NEW_NAME), lower "batch_size" of the '
             f'configuration {configuration}, or, at a batch of 1, "patch_size"; a smaller network or '
             '"gradient_checkpointing": true in its arch_kwargs needs less too. Close other programs on this GPU first '
             f"(nvidia-smi lists them). torch says: {str(error).splitlines()[0] if str(error) else 'nothing'}"

@@ -48,7 +48,7 @@ def refuse_missing_cases(cases: Collection[str], there: Iterable[str], folder: s
 
 
 def refuse_missing_preprocessing(dataset_folder: str, folder: str, plans_name: str, configuration: str) -> None:
-    """Raises UserError unless the configuration is preprocessed and the dataset has its fingerprint.
+    """Raises UserError unless the configuration is preprocessed.
 
     Args:
         dataset_folder: below nnUNet_preprocessed.
@@ -56,17 +56,24 @@ def refuse_missing_preprocessing(dataset_folder: str, folder: str, plans_name: s
         plans_name: of the plans.
         configuration: in the plans.
     """
-    number = int(os.path.basename(dataset_folder)[len("Dataset") :].split("_")[0])
     if not os.path.isdir(folder) or not os.listdir(folder):
         raise UserError(
-            f"There are no preprocessed data in {folder}. Nothing was trained. Run nnUNetv2_preprocess -d {number} "
-            f"-plans_name {plans_name} -c {configuration}"
+            f"There are no preprocessed data in {folder}. Nothing was trained. Run nnUNetv2_preprocess "
+            f"-d {_number(dataset_folder)} -plans_name {plans_name} -c {configuration}"
         )
+
+
+def refuse_missing_fingerprint(dataset_folder: str) -> None:
+    """Raises UserError unless the dataset's folder below nnUNet_preprocessed has the fingerprint."""
     if not os.path.isfile(os.path.join(dataset_folder, "dataset_fingerprint.json")):
         raise UserError(
             f"There is no dataset_fingerprint.json in {dataset_folder}, which nnU-Net copies into its results. Nothing "
-            f"was trained. Run nnUNetv2_extract_fingerprint -d {number}"
+            f"was trained. Run nnUNetv2_extract_fingerprint -d {_number(dataset_folder)}"
         )
+
+
+def _number(dataset_folder: str) -> int:
+    return int(os.path.basename(dataset_folder)[len("Dataset") :].split("_")[0])
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -41,7 +41,7 @@ def end_in_a_sentence() -> None:
 
 def _is_nnunets_command() -> bool:
     spec = getattr(sys.modules["__main__"], "__spec__", None)  # of python -m
-    return Path(sys.argv[0]).name.startswith("nnUNetv2_") or (spec is not None and spec.name.startswith("nnunetv2."))
+    return Path(*sys.argv[:1]).name.startswith("nnUNetv2_") or (spec is not None and spec.name.startswith("nnunetv2."))
 
 
 def _sentence(error: BaseException, traceback: TracebackType | None) -> str:

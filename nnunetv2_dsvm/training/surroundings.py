@@ -33,7 +33,7 @@ def refuse_unequal_shares(configuration: ConfigurationManager) -> None:
     if configuration.batch_dice and batch % ranks:
         raise UserError(
             f"A batch of {batch} cannot be shared equally by {ranks} GPUs, which nnU-Net's batch Dice needs. Nothing "
-            "was trained. In a copy of the plans (another file name and plans_name, passed with -p) set batch_size to "
+            "was trained. In a copy of the plans (nnUNetv2_dsvm copy-plans, option --batch-size) set batch_size to "
             f"{batch - batch % ranks or ranks}, or train on another number of GPUs"
         )
 

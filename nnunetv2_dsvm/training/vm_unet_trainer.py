@@ -45,6 +45,7 @@ from nnunetv2_dsvm.training.other_plans import refuse_mixed_plans
 from nnunetv2_dsvm.training.precision import bf16_autocast, trains_in_bf16
 from nnunetv2_dsvm.training.preflight import (
     refuse_missing_cases,
+    refuse_missing_fingerprint,
     refuse_missing_ground_truth,
     refuse_missing_preprocessing,
 )
@@ -225,6 +226,7 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
         return datasets
 
     def on_train_start(self):
+        refuse_missing_fingerprint(self.preprocessed_dataset_folder_base)
         ruined, count = parameters_not_finite(self._trained_modules()) if self.was_initialized else ([], 0)
         if ruined:
             raise UserError(
