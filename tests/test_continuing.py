@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from short_trainers import ShortDSVM, ShortVMUNet, checkpoint_of
 
 from nnunetv2_dsvm.errors import UserError
@@ -202,3 +203,15 @@ def test_a_closed_folder_advises_what_its_checkpoints_allow(tmp_path, there, adv
         raise OSError(28, "No space left on device")
     with pytest.raises(FileNotFoundError), surroundings.explaining_unwritable(str(tmp_path)):
         raise FileNotFoundError(2, "No such file", "/elsewhere/image.b2nd")
+
+
+def test_a_full_disk_in_the_final_validation_advises_to_repeat_it(make, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    trainer = make(ShortVMUNet)
+    (Path(trainer.output_folder) / "checkpoint_final.pth").touch()
+    trainer.initialize()
+    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", full)
+    with pytest.raises(UserError, match="No space left.*make room, and repeat the final validation with --val"):
+        trainer.perform_actual_validation()

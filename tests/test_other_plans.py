@@ -72,8 +72,11 @@ def test_what_changes_no_prediction_may_change_between_folds(make, trained, chan
 
 
 def test_plans_without_a_trained_fold_are_replaced(make, trained):
-    folder = trained(ShortVMUNet)
-    (folder / "fold_0" / "checkpoint_best.pth").unlink()
+    checkpoint = trained(ShortVMUNet) / "fold_0" / "checkpoint_best.pth"
+    checkpoint = checkpoint.rename(checkpoint.with_name("earlier_1_checkpoint_best.pth"))
+    with pytest.raises(UserError, match="belongs to another network"):
+        make(ShortVMUNet, architecture=architecture(LARGER))
+    checkpoint.unlink()
     make(ShortVMUNet, architecture=architecture(LARGER))
 
 

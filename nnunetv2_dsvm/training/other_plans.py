@@ -14,7 +14,7 @@ from nnunetv2.utilities.file_path_utilities import get_output_folder
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.nnunet_folders import CHECKPOINTS, OTHER_FILES_OF_A_DATASET
+from nnunetv2_dsvm.nnunet_folders import OTHER_FILES_OF_A_DATASET
 
 # What a training may change without another prediction: of a configuration, and of its network's arguments.
 _TRAINING_ONLY = {"batch_size", "batch_dice", "data_identifier", "median_image_size_in_voxels", "inherits_from"}
@@ -43,7 +43,7 @@ def refuse_mixed_plans(
     """
     name, dataset = plans["plans_name"], plans["dataset_name"]
     folder = Path(get_output_folder(dataset, trainer_name, name, configuration))
-    folds = sorted({file.parent.name for name in CHECKPOINTS for file in folder.glob(f"fold_*/{name}")})
+    folds = sorted({file.parent.name for file in folder.glob("fold_*/*checkpoint_*.pth")})
     other = _differences(folder, plans, configuration, dataset_json) if folds else []
     if folds and not other:
         return

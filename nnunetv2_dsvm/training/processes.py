@@ -9,13 +9,16 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunetv2_dsvm.training.parent_watch import EndsWithParent
 
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl: a signal for this process when the thread that forked it ends
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -50,6 +53,12 @@ def forked_to_end_with_this_one() -> Iterator[None]:
         _parent = None
 
 
+def spawned_to_end_with_this_one(datasets: Iterable[nnUNetBaseDataset]) -> None:
+    """Lets spawned processes that read these datasets end with this one: macOS, Windows and Python 3.14 do not fork."""
+    for dataset in datasets:
+        dataset.ends_with_training = EndsWithParent()  # goes where the dataset goes
+
+
 @contextmanager
 def ending_loaders(trainer: nnUNetTrainer) -> Iterator[None]:
     """An exception within it ends the loading processes first: else they outlive it, and report each other's end.
@@ -63,7 +72,8 @@ def ending_loaders(trainer: nnUNetTrainer) -> Iterator[None]:
         except BaseException:
             for loader in (trainer.dataloader_train, trainer.dataloader_val):
                 if isinstance(loader, (NonDetMultiThreadedAugmenter, MultiThreadedAugmenter)):
-                    loader._finish()
+                    with suppress(Exception):  # of two errors the first one counts
+                        loader._finish()
             raise
 
 

@@ -49,7 +49,11 @@ from nnunetv2_dsvm.training.preflight import (
     refuse_missing_ground_truth,
     refuse_missing_preprocessing,
 )
-from nnunetv2_dsvm.training.processes import ending_loaders, forked_to_end_with_this_one
+from nnunetv2_dsvm.training.processes import (
+    ending_loaders,
+    forked_to_end_with_this_one,
+    spawned_to_end_with_this_one,
+)
 from nnunetv2_dsvm.training.ranks import parameters_that_differ
 from nnunetv2_dsvm.training.refusals import end_in_a_sentence
 from nnunetv2_dsvm.training.seeding import deterministic_algorithms, seed_all, seed_from_environment
@@ -216,6 +220,7 @@ class nnUNetTrainerVMUNet(nnUNetTrainer):
 
     def get_tr_and_val_datasets(self):
         datasets = super().get_tr_and_val_datasets()
+        spawned_to_end_with_this_one(datasets)
         folder, cases = self.preprocessed_dataset_folder, {case for data in datasets for case in data.identifiers}
         splits_file = os.path.join(self.preprocessed_dataset_folder_base, "splits_final.json")
         refuse_missing_cases(cases, self.dataset_class.get_identifiers(folder), folder, splits_file)
