@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.training.checkpoint_files import KEY
 
 
 def difference(stored: Mapping[str, torch.Tensor], here: Mapping[str, torch.Tensor]) -> str:
@@ -36,26 +37,20 @@ def refuse_other_network(
 
 
 def refuse_other_distillation(
-    filename: str,
-    checkpoint: Mapping[str, Any],
-    stored: Mapping[str, Any],
-    projections: Mapping[str, torch.Tensor],
-    settings: Mapping[str, Any] | None,
-    trainer_name: str,
+    filename: str, checkpoint: Mapping[str, Any], own: Mapping[str, Any], trainer_name: str
 ) -> None:
     """Raises UserError unless the checkpoint's projections are those of this trainer.
 
     Args:
         filename: of the checkpoint.
-        checkpoint: nnU-Net's part.
-        stored: ours: `projections` and `settings`, both empty or missing without distillation.
-        projections: of this trainer.
-        settings: of this trainer's distillation; None: it has none.
+        checkpoint: its content.
+        own: this trainer's entry: `projections` and `settings`, both missing or None without distillation.
         trainer_name: its class.
     """
-    writer, before = checkpoint["trainer_name"], stored.get("settings")
-    there = stored.get("projections") or {}
-    if not difference(there, projections) and bool(before) == bool(settings):
+    stored = checkpoint.get(KEY, {})
+    writer, before, settings = checkpoint["trainer_name"], stored.get("settings"), own.get("settings")
+    there, here = (entry.get("projections") or {} for entry in (stored, own))
+    if not difference(there, here) and bool(before) == bool(settings):
         return
     if not before or not settings:
         why = f"{writer} trained {_with(before)} distillation and {trainer_name} trains {_with(settings)} it"

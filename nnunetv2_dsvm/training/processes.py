@@ -42,7 +42,7 @@ if _LIBC is not None:
 
 
 @contextmanager
-def forked_to_end_with_this_one() -> Iterator[None]:
+def fork_to_end_with_this_one() -> Iterator[None]:
     """Processes that are forked within it are killed by Linux when this process ends, also by SIGKILL."""
     global _parent
     if threading.current_thread() is threading.main_thread():  # they would end with another thread, not the process
@@ -53,7 +53,7 @@ def forked_to_end_with_this_one() -> Iterator[None]:
         _parent = None
 
 
-def spawned_to_end_with_this_one(datasets: Iterable[nnUNetBaseDataset]) -> None:
+def spawn_to_end_with_this_one(datasets: Iterable[nnUNetBaseDataset]) -> None:
     """Lets spawned processes that read these datasets end with this one: macOS, Windows and Python 3.14 do not fork."""
     for dataset in datasets:
         dataset.ends_with_training = EndsWithParent()  # goes where the dataset goes

@@ -10,11 +10,12 @@ from pathlib import Path
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
-from nnunetv2_dsvm.training import checkpoint_files, dsvm_trainer
+from nnunetv2_dsvm.training import checkpoint_files
+from nnunetv2_dsvm.training.layers import distilled
 from nnunetv2_dsvm.training.variants import nnUNetTrainerDSVM_FixedOrientation
 
 # Drawing takes longer than training here.
-LocalLogger.plot_progress_png = dsvm_trainer.plot_distillation_progress = lambda *arguments: None
+LocalLogger.plot_progress_png = distilled.plot_distillation_progress = lambda *arguments: None
 
 
 def kill_at(point: str) -> None:
