@@ -14,7 +14,7 @@ from nnunetv2.utilities.file_path_utilities import get_output_folder
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.nnunet_folders import OTHER_FILES_OF_A_DATASET
+from nnunetv2_dsvm.nnunet_folders import OTHER_FILES_OF_A_DATASET, unusable_folders
 
 # What a training may change without another prediction: of a configuration, and of its network's arguments.
 _TRAINING_ONLY = {"batch_size", "batch_dice", "data_identifier", "median_image_size_in_voxels", "inherits_from"}
@@ -33,7 +33,8 @@ def refuse_mixed_plans(
     """Raises UserError unless this training can go into the folder that nnU-Net gives it.
 
     Refused are plans or a dataset.json unlike those of the trainings whose checkpoints are in the folder, and plans
-    from a file of another name than theirs, unless trainings of the same are there. Nothing is written.
+    from a file of another name than theirs, unless trainings of the same are there. Nothing is written, and
+    nothing compared where nnU-Net's variables name no folders.
 
     Args:
         trainer_name: the trainer's class.
@@ -41,6 +42,8 @@ def refuse_mixed_plans(
         configuration: of the plans.
         dataset_json: of the dataset.
     """
+    if unusable_folders("preprocessed", "results"):
+        return
     name, dataset = plans["plans_name"], plans["dataset_name"]
     folder = Path(get_output_folder(dataset, trainer_name, name, configuration))
     folds = sorted({file.parent.name for file in folder.glob("fold_*/*checkpoint_*.pth")})

@@ -67,7 +67,6 @@ class ReliableTraining(TrainerHooks):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net's own signature)
     ):
-        refuse_unusable_folders("preprocessed", "results")
         refuse_mixed_plans(type(self).__name__, plans, configuration, dataset_json)
         self.continued_from: str | None = None  # the checkpoint that was loaded
         try:
@@ -80,6 +79,7 @@ class ReliableTraining(TrainerHooks):
         super().preflight(planned, device)
         refuse_missing_device(device)
         refuse_unequal_shares(planned)
+        refuse_unusable_folders("preprocessed", "results")
         self.seed = seed_from_environment()
 
     def is_deterministic(self) -> bool:
