@@ -4,10 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_dsvm.architecture.precision import VARIABLE
+from nnunetv2_dsvm.errors import UserValueError
 
 
 def refuse_if_not_finite(x: Tensor) -> None:
-    """Raises ValueError when images `(B, channels, H, W)` hold NaN or infinite values; on CUDA and meta does nothing.
+    """Raises UserValueError when images `(B, channels, H, W)` hold NaN or infinite values, but not on CUDA or meta.
 
     A GPU would have to be waited for; see `infinite_unless_finite`.
     """
@@ -15,7 +16,7 @@ def refuse_if_not_finite(x: Tensor) -> None:
         return
     bad = ~x.isfinite()
     channels = bad.any(dim=(0, 2, 3)).nonzero().flatten().tolist()
-    raise ValueError(
+    raise UserValueError(
         f"the image given to the network holds NaN or infinite values: {int(bad.sum())} of {bad.numel()} pixels, "
         f"in channel {', '.join(map(str, channels))}. It belongs to the case that nnU-Net has named last "
         "('Predicting ...'; with -npp 0 -nps 0, which name none: the first one without a label map). Look for NaN or "

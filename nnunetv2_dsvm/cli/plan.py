@@ -4,7 +4,7 @@ import argparse
 import os
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.nnunet_folders import check_folder_variables
+from nnunetv2_dsvm.nnunet_folders import OTHER_FILES_OF_A_DATASET, check_folder_variables
 from nnunetv2_dsvm.nnunet_listing import nnunet_passing_over_litter
 
 DESCRIPTION = """\
@@ -93,7 +93,7 @@ def check_planning_options(args: argparse.Namespace) -> None:
         UserError: nnU-Net's variables are not set as they can be meant, or an option's value is none.
     """
     check_folder_variables("raw", "preprocessed")
-    _refuse_name(args.plans_name)
+    refuse_plans_name(args.plans_name, "-overwrite_plans_name")
     from nnunetv2_dsvm.planning.planner import check_size
 
     try:
@@ -103,12 +103,14 @@ def check_planning_options(args: argparse.Namespace) -> None:
     refuse_unknown_class(args.preprocessor_name, "-preprocessor_name", "preprocessing")
 
 
-def _refuse_name(plans_name: str) -> None:
+def refuse_plans_name(plans_name: str, option: str) -> None:
+    """Raises UserError unless plans of this name, which the option gave, can be a file and part of a folder's name."""
     if not plans_name or "/" in plans_name or os.sep in plans_name or "__" in plans_name:
         raise UserError(
-            f"-overwrite_plans_name {plans_name!r}: the plans become a file and part of a folder's name, without / "
-            "and without __"
+            f"{option} {plans_name!r}: the plans become a file and part of a folder's name, without / and without __"
         )
+    if plans_name in OTHER_FILES_OF_A_DATASET:
+        raise UserError(f"{option} {plans_name!r}: {plans_name}.json is another file of nnU-Net's, beside the plans")
 
 
 def refuse_unknown_class(name: str, option: str, package: str) -> None:

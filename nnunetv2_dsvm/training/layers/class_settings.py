@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+from nnunetv2_dsvm.errors import UserValueError
+
 _COUNTS = ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "save_every")
 _NUMBERS = ("initial_lr", "weight_decay", "oversample_foreground_percent")
 _SWITCHES = ("enable_deep_supervision", "probabilistic_oversampling")
@@ -48,17 +50,17 @@ def class_settings(trainer: type, gives_way: Callable[[type], bool]) -> dict[str
 
 
 def check_class_settings(trainer: type, gives_way: Callable[[type], bool]) -> None:
-    """Raises ValueError where a class body states something that cannot be a setting, or that the plans decide."""
+    """Raises UserValueError where a class body states something that cannot be a setting, or that the plans decide."""
     for setting in class_settings(trainer, gives_way).values():
         if expected := _expected(setting):
-            raise ValueError(
+            raise UserValueError(
                 f"{setting.owner.__name__}.{setting.spelling} is {setting.value!r}, but must be {expected}"
             )
     for name in OF_THE_PLANS:
         for setting in _stated(trainer, name):
-            raise ValueError(
+            raise UserValueError(
                 f"{setting.owner.__name__}.{setting.spelling} = {setting.value!r} has no effect: nnU-Net reads {name} "
-                "from the plans. Change it in a copy of the plans (another file name and plans_name, passed with -p)"
+                "from the plans. Change it in a copy of the plans (nnUNetv2_dsvm copy-plans)"
             )
 
 

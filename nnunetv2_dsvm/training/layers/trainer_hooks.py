@@ -12,6 +12,7 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.training.checkpoint_files import KEY, write_checkpoint
 from nnunetv2_dsvm.training.layers.class_settings import ClassSetting, check_class_settings, class_settings
 
@@ -55,17 +56,17 @@ class TrainerHooks(_Trainer):
         """Refuses what cannot be trained, before nnU-Net creates a folder.
 
         Raises:
-            ValueError, RuntimeError: with the reason and what to do.
+            UserValueError, UserError: with the reason and what to do.
         """
         check_class_settings(type(self), is_layer)
         if others := sorted(inspect.signature(self.__init__).parameters.keys() ^ _ARGUMENTS):
-            raise ValueError(
+            raise UserValueError(
                 f"{type(self).__name__}.__init__ must take plans, configuration, fold, dataset_json and device, under "
                 f"these names and no others, as nnU-Net's does: {', '.join(others)} differ"
             )
         for hook in _MUST_CHAIN:
             if owner := self._cuts_off(hook):
-                raise ValueError(
+                raise UserValueError(
                     f"{owner.__name__}.{hook} does not call super().{hook}, so that {type(self).__name__} would lose "
                     f"what it adds there. Call it, or name {owner.__name__} behind this package's trainer in the bases"
                 )
