@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import nnunetv2_dsvm
 from nnunetv2_dsvm import autoregister
 from nnunetv2_dsvm.autoregister import DISCOVERY_DIRECTORY, append_discovery_directory
 
@@ -35,6 +36,11 @@ def fresh_python(code: str, cwd: Path, **variables: str | None) -> str:
     done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.strip().splitlines()[-1]
+
+
+def test_processes_run_the_package_that_the_tests_import(tmp_path):
+    """Also by `python -m pytest` in a checkout beside an installed package: see conftest.py."""
+    assert fresh_python("import nnunetv2_dsvm as package; print(package.__file__)", tmp_path) == nnunetv2_dsvm.__file__
 
 
 def test_every_trainer_is_found_in_a_fresh_process(tmp_path):
