@@ -30,7 +30,6 @@ setup(
     ],
     python_requires=">=3.10",
     packages=find_packages(include=["nnunetv2_dsvm", "nnunetv2_dsvm.*"]),
-    py_modules=["nnunetv2_dsvm_autoregister"],
     # The directory nnU-Net scans for trainers is not a package: nnU-Net imports its one module as a top-level module.
     package_data={"nnunetv2_dsvm.training": ["discovery/*.py"], "nnunetv2_dsvm.reporting": ["*.j2"]},
     install_requires=[
@@ -55,6 +54,6 @@ setup(
     entry_points={
         "console_scripts": ["nnUNetv2_dsvm=nnunetv2_dsvm.cli.main:main"],
         # torch calls this at the end of `import torch`: so nnU-Net finds the trainers and no variable has to be set.
-        "torch.backends": ["nnunetv2_dsvm=nnunetv2_dsvm_autoregister:append_discovery_directory"],
+        "torch.backends": ["nnunetv2_dsvm=nnunetv2_dsvm.autoregister:at_import_of_torch"],
     },
 )

@@ -6,7 +6,7 @@ Importing it lets nnU-Net find the trainers, as `import torch` does; `register_t
 from importlib import import_module
 from typing import Any
 
-from nnunetv2_dsvm.autoregister import append_discovery_directory as register_trainers
+from nnunetv2_dsvm import autoregister
 from nnunetv2_dsvm.version import __version__
 
 _HOME_OF = {
@@ -18,6 +18,7 @@ _HOME_OF = {
 
 __all__ = ["__version__", "register_trainers", *_HOME_OF]
 
+register_trainers = autoregister.append_discovery_directory
 register_trainers()
 
 

@@ -1,17 +1,19 @@
 """Lets nnU-Net find the trainers: by `import torch`, which calls our entry point, and by `import nnunetv2_dsvm`.
 
-nnU-Net looks for a trainer in its own package and then in the directories of the variable `nnUNet_extTrainer`, which it
-reads at each look-up. An entry point of the group `torch.backends` (torch >= 2.5, `nnunetv2_dsvm_autoregister`) appends
-our directory to it, in this process only. It runs in every process that imports torch, so it does next to nothing and
-never raises. A program that sets the variable afterwards loses our directory; importing the package brings it back.
+nnU-Net looks for a trainer in its own package and then in the directories of the variable `nnUNet_extTrainer`, which
+it reads at each look-up. An entry point of the group `torch.backends` (torch >= 2.5) appends our directory to it, in
+this process only. It runs in every process that imports torch, so it does next to nothing and never raises. A program
+that sets the variable afterwards loses our directory; importing the package brings it back.
 """
 
 import os
+import sys
 
 DISCOVERY_DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "training", "discovery")
 VARIABLE = "nnUNet_extTrainer"
 SWITCH = "NNUNETV2_DSVM_AUTOREGISTER"
 
+_torch_is_importing_us = "torch" in sys.modules
 _appended = False  # by this module: what the user has listed is not ours to take for our own work
 
 
@@ -30,6 +32,16 @@ def append_discovery_directory() -> None:
             _appended = True
     except Exception:  # `import torch` must never fail because of us; nnU-Net then names the trainer it cannot find
         pass
+
+
+def at_import_of_torch() -> None:
+    """torch's entry point: registers, and lets a program's own `import nnunetv2_dsvm` run, which registers again.
+
+    It would run nothing while the package, which was imported for this function's sake only, is among the modules.
+    """
+    append_discovery_directory()
+    if _torch_is_importing_us:
+        sys.modules.pop("nnunetv2_dsvm", None)
 
 
 def listed_by_the_user() -> str:

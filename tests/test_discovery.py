@@ -72,8 +72,7 @@ def test_a_users_variant_can_derive_from_ours(tmp_path):
 
 
 SET_AFTER_TORCH = """
-import os, sys, torch
-assert "nnunetv2_dsvm" not in sys.modules, "a later import would run nothing"
+import os, torch
 os.environ["nnUNet_extTrainer"] = "/mine"
 """
 
@@ -168,3 +167,13 @@ def test_it_never_raises(monkeypatch):
 
     monkeypatch.setattr(autoregister, "os", SimpleNamespace(environ=Refusing(), pathsep=":"))
     append_discovery_directory()
+
+
+@pytest.mark.parametrize("first", ["torch", "nnunetv2_dsvm"])
+def test_the_package_is_one_whichever_is_imported_first(tmp_path, first):
+    code = (
+        f"import {first}, torch, nnunetv2_dsvm as a, nnunetv2_dsvm.version, nnunetv2_dsvm.autoregister, sys;"
+        " import nnunetv2_dsvm as b; from nnunetv2_dsvm import autoregister as c;"
+        " print(a is b is sys.modules['nnunetv2_dsvm'], c is a.autoregister, a.VMUNet is b.VMUNet)"
+    )
+    assert fresh_python(code, tmp_path) == "True True True"
