@@ -31,12 +31,12 @@ def finite_or_refused(logits: list[Tensor], x: Tensor, network: nn.Module) -> li
     nnU-Net stops at infinite logits with a sentence of its own; NaN it would take for background.
 
     Raises:
-        ValueError: elsewhere; the message says why, and how to predict such an image.
+        UserValueError: elsewhere; the message says why, and how to predict such an image.
     """
     if x.device.type == "cuda" or torch.compiler.is_compiling():
         return [torch.where(x.isfinite().all() & t.isfinite().all(), t, torch.inf) for t in logits]
     if x.device.type != "meta" and not all(t.isfinite().all() for t in logits):
-        raise ValueError(_why_not_finite(logits[0].dtype, x, network))
+        raise UserValueError(_why_not_finite(logits[0].dtype, x, network))
     return logits
 
 

@@ -178,7 +178,7 @@ class ReliableTraining(TrainerHooks):
                 "checkpoints are as they were. Correct the files, preprocess them again, and repeat it with --val"
             ) from error
         if "inf in predicted" in str(error):  # nnU-Net's words where the network's logits are infinite, on a GPU
-            raise RuntimeError(
+            raise UserError(
                 "The final validation stopped: the images are finite, but the network's logits exceed the range of "
                 "float16, in which nnU-Net predicts on a GPU. The checkpoints are as they were. Set "
                 f"{PRECISION_VARIABLE}=float32 (or bfloat16), for predictions too, and repeat it with --val"
