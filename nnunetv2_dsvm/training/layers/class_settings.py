@@ -3,16 +3,23 @@
 nnU-Net sets them in its trainer's `__init__` only, where a value in a class body is lost without a word.
 """
 
+import dis
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
+
+import numpy as np
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunetv2_dsvm.training.layers.overrides import is_value, names_in
 
 _COUNTS = ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "save_every")
 _NUMBERS = ("initial_lr", "weight_decay", "oversample_foreground_percent")
-_SWITCHES = ("enable_deep_supervision", "probabilistic_oversampling")
+_SWITCHES = ("enable_deep_supervision", "probabilistic_oversampling", "disable_checkpointing")
 SETTINGS = (*_COUNTS, *_NUMBERS, *_SWITCHES)
 OF_THE_PLANS = ("batch_size", "patch_size")
+_SET_BY_NNUNET = {i.argval for i in dis.get_instructions(nnUNetTrainer.__init__) if i.opname == "STORE_ATTR"}
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,20 @@ def check_class_settings(trainer: type, gives_way: Callable[[type], bool]) -> No
                 f"{setting.owner.__name__}.{setting.spelling} = {setting.value!r} has no effect: nnU-Net reads {name} "
                 "from the plans. Change it in a copy of the plans (another file name and plans_name, passed with -p)"
             )
+    for name in sorted(_SET_BY_NNUNET.difference(SETTINGS)):
+        for setting in _stated(trainer, name):
+            if is_value(setting.value) and not overrides_it(trainer, setting):
+                raise ValueError(
+                    f"{setting.owner.__name__}.{setting.spelling} = {setting.value!r} has no effect: nnU-Net's "
+                    f"__init__ sets {name} anew. Assign it in an __init__ of {setting.owner.__name__}, after super().__init__"
+                )
+
+
+def overrides_it(trainer: type, setting: ClassSetting) -> bool:
+    """Whether an `__init__` of the class that states it, or of one in front, has the last word on a setting."""
+    front = trainer.__mro__[: trainer.__mro__.index(setting.owner) + 1]
+    inits = (names for c in front if "__init__" in vars(c) for names in names_in(c, "__init__"))
+    return any(setting.name in names for names in inits)
 
 
 def _stated(trainer: type, name: str) -> Iterator[ClassSetting]:
@@ -71,11 +92,11 @@ def _stated(trainer: type, name: str) -> Iterator[ClassSetting]:
 
 def _expected(setting: ClassSetting) -> str:
     """What the value should have been, in words; empty where it is."""
-    value, is_switch = setting.value, isinstance(setting.value, bool)
+    value, is_switch = setting.value, isinstance(setting.value, (bool, np.bool_))
     if setting.name in _SWITCHES:
         return "" if is_switch else "True or False"
     if setting.name in _COUNTS:
-        return "" if isinstance(value, int) and not is_switch and value > 0 else "a whole number of at least 1"
+        return "" if isinstance(value, Integral) and not is_switch and value > 0 else "a whole number of at least 1"
     if setting.name == "oversample_foreground_percent":
         return "" if isinstance(value, Real) and not is_switch and 0 <= value <= 1 else "a number from 0 to 1"
     return "" if isinstance(value, Real) and not is_switch and 0 <= value < float("inf") else "a number of at least 0"

@@ -182,5 +182,5 @@ class DistilledTraining(TrainerHooks):
             history.setdefault(key, [float("nan")] * self.current_epoch)
 
     def _mean_terms_of_all_ranks(self) -> dict[str, float]:
-        of_ranks = self._of_all_ranks(self.loss.mean_terms())
+        of_ranks = self.of_all_ranks(self.loss.mean_terms())
         return {name: sum(terms[name] for terms in of_ranks) / len(of_ranks) for name in of_ranks[0]}

@@ -2,29 +2,52 @@
 
 import inspect
 import io
+from abc import ABCMeta
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import distributed as dist
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_dsvm.training.checkpoint_files import KEY, write_checkpoint
-from nnunetv2_dsvm.training.layers.class_settings import ClassSetting, check_class_settings, class_settings
+from nnunetv2_dsvm.training.layers.class_settings import (
+    SETTINGS,
+    ClassSetting,
+    check_class_settings,
+    class_settings,
+    overrides_it,
+    spellings,
+)
+from nnunetv2_dsvm.training.layers.overrides import cuts_off, hidden_behind, names_in
 
 if TYPE_CHECKING:
     _Trainer = nnUNetTrainer
 else:
     _Trainer = object
 
-_MUST_CHAIN = ("initialize", "save_checkpoint", "load_checkpoint")
+_MUST_CHAIN = ("__init__", "initialize", "on_train_epoch_end", "save_checkpoint", "load_checkpoint")
 _ARGUMENTS = {"plans", "configuration", "fold", "dataset_json", "device"}  # which nnU-Net passes, and keeps by name
 
 
-class TrainerHooks(_Trainer):
+class _MakesTrainers(ABCMeta):
+    """Looks at a class before its trainer is made, and after the last `__init__` lets its body speak."""
+
+    def __call__(cls, *arguments: Any, **keywords: Any) -> Any:
+        for hook in _MUST_CHAIN:
+            cls.refuse_where_cut_off(hook, "what it adds there")
+        trainer = super().__call__(*arguments, **keywords)
+        for setting in cls._class_settings().values():
+            if not is_layer(setting.owner) and not overrides_it(cls, setting):
+                setattr(trainer, setting.name, setting.value)
+        return trainer
+
+
+class TrainerHooks(_Trainer, metaclass=_MakesTrainers):
     """What every layer can rely on, with nothing in it: a layer overrides a hook and calls `super()`.
 
     Settings in a class body (`num_epochs = 2`, or `default_num_epochs = 2`) count as if nnU-Net's `__init__` had set
@@ -44,7 +67,6 @@ class TrainerHooks(_Trainer):
         self._class_settings_applied = False
         self.preflight(PlansManager(plans).get_configuration(configuration), device)
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self._apply_class_settings()
         # Bases behind the layers have had their __init__ by now. What stands in front of them states the last word.
         mro = type(self).__mro__
         for setting in self._class_settings().values():
@@ -63,12 +85,21 @@ class TrainerHooks(_Trainer):
                 f"{type(self).__name__}.__init__ must take plans, configuration, fold, dataset_json and device, under "
                 f"these names and no others, as nnU-Net's does: {', '.join(others)} differ"
             )
-        for hook in _MUST_CHAIN:
-            if owner := self._cuts_off(hook):
+        if saves := self.mixed_in_behind(TrainerHooks, "save_checkpoint"):
+            if any(names_in(saves, "save_checkpoint")):
                 raise ValueError(
-                    f"{owner.__name__}.{hook} does not call super().{hook}, so that {type(self).__name__} would lose "
-                    f"what it adds there. Call it, or name {owner.__name__} behind this package's trainer in the bases"
+                    f"{saves.__name__}.save_checkpoint stands behind this package's, which writes the file itself, and "
+                    f"would get no file name: name {saves.__name__} in front of this package's trainer in the bases"
                 )
+        spelled = {spelling for name in SETTINGS for spelling in spellings(name)}
+        for owner, name, first in hidden_behind(type(self), nnUNetTrainer, is_layer):
+            if name not in spelled:
+                raise ValueError(
+                    f"{owner.__name__}.{name} would be ignored: {first.__name__} stands in front and has its own. "
+                    f"Name {owner.__name__} in front of this package's trainer in the bases of {type(self).__name__}"
+                )
+        if self.mixed_in_behind(TrainerHooks, "__init__"):
+            self.refuse_where_cut_off("print_to_log_file", "its default settings")
 
     def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
         # nnU-Net's __init__ ends with this call, and the bodies of its variants' follow: the moment to set defaults.
@@ -91,16 +122,14 @@ class TrainerHooks(_Trainer):
         behind = cls.__mro__[cls.__mro__.index(layer) + 1 :]
         return next((c for c in behind if hook in vars(c) and c is not nnUNetTrainer and not is_layer(c)), None)
 
-    def _cuts_off(self, hook: str) -> type | None:
-        """The class in front of the layers whose `hook` calls none of those that it overrides."""
-        mro = type(self).__mro__
-        for owner in mro[: mro.index(TrainerHooks)]:
-            function = inspect.unwrap(vars(owner)[hook]) if hook in vars(owner) else None
-            if inspect.isfunction(function) and not is_layer(owner):
-                names = set(function.__code__.co_names)  # none: a hook that does nothing, as nnU-Net's benchmarks have
-                if names and (hook not in names or names.isdisjoint({"super", *(base.__name__ for base in mro)})):
-                    return owner
-        return None
+    @classmethod
+    def refuse_where_cut_off(cls, hook: str, loss: str) -> None:
+        """Raises ValueError, naming the loss, where a class in front overrides a hook without calling `super()`."""
+        if owner := cuts_off(cls, TrainerHooks, hook, is_layer):
+            raise ValueError(
+                f"{owner.__name__}.{hook} does not call super().{hook}, so that {cls.__name__} would lose {loss}. "
+                f"Call it, or name {owner.__name__} behind this package's trainer in the bases"
+            )
 
     def bare_network(self) -> Any:
         """The network without the wrappers of DDP and torch.compile."""
@@ -114,6 +143,14 @@ class TrainerHooks(_Trainer):
     def is_deterministic(self) -> bool:
         """Whether the training asks torch for deterministic algorithms."""
         return False
+
+    def of_all_ranks(self, value: Any) -> list[Any]:
+        """The value that each rank of DDP gives, in their order."""
+        if not self.is_ddp:
+            return [value]
+        gathered: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(gathered, value)
+        return gathered
 
     def loss_terms_of_last_step(self) -> dict[str, float]:
         """The terms that made up the loss of the last step, where there is more than one."""
