@@ -83,6 +83,6 @@ def refuse_other_optimizer(filename: str, checkpoint: Mapping[str, Any], optimiz
     if sizes_there != sizes_here:
         raise RuntimeError(
             f"{filename} cannot be continued: the groups of its optimiser have {sizes_there} parameters, this "
-            f"training's {sizes_here}. Continue with the configure_optimizers it was started with ({checkpoint['trainer_name']}). "
-            "Nothing was changed."
+            f"training's {sizes_here}. Continue with the configure_optimizers it was started with "
+            f"({checkpoint['trainer_name']}). Nothing was changed."
         )

@@ -7,6 +7,7 @@ import dis
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from numbers import Integral, Real
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -69,17 +70,36 @@ def check_class_settings(trainer: type, gives_way: Callable[[type], bool]) -> No
             )
     for name in sorted(_SET_BY_NNUNET.difference(SETTINGS)):
         for setting in _stated(trainer, name):
-            if is_value(setting.value) and not overrides_it(trainer, setting):
+            if is_value(setting.value) and not _set_in_an_init(trainer, setting):
                 raise ValueError(
                     f"{setting.owner.__name__}.{setting.spelling} = {setting.value!r} has no effect: nnU-Net's "
-                    f"__init__ sets {name} anew. Assign it in an __init__ of {setting.owner.__name__}, after super().__init__"
+                    f"__init__ sets {name} anew. Assign it in an __init__, after super().__init__"
                 )
 
 
-def overrides_it(trainer: type, setting: ClassSetting) -> bool:
-    """Whether an `__init__` of the class that states it, or of one in front, has the last word on a setting."""
+def value_in_init(trainer: type, name: str, value: Any, code: CodeType, gives_way: Callable[[type], bool]) -> Any:
+    """What the assignment of a setting gives: where an `__init__` behind the class that states it assigns, the stated.
+
+    Args:
+        trainer: the class of the trainer.
+        name: of the setting.
+        value: that is assigned.
+        code: that assigns it.
+        gives_way: as of `class_settings`.
+    """
+    setting = class_settings(trainer, gives_way).get(name)
+    mro = trainer.__mro__
+    assigns = next((c for c in mro if "__init__" in vars(c) and code in names_in(c, "__init__")), None)
+    if setting is None or assigns is None or code.co_name != "__init__":
+        return value
+    is_behind = not gives_way(setting.owner) and mro.index(setting.owner) < mro.index(assigns)
+    return setting.value if is_behind or assigns is nnUNetTrainer else value
+
+
+def _set_in_an_init(trainer: type, setting: ClassSetting) -> bool:
+    """Whether an `__init__` of the class that states it, or of one in front, assigns it."""
     front = trainer.__mro__[: trainer.__mro__.index(setting.owner) + 1]
-    inits = (names for c in front if "__init__" in vars(c) for names in names_in(c, "__init__"))
+    inits = (names for c in front if "__init__" in vars(c) for names in names_in(c, "__init__").values())
     return any(setting.name in names for names in inits)
 
 

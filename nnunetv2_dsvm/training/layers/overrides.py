@@ -19,7 +19,7 @@ def cuts_off(trainer: type, base: type, hook: str, spared: Callable[[type], bool
     calls = {"super", *(c.__name__ for c in front)}
     for owner in front[:-1]:
         if hook in vars(owner) and not spared(owner):
-            named = names_in(owner, hook)
+            named = names_in(owner, hook).values()
             if any(named) and not any(hook in names and names & calls for names in named):
                 return owner
     return None
@@ -50,10 +50,10 @@ def is_value(attribute: Any) -> bool:
     return not callable(attribute) and not hasattr(attribute, "__get__")
 
 
-def names_in(owner: type, hook: str) -> list[set[str]]:
+def names_in(owner: type, hook: str) -> dict[CodeType, set[str]]:
     """The names and strings in a method, in what a decorator wraps, and in the methods of its class that it names.
 
-    One set for each; empty for one that does nothing, and none where it is no function of Python's.
+    By the code of each: an empty set for one that does nothing, and none where it is no function of Python's.
     """
     found: dict[CodeType, set[str]] = {}
     queue = [vars(owner)[hook]]
@@ -64,7 +64,7 @@ def names_in(owner: type, hook: str) -> list[set[str]]:
             names = found[function.__code__] = _names(function.__code__)
             queue += [vars(owner)[name] for name in names if name in vars(owner)]
             queue += [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
-    return list(found.values())
+    return found
 
 
 def _names(code: CodeType) -> set[str]:
@@ -74,6 +74,5 @@ def _names(code: CodeType) -> set[str]:
 
 
 def _is_named(owner: type, front: tuple[type, ...], is_layer: Callable[[type], bool]) -> bool:
-    return any(
-        owner.__name__ in names for c in front if not is_layer(c) for hook in vars(c) for names in names_in(c, hook)
-    )
+    methods = [(c, hook) for c in front if not is_layer(c) for hook in vars(c)]
+    return any(owner.__name__ in names for c, hook in methods for names in names_in(c, hook).values())

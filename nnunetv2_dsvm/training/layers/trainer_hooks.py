@@ -2,7 +2,6 @@
 
 import inspect
 import io
-from abc import ABCMeta
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,8 @@ from nnunetv2_dsvm.training.layers.class_settings import (
     ClassSetting,
     check_class_settings,
     class_settings,
-    overrides_it,
     spellings,
+    value_in_init,
 )
 from nnunetv2_dsvm.training.layers.overrides import cuts_off, hidden_behind, names_in
 
@@ -34,27 +33,18 @@ _MUST_CHAIN = ("__init__", "initialize", "on_train_epoch_end", "save_checkpoint"
 _ARGUMENTS = {"plans", "configuration", "fold", "dataset_json", "device"}  # which nnU-Net passes, and keeps by name
 
 
-class _MakesTrainers(ABCMeta):
-    """Looks at a class before its trainer is made, and after the last `__init__` lets its body speak."""
-
-    def __call__(cls, *arguments: Any, **keywords: Any) -> Any:
-        for hook in _MUST_CHAIN:
-            cls.refuse_where_cut_off(hook, "what it adds there")
-        trainer = super().__call__(*arguments, **keywords)
-        for setting in cls._class_settings().values():
-            if not is_layer(setting.owner) and not overrides_it(cls, setting):
-                setattr(trainer, setting.name, setting.value)
-        return trainer
-
-
-class TrainerHooks(_Trainer, metaclass=_MakesTrainers):
+class TrainerHooks(_Trainer):
     """What every layer can rely on, with nothing in it: a layer overrides a hook and calls `super()`.
 
-    Settings in a class body (`num_epochs = 2`, or `default_num_epochs = 2`) count as if nnU-Net's `__init__` had set
-    them, and an `__init__` of a variant that is mixed in overrides them as it would override nnU-Net's. Where both
-    speak, Python's method resolution order decides. What a layer states itself is a default: it gives way to any other
-    class, in front of the layers or behind them.
+    Settings in a class body (`num_epochs = 2`, or `default_num_epochs = 2`) count as if they stood in an `__init__` of
+    that class: between them and the `__init__` of a variant that is mixed in, Python's method resolution order decides.
+    What a layer states itself is a default: it gives way to any other class, in front of the layers or behind them.
     """
+
+    def __new__(cls, *arguments: Any, **keywords: Any):
+        for hook in _MUST_CHAIN:
+            cls.refuse_where_cut_off(hook, "what it adds there")
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -64,14 +54,14 @@ class TrainerHooks(_Trainer, metaclass=_MakesTrainers):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net's own signature)
     ):
-        self._class_settings_applied = False
         self.preflight(PlansManager(plans).get_configuration(configuration), device)
         super().__init__(plans, configuration, fold, dataset_json, device)
-        # Bases behind the layers have had their __init__ by now. What stands in front of them states the last word.
-        mro = type(self).__mro__
-        for setting in self._class_settings().values():
-            if mro.index(setting.owner) < mro.index(TrainerHooks) and not is_layer(setting.owner):
-                setattr(self, setting.name, setting.value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in SETTINGS:
+            # An __init__ assigns when it is reached, and knows nothing of the bodies of the classes in front of it.
+            value = value_in_init(type(self), name, value, inspect.currentframe().f_back.f_code, is_layer)
+        super().__setattr__(name, value)
 
     def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
         """Refuses what cannot be trained, before nnU-Net creates a folder.
@@ -86,7 +76,7 @@ class TrainerHooks(_Trainer, metaclass=_MakesTrainers):
                 f"these names and no others, as nnU-Net's does: {', '.join(others)} differ"
             )
         if saves := self.mixed_in_behind(TrainerHooks, "save_checkpoint"):
-            if any(names_in(saves, "save_checkpoint")):
+            if any(names_in(saves, "save_checkpoint").values()):
                 raise ValueError(
                     f"{saves.__name__}.save_checkpoint stands behind this package's, which writes the file itself, and "
                     f"would get no file name: name {saves.__name__} in front of this package's trainer in the bases"
@@ -98,23 +88,10 @@ class TrainerHooks(_Trainer, metaclass=_MakesTrainers):
                     f"{owner.__name__}.{name} would be ignored: {first.__name__} stands in front and has its own. "
                     f"Name {owner.__name__} in front of this package's trainer in the bases of {type(self).__name__}"
                 )
-        if self.mixed_in_behind(TrainerHooks, "__init__"):
-            self.refuse_where_cut_off("print_to_log_file", "its default settings")
-
-    def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
-        # nnU-Net's __init__ ends with this call, and the bodies of its variants' follow: the moment to set defaults.
-        self._apply_class_settings()
-        super().print_to_log_file(*args, also_print_to_console=also_print_to_console, add_timestamp=add_timestamp)
 
     @classmethod
     def _class_settings(cls) -> dict[str, ClassSetting]:
         return class_settings(cls, is_layer)
-
-    def _apply_class_settings(self) -> None:
-        if not self._class_settings_applied:
-            self._class_settings_applied = True
-            for setting in self._class_settings().values():
-                setattr(self, setting.name, setting.value)
 
     @classmethod
     def mixed_in_behind(cls, layer: type, hook: str) -> type | None:
