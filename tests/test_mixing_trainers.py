@@ -315,6 +315,7 @@ class TakesAnything(nnUNetTrainerDSVM):
             type("Mixed", (nnUNetTrainerDSVM, WeakDistillation), {}),
             "WeakDistillation.lambda_projection would be ignored: DistilledTraining stands in front",
         ),
+        (type("Mixed", (distilled.DistilledTraining, nnUNetTrainer), {}), "distils .* builds nnU-Net.s network: name"),
         (TakesAnything, "TakesAnything.__init__ must take plans, configuration.*: args, "),
     ],
 )
@@ -396,7 +397,7 @@ def test_steps_of_a_loop_of_ones_own_have_the_classs_precision(make):
     assert trainer.seen == torch.bfloat16 != torch.get_autocast_dtype("cuda")
     both = type("Mixed", (OwnRun, nnUNetTrainerDSVM), {"train_step": nnUNetTrainer.train_step})
     with pytest.raises(ValueError, match="Mixed.train_step does not call super.*its precision .auto."):
-        both.preflight(trainer, trainer.configuration_manager, torch.device("cuda"))
+        both.__new__(both).preflight(trainer.configuration_manager, torch.device("cuda"))
 
 
 def test_settings_of_the_segmentation_loss_are_reached_through_the_distillation(make):

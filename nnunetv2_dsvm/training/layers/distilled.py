@@ -6,6 +6,8 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -42,6 +44,14 @@ class DistilledTraining(TrainerHooks):
     lambda_projection: float = 1.0
     lambda_progressive: float = 0.1
     ramp_fraction: float = 0.1
+
+    def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
+        super().preflight(planned, device)
+        if type(self).build_network_architecture is nnUNetTrainer.build_network_architecture:
+            raise ValueError(
+                f"{type(self).__name__} distils the features of a VM-UNet, but builds nnU-Net's network: name "
+                "nnUNetTrainerVMUNet, or the layer VMUNetNetwork, among its bases"
+            )
 
     @cached_property
     def distillation(self) -> DualSelfDistillation:
