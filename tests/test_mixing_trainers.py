@@ -251,6 +251,16 @@ def test_a_loss_that_is_replaced_during_a_training_keeps_the_distillation(make):
     trains_everything(trainer)
 
 
+def test_steps_that_pass_on_no_features_are_logged_without_terms(make):
+    trainer = make(ShortDSVM)
+    trainer.initialize()
+    for epoch in range(2):
+        trainer.current_epoch = epoch
+        trainer.on_train_epoch_end([{"loss": 1.0}])
+    history = trainer.logger.local_logger.my_fantastic_logging
+    assert np.isnan(history["L_proj"]).tolist() == np.isnan(history["segmentation_loss"]).tolist() == [True, True]
+
+
 class Loads(nnUNetTrainerDSVM):
     def load_checkpoint(self, filename_or_checkpoint):
         self.logger.load_checkpoint({})

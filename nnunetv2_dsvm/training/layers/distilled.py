@@ -136,7 +136,9 @@ class DistilledTraining(TrainerHooks):
 
     def on_train_epoch_end(self, train_outputs: list[dict]):
         super().on_train_epoch_end(train_outputs)
-        values = {LOG_KEYS[name]: value for name, value in self._mean_terms_of_all_ranks().items()}
+        # Without a term, as in steps of a user's own that pass on no features, the logger needs a value all the same.
+        terms = dict.fromkeys((SEGMENTATION, *self.distillation_terms), float("nan"))
+        values = {LOG_KEYS[name]: value for name, value in {**terms, **self._mean_terms_of_all_ranks()}.items()}
         values[RAMP_KEY] = self.loss.ramp
         for key, value in values.items():
             self.logger.log(key, value, self.current_epoch)
