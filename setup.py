@@ -30,6 +30,7 @@ setup(
     ],
     python_requires=">=3.10",
     packages=find_packages(include=["nnunetv2_dsvm", "nnunetv2_dsvm.*"]),
+    py_modules=["nnunetv2_dsvm_autoregister"],
     # The directory nnU-Net scans for trainers is not a package: nnU-Net imports its one module as a top-level module.
     package_data={"nnunetv2_dsvm.training": ["discovery/*.py"], "nnunetv2_dsvm.reporting": ["*.j2"]},
     install_requires=[
@@ -37,6 +38,7 @@ setup(
         "torch>=2.5,!=2.9.*",  # 2.5 calls the entry point below; nnU-Net excludes 2.9
         "numpy",
         "scipy",
+        "scikit-image",
         "matplotlib",
         "jinja2",
         "SimpleITK>=2.2.1",
@@ -53,6 +55,6 @@ setup(
     entry_points={
         "console_scripts": ["nnUNetv2_dsvm=nnunetv2_dsvm.cli.main:main"],
         # torch calls this at the end of `import torch`: so nnU-Net finds the trainers and no variable has to be set.
-        "torch.backends": ["nnunetv2_dsvm=nnunetv2_dsvm.autoregister:append_discovery_directory"],
+        "torch.backends": ["nnunetv2_dsvm=nnunetv2_dsvm_autoregister:append_discovery_directory"],
     },
 )

@@ -6,6 +6,8 @@ from typing import Literal
 
 import torch
 
+from nnunetv2_dsvm.errors import UserValueError
+
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -24,7 +26,7 @@ def training_dtype(device: torch.device, precision: Precision) -> torch.dtype:
     if precision == "auto":
         return torch.bfloat16 if trains_in_bf16(device) else torch.float16
     if precision not in _TYPES:
-        raise ValueError(f"precision must be one of auto, {', '.join(_TYPES)}, got {precision!r}")
+        raise UserValueError(f"precision must be one of auto, {', '.join(_TYPES)}, got {precision!r}")
     return _TYPES[precision]
 
 

@@ -1,4 +1,4 @@
-"""A user's trainer, found through nnUNet_extTrainer, whose process kills itself with SIGKILL where KILL_AT says."""
+"""A user's trainer, found through nnUNet_extTrainer, whose process kills itself where KILL_AT says (with KILL_WITH)."""
 
 import builtins
 import json
@@ -20,7 +20,7 @@ LocalLogger.plot_progress_png = distilled.plot_distillation_progress = lambda *a
 
 def kill_at(point: str) -> None:
     if os.environ.get("KILL_AT") == point:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), int(os.environ.get("KILL_WITH", signal.SIGKILL)))
 
 
 class HalfAFile:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.training.layers.overrides import is_value, names_in
 
 _COUNTS = ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "save_every")
@@ -56,22 +57,22 @@ def class_settings(trainer: type, gives_way: Callable[[type], bool]) -> dict[str
 
 
 def check_class_settings(trainer: type, gives_way: Callable[[type], bool]) -> None:
-    """Raises ValueError where a class body states something that cannot be a setting, or that the plans decide."""
+    """Raises UserValueError where a class body states something that cannot be a setting, or that the plans decide."""
     for setting in class_settings(trainer, gives_way).values():
         if expected := _expected(setting):
-            raise ValueError(
+            raise UserValueError(
                 f"{setting.owner.__name__}.{setting.spelling} is {setting.value!r}, but must be {expected}"
             )
     for name in OF_THE_PLANS:
         for setting in _stated(trainer, name):
-            raise ValueError(
+            raise UserValueError(
                 f"{setting.owner.__name__}.{setting.spelling} = {setting.value!r} has no effect: nnU-Net reads {name} "
-                "from the plans. Change it in a copy of the plans (another file name and plans_name, passed with -p)"
+                "from the plans. Change it in a copy of the plans (nnUNetv2_dsvm copy-plans)"
             )
     for name in sorted(_SET_BY_NNUNET.difference(SETTINGS)):
         for setting in _stated(trainer, name):
             if is_value(setting.value) and not _set_in_an_init(trainer, setting):
-                raise ValueError(
+                raise UserValueError(
                     f"{setting.owner.__name__}.{setting.spelling} = {setting.value!r} has no effect: nnU-Net's "
                     f"__init__ sets {name} anew. Assign it in an __init__, after super().__init__"
                 )

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunetv2_dsvm.distillation.distances import DistanceKind, FeatureDistance
 from nnunetv2_dsvm.distillation.dual import DualSelfDistillation, Term
 from nnunetv2_dsvm.distillation.features import ProjectionKind
+from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
 from nnunetv2_dsvm.training.loss import (
     SEGMENTATION,
@@ -48,7 +49,7 @@ class DistilledTraining(TrainerHooks):
     def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
         super().preflight(planned, device)
         if type(self).build_network_architecture is nnUNetTrainer.build_network_architecture:
-            raise ValueError(
+            raise UserValueError(
                 f"{type(self).__name__} distils the features of a VM-UNet, but builds nnU-Net's network: name "
                 "nnUNetTrainerVMUNet, or the layer VMUNetNetwork, among its bases"
             )
@@ -58,7 +59,7 @@ class DistilledTraining(TrainerHooks):
         """The terms with their projections, made at the first use: when the optimiser is, or the loss."""
         network = self.bare_network()
         if not hasattr(network, "return_features"):
-            raise ValueError(
+            raise UserValueError(
                 f"{type(self).__name__} distils the features of a VM-UNet, but its build_network_architecture gives a "
                 f"{type(network).__name__}: leave out the class that it comes from"
             )

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
+from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.training.layers.overrides import cuts_off
 from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks, is_layer
 from nnunetv2_dsvm.training.optimization import ENCODER, PART, WarmupCosineSchedule, parameter_groups
@@ -39,7 +40,7 @@ class VisionMambaRecipe(TrainerHooks):
             self.grad_scaler = None  # bf16 has the range of fp32
         super().initialize()
         if self._encoder_is_apart() and not any(g.get(PART) == ENCODER for g in self.optimizer.param_groups):
-            raise ValueError(
+            raise UserValueError(
                 f"{type(self).__name__} has encoder_lr_factor {self.encoder_lr_factor:g} and frozen_encoder_epochs "
                 f"{self.frozen_encoder_epochs}, which belong to this package's optimiser, but takes another "
                 "configure_optimizers from its bases: leave out one of them"

@@ -10,6 +10,9 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import distributed as dist
 
+from nnunetv2_dsvm.architecture.precision import VARIABLE as PRECISION_VARIABLE
+from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.nnunet_folders import refuse_unusable_folders
 from nnunetv2_dsvm.training import out_of_memory, stopping
 from nnunetv2_dsvm.training.checkpoint_files import (
     in_a_file,
@@ -22,6 +25,7 @@ from nnunetv2_dsvm.training.checkpoint_fit import (
     refuse_other_network,
     refuse_other_optimizer,
 )
+from nnunetv2_dsvm.training.continuing import last_epoch_of_later_best, where_it_goes_on
 from nnunetv2_dsvm.training.finite import (
     cases_not_finite,
     ct_channels_not_finite,
@@ -29,7 +33,16 @@ from nnunetv2_dsvm.training.finite import (
     parameters_not_finite,
 )
 from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
+from nnunetv2_dsvm.training.other_plans import refuse_mixed_plans
+from nnunetv2_dsvm.training.preflight import (
+    refuse_missing_cases,
+    refuse_missing_fingerprint,
+    refuse_missing_ground_truth,
+    refuse_missing_preprocessing,
+)
+from nnunetv2_dsvm.training.processes import ending_loaders, fork_to_end_with_this_one, spawn_to_end_with_this_one
 from nnunetv2_dsvm.training.ranks import parameters_that_differ
+from nnunetv2_dsvm.training.refusals import end_in_a_sentence
 from nnunetv2_dsvm.training.seeding import deterministic_algorithms, seed_all, seed_from_environment
 from nnunetv2_dsvm.training.surroundings import (
     explaining_unwritable,
@@ -40,6 +53,8 @@ from nnunetv2_dsvm.training.surroundings import (
     unwritable,
 )
 from nnunetv2_dsvm.version import __version__
+
+end_in_a_sentence()
 
 
 class ReliableTraining(TrainerHooks):
@@ -53,16 +68,19 @@ class ReliableTraining(TrainerHooks):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net's own signature)
     ):
+        refuse_mixed_plans(type(self).__name__, plans, configuration, dataset_json)
+        self.continued_from: str | None = None  # the checkpoint that was loaded
         try:
             super().__init__(plans, configuration, fold, dataset_json, device)
         except OSError as error:
-            raise RuntimeError(unwritable(os.environ.get("nnUNet_results", ""), error)) from error
+            raise UserError(unwritable(os.environ.get("nnUNet_results", ""), error)) from error
         refuse_unwritable(self.output_folder)
 
     def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
         super().preflight(planned, device)
         refuse_missing_device(device)
         refuse_unequal_shares(planned)
+        refuse_unusable_folders("preprocessed", "results")
         self.seed = seed_from_environment()
         if self.seed is not None:
             self.refuse_where_cut_off("on_epoch_start", "the seed of each epoch")
@@ -71,19 +89,27 @@ class ReliableTraining(TrainerHooks):
         return self.seed is not None
 
     def initialize(self):
+        refuse_missing_preprocessing(self)
         if self.seed is not None:
             seed_all(self.seed)
         super().initialize()
 
     def run_training(self):
-        with self._as_seeded():
+        with ending_loaders(self), self._as_seeded():
             super().run_training()
 
     def _as_seeded(self) -> contextlib.AbstractContextManager:
         return deterministic_algorithms() if self.is_deterministic() else contextlib.nullcontext()
 
+    def get_dataloaders(self):
+        with fork_to_end_with_this_one():
+            return super().get_dataloaders()
+
     def get_tr_and_val_datasets(self):
         datasets = super().get_tr_and_val_datasets()
+        spawn_to_end_with_this_one(datasets)
+        refuse_missing_cases(self, datasets)
+        refuse_missing_ground_truth(self, datasets[1].identifiers)
         if self.is_cascaded:
             cases = {case for dataset in datasets for case in dataset.identifiers}
             previous_stage = self.configuration_manager.previous_stage_name
@@ -91,9 +117,10 @@ class ReliableTraining(TrainerHooks):
         return datasets
 
     def on_train_start(self):
+        refuse_missing_fingerprint(self)
         ruined, count = parameters_not_finite(self.trained_modules()) if self.was_initialized else ([], 0)
         if ruined:
-            raise RuntimeError(
+            raise UserError(
                 f"{len(ruined)} of {count} parameters are not finite before the first step, the first being "
                 f"{ruined[0]}: the file they came from (-pretrained_weights, or the checkpoint of --c) is damaged. "
                 "Nothing was trained or changed"
@@ -103,7 +130,10 @@ class ReliableTraining(TrainerHooks):
             if self.current_epoch == 0 and not self.disable_checkpointing:
                 if earlier := set_earlier_training_aside(self.output_folder):
                     self.print_to_log_file(f"An earlier training's checkpoints are now {', '.join(earlier)}")
-        super().on_train_start()
+        with explaining_unwritable(self.output_folder):
+            super().on_train_start()
+        if line := where_it_goes_on(self, self.continued_from):
+            self.print_to_log_file(line)
         self.print_to_log_file(f"nnunetv2_dsvm {__version__}, seed {self.seed}")
 
     def on_epoch_start(self):
@@ -129,10 +159,14 @@ class ReliableTraining(TrainerHooks):
         if cases := cases_not_finite(batch):
             self._stop("an image of the validation is not finite", cases)
         with self._explaining_out_of_memory("validation"):
-            return super().validation_step(batch)
+            result = super().validation_step(batch)
+        if not np.isfinite(result["loss"]):  # the Dice of such logits is that of background
+            self._stop(f"the validation loss became {result['loss']}")
+        return result
 
     def perform_actual_validation(self, save_probabilities: bool = False):
-        with self._explaining_out_of_memory("the final validation"):
+        refuse_missing_ground_truth(self, self.do_split()[1])
+        with self._explaining_out_of_memory("the final validation"), explaining_unwritable(self.output_folder):
             try:
                 super().perform_actual_validation(save_probabilities)
             except torch.OutOfMemoryError:
@@ -144,9 +178,15 @@ class ReliableTraining(TrainerHooks):
     def _name_validation_cases_not_finite(self, error: Exception) -> None:
         _, keys = self.do_split()
         if cases := dataset_cases_not_finite(self.dataset_class(self.preprocessed_dataset_folder, keys)):
-            raise RuntimeError(
+            raise UserError(
                 f"The final validation stopped: the images of {', '.join(cases)} hold NaN or infinite values. The "
                 "checkpoints are as they were. Correct the files, preprocess them again, and repeat it with --val"
+            ) from error
+        if "inf in predicted" in str(error):  # nnU-Net's words where the network's logits are infinite, on a GPU
+            raise RuntimeError(
+                "The final validation stopped: the images are finite, but the network's logits exceed the range of "
+                "float16, in which nnU-Net predicts on a GPU. The checkpoints are as they were. Set "
+                f"{PRECISION_VARIABLE}=float32 (or bfloat16), for predictions too, and repeat it with --val"
             ) from error
 
     def on_validation_epoch_end(self, val_outputs: list[dict]):
@@ -197,7 +237,7 @@ class ReliableTraining(TrainerHooks):
             advice=advice,
         )
         self.print_to_log_file(message, also_print_to_console=False)
-        raise RuntimeError(message)
+        raise UserError(message)
 
     def own_checkpoint_entry(self) -> dict[str, Any]:
         return {"version": __version__, **super().own_checkpoint_entry()}
@@ -206,6 +246,7 @@ class ReliableTraining(TrainerHooks):
         if isinstance(filename_or_checkpoint, Mapping):
             with in_a_file(filename_or_checkpoint, self.output_folder) as filename:
                 self.load_checkpoint(filename)
+            self.continued_from = "the dictionary"
             return
         if not self.was_initialized:
             self.initialize()
@@ -214,16 +255,20 @@ class ReliableTraining(TrainerHooks):
         refuse_other_distillation(filename_or_checkpoint, checkpoint, own, type(self).__name__)
         refuse_other_optimizer(filename_or_checkpoint, checkpoint, self.optimizer)
         super().load_checkpoint(filename_or_checkpoint)
+        self.continued_from = filename_or_checkpoint
         self._catch_up_with_the_best()
 
     def _catch_up_with_the_best(self) -> None:
         """Makes the loaded epoch the best where it is: nnU-Net writes the latest checkpoint before it finds out.
 
-        A run killed between the two would otherwise never write it, and take a worse epoch for the best afterwards.
+        A run killed between the two would otherwise never write it, and take a worse epoch for the best afterwards. A
+        best one of an epoch that comes later stays: the interrupted training was ahead of its latest checkpoint.
         """
         averages = self.logger.get_value("ema_fg_dice", step=None)
         if averages and (self._best_ema is None or averages[-1] > self._best_ema):
             self._best_ema = averages[-1]
+            if last_epoch_of_later_best(self.output_folder, self.current_epoch) is not None:
+                return
             self.current_epoch -= 1  # save_checkpoint stores the epoch that comes next
             self.save_checkpoint(os.path.join(self.output_folder, "checkpoint_best.pth"))
             self.current_epoch += 1

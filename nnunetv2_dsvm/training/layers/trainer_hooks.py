@@ -13,6 +13,7 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.training.checkpoint_files import KEY, write_checkpoint
 from nnunetv2_dsvm.training.layers.class_settings import (
     SETTINGS,
@@ -67,24 +68,24 @@ class TrainerHooks(_Trainer):
         """Refuses what cannot be trained, before nnU-Net creates a folder.
 
         Raises:
-            ValueError, RuntimeError: with the reason and what to do.
+            UserValueError, UserError: with the reason and what to do.
         """
         check_class_settings(type(self), is_layer)
         if others := sorted(inspect.signature(self.__init__).parameters.keys() ^ _ARGUMENTS):
-            raise ValueError(
+            raise UserValueError(
                 f"{type(self).__name__}.__init__ must take plans, configuration, fold, dataset_json and device, under "
                 f"these names and no others, as nnU-Net's does: {', '.join(others)} differ"
             )
         if saves := self.mixed_in_behind(TrainerHooks, "save_checkpoint"):
             if any(names_in(saves, "save_checkpoint").values()):
-                raise ValueError(
+                raise UserValueError(
                     f"{saves.__name__}.save_checkpoint stands behind this package's, which writes the file itself, and "
                     f"would get no file name: name {saves.__name__} in front of this package's trainer in the bases"
                 )
         spelled = {spelling for name in SETTINGS for spelling in spellings(name)}
         for owner, name, first in hidden_behind(type(self), nnUNetTrainer, is_layer):
             if name not in spelled:
-                raise ValueError(
+                raise UserValueError(
                     f"{owner.__name__}.{name} would be ignored: {first.__name__} stands in front and has its own. "
                     f"Name {owner.__name__} in front of this package's trainer in the bases of {type(self).__name__}"
                 )
@@ -103,7 +104,7 @@ class TrainerHooks(_Trainer):
     def refuse_where_cut_off(cls, hook: str, loss: str) -> None:
         """Raises ValueError, naming the loss, where a class in front overrides a hook without calling `super()`."""
         if owner := cuts_off(cls, TrainerHooks, hook, is_layer):
-            raise ValueError(
+            raise UserValueError(
                 f"{owner.__name__}.{hook} does not call super().{hook}, so that {cls.__name__} would lose {loss}. "
                 f"Call it, or name {owner.__name__} behind this package's trainer in the bases"
             )

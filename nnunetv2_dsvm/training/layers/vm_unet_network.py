@@ -8,6 +8,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
 from nnunetv2_dsvm.training.network import (
     build_vm_unet,
@@ -31,7 +32,7 @@ class VMUNetNetwork(TrainerHooks):
         refuse_constant_output(planned)
         for hook in _OF_THE_NETWORK:
             if other := self.mixed_in_behind(VMUNetNetwork, hook):
-                raise ValueError(
+                raise UserValueError(
                     f"{type(self).__name__} trains a VM-UNet and mixes in {other.__name__}, whose {hook} belongs to "
                     f"another network and would be ignored: leave {other.__name__} out"
                 )
@@ -62,7 +63,7 @@ class VMUNetNetwork(TrainerHooks):
         enabled, stated = self.enable_deep_supervision, self._trains_auxiliary_heads()
         builds = inspect.unwrap(type(self).build_network_architecture)
         if enabled != stated and getattr(builds, "__func__", None) is VMUNetNetwork.build_network_architecture.__func__:
-            raise ValueError(
+            raise UserValueError(
                 f"enable_deep_supervision of this {type(self).__name__} is {enabled}, but its class states {stated}, "
                 "with which nnU-Net would build the network at inference: set default_deep_supervision = "
                 f"{enabled} in the body of the class"
@@ -70,7 +71,7 @@ class VMUNetNetwork(TrainerHooks):
         super().initialize()
         network = self.bare_network()
         if not isinstance(network, VMUNet):
-            raise ValueError(
+            raise UserValueError(
                 f"{type(self).__name__} trains a VM-UNet, but its build_network_architecture gives a "
                 f"{type(network).__name__}: leave out the class that it comes from"
             )
