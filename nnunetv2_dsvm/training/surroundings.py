@@ -15,7 +15,6 @@ from nnunetv2_dsvm.training.checkpoint_files import how_to_go_on
 
 _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
-
 def refuse_missing_device(device: torch.device) -> None:
     """Raises UserError unless torch can compute on this kind of device here."""
     available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
