@@ -3,6 +3,7 @@
 import copy
 import importlib
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from nnunetv2_dsvm.training import variants
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
+from nnunetv2_dsvm.training.layers import distilled, vm_unet_network
 from nnunetv2_dsvm.training.optimization import WarmupCosineSchedule
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
@@ -249,6 +251,16 @@ def test_a_loss_that_is_replaced_during_a_training_keeps_the_distillation(make):
     trains_everything(trainer)
 
 
+def test_steps_that_pass_on_no_features_are_logged_without_terms(make):
+    trainer = make(ShortDSVM)
+    trainer.initialize()
+    for epoch in range(2):
+        trainer.current_epoch = epoch
+        trainer.on_train_epoch_end([{"loss": 1.0}])
+    history = trainer.logger.local_logger.my_fantastic_logging
+    assert np.isnan(history["L_proj"]).tolist() == np.isnan(history["segmentation_loss"]).tolist() == [True, True]
+
+
 class Loads(nnUNetTrainerDSVM):
     def load_checkpoint(self, filename_or_checkpoint):
         self.logger.load_checkpoint({})
@@ -257,6 +269,37 @@ class Loads(nnUNetTrainerDSVM):
 class Saves(nnUNetTrainerDSVM):
     def save_checkpoint(self, filename):
         torch.save(self.network.state_dict(), filename)
+
+
+class ByWrongName(nnUNetTrainerDSVM):
+    def save_checkpoint(self, filename):
+        nnUNetTrainer.save_checkpoint(self, filename)
+
+
+class Logs(nnUNetTrainerDSVM):
+    def on_train_epoch_end(self, train_outputs):
+        self.logger.log("train_losses", 0.0, self.current_epoch)
+
+
+class OldInit(nnUNetTrainer):
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
+        nnUNetTrainer.__init__(self, plans, configuration, fold, dataset_json, device)
+        self.num_epochs = 5
+
+
+class Copies(nnUNetTrainer):
+    def save_checkpoint(self, filename):
+        super().save_checkpoint(filename)
+        shutil.copy(filename, filename + ".bak")
+
+
+class OwnLoss:
+    def _build_loss(self):
+        return Scaled(super()._build_loss())
+
+
+class WeakDistillation(nnUNetTrainer):
+    lambda_projection = 0.1
 
 
 class TakesAnything(nnUNetTrainerDSVM):
@@ -269,6 +312,20 @@ class TakesAnything(nnUNetTrainerDSVM):
     [
         (Loads, r"Loads.load_checkpoint does not call super\(\).load_checkpoint"),
         (Saves, r"Saves.save_checkpoint does not call super\(\).save_checkpoint"),
+        (ByWrongName, r"ByWrongName.save_checkpoint does not call super\(\).save_checkpoint"),
+        (Logs, "Logs.on_train_epoch_end does not call super"),
+        (type("Mixed", (OldInit, nnUNetTrainerDSVM), {}), "OldInit.__init__ does not call super.*behind"),
+        (type("Mixed", (nnUNetTrainerDSVM, Copies), {}), "Copies.save_checkpoint stands behind.*name Copies in front"),
+        (type("Mixed", (nnUNetTrainerDSVM, OwnLoss), {}), "OwnLoss._build_loss would be ignored: nnUNetTrainer stands"),
+        (
+            type("Mixed", (nnUNetTrainerDSVM, variants.FixedOrientation), {}),
+            "FixedOrientation.configure_rotation.* would be ignored.*Name FixedOrientation in front",
+        ),
+        (
+            type("Mixed", (nnUNetTrainerDSVM, WeakDistillation), {}),
+            "WeakDistillation.lambda_projection would be ignored: DistilledTraining stands in front",
+        ),
+        (type("Mixed", (distilled.DistilledTraining, nnUNetTrainer), {}), "distils .* builds nnU-Net.s network: name"),
         (TakesAnything, "TakesAnything.__init__ must take plans, configuration.*: args, "),
     ],
 )
@@ -276,6 +333,127 @@ def test_overrides_that_would_lose_something_are_refused(make, tmp_path, trainer
     with pytest.raises(ValueError, match=message):
         make(trainer)
     assert not (tmp_path / "a").exists()
+
+
+class Delegates(nnUNetTrainerDSVM):
+    def save_checkpoint(self, filename):
+        self.log_and_save(filename)
+
+    def log_and_save(self, filename):
+        print("saving")
+        super().save_checkpoint(filename)
+
+
+class Retries(nnUNetTrainerDSVM):
+    def save_checkpoint(self, filename):
+        def attempt():
+            super(Retries, self).save_checkpoint(filename)
+
+        self.print_to_log_file("saving")
+        attempt()
+
+
+def logged(function):
+    def wrapper(self, *arguments):
+        print("saving")
+        return function(self, *arguments)
+
+    return wrapper
+
+
+class Decorated(nnUNetTrainerDSVM):
+    @logged
+    def save_checkpoint(self, filename):
+        super().save_checkpoint(filename)
+
+
+class CallsByName(nnUNetTrainerDSVM, OwnLoss):
+    def _build_loss(self):
+        return OwnLoss._build_loss(self) if self.fold else Scaled(super()._build_loss())
+
+
+@pytest.mark.parametrize("trainer", [Delegates, Retries, Decorated, CallsByName], ids=lambda c: c.__name__)
+def test_overrides_that_reach_their_base_in_another_way_are_not_refused(make, trainer):
+    assert make(trainer).num_epochs == 300
+
+
+def test_a_seed_needs_each_epochs_start(make, monkeypatch):
+    own = type("Own", (nnUNetTrainerDSVM,), {"on_epoch_start": nnUNetTrainer.on_epoch_start})
+    make(own)
+    monkeypatch.setenv("NNUNETV2_DSVM_SEED", "1")
+    with pytest.raises(ValueError, match="Own.on_epoch_start does not call super.*the seed of each epoch"):
+        make(own, run="b")
+
+
+class OwnRun:
+    """A loop of a user's own, as for early stopping."""
+
+    def run_training(self):
+        self.on_train_start()
+        self.current_epoch = 0
+        self.on_train_epoch_start()
+        self.train_step(batch())
+
+
+class SeesTypes(nnUNetTrainer):
+    def train_step(self, batch):
+        self.seen = torch.get_autocast_dtype("cuda")
+        return super().train_step(batch)
+
+
+def test_steps_of_a_loop_of_ones_own_have_the_classs_precision(make):
+    trainer = make(type("Mixed", (OwnRun, nnUNetTrainerDSVM, SeesTypes), {"precision": "bf16"}))
+    trainer.run_training()
+    assert trainer.seen == torch.bfloat16 != torch.get_autocast_dtype("cuda")
+    both = type("Mixed", (OwnRun, nnUNetTrainerDSVM), {"train_step": nnUNetTrainer.train_step})
+    with pytest.raises(ValueError, match="Mixed.train_step does not call super.*its precision .auto."):
+        both.__new__(both).preflight(trainer.configuration_manager, torch.device("cuda"))
+
+
+def test_settings_of_the_segmentation_loss_are_reached_through_the_distillation(make):
+    trainer = make(variants.nnUNetTrainerDSVM_deepSupervision)
+    trainer.initialize()
+    trainer.loss.loss.weight_dice = 0.5
+    trainer.loss.weight_factors = (1.0, 0.0, 0.0)
+    segmentation = trainer.loss.segmentation_loss
+    assert segmentation.loss.weight_dice == 0.5 and segmentation.weight_factors == (1.0, 0.0, 0.0)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = trainer.loss.nothing
+
+
+def test_layers_without_the_others(make):
+    bases = (distilled.DistilledTraining, vm_unet_network.VMUNetNetwork, nnUNetTrainer)
+    trainer = make(type("Layers", bases, {}))
+    trainer.initialize()
+    trains_everything(trainer)
+    trainer.on_train_epoch_end([{"loss": 1.0}])
+    assert trainer.logger.local_logger.my_fantastic_logging["L_proj"][0] > 0
+    assert isinstance(trainer.optimizer, torch.optim.SGD)
+
+
+def test_deep_supervision_scales_are_known_before_the_network(make):
+    trainer = make(variants.nnUNetTrainerDSVM_deepSupervision)
+    before = trainer._get_deep_supervision_scales()
+    trainer.initialize()
+    assert before == trainer._get_deep_supervision_scales() and len(before) == 3
+
+
+def test_another_optimiser_s_checkpoint_is_refused(make):
+    class Groups:
+        half = 2
+
+        def configure_optimizers(self):
+            parameters = list(self.network.parameters())
+            groups = [{"params": parameters[: -self.half]}, {"params": parameters[-self.half :]}]
+            optimizer = torch.optim.SGD(groups, 0.1)
+            return optimizer, PolyLRScheduler(optimizer, 0.1, 10)
+
+    trainer = make(type("Mine", (Groups, nnUNetTrainerDSVM), {}))
+    trainer.initialize()
+    path = os.path.join(trainer.output_folder, "checkpoint_latest.pth")
+    trainer.save_checkpoint(path)
+    with pytest.raises(RuntimeError, match="groups of its optimiser have .* Continue with the configure_optimizers"):
+        make(type("Mine", (Groups, nnUNetTrainerDSVM), {"half": 4}), continued=True).load_checkpoint(path)
 
 
 def test_a_checkpoint_hook_may_do_nothing_or_call_its_base_by_name(make):
@@ -298,8 +476,8 @@ def test_a_checkpoint_hook_may_do_nothing_or_call_its_base_by_name(make):
 @pytest.mark.parametrize("spelled", ["{}", "default_{}"])
 def test_settings_in_the_body_of_a_class_count(make, spelled):
     settings = {
-        "num_epochs": 2, "num_iterations_per_epoch": 3, "num_val_iterations_per_epoch": 1, "save_every": 7,
-        "initial_lr": 5e-4, "weight_decay": 0.0, "oversample_foreground_percent": 0.5,
+        "num_epochs": np.int64(2), "num_iterations_per_epoch": 3, "num_val_iterations_per_epoch": 1, "save_every": 7,
+        "initial_lr": 5e-4, "weight_decay": 0.0, "oversample_foreground_percent": 0.5, "disable_checkpointing": True,
     }  # fmt: skip
     for base in (nnUNetTrainerDSVM, nnUNetTrainerVMUNet):
         body = {spelled.format(name): value for name, value in settings.items()}
@@ -312,8 +490,12 @@ def test_the_nearest_class_decides(make):
     behind = type("Mine", (nnUNetTrainerDSVM, type("Theirs", (nnUNetTrainer,), {"num_epochs": 4})), {})
     length_in_front = type("Mine", (variants.nnUNetTrainerDSVM_5epochs, EPOCHS_250), {})
     in_front = type("Mine", (EPOCHS_250, variants.nnUNetTrainerDSVM_5epochs), {})
-    mixed = [in_a_body, behind, length_in_front, in_front]
-    assert [make(one, run=str(i)).num_epochs for i, one in enumerate(mixed)] == [2, 4, 5, 250]
+    over_a_variant = type("Mine", (EPOCHS_250, nnUNetTrainerDSVM), {"num_epochs": 2})
+    from_a_mixin = type("Mine", (type("Trial", (), {"num_epochs": 3}), EPOCHS_250, nnUNetTrainerDSVM), {})
+    below_an_init = type("Mine", (Thousand, over_a_variant), {})
+    silent = type("Mine", (nnUNetTrainerDSVM, EPOCHS_250), {"print_to_log_file": lambda *a, **k: None})
+    mixed = [in_a_body, behind, length_in_front, in_front, over_a_variant, from_a_mixin, below_an_init, silent]
+    assert [make(one, run=str(i)).num_epochs for i, one in enumerate(mixed)] == [2, 4, 5, 250, 2, 3, 1000, 250]
 
 
 @pytest.mark.parametrize(
@@ -324,6 +506,7 @@ def test_the_nearest_class_decides(make):
         ({"num_iterations_per_epoch": "10"}, "Mine.num_iterations_per_epoch is '10'"),
         ({"initial_lr": -1}, "Mine.initial_lr is -1, but must be a number of at least 0"),
         ({"default_deep_supervision": "no"}, "must be True or False"),
+        ({"grad_scaler": None}, "Mine.grad_scaler = None has no effect.*Assign it in an __init__"),
         ({"batch_size": 4}, "Mine.batch_size = 4 has no effect.*copy of the plans"),
     ],
 )

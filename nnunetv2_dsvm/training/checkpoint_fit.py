@@ -70,7 +70,7 @@ def _with(settings: Mapping[str, Any] | None) -> str:
 
 
 def refuse_other_optimizer(filename: str, checkpoint: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Raises UserError where one has parameter groups of the encoder and the other has not."""
+    """Raises UserError where the groups of parameters of the two differ in number or size."""
     there, here = len(checkpoint["optimizer_state"]["param_groups"]), len(optimizer.param_groups)
     if there != here:
         raise UserError(
@@ -78,4 +78,12 @@ def refuse_other_optimizer(filename: str, checkpoint: Mapping[str, Any], optimiz
             "encoder_lr_factor and frozen_encoder_epochs of a trainer give the encoder groups of its own: continue "
             f"with the trainer it was started with ({checkpoint['trainer_name']}), these attributes as they were. "
             "Nothing was changed."
+        )
+    sizes_there = [len(group["params"]) for group in checkpoint["optimizer_state"]["param_groups"]]
+    sizes_here = [len(group["params"]) for group in optimizer.param_groups]
+    if sizes_there != sizes_here:
+        raise UserError(
+            f"{filename} cannot be continued: the groups of its optimiser have {sizes_there} parameters, this "
+            f"training's {sizes_here}. Continue with the configure_optimizers it was started with "
+            f"({checkpoint['trainer_name']}). Nothing was changed."
         )

@@ -85,6 +85,23 @@ class SegmentationWithDistillationLoss(nn.Module):
         self.current_epoch = current_epoch
         self.last_terms: dict[str, torch.Tensor] = {}
         self.set_epoch(0)
+        self._own = {*vars(self), *self._modules, "_own"}
+
+    def __getattr__(self, name: str) -> Any:
+        """What it does not have itself is the segmentation loss's, as if that were not wrapped."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in ("segmentation_loss", "_own") or not hasattr(self.segmentation_loss, name):
+                raise
+            return getattr(self.segmentation_loss, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets what the segmentation loss has and this has not, such as a weight that changes with the epoch, there."""
+        if name not in vars(self).get("_own", {name}) and hasattr(self.segmentation_loss, name):
+            setattr(self.segmentation_loss, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the ramp of an epoch (counted from 0) and forgets the terms recorded so far."""

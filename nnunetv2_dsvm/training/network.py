@@ -3,7 +3,7 @@
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunetv2_dsvm.architecture.resampling import PATCH_SIZE
-from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.architecture.vm_unet import PRESETS, VMUNet
 from nnunetv2_dsvm.errors import UserValueError
 
 NETWORK_CLASS_NAME = f"{VMUNet.__module__}.{VMUNet.__qualname__}"
@@ -58,6 +58,13 @@ def build_vm_unet(
         except (TypeError, ValueError) as error:
             raise UserValueError(f"The plans' arch_kwargs give no VM-UNet: {error}") from error
     return VMUNet.from_preset(DEFAULT_PRESET, input_channels, num_classes, **heads)
+
+
+def planned_stages(configuration_manager: ConfigurationManager) -> int:
+    """The number of stages of the network that `build_vm_unet` makes."""
+    default = PRESETS[DEFAULT_PRESET]["dims"]
+    is_planned = configuration_manager.network_arch_class_name == NETWORK_CLASS_NAME
+    return len(configuration_manager.network_arch_init_kwargs.get("dims", default) if is_planned else default)
 
 
 def in_words(configuration_manager: ConfigurationManager, network: VMUNet) -> str:

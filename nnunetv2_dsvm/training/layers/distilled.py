@@ -6,6 +6,8 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -43,6 +45,14 @@ class DistilledTraining(TrainerHooks):
     lambda_projection: float = 1.0
     lambda_progressive: float = 0.1
     ramp_fraction: float = 0.1
+
+    def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
+        super().preflight(planned, device)
+        if type(self).build_network_architecture is nnUNetTrainer.build_network_architecture:
+            raise UserValueError(
+                f"{type(self).__name__} distils the features of a VM-UNet, but builds nnU-Net's network: name "
+                "nnUNetTrainerVMUNet, or the layer VMUNetNetwork, among its bases"
+            )
 
     @cached_property
     def distillation(self) -> DualSelfDistillation:
@@ -127,7 +137,9 @@ class DistilledTraining(TrainerHooks):
 
     def on_train_epoch_end(self, train_outputs: list[dict]):
         super().on_train_epoch_end(train_outputs)
-        values = {LOG_KEYS[name]: value for name, value in self._mean_terms_of_all_ranks().items()}
+        # Without a term, as in steps of a user's own that pass on no features, the logger needs a value all the same.
+        terms = dict.fromkeys((SEGMENTATION, *self.distillation_terms), float("nan"))
+        values = {LOG_KEYS[name]: value for name, value in {**terms, **self._mean_terms_of_all_ranks()}.items()}
         values[RAMP_KEY] = self.loss.ramp
         for key, value in values.items():
             self.logger.log(key, value, self.current_epoch)
@@ -183,5 +195,5 @@ class DistilledTraining(TrainerHooks):
             history.setdefault(key, [float("nan")] * self.current_epoch)
 
     def _mean_terms_of_all_ranks(self) -> dict[str, float]:
-        of_ranks = self._of_all_ranks(self.loss.mean_terms())
+        of_ranks = self.of_all_ranks(self.loss.mean_terms())
         return {name: sum(terms[name] for terms in of_ranks) / len(of_ranks) for name in of_ranks[0]}

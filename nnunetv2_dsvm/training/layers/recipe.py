@@ -1,11 +1,14 @@
 """The layer of VM-UNet's recipe: optimiser, schedule, length, precision."""
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunetv2_dsvm.errors import UserValueError
-from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
+from nnunetv2_dsvm.training.layers.overrides import cuts_off
+from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks, is_layer
 from nnunetv2_dsvm.training.optimization import ENCODER, PART, WarmupCosineSchedule, parameter_groups
 from nnunetv2_dsvm.training.precision import Precision, cuda_autocast, training_dtype
 
@@ -26,6 +29,11 @@ class VisionMambaRecipe(TrainerHooks):
     # For an encoder with pretrained weights (nnU-Net's -pretrained_weights, see `nnUNetv2_dsvm convert-weights`):
     encoder_lr_factor: float = 1.0  # its learning rate, as a multiple of the rest's
     frozen_encoder_epochs: int = 0  # epochs, from the first on, in which its weights stay as they are
+
+    def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
+        super().preflight(planned, device)
+        if device.type == "cuda" and cuts_off(type(self), TrainerHooks, "run_training", is_layer):
+            self.refuse_where_cut_off("train_step", f"its precision ({self.precision}), as its run_training does not")
 
     def initialize(self):
         if training_dtype(self.device, self.precision) != torch.float16:
@@ -57,8 +65,19 @@ class VisionMambaRecipe(TrainerHooks):
         return optimizer, schedule
 
     def run_training(self):
-        with cuda_autocast(training_dtype(self.device, self.precision)):
+        with self._autocast():
             super().run_training()
+
+    def train_step(self, batch: dict) -> dict:
+        with self._autocast():  # also in a run_training of another class
+            return super().train_step(batch)
+
+    def validation_step(self, batch: dict) -> dict:
+        with self._autocast():
+            return super().validation_step(batch)
+
+    def _autocast(self) -> AbstractContextManager:
+        return cuda_autocast(training_dtype(self.device, self.precision))
 
     def on_train_start(self):
         super().on_train_start()

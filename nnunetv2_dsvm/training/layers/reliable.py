@@ -82,6 +82,8 @@ class ReliableTraining(TrainerHooks):
         refuse_unequal_shares(planned)
         refuse_unusable_folders("preprocessed", "results")
         self.seed = seed_from_environment()
+        if self.seed is not None:
+            self.refuse_where_cut_off("on_epoch_start", "the seed of each epoch")
 
     def is_deterministic(self) -> bool:
         return self.seed is not None
@@ -93,8 +95,11 @@ class ReliableTraining(TrainerHooks):
         super().initialize()
 
     def run_training(self):
-        with ending_loaders(self), deterministic_algorithms() if self.is_deterministic() else contextlib.nullcontext():
+        with ending_loaders(self), self._as_seeded():
             super().run_training()
+
+    def _as_seeded(self) -> contextlib.AbstractContextManager:
+        return deterministic_algorithms() if self.is_deterministic() else contextlib.nullcontext()
 
     def get_dataloaders(self):
         with fork_to_end_with_this_one():
@@ -141,10 +146,10 @@ class ReliableTraining(TrainerHooks):
             super().on_epoch_end()
 
     def train_step(self, batch: dict) -> dict:
-        with self._explaining_out_of_memory("training"):
+        with self._explaining_out_of_memory("training"), self._as_seeded():  # also in a run_training of another class
             result = super().train_step(batch)
         if not self._on_all_ranks(bool(np.isfinite(result["loss"]))):
-            losses, cases = zip(*self._of_all_ranks((float(result["loss"]), cases_not_finite(batch))), strict=True)
+            losses, cases = zip(*self.of_all_ranks((float(result["loss"]), cases_not_finite(batch))), strict=True)
             bad = [f"{loss} on GPU {rank}" for rank, loss in enumerate(losses) if not np.isfinite(loss)]
             what = f"the training loss became {', '.join(bad) if self.is_ddp else losses[0]}"
             self._stop(what, sorted({case for of_rank in cases for case in of_rank}))
@@ -212,13 +217,6 @@ class ReliableTraining(TrainerHooks):
         flag = torch.tensor(float(condition), device=self.device)
         dist.all_reduce(flag, op=dist.ReduceOp.MIN)
         return bool(flag.item())
-
-    def _of_all_ranks(self, value: Any) -> list[Any]:
-        if not self.is_ddp:
-            return [value]
-        gathered: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(gathered, value)
-        return gathered
 
     def _explaining_out_of_memory(self, what: str) -> contextlib.AbstractContextManager:
         return out_of_memory.explained(

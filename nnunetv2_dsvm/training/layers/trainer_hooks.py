@@ -8,31 +8,44 @@ from typing import TYPE_CHECKING, Any
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import distributed as dist
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.training.checkpoint_files import KEY, write_checkpoint
-from nnunetv2_dsvm.training.layers.class_settings import ClassSetting, check_class_settings, class_settings
+from nnunetv2_dsvm.training.layers.class_settings import (
+    SETTINGS,
+    ClassSetting,
+    check_class_settings,
+    class_settings,
+    spellings,
+    value_in_init,
+)
+from nnunetv2_dsvm.training.layers.overrides import cuts_off, hidden_behind, names_in
 
 if TYPE_CHECKING:
     _Trainer = nnUNetTrainer
 else:
     _Trainer = object
 
-_MUST_CHAIN = ("initialize", "save_checkpoint", "load_checkpoint")
+_MUST_CHAIN = ("__init__", "initialize", "on_train_epoch_end", "save_checkpoint", "load_checkpoint")
 _ARGUMENTS = {"plans", "configuration", "fold", "dataset_json", "device"}  # which nnU-Net passes, and keeps by name
 
 
 class TrainerHooks(_Trainer):
     """What every layer can rely on, with nothing in it: a layer overrides a hook and calls `super()`.
 
-    Settings in a class body (`num_epochs = 2`, or `default_num_epochs = 2`) count as if nnU-Net's `__init__` had set
-    them, and an `__init__` of a variant that is mixed in overrides them as it would override nnU-Net's. Where both
-    speak, Python's method resolution order decides. What a layer states itself is a default: it gives way to any other
-    class, in front of the layers or behind them.
+    Settings in a class body (`num_epochs = 2`, or `default_num_epochs = 2`) count as if they stood in an `__init__` of
+    that class: between them and the `__init__` of a variant that is mixed in, Python's method resolution order decides.
+    What a layer states itself is a default: it gives way to any other class, in front of the layers or behind them.
     """
+
+    def __new__(cls, *arguments: Any, **keywords: Any):
+        for hook in _MUST_CHAIN:
+            cls.refuse_where_cut_off(hook, "what it adds there")
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -42,15 +55,14 @@ class TrainerHooks(_Trainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net's own signature)
     ):
-        self._class_settings_applied = False
         self.preflight(PlansManager(plans).get_configuration(configuration), device)
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self._apply_class_settings()
-        # Bases behind the layers have had their __init__ by now. What stands in front of them states the last word.
-        mro = type(self).__mro__
-        for setting in self._class_settings().values():
-            if mro.index(setting.owner) < mro.index(TrainerHooks) and not is_layer(setting.owner):
-                setattr(self, setting.name, setting.value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in SETTINGS:
+            # An __init__ assigns when it is reached, and knows nothing of the bodies of the classes in front of it.
+            value = value_in_init(type(self), name, value, inspect.currentframe().f_back.f_code, is_layer)
+        super().__setattr__(name, value)
 
     def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
         """Refuses what cannot be trained, before nnU-Net creates a folder.
@@ -64,27 +76,23 @@ class TrainerHooks(_Trainer):
                 f"{type(self).__name__}.__init__ must take plans, configuration, fold, dataset_json and device, under "
                 f"these names and no others, as nnU-Net's does: {', '.join(others)} differ"
             )
-        for hook in _MUST_CHAIN:
-            if owner := self._cuts_off(hook):
+        if saves := self.mixed_in_behind(TrainerHooks, "save_checkpoint"):
+            if any(names_in(saves, "save_checkpoint").values()):
                 raise UserValueError(
-                    f"{owner.__name__}.{hook} does not call super().{hook}, so that {type(self).__name__} would lose "
-                    f"what it adds there. Call it, or name {owner.__name__} behind this package's trainer in the bases"
+                    f"{saves.__name__}.save_checkpoint stands behind this package's, which writes the file itself, and "
+                    f"would get no file name: name {saves.__name__} in front of this package's trainer in the bases"
                 )
-
-    def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
-        # nnU-Net's __init__ ends with this call, and the bodies of its variants' follow: the moment to set defaults.
-        self._apply_class_settings()
-        super().print_to_log_file(*args, also_print_to_console=also_print_to_console, add_timestamp=add_timestamp)
+        spelled = {spelling for name in SETTINGS for spelling in spellings(name)}
+        for owner, name, first in hidden_behind(type(self), nnUNetTrainer, is_layer):
+            if name not in spelled:
+                raise UserValueError(
+                    f"{owner.__name__}.{name} would be ignored: {first.__name__} stands in front and has its own. "
+                    f"Name {owner.__name__} in front of this package's trainer in the bases of {type(self).__name__}"
+                )
 
     @classmethod
     def _class_settings(cls) -> dict[str, ClassSetting]:
         return class_settings(cls, is_layer)
-
-    def _apply_class_settings(self) -> None:
-        if not self._class_settings_applied:
-            self._class_settings_applied = True
-            for setting in self._class_settings().values():
-                setattr(self, setting.name, setting.value)
 
     @classmethod
     def mixed_in_behind(cls, layer: type, hook: str) -> type | None:
@@ -92,16 +100,14 @@ class TrainerHooks(_Trainer):
         behind = cls.__mro__[cls.__mro__.index(layer) + 1 :]
         return next((c for c in behind if hook in vars(c) and c is not nnUNetTrainer and not is_layer(c)), None)
 
-    def _cuts_off(self, hook: str) -> type | None:
-        """The class in front of the layers whose `hook` calls none of those that it overrides."""
-        mro = type(self).__mro__
-        for owner in mro[: mro.index(TrainerHooks)]:
-            function = inspect.unwrap(vars(owner)[hook]) if hook in vars(owner) else None
-            if inspect.isfunction(function) and not is_layer(owner):
-                names = set(function.__code__.co_names)  # none: a hook that does nothing, as nnU-Net's benchmarks have
-                if names and (hook not in names or names.isdisjoint({"super", *(base.__name__ for base in mro)})):
-                    return owner
-        return None
+    @classmethod
+    def refuse_where_cut_off(cls, hook: str, loss: str) -> None:
+        """Raises ValueError, naming the loss, where a class in front overrides a hook without calling `super()`."""
+        if owner := cuts_off(cls, TrainerHooks, hook, is_layer):
+            raise UserValueError(
+                f"{owner.__name__}.{hook} does not call super().{hook}, so that {cls.__name__} would lose {loss}. "
+                f"Call it, or name {owner.__name__} behind this package's trainer in the bases"
+            )
 
     def bare_network(self) -> Any:
         """The network without the wrappers of DDP and torch.compile."""
@@ -115,6 +121,14 @@ class TrainerHooks(_Trainer):
     def is_deterministic(self) -> bool:
         """Whether the training asks torch for deterministic algorithms."""
         return False
+
+    def of_all_ranks(self, value: Any) -> list[Any]:
+        """The value that each rank of DDP gives, in their order."""
+        if not self.is_ddp:
+            return [value]
+        gathered: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(gathered, value)
+        return gathered
 
     def loss_terms_of_last_step(self) -> dict[str, float]:
         """The terms that made up the loss of the last step, where there is more than one."""

@@ -10,7 +10,13 @@ from torch import nn
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
-from nnunetv2_dsvm.training.network import build_vm_unet, in_words, refuse_constant_output, refuse_unless_2d
+from nnunetv2_dsvm.training.network import (
+    build_vm_unet,
+    in_words,
+    planned_stages,
+    refuse_constant_output,
+    refuse_unless_2d,
+)
 
 _OF_THE_NETWORK = ("build_network_architecture", "_get_deep_supervision_scales")
 
@@ -90,7 +96,9 @@ class VMUNetNetwork(TrainerHooks):
         """
         if not self.enable_deep_supervision:
             return None
-        strides = [1, *(4 * 2**level for level in range(len(self.bare_network().decoder.seg_layers) - 1))]
+        built = self.network is not None  # an __init__ may ask before
+        heads = len(self.bare_network().decoder.seg_layers) if built else planned_stages(self.configuration_manager)
+        strides = [1, *(4 * 2**level for level in range(heads - 1))]
         return [[-(-size // s) / size for size in self.configuration_manager.patch_size] for s in strides]
 
     def on_train_start(self):
