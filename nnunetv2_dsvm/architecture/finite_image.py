@@ -4,10 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_dsvm.architecture.precision import VARIABLE
+from nnunetv2_dsvm.errors import UserValueError
 
 
 def refuse_if_not_finite(x: Tensor) -> None:
-    """Raises ValueError when images `(B, channels, H, W)` hold NaN or infinite values; on CUDA and meta does nothing.
+    """Raises UserValueError when images `(B, channels, H, W)` hold NaN or infinite values, but not on CUDA or meta.
 
     A GPU would have to be waited for; see `infinite_unless_finite`.
     """
@@ -15,7 +16,7 @@ def refuse_if_not_finite(x: Tensor) -> None:
         return
     bad = ~x.isfinite()
     channels = bad.any(dim=(0, 2, 3)).nonzero().flatten().tolist()
-    raise ValueError(
+    raise UserValueError(
         f"the image given to the network holds NaN or infinite values: {int(bad.sum())} of {bad.numel()} pixels, "
         f"in channel {', '.join(map(str, channels))}. It belongs to the case that nnU-Net has named last "
         "('Predicting ...'; with -npp 0 -nps 0, which name none: the first one without a label map). Look for NaN or "
@@ -30,13 +31,13 @@ def finite_or_refused(logits: list[Tensor], x: Tensor, network: nn.Module) -> li
     nnU-Net stops at infinite logits with a sentence of its own; NaN it would take for background.
 
     Raises:
-        ValueError: elsewhere; the message says why, and how to predict such an image.
+        UserValueError: elsewhere; the message says why, and how to predict such an image.
     """
     if x.device.type == "cuda" or torch.compiler.is_compiling():
         image = (x * 0).sum()  # 0 or NaN; isfinite takes four kernels, which small networks feel
         return [torch.where((t * 0).sum() + image == 0, t, torch.inf) for t in logits]
     if x.device.type != "meta" and not all(t.isfinite().all() for t in logits):
-        raise ValueError(_why_not_finite(logits[0].dtype, x, network))
+        raise UserValueError(_why_not_finite(logits[0].dtype, x, network))
     return logits
 
 

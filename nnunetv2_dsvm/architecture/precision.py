@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
+from nnunetv2_dsvm.errors import UserValueError
+
 VARIABLE = "NNUNETV2_DSVM_PRECISION"
 _TYPES = ("float32", "bfloat16")
 
@@ -16,7 +18,7 @@ def inference_precision(device_type: str) -> AbstractContextManager:
     nnU-Net predicts in float16 on GPUs, whose range ends at 65504.
 
     Raises:
-        ValueError: the variable names another type.
+        UserValueError: the variable names another type.
     """
     name = _named()
     if not name or device_type == "meta" or (name == "float32" and not torch.is_autocast_enabled(device_type)):
@@ -28,7 +30,7 @@ def inference_precision(device_type: str) -> AbstractContextManager:
 def _named() -> str:
     name = os.environ.get(VARIABLE, "")
     if name and name not in _TYPES:
-        raise ValueError(f"{VARIABLE}={name}: expected {' or '.join(_TYPES)}, or unset it for the caller's autocast")
+        raise UserValueError(f"{VARIABLE}={name}: expected {' or '.join(_TYPES)}; unset it for the caller's autocast")
     return name
 
 

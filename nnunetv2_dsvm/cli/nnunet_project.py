@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_dsvm.cli.commands import run_command
+from nnunetv2_dsvm.nnunet_folders import VARIABLES
 
-FOLDER_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 CONFIGURATION = "2d"
 
 
@@ -52,7 +52,7 @@ class NnUNetProject:
 
     def variables(self) -> dict[str, str]:
         """What nnU-Net's commands find in their environment besides the user's own."""
-        variables = {name: str(self.folder / name) for name in FOLDER_VARIABLES}
+        variables = {name: str(self.folder / name) for name in VARIABLES}
         # PyTorch's OpenMP threads (libgomp) spin for long while they wait, on cores that other processes need: with one
         # busy process beside it on two cores a training step took 2 s to 12 s instead of 0.2 s. With short spinning it
         # takes 0.3 s alone and 0.65 s beside the other.
