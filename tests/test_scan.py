@@ -14,9 +14,9 @@ from nnunetv2_dsvm.ops import (
     backend_report,
     dispatch,
     mamba_ssm,
+    scan_blocks,
     select_backend,
     ss2d_scan,
-    torch_chunked,
 )
 from nnunetv2_dsvm.ops.scan_order import scan_orders
 
@@ -85,10 +85,17 @@ def test_chunked_matches_reference(shape, dtype, tolerance):
     assert_matches_reference(scan_inputs(*shape, dtype), shape[1], shape[2], "torch_chunked", tolerance)
 
 
-@pytest.mark.parametrize("elements", [1, 100, 700], ids=["one_channel_tiles", "split_channels", "split_images"])
-def test_chunked_in_small_tiles(monkeypatch, elements):
-    monkeypatch.setattr(torch_chunked, "_TILE_ELEMENTS", elements)
+@pytest.mark.parametrize("limits", [(1, 1), (1, 200), (500, 1), (500, 900), (2000, 5000)], ids=str)
+def test_chunked_in_blocks_and_chunks(monkeypatch, limits):
+    """One chunk and several, the last one shorter or not; blocks of one step, of some, and of all."""
+    monkeypatch.setattr(scan_blocks, "_CPU_LIMITS", scan_blocks.Limits(*limits))
+    monkeypatch.setattr(scan_blocks, "_LEAST_CHUNKS", 2)
     assert_matches_reference(scan_inputs(3, 4, 7, 5, 3), 4, 7, "torch_chunked", 1e-12)
+    assert_matches_reference(scan_inputs(1, 5, 5, 5, 3), 5, 5, "torch_chunked", 1e-12)
+
+
+def test_chunks_that_the_cpu_cuts_itself():
+    assert_matches_reference(scan_inputs(1, 33, 32, 2, 2), 33, 32, "torch_chunked", 1e-12)
 
 
 def test_chunked_survives_large_and_small_steps():
