@@ -85,7 +85,7 @@ def test_chunked_matches_reference(shape, dtype, tolerance):
     assert_matches_reference(scan_inputs(*shape, dtype), shape[1], shape[2], "torch_chunked", tolerance)
 
 
-@pytest.mark.parametrize("limits", [(1, 1), (1, 200), (500, 1), (500, 900), (2000, 5000)], ids=str)
+@pytest.mark.parametrize("limits", [(1, 1, 1), (1, 200, 500), (500, 1, 900), (500, 900, 9000), (2000, 5000, 1)])
 def test_chunked_in_blocks_and_chunks(monkeypatch, limits):
     """One chunk and several, the last one shorter or not; blocks of one step, of some, and of all."""
     monkeypatch.setattr(scan_blocks, "_CPU_LIMITS", scan_blocks.Limits(*limits))

@@ -22,6 +22,7 @@ from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet, reader
 from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS
 from nnunetv2_dsvm.evaluation.summary import summarise
 from nnunetv2_dsvm.evaluation.tables import as_csv, number, write_all
+from nnunetv2_dsvm.places_to_write import refuse_folder_place
 
 ENDING = ".nii.gz"
 SCORES = ("dataset", "run", "seed", "part", "label", "Dice", "HD95_mm", "missed")
@@ -109,6 +110,7 @@ def main() -> None:
     parser.add_argument("--to", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("-np", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
     args = parser.parse_args()
+    refuse_folder_place(args.to, "choose another folder with --to")
     raw, preprocessed = (Path(os.environ[name]) for name in ("nnUNet_raw", "nnUNet_preprocessed"))
     found = dict(predictions(args.results, raw))
     sets = [prediction_set(key, folder, raw, preprocessed) for key, folder in found.items()]

@@ -2,8 +2,10 @@
 
 import argparse
 import os
+from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.places_to_write import refuse_folder_place
 
 _DEFAULT_GB = 8.0
 
@@ -131,6 +133,11 @@ def check_planning_options(args: argparse.Namespace) -> None:
         check_size(_DEFAULT_GB if args.gpu_memory_target is None else args.gpu_memory_target, args.preset)
     except ValueError as error:
         raise UserError(str(error)) from error
+    preprocessed = Path(os.environ["nnUNet_preprocessed"])
+    of_datasets = (path for i in args.dataset_ids for path in preprocessed.glob(f"Dataset{i:03d}_*"))
+    for folder in (preprocessed, *of_datasets):
+        files = ("dataset.json", f"{args.plans_name}.json") if folder != preprocessed else ()
+        refuse_folder_place(folder, "let nnUNet_preprocessed name another folder", files)
     refuse_unknown_class(args.preprocessor_name, "-preprocessor_name", "preprocessing")
 
 

@@ -18,6 +18,7 @@ from nnunetv2_dsvm.datasets.workers import map_with_progress
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.json_files import read_json
 from nnunetv2_dsvm.nifti_files import check_whole, is_nifti
+from nnunetv2_dsvm.places_to_write import refuse_folder_place
 from nnunetv2_dsvm.version import __version__
 
 MANIFEST = "conversion.json"
@@ -65,6 +66,9 @@ class RawFolder:
         self.path = Path(roots["raw"]).absolute() / self.name
         self.preprocessed = Path(roots["preprocessed"]).absolute() / self.name if roots["preprocessed"] else None
         self._roots = [Path(root) for root in roots.values() if root]
+        refuse_folder_place(self.path, "let nnUNet_raw name another folder")
+        if self.preprocessed:
+            refuse_folder_place(self.preprocessed, "let nnUNet_preprocessed name another folder", (SPLITS_FILE,))
         self._check_id()
         self._check_ours()
 

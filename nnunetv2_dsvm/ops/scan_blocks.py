@@ -29,12 +29,13 @@ class Limits(NamedTuple):
 
     step: int  # chunks are cut until a step has so many
     block: int
+    tile: int  # whose inputs are loaded together
 
 
 # A CPU: torch shares no operation of up to 2^15 elements among threads; a block's arrays stay in the cores' caches.
 # Elsewhere each operation is a launch, and fewer are faster.
-_CPU_LIMITS = Limits(step=2**15, block=2**20)
-_OTHER_LIMITS = Limits(step=2**22, block=2**24)
+_CPU_LIMITS = Limits(step=2**15, block=2**20, tile=2**23)
+_OTHER_LIMITS = Limits(step=2**22, block=2**24, tile=2**24)
 
 
 class Block(NamedTuple):
@@ -42,6 +43,7 @@ class Block(NamedTuple):
 
     tokens: Tensor  # (n, K, G): rows of x
     u: Tensor  # (n, K, G, 1, channels)
+    du: Tensor  # (n, K, G, 1, channels): delta * u
     raw_dt: Tensor  # (n, K, G, 1, channels), before softplus, bias added
     delta: Tensor  # (n, K, G, 1, channels), zero beyond the last token: such a step leaves the state as it is
     b: Tensor  # (n, K, G, d_state, 1)
@@ -55,6 +57,7 @@ class ScanBlocks:
         steps: T, of a chunk.
         chunks: of each direction of each image.
         starts: the first step of each block.
+        tile: steps whose inputs are loaded together, whole blocks.
         decay: `(block, K, G, d_state, channels)`, what a step leaves of the state before it.
         states: `(block + 1, K, G, d_state, channels)`: the state that enters the block, then that after each step.
     """
@@ -81,25 +84,36 @@ class ScanBlocks:
 
         block = max(1, min(self.steps, limits.block // (per_token * self.chunks)))
         self.starts = range(0, self.steps, block)
+        self.tile = block * max(1, limits.tile // (per_token * self.chunks * block))
+        self._loaded: tuple[int, Block] | None = None
         shape = (NUM_DIRECTIONS, self.batch * self.chunks, d_state, channels)
         self.decay = torch.empty(block, *shape, dtype=self.dtype, device=x.device)
         self.states = torch.empty(block + 1, *shape, dtype=self.dtype, device=x.device)
 
     def load(self, start: int) -> Block:
-        """The block that begins at step `start`."""
-        orders = self.orders[start : start + len(self.decay)].unsqueeze(2)
+        """The block that begins at step `start`, of the tile that was loaded last or of another."""
+        first = start - start % self.tile
+        if self._loaded is None or self._loaded[0] != first:
+            self._loaded = None  # never two tiles in memory
+            self._loaded = first, self._load_tile(first)
+        within = slice(start - first, start - first + len(self.decay))
+        return Block(*(t[within] for t in self._loaded[1]))
+
+    def _load_tile(self, start: int) -> Block:
+        orders = self.orders[start : start + self.tile].unsqueeze(2)
         images = torch.arange(self.batch, device=orders.device).view(-1, 1) * self.length
-        tokens = (orders + images).flatten(2)
         directions = torch.arange(NUM_DIRECTIONS, device=orders.device).view(-1, 1)
+        tokens = (orders + images).flatten(2)
         rows = tokens + directions * (self.batch * self.length)
         raw_dt = self._gather(self.dt, rows) + self.dt_bias
-        delta = F.softplus(raw_dt)
-        c = self._gather(self.C, rows)
+        delta, c = F.softplus(raw_dt), self._gather(self.C, rows)
         for t in (delta, c):
             self._clear_padding(t, start)
+        u = self._gather(self.x, tokens)
         return Block(
             tokens=tokens,
-            u=self._gather(self.x, tokens).unsqueeze(3),
+            u=u.unsqueeze(3),
+            du=(delta * u).unsqueeze(3),
             raw_dt=raw_dt.unsqueeze(3),
             delta=delta.unsqueeze(3),
             b=self._gather(self.B, rows).unsqueeze(4),
@@ -125,7 +139,7 @@ class ScanBlocks:
         """Fills `decay` and `states` for the block, from the state in `states[0]`."""
         n = len(block.u)
         torch.mul(block.delta, self.A_log2, out=self.decay[:n]).exp2_()
-        torch.mul(block.b, block.delta * block.u, out=self.states[1 : n + 1])
+        torch.mul(block.b, block.du, out=self.states[1 : n + 1])
         for before, decay, after in zip(self.states[:n], self.decay, self.states[1:], strict=False):
             after.addcmul_(decay, before)
 

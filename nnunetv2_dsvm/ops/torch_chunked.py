@@ -137,7 +137,7 @@ def _block_backward(
     decay, before, after = scan.decay[:n], scan.states[:n], scan.states[1 : n + 1]
     _backflow(scan, block, gy, flow, grad_states)
     grad_c = torch.matmul(after, gy.mT)
-    grad_b = torch.matmul(grad_states, (block.delta * block.u).mT)
+    grad_b = torch.matmul(grad_states, block.du.mT)
     of_exponent = decay.mul_(grad_states)
     flow.copy_(of_exponent[0])
     of_exponent.mul_(before)
