@@ -3,8 +3,9 @@
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from nnunetv2_dsvm.benchmark.network_case import NetworkCase
 from nnunetv2_dsvm.benchmark.timing import ONCE, Effort, Timing, time_inference, time_training
 
 TOGETHER = 2
+_SETTLING_S = 2.0  # until the processes have noticed each other (`waiting_threads`)
 _LONGEST_WAIT = 300.0  # seconds for the other process to be ready: it compiles nothing, it only starts
 
 
@@ -29,7 +31,7 @@ class SharingTimes:
 def measure_sharing(case: NetworkCase, processes: int, effort: Effort) -> SharingTimes:
     """Times `processes` processes that run the case at the same time, each with all of torch's threads.
 
-    They wait for threads as torch does by itself: `GOMP_SPINCOUNT` is not handed on to them.
+    `GOMP_SPINCOUNT` is not handed on to them: they wait for threads as without it.
 
     Raises:
         RuntimeError: a process failed.
@@ -48,6 +50,9 @@ def _time(case: NetworkCase, effort: Effort, folder: Path, processes: int) -> tu
     device = torch.device(case.device)
     work = {"": case.build()}
     time_inference(work, device, ONCE)
+    _wait_for_all(folder, "started", processes)
+    for _ in _until(replace(effort, seconds=_SETTLING_S if effort.seconds else 0.0)):
+        time_inference(work, device, ONCE)
     _wait_for_all(folder, "inference", processes)
     inference = [time_inference(work, device, ONCE)[""].median for _ in _until(effort)]
     time_training(work, device, ONCE)
@@ -60,7 +65,7 @@ def _time(case: NetworkCase, effort: Effort, folder: Path, processes: int) -> tu
     )
 
 
-def _until(effort: Effort):
+def _until(effort: Effort) -> Iterator[int]:
     """As many turns as begin within the effort's seconds, however slow: so the processes end together."""
     end = time.monotonic() + effort.seconds
     turns = 0

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -55,9 +54,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.json:
         refuse_file_place(args.json, "name another file with --json")
-    # Read when torch is loaded, here and in the measuring processes. With its long default, libgomp's waiting threads
-    # spin on cores that another process needs: beside one, a CPU scan then took 18 s instead of 0.6 s.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     import torch
 
     from nnunetv2_dsvm.benchmark import report
