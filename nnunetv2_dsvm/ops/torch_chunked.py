@@ -20,8 +20,13 @@ def supports(device: torch.device, dtype: torch.dtype, d_state: int) -> tuple[bo
 def _sum_over_states(weights: Tensor, states: Tensor, scratch: Tensor) -> Tensor:
     """`(…, d_state, 1)` and `(…, d_state, channels)` to `(…, 1, channels)`; uses up `scratch`, of its shape."""
     if states.shape[-1] >= 64:
-        return torch.matmul(weights.mT, states)
+        return _product(weights.mT, states)
     return torch.mul(weights, states, out=scratch).sum(-2, keepdim=True)  # where products of so few rows are slow
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in their own type: autocast leaves products alone whose place is given."""
+    return torch.matmul(a, b, out=a.new_empty(*a.shape[:-1], b.shape[-1]))
 
 
 def _add_to_tokens(target: Tensor, tokens: Tensor, values: Tensor) -> None:
@@ -54,7 +59,7 @@ def backward(
     scan = ScanBlocks(x, dt, A, B, C, dt_bias, height, width)
     grad = token_rows(grad).to(scan.dtype)
     grad_x = grad * D.to(scan.dtype).sum(0)
-    grad_D = torch.einsum("ld,ld->d", grad, scan.x.to(scan.dtype)).expand(NUM_DIRECTIONS, -1)
+    grad_D = (grad * scan.x).sum(0).expand(NUM_DIRECTIONS, -1)
     grad_dt, grad_B, grad_C = (
         torch.zeros(scan.x.shape[0] * NUM_DIRECTIONS, t.shape[-1], dtype=scan.dtype, device=t.device)
         for t in (dt, B, C)
@@ -136,8 +141,8 @@ def _block_backward(
     n = len(gy)
     decay, before, after = scan.decay[:n], scan.states[:n], scan.states[1 : n + 1]
     _backflow(scan, block, gy, flow, grad_states)
-    grad_c = torch.matmul(after, gy.mT)
-    grad_b = torch.matmul(grad_states, block.du.mT)
+    grad_c = _product(after, gy.mT)
+    grad_b = _product(grad_states, block.du.mT)
     of_exponent = decay.mul_(grad_states)
     flow.copy_(of_exponent[0])
     of_exponent.mul_(before)
