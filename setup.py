@@ -37,6 +37,7 @@ setup(
         "torch>=2.5,!=2.9.*",  # 2.5 calls the entry point below; nnU-Net excludes 2.9
         "numpy",
         "scipy",
+        "scikit-image",
         "matplotlib",
         "jinja2",
         "SimpleITK>=2.2.1",
@@ -53,6 +54,6 @@ setup(
     entry_points={
         "console_scripts": ["nnUNetv2_dsvm=nnunetv2_dsvm.cli.main:main"],
         # torch calls this at the end of `import torch`: so nnU-Net finds the trainers and no variable has to be set.
-        "torch.backends": ["nnunetv2_dsvm=nnunetv2_dsvm.autoregister:append_discovery_directory"],
+        "torch.backends": ["nnunetv2_dsvm=nnunetv2_dsvm.autoregister:at_import_of_torch"],
     },
 )

@@ -17,10 +17,12 @@ if [ $# -ne 2 ]; then
     exit 2
 fi
 for variable in nnUNet_raw nnUNet_preprocessed nnUNet_results; do
-    if [ -z "${!variable:-}" ]; then
-        echo "$variable is not set: see nnU-Net's documentation/setting_up_paths.md" >&2
-        exit 1
-    fi
+    case ${!variable:-} in # what nnU-Net would take as it is
+        '' | [\"\'~]* | *[\"\'] | [[:space:]]* | *[[:space:]] | *\$[A-Za-z{]*)
+            echo "$variable is '${!variable:-}', expected a path (no quotes, ~, \$NAME, or blanks at its ends)" >&2
+            exit 1
+            ;;
+    esac
 done
 dataset=$1 report=$2
 read -ra trainers <<<"${TRAINERS:-nnUNetTrainerDSVM nnUNetTrainerVMUNet}"
@@ -28,7 +30,7 @@ read -ra folds <<<"${FOLDS:-0 1 2 3 4}"
 plans=${PLANS:-nnUNetPlans}
 device=${DEVICE:-cuda}
 
-name=$(cd "$nnUNet_raw" && printf '%s\n' Dataset"$(printf '%03d' "$((10#$dataset))")"_* | head -n 1)
+name=$(cd "$nnUNet_raw" && printf '%s\n' Dataset"$(printf '%03d' "$((10#$dataset))")"_*/ | head -n 1) name=${name%/}
 made=$nnUNet_preprocessed/$name/$plans.json
 if [ ! -f "$made" ]; then
     case $plans in
@@ -39,8 +41,10 @@ if [ ! -f "$made" ]; then
 fi
 # nnU-Net trains on the cases that are preprocessed, however few: where some are missing, it was interrupted.
 data=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["configurations"]["2d"]["data_identifier"])' "$made")
-cases=("$nnUNet_raw/$name/labelsTr"/*) preprocessed=("$nnUNet_preprocessed/$name/$data"/*.pkl)
-if [ "${#preprocessed[@]}" -lt "${#cases[@]}" ]; then
+cases=$(python3 -c 'import json, sys; print(len(json.load(open(sys.argv[1]))["spacings"]))' \
+    "$nnUNet_preprocessed/$name/dataset_fingerprint.json")
+preprocessed=("$nnUNet_preprocessed/$name/$data"/*.pkl)
+if [ "${#preprocessed[@]}" -lt "$cases" ]; then
     nnUNetv2_preprocess -d "$dataset" -c 2d -plans_name "$plans"
 fi
 

@@ -28,6 +28,7 @@ from scipy import ndimage
 
 from nnunetv2_dsvm.cli.main import main as command
 from nnunetv2_dsvm.evaluation.surface import surface_distances
+from nnunetv2_dsvm.listing import visible_files
 
 Shape = tuple[int, int, int]  # z, y, x
 
@@ -99,7 +100,7 @@ def measure(volumes: int, for_medpy: int, shape: Shape, processes: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_volumes(folder, volumes, shape, processes)
-        references = sorted((folder / "reference").glob("*.nii.gz"))[:for_medpy]
+        references = visible_files(folder / "reference", ".nii.gz")[:for_medpy]
         predictions = [folder / "prediction" / path.name for path in references]
 
         def ours() -> None:

@@ -17,24 +17,28 @@ if [ $# -lt 3 ]; then
     exit 2
 fi
 for variable in nnUNet_raw nnUNet_preprocessed nnUNet_results; do
-    if [ -z "${!variable:-}" ]; then
-        echo "$variable is not set: see nnU-Net's documentation/setting_up_paths.md" >&2
-        exit 1
-    fi
+    case ${!variable:-} in # what nnU-Net would take as it is
+        '' | [\"\'~]* | *[\"\'] | [[:space:]]* | *[[:space:]] | *\$[A-Za-z{]*)
+            echo "$variable is '${!variable:-}', expected a path (no quotes, ~, \$NAME, or blanks at its ends)" >&2
+            exit 1
+            ;;
+    esac
 done
 dataset=$1 input=$2 output=$3 labels=${4:-}
 trainer=${TRAINER:-nnUNetTrainerDSVM}
 device=${DEVICE:-cuda}
 
-name=$(cd "$nnUNet_raw" && printf '%s\n' Dataset"$(printf '%03d' "$((10#$dataset))")"_* | head -n 1)
+name=$(cd "$nnUNet_raw" && printf '%s\n' Dataset"$(printf '%03d' "$((10#$dataset))")"_*/ | head -n 1) name=${name%/}
 model=$nnUNet_results/$name/${trainer}__nnUNetPlans__2d
 
 if [ ! -f "$nnUNet_preprocessed/$name/nnUNetPlans.json" ]; then
     nnUNetv2_plan_and_preprocess -d "$dataset" -c 2d --verify_dataset_integrity
 fi
 # nnU-Net trains on the cases that are preprocessed, however few: where some are missing, it was interrupted.
-cases=("$nnUNet_raw/$name/labelsTr"/*) preprocessed=("$nnUNet_preprocessed/$name/nnUNetPlans_2d"/*.pkl)
-if [ "${#preprocessed[@]}" -lt "${#cases[@]}" ]; then
+cases=$(python3 -c 'import json, sys; print(len(json.load(open(sys.argv[1]))["spacings"]))' \
+    "$nnUNet_preprocessed/$name/dataset_fingerprint.json")
+preprocessed=("$nnUNet_preprocessed/$name/nnUNetPlans_2d"/*.pkl)
+if [ "${#preprocessed[@]}" -lt "$cases" ]; then
     nnUNetv2_preprocess -d "$dataset" -c 2d
 fi
 

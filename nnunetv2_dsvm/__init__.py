@@ -1,8 +1,12 @@
-"""DSVM-UNet for stock nnU-Net v2. Public names are imported on first use: importing the package imports no torch."""
+"""DSVM-UNet for stock nnU-Net v2. Public names are imported on first use: importing the package imports no torch.
+
+Importing it lets nnU-Net find the trainers, as `import torch` does; `register_trainers()` does so again later.
+"""
 
 from importlib import import_module
 from typing import Any
 
+from nnunetv2_dsvm import autoregister
 from nnunetv2_dsvm.version import __version__
 
 _HOME_OF = {
@@ -12,7 +16,10 @@ _HOME_OF = {
     "ss2d_scan": "nnunetv2_dsvm.ops",
 }
 
-__all__ = ["__version__", *_HOME_OF]
+__all__ = ["__version__", "register_trainers", *_HOME_OF]
+
+register_trainers = autoregister.append_discovery_directory
+register_trainers()
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,8 @@
 
 import os
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 
 os.environ.setdefault("nnUNet_n_proc_DA", "2")
 os.environ.setdefault("nnUNet_def_n_proc", "2")
@@ -10,6 +12,12 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import pytest
 import torch
+
+# `python -m pytest` takes the package from the folder it is run in, `pytest` the installed one: the processes that the
+# tests start, in folders of their own, are to run the same code as the tests.
+TESTED = Path(find_spec("nnunetv2_dsvm").origin).parents[1]
+if TESTED == Path(__file__).resolve().parents[1]:
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTED), os.environ.get("PYTHONPATH")]))
 
 
 @pytest.fixture(autouse=True)

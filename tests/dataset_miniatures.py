@@ -1,4 +1,4 @@
-"""Small copies of the papers' datasets, laid out and named as downloaded, and nnU-Net's side of a conversion."""
+"""Small copies of the papers' datasets, laid out and named as downloaded, with litter, and nnU-Net's side."""
 
 import contextlib
 import multiprocessing
@@ -10,6 +10,7 @@ from unittest import mock
 import h5py
 import numpy as np
 import SimpleITK as sitk
+from litter import scatter
 from PIL import Image
 
 from nnunetv2_dsvm.cli.main import main
@@ -32,7 +33,7 @@ def lesion(seed: int, size: tuple[int, int] = ISIC_SIZE) -> tuple[np.ndarray, np
 
 
 def isic_official(root: Path, year: int, counts=(5, 2, 2)) -> Path:
-    """The challenge's folders with superpixels, metadata and licence, and the files that macOS adds."""
+    """The challenge's folders with superpixels, metadata and licence."""
     first = 0
     for part, count in zip(("Training", "Validation", "Test"), counts, strict=True):
         if year == 2017:
@@ -50,8 +51,8 @@ def isic_official(root: Path, year: int, counts=(5, 2, 2)) -> Path:
                 Image.fromarray(image[::-1]).save(images / f"ISIC_{number:07d}_superpixels.png")
         (images / f"ISIC-{year}_metadata.csv").write_text("image_id,age_approximate,sex\n")
         (masks / "LICENSE.txt").write_text("CC-0")
-        (images / "._ISIC_0000000.jpg").write_bytes(b"\0\5\x16\7")
         first += count
+    scatter(root)
     return root
 
 
@@ -65,6 +66,7 @@ def isic_seven_to_three(root: Path, counts=(5, 3)) -> Path:
             for kind, pixels in zip(("images", "masks"), lesion(number), strict=True):
                 Image.fromarray(pixels).save(root / part / kind / f"ISIC_{number:07d}.png")
         first += count
+    scatter(root)
     return root
 
 
@@ -96,6 +98,7 @@ def btcv(root: Path) -> Path:
         folder = root / "averaged-training-images"
         sitk.WriteImage(grid(image), str(folder / "img" / f"img{number}.nii.gz"))
         sitk.WriteImage(grid(label), str(folder / "label" / f"label{number}.nii.gz"))
+    scatter(root)
     return root
 
 
@@ -116,6 +119,7 @@ def transunet(root: Path, labels: int = 8) -> Path:
             file["image"], file["label"] = image, label.astype(np.float32)
     (lists / "train.txt").write_text("\n".join(slices) + "\n")
     (lists / "test_vol.txt").write_text("".join(f"case{number}\n" for number in BTCV_TEST[:2]))
+    scatter(root)
     return root
 
 
@@ -140,6 +144,7 @@ def acdc(root: Path, challenge_patients: int = 2) -> Path:
             image = (rng.normal(100, 9, label.shape) + 40 * label).astype(np.int16)
             sitk.WriteImage(grid(image, (1.5, 1.5, 10)), str(folder / f"{name}_frame{frame:02d}.nii.gz"))
             sitk.WriteImage(grid(label, (1.5, 1.5, 10)), str(folder / f"{name}_frame{frame:02d}_gt.nii.gz"))
+    scatter(root)
     return root
 
 

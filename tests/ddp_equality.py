@@ -123,9 +123,7 @@ def record(case: Case, rank: int | None) -> list[dict[str, dict[str, Tensor]]]:
     steps = []
     for step in range(STEPS):
         loss = float(trainer.train_step(batch(case, step, part, trainer.enable_deep_supervision))["loss"])
-        modules = {"network": trainer.bare_network()}
-        if trainer.distillation is not None:
-            modules["projections"] = trainer.distillation
+        modules = dict(zip(("network", "projections"), trainer.trained_modules(), strict=False))
         named = {f"{m}.{n}": p for m, module in modules.items() for n, p in module.named_parameters()}
         terms = {"loss": loss, **trainer.loss_terms_of_last_step()}
         steps.append(

@@ -17,7 +17,7 @@ from short_trainers import ShortDSVM, without_pictures
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunetv2_dsvm.training import dsvm_trainer
+from nnunetv2_dsvm.training.layers import distilled
 
 
 class CPUTrainer(OnCPU, ShortDSVM):
@@ -92,7 +92,7 @@ def without_device_ids(module, device_ids):
 
 def main(rank: int, port: str, folder: str) -> None:
     torch.set_num_threads(1)
-    nnunet_module.DDP = dsvm_trainer.DistributedDataParallel = without_device_ids
+    nnunet_module.DDP = distilled.DistributedDataParallel = without_device_ids
     fork = multiprocessing.get_context("fork")
     nnunet_module.multiprocessing.get_context = lambda method: fork
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)

@@ -7,8 +7,8 @@ import contextlib
 import json
 import multiprocessing
 import os
+import resource
 import sys
-import traceback
 
 
 def train(arguments: list[str], environment: dict[str, str], log: str) -> None:
@@ -19,13 +19,17 @@ def train(arguments: list[str], environment: dict[str, str], log: str) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.environ.update(environment)
+    if limit := int(os.environ.get("LARGEST_FILE", "0")):  # bytes; more is what a full disk refuses
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     sys.argv = ["nnUNetv2_train", *arguments]
     status = 1
     try:
         run_training_entry()
         status = 0
-    except BaseException:
-        traceback.print_exc()
+    except SystemExit as ended:
+        status = ended.code
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -36,6 +40,7 @@ def main() -> None:
     # Imported here: the processes that write predictions import this file, but need little of it.
     from nnunetv2.run import run_training
 
+    sys.argv = ["nnUNetv2_train"]  # what the trainers' excepthook looks for
     with contextlib.redirect_stdout(sys.stderr):
         run_training.recursive_find_trainer_class_by_name("nnUNetTrainerDSVM")  # imports all trainers that there are
     multiprocessing.cpu_count = lambda: 1  # threads: tiny tensors make more of them wait for each other

@@ -13,8 +13,9 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tiny_dataset import NETWORK
 
 from nnunetv2_dsvm import VMUNet
-from nnunetv2_dsvm.training import dsvm_trainer, variants
+from nnunetv2_dsvm.training import variants
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
+from nnunetv2_dsvm.training.layers import distilled
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
 
@@ -100,7 +101,7 @@ def without_pictures() -> Iterator[None]:
     """Drawing takes longer than training here."""
     with (
         mock.patch.object(LocalLogger, "plot_progress_png", lambda *arguments: None),
-        mock.patch.object(dsvm_trainer, "plot_distillation_progress", lambda *arguments: None),
+        mock.patch.object(distilled, "plot_distillation_progress", lambda *arguments: None),
     ):
         yield
 

@@ -5,8 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from short_trainers import ShortDSVM, ShortVMUNet, checkpoint_of
 
+from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.training import surroundings
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures", "one_epoch")
@@ -113,3 +115,103 @@ def test_a_batch_that_several_gpus_cannot_share_is_refused(monkeypatch, batch, b
             surroundings.refuse_unequal_shares(configuration)
     else:
         surroundings.refuse_unequal_shares(configuration)
+
+
+# --- what --c says ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interrupted(make, monkeypatch):
+    """A training of five epochs with a checkpoint after every second one, interrupted in the fourth; its folder."""
+    monkeypatch.setattr(ShortVMUNet, "default_num_epochs", 5)
+    monkeypatch.setattr(ShortVMUNet, "on_train_epoch_start", interrupted_in(3))
+    trainer = make(ShortVMUNet)
+    trainer.save_every = 2
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run_training()
+    monkeypatch.undo()
+    folder = Path(trainer.output_folder)
+    Path(trainer.log_file).rename(folder / "training_log_2001_1_1_01_01_01.txt")  # the next one may be of this second
+    return folder
+
+
+def interrupted_in(epoch):
+    def on_train_epoch_start(trainer):
+        super(ShortVMUNet, trainer).on_train_epoch_start()
+        if trainer.current_epoch == epoch:
+            raise KeyboardInterrupt
+
+    return on_train_epoch_start
+
+
+def said_by(make, folder, checkpoint, epochs=5):
+    """What the log of a continued training says of that, before its first epoch."""
+    trainer = make(ShortVMUNet, continued=True)
+    trainer.num_epochs, trainer.save_every = epochs, 2
+    if checkpoint is not None:
+        trainer.load_checkpoint(str(folder / checkpoint))
+    trainer.on_train_start()
+    lines = Path(trainer.log_file).read_text().splitlines()
+    return [line.rstrip() for line in lines if "Continues from" in line or "--c found" in line][-1]
+
+
+def test_a_continued_training_says_from_where_and_what_is_lost(interrupted, make):
+    best = interrupted / "checkpoint_best.pth"
+    best.unlink()
+    line = said_by(make, interrupted, "checkpoint_latest.pth")
+    assert (
+        "Continues from checkpoint_latest.pth, written after epoch 1, with epoch 2 of 0 to 4; the interrupted training "
+        "had begun epoch 3: epochs 2 to 3 of it are lost and trained again (nnU-Net writes checkpoint_latest.pth every "
+        "2 epochs"
+    ) in line and "later" not in line
+    line = said_by(make, interrupted, "checkpoint_latest.pth", epochs=2)
+    assert line.endswith("Continues from checkpoint_latest.pth: all 2 epochs are trained, and none is lost")
+
+    later = torch.load(interrupted / "checkpoint_latest.pth", weights_only=False)
+    later["current_epoch"] = 3
+    torch.save(later, best)
+    line = said_by(make, interrupted, "checkpoint_latest.pth")
+    assert "checkpoint_best.pth was written later, after epoch 2: to go on from there instead, stop, move" in line
+    assert not any(name.startswith("earlier") for name in (path.name for path in interrupted.iterdir()))
+
+
+def test_a_continued_training_without_a_checkpoint_or_a_log_says_so(interrupted, make):
+    for path in interrupted.glob("training_log_*"):
+        path.unlink()
+    line = said_by(make, interrupted, "checkpoint_latest.pth")
+    assert "epoch 2 of 0 to 4; what was trained after it, if anything, is lost and trained again" in line
+    for path in interrupted.glob("*"):
+        path.unlink()
+    line = said_by(make, interrupted, None)
+    assert line.endswith(f"--c found no checkpoint in {interrupted}: a new training starts with epoch 0.")
+
+
+@pytest.mark.parametrize(
+    ("there", "advice"),
+    [
+        ((), "start the training again, without --c: it has written no checkpoint to continue from"),
+        (("latest", "best"), "continue with --c from checkpoint_latest.pth"),
+        (("best",), "continue with --c from checkpoint_best.pth"),
+        (("final", "best"), "repeat the final validation with --val: the training itself is finished"),
+    ],
+)
+def test_a_closed_folder_advises_what_its_checkpoints_allow(tmp_path, there, advice):
+    for name in there:
+        (tmp_path / f"checkpoint_{name}.pth").touch()
+    (tmp_path / "earlier_1_checkpoint_final.pth").touch()
+    with pytest.raises(UserError, match=f"No space left.*{advice}$"), surroundings.explaining_unwritable(str(tmp_path)):
+        raise OSError(28, "No space left on device")
+    with pytest.raises(FileNotFoundError), surroundings.explaining_unwritable(str(tmp_path)):
+        raise FileNotFoundError(2, "No such file", "/elsewhere/image.b2nd")
+
+
+def test_a_full_disk_in_the_final_validation_advises_to_repeat_it(make, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    trainer = make(ShortVMUNet)
+    (Path(trainer.output_folder) / "checkpoint_final.pth").touch()
+    trainer.initialize()
+    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", full)
+    with pytest.raises(UserError, match="No space left.*make room, and repeat the final validation with --val"):
+        trainer.perform_actual_validation()

@@ -38,24 +38,23 @@ def test_on_a_cpu_nothing_is_recorded():
     network = _network(training=True)
     for _ in range(CALLS_BEFORE + 2):
         network(torch.randn(1, 1, 32, 32)).sum().backward()
-    assert not network.cuda_graphs._graphs
+    assert not network.cuda_graphs.graphs
 
 
 def test_copies_and_pickles_keep_the_switches_and_no_graph():
     graphs = CudaGraphs(inference=False, training=True, inputs_stay=True)
-    graphs._graphs["recorded"] = object()
     for twin in (copy.deepcopy(graphs), pickle.loads(pickle.dumps(graphs))):
-        assert (twin.inference, twin.training, twin.inputs_stay, len(twin._graphs)) == (False, True, True, 0)
+        assert (twin.inference, twin.training, twin.inputs_stay, len(twin.graphs)) == (False, True, True, 0)
 
 
 def test_what_a_graph_depends_on():
     network, x = _network(), torch.randn(1, 1, 32, 32)
-    before = cuda_graphs._state(network, [x])
-    assert before is not None and cuda_graphs._state(network, [x]) == before
+    before = cuda_graphs._state(network, [x], {})
+    assert before is not None and cuda_graphs._state(network, [x], {}) == before
     network.decoder.seg_layers[0].bias = nn.Parameter(network.decoder.seg_layers[0].bias.data)  # the same memory
-    assert cuda_graphs._state(network, [x]) != before
+    assert cuda_graphs._state(network, [x], {}) != before
     # The copies that nn.DataParallel makes for each call hold their weights where they are not seen.
-    assert cuda_graphs._state(network._replicate_for_data_parallel(), [x]) is None
+    assert cuda_graphs._state(network._replicate_for_data_parallel(), [x], {}) is None
 
 
 @needs_cuda
@@ -89,7 +88,7 @@ def test_inference_gives_the_same_bits_and_follows_the_weights(dtype):
             x = torch.randn(2, 1, 64, 48, device="cuda")
             with torch.inference_mode():
                 kept.append((network(x), plain(x)))
-    assert len(network.cuda_graphs._graphs) == 1
+    assert len(network.cuda_graphs.graphs) == 1
     for ours, expected in kept:
         assert torch.equal(ours, expected)
 
@@ -121,7 +120,7 @@ def test_training_gives_the_same_losses_and_gradients(dtype):
         assert (ours - expected).norm() <= tolerance * expected.norm()
         optimizer.step()
         plain.load_state_dict(network.state_dict())
-    assert len(network.cuda_graphs._graphs) == 1
+    assert len(network.cuda_graphs.graphs) == 1
 
 
 @needs_cuda
@@ -188,7 +187,7 @@ def test_the_distillation_is_recorded_after_the_network_and_gives_the_same_gradi
         torch.testing.assert_close(*losses, rtol=tolerance / 10, atol=0)
         for ours, expected in ([torch.cat([p.grad.flatten() for p in m.parameters()]) for m in pair] for pair in pairs):
             assert (ours - expected).norm() <= tolerance * expected.norm()
-    assert len(network.cuda_graphs._graphs) == len(loss.distillation.cuda_graphs._graphs) == 1
+    assert len(network.cuda_graphs.graphs) == len(loss.distillation.cuda_graphs.graphs) == 1
 
 
 @needs_cuda
@@ -197,7 +196,7 @@ def test_outputs_of_earlier_steps_may_be_kept():
     kept = [network(torch.randn(1, 1, 32, 32, device="cuda")).sum() for _ in range(CALLS_BEFORE)]
     for _ in range(2):
         network(torch.randn(1, 1, 32, 32, device="cuda")).sum().backward()
-    assert len(network.cuda_graphs._graphs) == 1 and all(value.requires_grad for value in kept)
+    assert len(network.cuda_graphs.graphs) == 1 and all(value.requires_grad for value in kept)
 
 
 @needs_cuda
@@ -215,5 +214,5 @@ def test_what_cannot_be_recorded_runs_without_and_stays_random():
     module, graphs = Waiting(), CudaGraphs(training=True)
     x = torch.ones(3, device="cuda")
     drawn = [graphs(module, module.forward, x) for _ in range(CALLS_BEFORE + 3)]
-    assert not graphs._graphs
+    assert not graphs.graphs
     assert all(not torch.equal(a, b) for a, b in zip(drawn, drawn[1:], strict=False))

@@ -1,12 +1,16 @@
-"""`nnUNetv2_dsvm dataset acdc`: nnU-Net's own converter, with the 70/10/20 split by patient."""
+"""`nnUNetv2_dsvm dataset acdc`: what nnU-Net's own converter writes, with the 70/10/20 split by patient."""
 
+import gzip
 import json
 import shutil
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from dataset_miniatures import acdc, convert, grid, plan_and_preprocess
+from litter import scatter
 from nnunetv2.dataset_conversion import Dataset027_ACDC
 
 # nnFormer's test set (its dataset JSON) and validation set (its trainer).
@@ -28,9 +32,7 @@ def stems(folder, ending) -> list[str]:
 
 
 def test_the_converters_files_and_the_split_by_patient(folders, source):
-    before = Dataset027_ACDC.nnUNet_raw
     assert convert("acdc", source, "-d", 27) == 0
-    assert Dataset027_ACDC.nnUNet_raw is before
     raw = folders / "raw" / "Dataset027_ACDC"
     training = set(range(1, 101)) - TEST - VALIDATION
     assert len(training) == 70
@@ -47,12 +49,80 @@ def test_the_converters_files_and_the_split_by_patient(folders, source):
     dataset_json = json.loads((raw / "dataset.json").read_text())
     assert dataset_json["labels"] == {"background": 0, "RV": 1, "MLV": 2, "LVC": 3}
     assert dataset_json["numTraining"] == 160
-    name = "patient002_frame09"
-    original = source / "database" / "training" / "patient002" / f"{name}_gt.nii.gz"
-    assert (raw / "labelsTs" / f"{name}.nii.gz").read_bytes() == original.read_bytes()
     assert [path.name for path in (folders / "raw").iterdir()] == [raw.name]
 
+    check_against_the_converter(raw, source, folders)
     assert len(plan_and_preprocess(27)["spacings"]) == 160
+
+
+def check_against_the_converter(ours: Path, source: Path, folders: Path) -> None:
+    """The files are those that nnU-Net's converter writes."""
+    for path in (source / "database").glob("*/patient*/patient*.gz"):  # without hidden files, which it copies
+        target = folders / "clean" / path.relative_to(source / "database")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(path)
+    with mock.patch.object(Dataset027_ACDC, "nnUNet_raw", str(folders / "converter")):  # its path object fails in 2.8.1
+        Dataset027_ACDC.convert_acdc(str(folders / "clean"), 27)
+    theirs = folders / "converter" / "Dataset027_ACDC"
+
+    def files(*parts: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for part in parts for path in part.iterdir()}
+
+    for kind in ("images", "labels"):
+        assert files(ours / f"{kind}Tr", ours / f"{kind}Ts") == files(theirs / f"{kind}Tr")
+    assert files(ours / "imagesTs_challenge") == files(theirs / "imagesTs")
+    described = [json.loads((folder / "dataset.json").read_text()) for folder in (ours, theirs)]
+    for key in ("channel_names", "labels", "file_ending"):
+        assert described[0][key] == described[1][key]
+
+
+@pytest.mark.parametrize(("layout", "suffix"), [
+    ("training/{patient}/{name}", ".nii"),  # without testing/, as in public copies
+    ("ACDC/database/Training/training/{patient}/{name}/{name}", ".NII.GZ"),
+    ("{name}", ".nii.gz"),
+])  # fmt: skip
+def test_other_layouts(folders, source, tmp_path, layout, suffix, capsys):
+    for path in (source / "database" / "training").glob("patient*/patient*_frame*.nii.gz"):
+        name = path.name.removesuffix(".nii.gz")
+        target = Path(f"{tmp_path}/download/{layout.format(patient=path.parent.name, name=name)}{suffix}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if suffix == ".nii":
+            target.write_bytes(gzip.decompress(path.read_bytes()))
+        else:
+            target.symlink_to(path)
+    scatter(tmp_path / "download", hidden=False)
+    assert convert("acdc", tmp_path / "download", "-d", 27) == 0
+    assert "there is no testing/" in capsys.readouterr().out
+    raw = folders / "raw" / "Dataset027_ACDC"
+    assert {path.name for path in raw.iterdir() if path.is_dir()} == {"imagesTr", "imagesTs", "labelsTr", "labelsTs"}
+    for part, patients in (("Tr", set(range(1, 101)) - TEST), ("Ts", TEST)):
+        for ending, kind, label in (("_0000.nii.gz", "images", ""), (".nii.gz", "labels", "_gt")):
+            assert stems(raw / f"{kind}{part}", ending) == cases(patients)
+            case = cases(patients)[-1]
+            original = source / "database" / "training" / case[: len("patient000")] / f"{case}{label}.nii.gz"
+            written = raw / f"{kind}{part}" / f"{case}{ending}"
+            assert gzip.decompress(written.read_bytes()) == gzip.decompress(original.read_bytes())
+
+
+def test_one_cause_makes_few_lines(folders, source, tmp_path, capsys):
+    download = tmp_path / "download"
+    shutil.copytree(source / "database" / "training" / "patient001", download / "training" / "patient001")
+    for path in (download / "training" / "patient001").glob("patient*_gt*"):
+        path.unlink()
+    assert convert("acdc", download, "-d", 27) == 1
+    message = capsys.readouterr().err
+    assert "101 problems" in message and message.count("\n  - ") == 3
+    names = "training/patient003, training/patient004, training/patient005 and 95 more"
+    assert f"training/patient002: has 0 frames, expected 2 (diastole and systole); likewise {names}\n" in message
+    assert "patient001_frame01.nii.gz: has no label, patient001_frame01_gt.nii.gz" in message
+
+    for path in (download / "training" / "patient001").glob("patient*"):
+        path.rename(path.with_name(f"{path.name}.zip"))
+    assert convert("acdc", download, "-d", 27) == 1
+    message = capsys.readouterr().err
+    assert len(message.strip().splitlines()) == 1 and "holds no frames patientXXX_frameYY.nii.gz" in message
+
+
 
 
 def test_problems_at_once(folders, source, tmp_path, capsys):
@@ -71,22 +141,20 @@ def test_problems_at_once(folders, source, tmp_path, capsys):
     shutil.rmtree(training / "patient006")
     shutil.copytree(training / "patient007", source / "database" / "testing" / "patient007")
     path(8, "frame01.nii.gz").rename(path(8, "frame1.nii.gz"))
-    for hidden in ("._patient009_frame01.nii.gz", "._patient009_frame01_gt.nii.gz"):  # of macOS, in archives
-        (training / "patient009" / hidden).write_bytes(b"AppleDouble")
+    path(9, "frame01.nii.gz").rename(training / "patient010" / "patient009_frame01.nii.gz")
     assert convert("acdc", source, "-d", 27) == 1
     message = capsys.readouterr().err
     for expected in (
-        "._patient009_frame01.nii.gz: is a hidden file, which nnU-Net's converter would copy: remove it",
-        "._patient009_frame01_gt.nii.gz: is a hidden file",
+        "patient009_frame01.nii.gz: is in the folder of another patient",
         "patient001_frame01.nii.gz: has no label",
         "patient002: has 1 frames, expected 2",
         "patient002_frame09_gt.nii.gz: has no image",
         "patient003_frame01.nii.gz: cannot be read",
         "patient004_frame01_gt.nii.gz: has the labels 4, expected 0 to 3",
-        "patient005_frame01_gt.nii.gz: has 18×16×1 voxels, its image 18×16×2",
+        "patient005_frame01_gt.nii.gz: lies on another grid than its image: they differ in size",
         "patient006: has 0 frames",
         "patient007_frame01: is in training and in testing",
-        "patient008_frame1.nii.gz: is not patient008_frameYY.nii.gz",
+        "patient008_frame1.nii.gz: is neither patientXXX_frameYY.nii.gz nor",
     ):
         assert expected in message, expected
     assert not (folders / "raw").exists()
@@ -94,4 +162,4 @@ def test_problems_at_once(folders, source, tmp_path, capsys):
 
 def test_without_its_two_folders(folders, tmp_path, capsys):
     assert convert("acdc", tmp_path, "-d", 27) == 1
-    assert "does not hold ACDC's folders training/ and testing/" in capsys.readouterr().err
+    assert "holds neither ACDC's folder training/ (beside testing/) nor folders patientXXX" in capsys.readouterr().err

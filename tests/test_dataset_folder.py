@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 from dataset_miniatures import convert, isic_seven_to_three, threads_for_processes, tree
+from litter import scatter
 from PIL import Image
 
 from nnunetv2_dsvm.datasets import isic, replaced_folder
@@ -42,13 +43,14 @@ def test_the_same_command_again_replaces_what_it_wrote(folders, source, capsys):
     assert "checking: 100%" in first.err and "writing: 100%" in first.err
     assert "-c 2d\n" in first.out
     written = tree(folders / "raw")
+    scatter(folders / "raw" / NAME, hidden=False)  # by the file manager that looked at it
     assert convert("isic2018", source, "-d", 18, "--resize", 32) == 0
     assert tree(folders / "raw") == written
 
     (folders / "preprocessed" / NAME / "dataset_fingerprint.json").write_text("{}")
     for part in ("train", "val"):  # one case fewer in each: the split changes with the dataset
         for kind in ("images", "masks"):
-            min((source / part / kind).iterdir()).unlink()
+            min((source / part / kind).glob("ISIC_*.png")).unlink()
     capsys.readouterr()
     assert convert("isic2018", source, "-d", 18) == 0
     assert "-c 2d --clean" in capsys.readouterr().out
@@ -69,7 +71,7 @@ def test_what_it_did_not_make_is_refused(folders, source, capsys):
     assert tree(folders / "raw") == {f"{NAME}/imagesTr/mine_0000.png": b"precious"}
 
 
-@pytest.mark.parametrize("path", ["labelsTr/a.png", "labelsTs/mine.png", "notes.txt"])
+@pytest.mark.parametrize("path", ["labelsTr/a.png", "labelsTs/mine.png", "notes.txt", ".notes.txt"])
 def test_files_added_or_changed_since_are_kept(folders, path):
     write(Contents(write_two_cases))
     changed = folders / "raw" / NAME / path
@@ -147,6 +149,7 @@ def test_a_file_that_was_not_written_whole_is_found(folders):
 @pytest.mark.parametrize("place", ["raw", "preprocessed", "results"])
 def test_an_id_of_another_dataset(folders, source, capsys, place):
     (folders / place / "Dataset018_Other").mkdir(parents=True)
+    (folders / place / "Dataset018_ISIC2018.tar").touch()  # nnU-Net looks at folders only
     assert convert("isic2018", source, "-d", 18) == 1
     assert f"{place}/Dataset018_Other" in capsys.readouterr().err
 

@@ -104,6 +104,27 @@ def test_all_problems_at_once_and_nothing_written(folders, capsys):
     assert not (folders / "raw").exists() and not (folders / "preprocessed").exists()
 
 
+def test_folders_one_deeper_and_upper_case_endings(folders, capsys):
+    source = isic_official(folders / "download" / "ISIC 2018", 2018, counts=(5, 1, 1))
+    for folder in list(source.glob("ISIC2018*")):
+        for path in folder.glob("ISIC_*"):
+            path.rename(path.with_suffix(path.suffix.upper()))
+        folder.rename(source / "twice")
+        folder.mkdir()
+        (source / "twice").rename(folder / folder.name)
+    assert convert("isic2018", folders / "download", "-d", 18) == 0
+    raw = folders / "raw" / "Dataset018_ISIC2018"
+    assert [len(list((raw / name).iterdir())) for name in ("imagesTr", "labelsTr", "imagesTs")] == [6, 6, 1]
+
+
+def test_a_dataset_that_is_in_nnunets_format_already(folders, capsys):
+    (folders / "download" / "imagesTr").mkdir(parents=True)
+    (folders / "download" / "dataset.json").write_text("{}")
+    for dataset in ("isic2018", "synapse", "acdc"):
+        assert convert(dataset, folders / "download", "-d", 18) == 1
+        assert "is a dataset in nnU-Net's format already" in capsys.readouterr().err
+
+
 def test_training_alone_has_nnunets_five_folds_and_a_missing_truth_of_the_test_is_said(folders, capsys):
     source = isic_official(folders / "download", 2018)
     for name in ("ISIC2018_Task1-2_Validation_Input", "ISIC2018_Task1_Validation_GroundTruth",
@@ -171,8 +192,8 @@ def test_a_nearly_black_mask_among_masks_of_255(folders, capsys, option):
 
 def test_masks_of_0_and_1(folders, capsys):
     source = isic_seven_to_three(folders / "isic18")
-    masks = {path.name: pixels(path) // 255 for path in source.glob("*/masks/*.png")}
-    for path in source.glob("*/masks/*.png"):
+    masks = {path.name: pixels(path) // 255 for path in source.glob("*/masks/ISIC_*.png")}
+    for path in source.glob("*/masks/ISIC_*.png"):
         Image.fromarray(masks[path.name]).save(path)
     assert convert("isic2018", source, "-d", 18, "--threshold-masks") == 1
     assert "masks: none has a value from 128 on" in capsys.readouterr().err

@@ -112,10 +112,10 @@ def test_nifti_problems_at_once(folders, btcv_source, tmp_path, capsys):
         "img/img0006.nii.gz: cannot be read",
         "img/img0023.nii: cannot be read: it ends after 4092 of 4192 bytes",
         "label/label0007.nii.gz: has the labels 14, expected 0 to 13",
-        "label/label0009.nii.gz: has 24×20×3 voxels, its image 24×20×4",
-        "label/label0010.nii.gz: has another spacing than its image",
-        "label/label0025.nii.gz: has another origin than its image",
-        "label/label0026.nii.gz: has another direction than its image",
+        "label/label0009.nii.gz: lies on another grid than its image: they differ in size",
+        "label/label0010.nii.gz: lies on another grid than its image: they differ in spacing. ",
+        "label/label0025.nii.gz: lies on another grid than its image: they differ in origin. ",
+        "label/label0026.nii.gz: lies on another grid than its image: they differ in direction. ",
         "img/img0021.nii.gz: has values that are not numbers",
         "has the same number as img0022.nii",
         "scan0024.nii.gz: is not named imgXXXX.nii.gz",
@@ -194,7 +194,7 @@ def test_preprocessed_problems_at_once(folders, transunet_source, tmp_path, caps
         "train_npz/case0006_slice001.npz: cannot be read: 'label is not a file in the archive'",
         "train_npz/case0006_slice002.npz: has an image (20, 24) and a label (19, 24)",
         "train_npz/case0006_slice003.npz: has intensities from",
-        "train_npz/case0007_slice000.npz: has the labels 0.5, 1.5",
+        "train_npz/case0007_slice000.npz: holds values that are no labels: 0.5 in",
         "case0007 has slices of different sizes",
         "case0001 is in train.txt too",
         "case0009_slice000 is listed more than once",
@@ -233,4 +233,30 @@ def test_neither_or_both_layouts(folders, btcv_source, transunet_source, tmp_pat
     both = shutil.copytree(transunet_source, tmp_path / "both")
     shutil.copytree(btcv_source / "averaged-training-images", both / "RawData" / "Training")
     assert convert("synapse", both, "-d", 6) == 1
-    assert "holds the data more than once (RawData/Training/img, train_npz, test_vol_h5)" in capsys.readouterr().err
+    assert "holds the data more than once (RawData/Training/img, train_npz)" in capsys.readouterr().err
+
+
+def test_folders_one_deeper_and_uncompressed_files(folders, btcv_source, transunet_source, tmp_path):
+    """As archives are unpacked, each into a folder of its own."""
+    for name in ("img", "label"):
+        inner = tmp_path / "nifti" / "RawData" / "RawData" / "Training" / name / name
+        inner.mkdir(parents=True)
+        for path in (btcv_source / "averaged-training-images" / name).glob(f"{name}*.nii.gz"):
+            (inner / path.name.removesuffix(".gz")).write_bytes(gzip.decompress(path.read_bytes()))
+    inner = tmp_path / "preprocessed" / "Synapse"
+    for name in ("train_npz", "test_vol_h5"):
+        shutil.copytree(transunet_source / name, inner / name / name)
+    shutil.copytree(transunet_source / "lists_Synapse", inner / "lists_Synapse")
+    for source, dataset_id, numbers in (("nifti", 5, [18, 12]), ("preprocessed", 6, [6, 2])):
+        assert convert("synapse", tmp_path / source, "-d", dataset_id) == 0
+        raw = folders / "raw" / f"Dataset{dataset_id:03d}_Synapse"
+        assert [len(list((raw / part).iterdir())) for part in ("imagesTr", "imagesTs")] == numbers
+
+
+def test_no_files_of_a_kind_make_one_sentence(folders, btcv_source, tmp_path, capsys):
+    source = shutil.copytree(btcv_source, tmp_path / "download")
+    for path in (source / "averaged-training-images" / "img").glob("img*"):
+        path.rename(path.with_name(f"{path.name}.zip"))
+    assert convert("synapse", source, "-d", 5) == 1
+    message = capsys.readouterr().err.strip()
+    assert "img holds no imgXXXX.nii.gz or .nii. It holds img0001.nii.gz.zip" in message and "\n" not in message

@@ -86,8 +86,11 @@ def test_from_a_download_to_a_report(folders, layout):
     assert f"{mean['HD95_mm']['mean']:.2f} ± {mean['HD95_mm']['std']:.2f}" in text
     papers = read(predictions / f"metrics_{layout.protocol}.json")["summary"]["mean"]
     row = [of["mean"] for of in papers.values()]
+    last = "lesion" if layout.protocol == "isic" else "mean"
     of_papers = text[text.index(f'id="{layout.protocol}"') : text.index('id="cases"')]
-    shown = [float(value.split(" ")[0]) for value in re.findall("<td>([^<]+)", of_papers[of_papers.index(">mean<") :])]
+    shown = [
+        float(value.split(" ")[0]) for value in re.findall("<td>([^<]+)", of_papers[of_papers.index(f">{last}<") :])
+    ]
     assert shown == pytest.approx(row, abs=0.006)  # distances have two decimals
 
 
@@ -108,16 +111,16 @@ def test_two_models_side_by_side(folders):
     )
     compared = read(models[0] / "fold_0" / "validation" / "comparison_nnunet.json")["paired_differences"]
     (dice,) = (row for row in compared if (row["label"], row["metric"]) == ("lesion", "Dice"))
-    assert (
-        dice["mean_difference"] == pytest.approx(np.mean(second) - np.mean(first)) and dice["mean_difference"] < -0.01
-    )
+    assert dice["mean_difference"] == pytest.approx(np.mean(first) - np.mean(second)) and dice["mean_difference"] > 0.01
     assert dice["p_value"] == pytest.approx(2 / 2**6)  # all six of one sign
 
     assert main(["report", *both, "-o", str(folders / "report")]) == 0
     text = check_report(folders / "report", pictures=3 + 2)
-    rows = re.findall(r'<th scope="row">lesion</th><td>([^<]+)</td><td>([^<]+)</td>', text)
+    rows = re.findall(r'<th scope="row">([^<]+) [↑↓]</th><td>([^<]+)</td><td>([^<]+)</td><td>([^<]+)</td>', text)
     assert len(rows) == 9 + 5, "nnU-Net's metrics, and those of the papers"
-    assert rows[0] == tuple(f"{np.mean(of):.3f} ± {np.std(of, ddof=1):.3f}" for of in (first, second))
+    spreads = (f"{np.mean(of):.3f} ± {np.std(of, ddof=1):.3f}" for of in (first, second))
+    assert rows[0] == ("Dice", *spreads, f"{dice['mean_difference']:+.3f}")
+    assert f"[{dice['ci95_low']:+.3f}, {dice['ci95_high']:+.3f}]" in text, "as evaluate wrote it"
 
 
 def validation_cases(folders: Path, raw: Path, fold: str) -> list[str]:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import nnunetv2_dsvm
 from nnunetv2_dsvm import autoregister
 from nnunetv2_dsvm.autoregister import DISCOVERY_DIRECTORY, append_discovery_directory
 
@@ -37,6 +38,11 @@ def fresh_python(code: str, cwd: Path, **variables: str | None) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
+def test_processes_run_the_package_that_the_tests_import(tmp_path):
+    """Also by `python -m pytest` in a checkout beside an installed package: see conftest.py."""
+    assert fresh_python("import nnunetv2_dsvm as package; print(package.__file__)", tmp_path) == nnunetv2_dsvm.__file__
+
+
 def test_every_trainer_is_found_in_a_fresh_process(tmp_path):
     code = FIND + f"print([find(name).__name__ for name in {NAMES}] == {NAMES})"
     assert fresh_python(code, tmp_path) == "True"
@@ -63,6 +69,34 @@ def test_a_users_variant_can_derive_from_ours(tmp_path):
     (tmp_path / "my_variant.py").write_text(code + "class Mine(nnUNetTrainerDSVM):\n    lambda_projection = 1.0\n")
     code = FIND + "print(find('Mine').__mro__[1] is find('nnUNetTrainerDSVM'))"
     assert fresh_python(code, tmp_path, nnUNet_extTrainer=str(tmp_path)) == "True"
+
+
+SET_AFTER_TORCH = """
+import os, torch
+os.environ["nnUNet_extTrainer"] = "/mine"
+"""
+
+
+def test_a_program_that_sets_the_variable_after_torch(tmp_path):
+    code = SET_AFTER_TORCH + FIND + """
+def found():
+    try:
+        return find("nnUNetTrainerDSVM").__name__
+    except RuntimeError:
+        return None
+
+answers = [found()]
+import nnunetv2_dsvm
+answers.append(found())
+os.environ["nnUNet_extTrainer"] = "/other"
+nnunetv2_dsvm.register_trainers()
+answers.append(found())
+print(answers, os.environ["nnUNet_extTrainer"].split(os.pathsep)[0])
+"""
+    expected = "[None, 'nnUNetTrainerDSVM', 'nnUNetTrainerDSVM'] /other"
+    assert fresh_python(code, tmp_path) == expected
+    code = SET_AFTER_TORCH + "import nnunetv2_dsvm\nprint(os.environ['nnUNet_extTrainer'])"
+    assert fresh_python(code, tmp_path, NNUNETV2_DSVM_AUTOREGISTER="0") == "/mine"
 
 
 def test_the_switch_turns_it_off(tmp_path):
@@ -112,6 +146,20 @@ def test_value_of_the_variable(monkeypatch, before, after):
     assert os.environ["nnUNet_extTrainer"] == after
 
 
+def test_the_users_own_value_is_known(monkeypatch):
+    """The doctor asks nnU-Net with that value: what this process has appended would hide a registration that fails."""
+    monkeypatch.delenv("NNUNETV2_DSVM_AUTOREGISTER", raising=False)
+    monkeypatch.setattr(autoregister, "_appended", False)
+    for value in (f"/a{os.pathsep}{DISCOVERY_DIRECTORY}", DISCOVERY_DIRECTORY):  # set by hand
+        monkeypatch.setenv("nnUNet_extTrainer", value)
+        append_discovery_directory()
+        assert autoregister.listed_by_the_user() == value
+    for value in ("", "/a", os.pathsep.join(["/a", "/b"])):
+        monkeypatch.setenv("nnUNet_extTrainer", value)
+        append_discovery_directory()
+        assert autoregister.listed_by_the_user() == value
+
+
 def test_it_never_raises(monkeypatch):
     class Refusing(dict):
         def __setitem__(self, key, value):
@@ -119,3 +167,13 @@ def test_it_never_raises(monkeypatch):
 
     monkeypatch.setattr(autoregister, "os", SimpleNamespace(environ=Refusing(), pathsep=":"))
     append_discovery_directory()
+
+
+@pytest.mark.parametrize("first", ["torch", "nnunetv2_dsvm"])
+def test_the_package_is_one_whichever_is_imported_first(tmp_path, first):
+    code = (
+        f"import {first}, torch, nnunetv2_dsvm as a, nnunetv2_dsvm.version, nnunetv2_dsvm.autoregister, sys;"
+        " import nnunetv2_dsvm as b; from nnunetv2_dsvm import autoregister as c;"
+        " print(a is b is sys.modules['nnunetv2_dsvm'], c is a.autoregister, a.VMUNet is b.VMUNet)"
+    )
+    assert fresh_python(code, tmp_path) == "True True True"

@@ -11,8 +11,9 @@ import pytest
 from nnunetv2_dsvm.cli import doctor
 from nnunetv2_dsvm.diagnostics import hardware, requirements, trainers
 from nnunetv2_dsvm.diagnostics.finding import Finding, Severity
-from nnunetv2_dsvm.diagnostics.folders import VARIABLES, check_folders
+from nnunetv2_dsvm.diagnostics.folders import check_folders, check_trainer_folders
 from nnunetv2_dsvm.diagnostics.subprocess_probe import ProbeFailed, run_probe
+from nnunetv2_dsvm.nnunet_folders import VARIABLES
 
 SWITCHES = ("NNUNETV2_DSVM_AUTOREGISTER", "TORCH_DEVICE_BACKEND_AUTOLOAD", "nnUNet_extTrainer")
 
@@ -53,7 +54,7 @@ class TestFolders:
     def test_writable_and_nothing_left_behind(self, tmp_path):
         existing, missing = tmp_path / "there", tmp_path / "not" / "yet"
         existing.mkdir()
-        findings = check_folders(dict(zip(VARIABLES, map(str, [existing, missing, existing]), strict=True)))
+        findings = check_folders(dict(zip(VARIABLES, map(str, [existing, missing, tmp_path]), strict=True)))
         assert set(severities(findings).values()) == {Severity.OK}
         assert [p.name for p in tmp_path.rglob("*")] == ["there"]
 
@@ -62,16 +63,39 @@ class TestFolders:
         file.touch()
         findings = check_folders(dict(zip(VARIABLES, map(str, [file, file / "below", tmp_path]), strict=True)))
         assert list(severities(findings).values()) == [Severity.BLOCKER, Severity.BLOCKER, Severity.OK]
-        assert str(file) in findings[1].advice
+        assert str(file) in findings[1].detail
 
     def test_a_read_only_disk_stops_training_but_for_the_raw_images(self, tmp_path, monkeypatch):
         def refuse(**_):
             raise OSError(30, "Read-only file system")
 
         monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
-        findings = check_folders({name: str(tmp_path) for name in VARIABLES})
+        findings = check_folders({name: str(tmp_path) for name in VARIABLES})[:3]
         assert list(severities(findings).values()) == [Severity.PROBLEM, Severity.BLOCKER, Severity.BLOCKER]
         assert "Read-only file system" in findings[0].detail
+
+    @pytest.mark.parametrize(("first", "second", "expected"), [
+        ("nnUNet_raw", "nnUNet_preprocessed", Severity.BLOCKER),
+        ("nnUNet_preprocessed", "nnUNet_results", Severity.PROBLEM),
+    ])  # fmt: skip
+    def test_one_folder_for_two(self, first, second, expected, tmp_path):
+        (tmp_path / "link").symlink_to(tmp_path / first)
+        environment = {name: str(tmp_path / name) for name in VARIABLES} | {second: f"{tmp_path}/link/"}
+        (tmp_path / first).mkdir()
+        assert severities(check_folders(environment))[second] is expected
+
+    def test_a_relative_path(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        finding = check_folders({"nnUNet_raw": "data/raw"})[0]
+        assert finding.severity is Severity.PROBLEM and finding.advice == f"set it to {tmp_path}/data/raw"
+
+    def test_folders_of_trainers(self, tmp_path):
+        listed = os.pathsep.join([str(tmp_path), "", "~/mine", f"{tmp_path}/none", f'"{tmp_path}"', "C:\\mine", "mine"])
+        findings = check_trainer_folders(listed)
+        assert [f.severity for f in findings] == [Severity.OK, *[Severity.PROBLEM] * 5]
+        for finding, words in zip(findings[1:], ("home folder", "passes over it", "quotes", "Windows", "elsewhere"),
+                                  strict=True):  # fmt: skip
+            assert words in finding.detail
 
 
 class TestRequirements:
@@ -108,12 +132,12 @@ class TestTrainers:
     def test_registered_by_hand(self, monkeypatch, clean_environment):
         monkeypatch.setenv(SWITCHES[0], "0")
         found = {name: {"module": "m", "error": None} for name in trainers.TRAINERS}
-        monkeypatch.setattr(trainers, "run_probe", lambda *_: found)
+        monkeypatch.setattr(trainers, "run_probe_file", lambda *_, **__: found)
         assert {f.severity for f in trainers.check_trainers()} == {Severity.OK, Severity.NOTE}
 
     def test_an_error_of_the_look_up_is_shown(self, monkeypatch, clean_environment):
         found = {"nnUNetTrainerDSVM": {"module": None, "error": "ImportError: no timm"}}
-        monkeypatch.setattr(trainers, "run_probe", lambda *_: found)
+        monkeypatch.setattr(trainers, "run_probe_file", lambda *_, **__: found)
         (finding,) = trainers.check_trainers()
         assert finding.severity is Severity.BLOCKER and "ImportError: no timm" in finding.detail
 
@@ -172,7 +196,7 @@ class TestCommand:
 
     @pytest.mark.slow
     def test_the_real_thing_in_a_fresh_process(self, tmp_path, clean_environment):
-        environment = {**os.environ, **{name: str(tmp_path) for name in VARIABLES}}
+        environment = {**os.environ, **{name: str(tmp_path / name) for name in VARIABLES}}
         command = [sys.executable, "-m", "nnunetv2_dsvm.cli.main", "doctor", "--json"]
         done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, encoding="utf-8")
         answer = json.loads(done.stdout)  # fails on any noise

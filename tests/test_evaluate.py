@@ -21,7 +21,7 @@ from evaluation_files import (
     write_volume,
 )
 from medpy.metric import binary
-from scipy.stats import wilcoxon
+from scipy.stats import bootstrap, wilcoxon
 from skimage import io
 
 from nnunetv2_dsvm.cli.main import main
@@ -149,11 +149,58 @@ def test_several_models_are_compared_on_the_same_cases(tmp_path, capsys):
     comparison = read(out, "comparison_nnunet")
     assert comparison["models"] == ["first", "second"]
     (organ,) = (d for d in comparison["paired_differences"] if (d["label"], d["metric"]) == ("organ", "Dice"))
-    assert organ["mean_difference"] == pytest.approx((b - a).mean())
-    assert organ["median_difference"] == pytest.approx(np.median(b - a))
+    assert (a < b).all()  # the first is the worse one: the difference is negative
+    assert organ["difference"] == "first − second" and organ["mean_difference"] == pytest.approx((a - b).mean())
+    assert organ["median_difference"] == pytest.approx(np.median(a - b))
     assert organ["p_value"] == pytest.approx(wilcoxon(b, a).pvalue) == pytest.approx(2 / 2**6)  # all six of one sign
-    assert (out / "comparison_nnunet.csv").read_text().startswith("first,second,label,metric,n,mean_difference")
-    assert "second minus first" in capsys.readouterr().out
+    expected = bootstrap([a - b], np.mean, method="percentile", n_resamples=20_000).confidence_interval
+    assert (organ["ci95_low"], organ["ci95_high"]) == pytest.approx(tuple(expected), abs=0.1 * (a - b).std())
+    assert organ["p_value_holm"] == organ["p_value"]  # one pair
+    table = (out / "comparison_nnunet.csv").read_text(encoding="utf-8")
+    assert table.startswith("first,second,label,metric,n,mean_difference,ci95_low,ci95_high,")
+    row = next(csv.DictReader(table.splitlines()))
+    assert (row["difference"], float(row["ci95_high"])) == ("first − second", organ["ci95_high"])
+    shown = capsys.readouterr().out
+    block = shown[shown.index("\nfirst − second\n") :]
+    row = next(line.split() for line in block.splitlines() if line.split()[:2] == ["organ", "Dice"])
+    numbers = [f"{organ[key]:+.4f}" for key in ("mean_difference", "ci95_low", "ci95_high")]
+    assert row[2:] == ["6", numbers[0], f"[{numbers[1]},", f"{numbers[2]}]", "0.031"]
+    assert "the first model minus the second" in shown
+
+
+def test_three_models_are_corrected_for_their_three_pairs(tmp_path, capsys):
+    cases = {f"case_{i}": (blobs(i), blobs(i + 100)) for i in range(5)}
+    folders = []
+    for k in range(3):
+        said = {name: (truth, np.roll(said, k, axis=2)) for name, (truth, said) in cases.items()}
+        reference, folder = write_folders(tmp_path, said, name=f"model_{k}")
+        folders.append(folder)
+    assert evaluate(reference, *folders, "-np", 1, "-o", tmp_path / "out") == 0
+    differences = read(tmp_path / "out", "comparison_nnunet")["paired_differences"]
+    dice = [d for d in differences if (d["label"], d["metric"]) == ("organ", "Dice")]
+    assert [d["difference"] for d in dice] == ["model_0 − model_1", "model_0 − model_2", "model_1 − model_2"]
+    first, second, third = sorted((d["p_value"], d["p_value_holm"]) for d in dice)
+    assert first[1] == pytest.approx(min(1, 3 * first[0]))
+    assert second[1] == pytest.approx(max(first[1], min(1, 2 * second[0])))
+    assert third[1] == pytest.approx(max(second[1], third[0]))
+    assert "p (Holm)" in capsys.readouterr().out
+
+
+def test_one_class_has_no_mean_that_repeats_it(tmp_path, capsys):
+    """What people read leaves it out; JSON keeps it, so that a script finds it whatever the number of labels."""
+    cases = {f"case_{i}": (blobs(i, number_of_labels=1), blobs(i + 9, number_of_labels=1)) for i in range(3)}
+    labels = {"background": 0, "lesion": 1}
+    reference, first = write_folders(tmp_path, cases, name="first", labels=labels)
+    _, second = write_folders(tmp_path, cases, name="second", labels=labels)
+    for protocol in ("nnunet", "isic"):
+        assert evaluate(reference, first, second, "-np", 1, "-o", tmp_path / "out", "--protocol", protocol) == 0
+        rows = [line.split()[0] for line in capsys.readouterr().out.split("\n\n")[1].splitlines()[1:]]
+        assert rows == ["label", "lesion"]
+        for file in (tmp_path / "out").rglob(f"*_{protocol}.csv"):
+            assert "mean" not in {row.get("label") for row in csv.DictReader(file.read_text().splitlines())}
+        for file in (tmp_path / "out").rglob(f"metrics_{protocol}.json"):
+            summary = json.loads(file.read_text())["summary"]
+            assert summary["mean"] == summary["lesion"]
 
 
 def test_models_with_other_labels_are_not_compared(tmp_path, capsys):
@@ -234,10 +281,36 @@ def test_two_trainers_are_compared(trained):
 def test_what_is_not_trained_is_named(trained, capsys):
     message = refused(capsys, "-d", 905, "-tr", TRAINER, "nnUNetTrainerNone", "-np", 1, "-f", *"01234")
     for fold in (2, 3, 4):
-        assert f"nnUNetv2_train 905 2d {fold} -tr {TRAINER} -p nnUNetPlans" in message
+        command = f"nnUNetv2_train 905 2d {fold} -tr {TRAINER} -p nnUNetPlans"
+        assert f"fold {fold} of {TRAINER}__nnUNetPlans__2d was never trained; train it with {command}\n" in message
+    assert "--c" not in message
     assert "has a validation of fold 0, 1: name them with -f" in message
     assert "no trained model" in message and OTHER in message
     assert "no dataset 77" in refused(capsys, "-d", 77, "-tr", TRAINER)
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        ([], "was never trained; train it with {}"),
+        (["training_log_2026_1_1_10_00_00.txt"], "was begun but has left no checkpoint; train it again with {}"),
+        (["checkpoint_best.pth", "checkpoint_latest.pth"],
+         "is not trained to its end (checkpoint_latest.pth); finish it with {} --c"),
+        (["checkpoint_best.pth", "checkpoint_final.pth"], "has no finished validation; make it with {} --val"),
+    ],
+)  # fmt: skip
+def test_what_a_fold_lacks_is_said_with_the_command_that_makes_it(trained, tmp_path, capsys, left, said):
+    results, _ = trained
+    fold = results / f"{TRAINER}__nnUNetPlans__2d" / "fold_2"
+    fold.mkdir()
+    for name in left:
+        (fold / name).write_text("")
+    command = f"nnUNetv2_train {{}} 2d 2 -tr {TRAINER} -p nnUNetPlans"
+    expected = f"fold 2 of {TRAINER}__nnUNetPlans__2d {said}"
+    message = refused(capsys, "-d", 905, "-tr", TRAINER, "-np", 1, "-f", *"012")
+    assert f"{expected.format(command.format(905))}\n" in message
+    assert main(["report", "-d", "905", "-tr", TRAINER, "-f", "2", "-o", str(tmp_path / "report")]) == 1
+    assert expected.format(command.format(DATASET)) in capsys.readouterr().err
 
 
 def test_a_fold_with_missing_or_alien_cases_is_refused(trained, capsys):
@@ -261,9 +334,9 @@ def test_all_problems_are_named_at_once_and_nothing_is_written(tmp_path, capsys)
     before = sorted(prediction.iterdir())
     message = refused(capsys, reference, prediction, "-np", 1)
     assert "6 problems" in message
-    for part in ("case_0.nii.gz is missing", "surplus.nii.gz has no reference", "has shape 6×20×23", "6×20×22",
-                 "has spacing 2.5×0.8×0.9 mm", "2.5×0.8×0.7 mm", "case_3.nii.gz holds 7, 8, 9",
-                 "case_4.nii.gz cannot be read"):  # fmt: skip
+    for part in ("case_0.nii.gz is missing", "surplus.nii.gz has no reference", "It has 23×20×6 voxels",
+                 "its reference has 22×20×6 voxels", "of 0.9×0.8×2.5 mm", "of 0.7×0.8×2.5 mm",
+                 "case_3.nii.gz holds 7, 8, 9", "case_4.nii.gz cannot be read"):  # fmt: skip
         assert part in message, part
     assert sorted(prediction.iterdir()) == before
 

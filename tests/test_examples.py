@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from litter import scatter
 from nnunetv2.run.run_training import run_training_entry
 from PIL import Image
 from tiny_dataset import PLANS, TinyDataset
@@ -140,20 +141,86 @@ def test_custom_trainer_trains_with_its_own_weights(model):
 
 
 @pytest.mark.slow
-def test_predict_new_scan_gives_what_the_validation_gave(workplace, model, capsys):
+def test_predict_new_scan_gives_what_the_validation_gave(workplace, model, tmp_path, capsys):
+    """By the only finished fold, beside one that has begun, an empty one and litter."""
     (expected,) = (model / "fold_0" / "validation").glob("*.nii.gz")
+    model = shutil.copytree(model, tmp_path / model.name)
+    shutil.copytree(model / "fold_0", model / "fold_1")
+    (model / "fold_1" / "checkpoint_final.pth").rename(model / "fold_1" / "checkpoint_latest.pth")
+    (model / "fold_2").mkdir()
+    scatter(model)
     image = workplace.dataset.raw / "imagesTr" / expected.name.replace(".nii.gz", "_0000.nii.gz")
     output, script = workplace.root / "new" / "scan.nii.gz", EXAMPLES / "predict_new_scan.py"
     workplace.run_here(
         lambda: runpy.run_path(str(script), run_name="__main__"), script, model, output, image, "--device", "cpu"
     )
     shown = capsys.readouterr().out
-    assert "one: " in shown and "two: " in shown
+    assert "one: " in shown and "two: " in shown and "Finished folds: 0\n" in shown
     got, expected = (sitk.ReadImage(str(path)) for path in (output, expected))
     voxels = sitk.GetArrayFromImage(got)
     assert voxels.any(), "an empty prediction would equal any other"
     assert (voxels == sitk.GetArrayFromImage(expected)).mean() > 0.999
     assert got.GetSpacing() == expected.GetSpacing() and got.GetOrigin() == expected.GetOrigin()
+
+
+@pytest.mark.parametrize(("folds", "expected"), [
+    ({"0": "final", "3": "final", "10": "final", "4": "best", "all": "final"}, [0, 3, 10]),
+    ({"0": "latest", "all": "final"}, ["all"]),
+    ({"0": "latest", "1": "best"}, None),
+    ({}, None),
+])  # fmt: skip
+def test_predict_new_scan_takes_the_finished_folds(folds, expected, tmp_path):
+    for fold, checkpoint in folds.items():
+        (tmp_path / f"fold_{fold}").mkdir()
+        (tmp_path / f"fold_{fold}" / f"checkpoint_{checkpoint}.pth").touch()
+    finished_folds = runpy.run_path(str(EXAMPLES / "predict_new_scan.py"))["finished_folds"]
+    if expected is not None:
+        assert finished_folds(tmp_path) == expected
+        return
+    with pytest.raises(SystemExit, match=f"has no finished fold.*it has {', '.join(folds) or 'no fold at all'}"):
+        finished_folds(tmp_path)
+
+
+@pytest.mark.parametrize("script", ["five_fold.sh", "train_and_predict.sh"])
+@pytest.mark.parametrize("value", ["", '"/data/results"', "~/results", "${HOME}/results", "/data/results\n"])
+def test_scripts_refuse_folders_that_cannot_be_meant(script, value, tmp_path):
+    folders = {"nnUNet_raw": str(tmp_path), "nnUNet_preprocessed": str(tmp_path), "nnUNet_results": value}
+    command = [EXAMPLES / script, "27", tmp_path, tmp_path]
+    command = command[:3] if script == "five_fold.sh" else command
+    done = subprocess.run(command, env={**os.environ, **folders}, capture_output=True, encoding="utf-8")
+    assert done.returncode == 1 and f"nnUNet_results is '{value}', expected a path" in done.stderr
+
+
+def test_test_set_takes_the_folds_that_all_trainers_have_finished(tmp_path):
+    name = "Dataset027_Mine"
+    (tmp_path / "raw" / name / "imagesTs").mkdir(parents=True)
+    (tmp_path / "raw" / name / "dataset.json").touch()
+    (tmp_path / "raw" / "Dataset027_Mine.tar").touch()
+    for trainer, folds in (("A", (0, 2)), ("B", (0, 1, 2))):
+        for fold in folds:
+            folder = tmp_path / "results" / name / f"{trainer}__nnUNetPlans__2d" / f"fold_{fold}"
+            folder.mkdir(parents=True)
+            (folder / f"checkpoint_{'latest' if (trainer, fold) == ('A', 2) else 'final'}.pth").touch()
+    (tmp_path / "nnUNetv2_predict").write_text("#!/bin/sh\necho predict $@\n")
+    (tmp_path / "nnUNetv2_predict").chmod(0o755)
+
+    def run(trainers: str, **variables: str) -> subprocess.CompletedProcess:
+        folders = {f"nnUNet_{kind}": str(tmp_path / kind) for kind in ("raw", "results")}
+        path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, **folders, "TRAINERS": trainers, **variables}
+        command = [EXAMPLES / "test_set.sh", "nnunet", "27", tmp_path / "out"]
+        return subprocess.run(command, env=environment, capture_output=True, encoding="utf-8")
+
+    for trainers, folds in (("A", "0"), ("B", "0 1 2"), ("A B", "0")):
+        shown = run(trainers).stdout
+        assert f"Finished folds: {folds}\n" in shown
+        assert shown.count(f"-f {folds} -device") == len(trainers.split())
+    for trainers, variables in (("C", {}), ("A B", {"FOLDS": "0 1"})):
+        done = run(trainers, **variables)
+        assert done.returncode == 1 and "finished by" in done.stderr and "predict" not in done.stdout
+    for raw in (f'"{tmp_path}/raw"', "~/raw", "$HOME/raw", f"{tmp_path}/raw "):
+        done = run("A", nnUNet_raw=raw)
+        assert done.returncode == 1 and "nnUNet_raw is " in done.stderr
 
 
 @pytest.mark.slow

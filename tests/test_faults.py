@@ -3,10 +3,13 @@
 import os
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from short_trainers import ShortDSVM, ShortVMUNet, checkpoint_of
 from tiny_dataset import NETWORK
 
@@ -174,9 +177,48 @@ def test_prediction_of_a_bad_image_stops(value):
     image[0, 1, 3, 4] = value
     with torch.inference_mode(), pytest.raises(ValueError, match="1 of 512 pixels, in channel 1.*named last"):
         network(image)
-    with torch.inference_mode():
-        huge = network(torch.full((1, 2, 16, 16), 3e38))  # its sum overflows, but every pixel is finite
-    assert huge.shape == (1, 3, 16, 16)
+    with torch.inference_mode(), pytest.raises(ValueError, match="NaN or infinite though the image is finite"):
+        network(torch.full((1, 2, 16, 16), 3e38))  # every pixel is finite, what the network makes of them is not
+
+
+@pytest.fixture
+def overflowing_in_float16() -> VMUNet:
+    """Fine in float32 on images of 16 bit; compiled, because its logits then become infinite, as they do on a GPU."""
+    network = VMUNet(1, 3, **NETWORK).eval()
+    network.encoder.patch_embedding.projection.weight.data *= 4
+    return torch.compile(network, backend="eager")
+
+
+def test_one_tile_whose_logits_overflow_stops_nnunets_prediction(overflowing_in_float16):
+    predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
+    predictor.configuration_manager = SimpleNamespace(patch_size=(32, 32))
+    predictor.label_manager = SimpleNamespace(num_segmentation_heads=3)
+    predictor.allowed_mirroring_axes = (0, 1)
+    predictor.network = overflowing_in_float16
+    image = torch.rand(1, 2, 32, 80)
+    image[:, 1, :, 60:] *= 2**16
+    with torch.autocast("cpu", torch.float16), pytest.raises(RuntimeError, match="inf in predicted"):
+        predictor.predict_sliding_window_return_logits(image)
+
+
+def test_a_validation_whose_logits_overflow_stops(make, monkeypatch):
+    trainer = make(ShortDSVM)
+    trainer.initialize()
+    monkeypatch.setattr(trainer.network, "forward", lambda x: torch.full((2, 3, *x.shape[2:]), torch.inf))
+    batch = {"data": torch.zeros(2, 1, 32, 40), "target": torch.zeros(2, 1, 32, 40)}
+    with pytest.raises(RuntimeError, match="Training stopped in epoch 0: the validation loss became nan"):
+        trainer.validation_step(batch)
+
+
+def test_a_final_validation_whose_logits_overflow_names_the_variable(make, monkeypatch):
+    def stopped(*_):
+        raise RuntimeError("Encountered inf in predicted array. Aborting...")
+
+    trainer = make(ShortDSVM)
+    trainer.initialize()
+    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", stopped)
+    with pytest.raises(RuntimeError, match=r"final validation stopped.*NNUNETV2_DSVM_PRECISION=float32.*--val"):
+        trainer.perform_actual_validation()
 
 
 def test_an_all_background_fold_and_constant_images_train(make):

@@ -47,10 +47,11 @@ class Trainings:
             encoding="utf-8",
         )
 
-    def train(self, run, *options, kill_at="", save_every=1):
+    def train(self, run, *options, kill_at="", save_every=1, **environment):
         """Trains into the folder `run`; the process's number and exit status."""
         arguments = ["901", "2d", "all", "-tr", TRAINER, "-p", PLANS, "-device", "cpu", *options]
-        environment = {"nnUNet_results": str(self.folder / run), "KILL_AT": kill_at, "SAVE_EVERY": str(save_every)}
+        environment["nnUNet_results"] = str(self.folder / run)
+        environment |= {"KILL_AT": kill_at, "SAVE_EVERY": str(save_every)}
         line = json.dumps([arguments, environment, str(self.folder / f"{run}.log")])
         self.forks.stdin.write(f"{line}\n")
         self.forks.stdin.flush()
@@ -91,6 +92,17 @@ def processes_left(session):
     return True
 
 
+def all_end(session, patience_s):
+    """Whether all processes of a training end by themselves; they are killed where they do not."""
+    deadline = time.monotonic() + patience_s
+    while processes_left(session) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = processes_left(session)
+    if left:
+        os.killpg(session, signal.SIGKILL)
+    return not left
+
+
 @pytest.mark.slow
 def test_a_training_killed_again_and_again_ends_as_an_uninterrupted_one(trainings):
     straight, killed = trainings.output("straight"), trainings.output("killed")
@@ -104,10 +116,7 @@ def test_a_training_killed_again_and_again_ends_as_an_uninterrupted_one(training
         done += len(losses)
         start = 2 * first_epoch
         assert losses == expected[start : start + len(losses)] and losses, point
-    deadline = time.monotonic() + 30
-    while processes_left(process) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not processes_left(process), "what wrote the predictions outlives the killed training"
+    assert all_end(process, 30), "what wrote the predictions outlives the killed training"
     assert len(label_maps(killed / "validation")) < 5
 
     assert trainings.train("killed", "--c")[1] == 0, trainings.log("killed")[-4000:]
@@ -136,3 +145,25 @@ def test_a_training_killed_before_its_first_latest_checkpoint_continues_from_the
     done = len(trainings.losses("rare"))
     assert trainings.train("rare", "--c", kill_at="unmoved checkpoint_final 2", save_every=50)[1] == -signal.SIGKILL
     assert trainings.losses("rare")[done:] == trainings.losses("straight")[2 * epoch :] and 0 < epoch < 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)], ids=["KILL", "TERM"])
+def test_a_killed_training_leaves_no_loading_processes(trainings, number, expected):
+    process, status = trainings.train(
+        f"loading_{number}", kill_at="step 0 1", nnUNet_n_proc_DA="2", KILL_WITH=str(int(number))
+    )
+    assert status == expected, trainings.log(f"loading_{number}")[-4000:]
+    assert all_end(process, 10), "loading processes outlive the training"
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_in_one_sentence_without_advice_that_cannot_be_followed(trainings):
+    """With loading processes, whose end must not be reported behind it."""
+    process, status = trainings.train("full", nnUNet_n_proc_DA="1", LARGEST_FILE="100000", save_every=50)
+    log = trainings.log("full")
+    last = log.strip().splitlines()[-1]
+    assert status == 1 and "Traceback" not in log and log.count("could not be written") == 1
+    assert last.startswith("nnUNetv2_train: The checkpoint ") and f"{BEST} could not be written" in last
+    assert last.endswith("start the training again, without --c: it has written no checkpoint to continue from")
+    assert all_end(process, 10)

@@ -9,6 +9,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from dataset_miniatures import threads_for_processes
+from litter import scatter
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tiny_dataset import SHAPE
 
@@ -221,15 +222,20 @@ def test_missing_folders_datasets_and_fingerprints_are_named(plan, copied_datase
     assert "77" in capsys.readouterr().err
     monkeypatch.delenv("nnUNet_raw")
     assert main(["plan_and_preprocess", "-d", "901"]) == 1
-    assert "nnUNet_raw must be set" in capsys.readouterr().err
+    assert "nnUNet_raw is not set" in capsys.readouterr().err
 
 
 @pytest.fixture
 def planned_dataset(copied_dataset):
-    """The tiny dataset with plans by `nnUNetv2_dsvm plan_and_preprocess`, and two images a batch."""
-    printed = copied_dataset.command_here("nnUNetv2_dsvm", "plan_and_preprocess", *DATA, *OPTIONS, nnUNet_n_proc_DA="1")
+    """The tiny dataset with plans by `nnUNetv2_dsvm plan_and_preprocess`, which passes over litter in the raw data."""
+    litter = scatter(copied_dataset.raw)
+    options = [*OPTIONS, "--verify_dataset_integrity"]
+    printed = copied_dataset.command_here("nnUNetv2_dsvm", "plan_and_preprocess", *DATA, *options, nnUNet_n_proc_DA="1")
+    for path in litter:
+        path.unlink()
+    data = copied_dataset.preprocessed / f"{PLANS_NAME}_2d"
+    assert sorted(path.stem for path in data.glob("*.pkl")) == [f"case_{i:03d}" for i in range(5)]
     assert f"nnUNetv2_train 901 2d 0 -tr nnUNetTrainerDSVM -p {PLANS_NAME}" in printed
-    assert (copied_dataset.preprocessed / f"{PLANS_NAME}_2d").is_dir()
     return copied_dataset
 
 

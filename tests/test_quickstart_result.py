@@ -49,9 +49,26 @@ def test_baseline_copies_the_slice_that_fits_onto_the_body(copy):
 def test_most_similar_slice_does_not_look_at_the_answer():
     training = [case("a", [body((40, 50), (0, -0.5)), body((40, 50), (0, 0.5))])]
     test = case("test", [body((40, 50), (0, 0.5))])
-    wrong_truth = Case("test", test.image, sitk.Flip(test.label, (True, False) + (False,)))
+    mirrored = sitk.Flip(test.label, (True, False, False))
+    mirrored.CopyInformation(test.image)
+    wrong_truth = Case("test", test.image, mirrored)
     assert copy_most_similar_slice(training, wrong_truth).slice_index == 1
     assert copy_best_slice(training, wrong_truth).slice_index == 0
+
+
+def test_labels_that_do_not_lie_on_their_image_are_not_copied():
+    training, test = case("a", [body((40, 50), (0, 0.5))]), case("test", [body((40, 50), (0, 0.5))])
+    mirrored = sitk.Flip(training.label, (True, False, False))  # the same place, the other way round
+    half = sitk.Cast(test.label, sitk.sitkFloat32) / 2
+    half.CopyInformation(test.image)
+    for wrong, text in [
+        (Case("a", training.image, mirrored), "labels of a lie on another grid than its image.*origin and direction"),
+        (Case("a", sitk.Flip(training.image, (True, False, False)), mirrored), "a go towards right, .* towards left"),
+        (Case("a", training.image, half), r"labels of a hold values that are no labels: 0.5 in \d+ voxels"),
+    ]:
+        for copy in (copy_most_similar_slice, copy_best_slice):
+            with pytest.raises(ValueError, match=text):
+                copy([wrong], test)
 
 
 def test_body_box_leaves_out_arms_and_table():
@@ -81,6 +98,13 @@ def test_table_has_a_row_per_organ_and_the_mean_of_what_is_known():
         ["**mean**", "**0.900**", "**0.250**"],
     ]
     assert len({len(line) for line in lines}) == 1
+
+
+def test_one_organ_has_no_mean_that_repeats_it(tmp_path):
+    columns = [Column("ours", {"liver": 0.9}), Column("copied slice", {"liver": 0.5})]
+    text = write_report(tmp_path, title="T", columns=columns, notes=[], details={})
+    assert "| liver" in text and "mean" not in text + (tmp_path / "result.csv").read_text()
+    assert json.loads((tmp_path / "result.json").read_text())["results"][0]["mean_dice"] == 0.9
 
 
 def test_report_is_written_three_times_with_the_same_numbers(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from browser import Browser
 from report_models import Drawn, dice_and_iou, make_model, shifted
+from scipy.stats import bootstrap, wilcoxon
 
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.reporting import build
@@ -16,8 +17,12 @@ from nnunetv2_dsvm.reporting import build
 GENERATOR = '<meta name="generator" content="nnunetv2_dsvm">'
 
 
+def dice_of(drawn: Drawn, shift: int, values: tuple[int, ...]) -> list[float]:
+    return [dice_and_iou(drawn.truth(i), shifted(drawn.truth(i), shift * i), values)[0] for i in range(drawn.cases)]
+
+
 def spread_of_dice(drawn: Drawn, shift: int, values: tuple[int, ...]) -> str:
-    dice = [dice_and_iou(drawn.truth(i), shifted(drawn.truth(i), shift * i), values)[0] for i in range(drawn.cases)]
+    dice = dice_of(drawn, shift, values)
     return f"{np.mean(dice):.3f} ± {np.std(dice, ddof=1):.3f}"
 
 
@@ -60,12 +65,26 @@ def test_two_models_side_by_side_in_a_browser(ct, report, tmp_path):
     assert seen["title"] == "Dataset905_CT: report" and seen["loaded"] == []
     assert seen["headings"] == ["Models", "Metrics", "Cases", "Training"]
 
-    facts, dice, iou, all_cases = seen["tables"]
+    facts, metrics, all_cases = seen["tables"]
     assert facts["rows"][0] == ["", "nnUNetTrainerDSVM", "nnUNetTrainer"]
-    assert (dice["caption"], iou["caption"]) == ("Dice ↑", "IoU ↑")
-    assert [row[0] for row in dice["rows"]] == ["class", "liver", "left kidney", "mean"]
-    assert dice["rows"][1][1:] == [spread_of_dice(ct, shift, (1,)) for shift in (1, 2)]
-    assert dice["height"] > 80
+    facts = {row[0]: row[1:] for row in facts["rows"]}
+    assert facts["parameters"] == ["12"] * 2
+    assert facts["time per epoch (median)"] == ["2.5 s"] * 2
+    assert facts["training time"] == ["3 min 20 s (2 folds)"] * 2  # of 40 epochs
+    titles, heads, *rows = metrics["rows"]
+    assert titles == ["class", "nnUNetTrainerDSVM", "nnUNetTrainer", "nnUNetTrainerDSVM − nnUNetTrainer"]
+    assert heads == ["mean", "95 % interval", "p"]
+    classes = ["liver", "left kidney", "mean"]
+    assert [row[0] for row in rows] == ["Dice ↑", *classes, "IoU ↑", *classes]
+    assert rows[1][1:3] == [spread_of_dice(ct, shift, (1,)) for shift in (1, 2)]
+    ours, stock = (dice_of(ct, shift, (1,)) for shift in (1, 2))
+    difference = np.subtract(ours, stock)
+    assert rows[1][3] == f"{difference.mean():+.3f}" and difference.mean() > 0.02  # ours is the better one
+    low, high = (float(bound) for bound in rows[1][4].strip("[]").split(", "))
+    expected = bootstrap([difference], np.mean, method="percentile", n_resamples=20_000).confidence_interval
+    assert (low, high) == pytest.approx(tuple(expected), abs=0.004)
+    assert rows[1][5] == f"{wilcoxon(difference).pvalue:.2g}"
+    assert metrics["height"] > 200
     assert [row[0] for row in all_cases["rows"][1:]] == [f"ct_{i:03d}" for i in (5, 4, 3, 2, 1, 0)]
     assert any("nnUNetv2_dsvm evaluate adds" in note for note in seen["notes"])
 
@@ -91,14 +110,17 @@ def test_one_evaluated_model_of_photographs_in_a_narrow_browser(report, tmp_path
     metrics = seen["tables"][1]
     assert metrics["rows"][0] == ["class", "Dice ↑", "IoU ↑", "HD95 (mm) ↓", "NSD ↑"]
     as_in_the_file = ["0.500 ± 0.250", "0.500 ± 0.250", "0.50 ± 0.25", "0.500 ± 0.250"]
-    assert metrics["rows"][1][1:] == as_in_the_file
+    assert metrics["rows"][1:] == [["lesion", *as_in_the_file]]  # one class: no mean that repeats it
+    assert seen["tables"][0]["rows"][-1][0] == "Dice" and seen["tables"][2]["caption"] == "Dice, the worst first"
+    assert not any("mean dice" in text.lower() for text in (*seen["captions"], *seen["notes"]))
     assert "NSD: normalised surface Dice at 2 mm." in seen["notes"]
     assert "The pictures have no spacing: a pixel counts as 1 mm." in seen["notes"]
     assert len(seen["pictures"]) == 4 and "in colour" in seen["captions"][0]
 
     pixels = browser.screenshot(out / "report.html", 1000, 2600)
-    orange, skin = (np.array(rgb) / 255 for rgb in ((0xD5, 0x5E, 0x00), (214, 168, 140)))
-    assert (np.abs(pixels - orange).max(axis=-1) < 0.06).sum() > 200, "the contours"
+    orange, blue, skin = (np.array(rgb) / 255 for rgb in ((0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2), (214, 168, 140)))
+    assert (np.abs(pixels - blue).max(axis=-1) < 0.06).sum() > 200, "the contours"
+    assert (np.abs(pixels - orange).max(axis=-1) < 0.06).sum() < 50, "not seen on skin"
     assert (np.abs(pixels - skin).max(axis=-1) < 0.1).mean() > 0.05, "the photographs"
     assert (pixels.min(axis=-1) > 0.99).mean() > 0.3, "the paper"
 
@@ -185,7 +207,8 @@ def test_a_failure_leaves_the_earlier_report(small, report, tmp_path, monkeypatc
     "options, message",
     [
         (["-tr", "nnUNetTrainerX"], "is not a trained model: .* Beside it are: nnUNetTrainerDSVM__nnUNetPlans__2d, "),
-        (["-f", "0", "7"], "has no fold 7; it has 0, 1"),
+        (["-f", "0", "7"], "has no fold 7; it has 0, 1.*\n.*nnUNetv2_train Dataset905_CT 2d 7 -tr nnUNetTrainerDSVM"),
+        (["-f", "0,1"], "folds are numbers from 0 or all, got 0,1"),
         (["some_folder"], "give either model folders, or -d"),
     ],
 )
@@ -200,7 +223,8 @@ def test_a_fold_without_validation_is_named(tmp_path, report, capsys):
     folder = make_model_without_images(drawn)
     (folder / "fold_1" / "validation" / "summary.json").unlink()
     assert report(drawn)[0] == 1
-    assert "fold 1 has not been validated" in capsys.readouterr().err
+    command = "nnUNetv2_train Dataset905_RGB 2d 1 -tr nnUNetTrainerDSVM -p nnUNetPlans --val"
+    assert f"nnUNetPlans__2d has no finished validation; make it with {command}" in capsys.readouterr().err
     (folder / "fold_0" / "checkpoint_final.pth").write_bytes(b"half a checkpoint")
     assert report(drawn, "-f", "0")[0] == 1
     assert "cannot be read as a checkpoint" in capsys.readouterr().err

@@ -9,20 +9,22 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from report_models import Drawn, dice_and_iou, make_model, shifted
-from skimage import color
 
+from nnunetv2_dsvm import VMUNet
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.evaluation.label_colours import LABEL_COLOURS
 from nnunetv2_dsvm.reporting.case_picture import write_case_picture
+from nnunetv2_dsvm.reporting.case_slices import colours_of_classes, read_case_slices
 from nnunetv2_dsvm.reporting.curves import limits, read_curves, write_curves
 from nnunetv2_dsvm.reporting.display import displayed, slice_to_show, upright
-from nnunetv2_dsvm.reporting.html import _tables
 from nnunetv2_dsvm.reporting.models import TrainedModel, choose_folds, find_models
 from nnunetv2_dsvm.reporting.papers import PapersNumbers
 from nnunetv2_dsvm.reporting.results import MEAN, Spread, ValidationCase, read_results
+from nnunetv2_dsvm.reporting.tables import comparison_of, tables_of_one
+from nnunetv2_dsvm.reporting.training_effort import number_of_parameters, shown_duration
 from nnunetv2_dsvm.reporting.worst_cases import notable_cases
 
 
@@ -111,26 +113,38 @@ def test_metrics_older_than_a_prediction_are_said_to_be(tmp_path):
 
 def test_many_metrics_of_one_model_stand_below_each_other():
     metrics = tuple("abcdefghi")
-    model = PapersNumbers(metrics, {MEAN: {m: Spread(0.5, 0.1, 3) for m in metrics}}, 3, ())
-    assert [table["heads"] for table in _tables(["model"], [model])] == [
+    model = PapersNumbers(metrics, {MEAN: {m: Spread(0.5, 0.1, 3) for m in metrics}}, {}, ())
+    assert [table["heads"] for table in tables_of_one(model)] == [
         [f"{m} ↑" for m in part] for part in ("abcdef", "ghi")
     ]
 
 
-def test_label_colours_are_told_apart_by_the_colour_blind():
-    """Simulated by Machado et al. 2009 (protanopia and deuteranopia, severity 1), compared in CIELAB."""
-    linear = color.rgb2xyz  # scikit-image linearises; its matrix is undone to simulate in linear sRGB
-    rgb = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in LABEL_COLOURS])
-    to_xyz = linear(np.eye(3)[None])[0].T  # columns: the primaries
-    in_linear_rgb = linear(rgb[None])[0] @ np.linalg.inv(to_xyz).T
-    for simulated in (
-        np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
-        np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
-    ):
-        seen = np.clip(in_linear_rgb @ simulated.T, 0, 1)
-        lab = color.xyz2lab((seen @ to_xyz.T)[None])[0]
-        distance = np.linalg.norm(lab[:, None] - lab[None], axis=-1) + 1000 * np.eye(len(lab))
-        assert distance.min() > 10
+def numbers(dice: dict[str, float | None]) -> PapersNumbers:
+    """Of one class, by case."""
+    known = [value for value in dice.values() if value is not None]
+    spread = {"Dice": Spread(np.mean(known), None, len(known))}
+    per_case = {name: {"lesion": {"Dice": value}} for name, value in dice.items()}
+    return PapersNumbers(("Dice",), {"lesion": spread, MEAN: spread}, per_case, ())
+
+
+def test_three_models_are_each_compared_with_the_first_on_common_cases():
+    first = {"a": 0.9, "b": 0.8, "c": 0.7, "d": None}
+    second = {name: value and value - 0.1 for name, value in first.items()}
+    third = {"a": 0.9, "b": None, "c": 0.9, "e": 0.1}
+    table = comparison_of(["one", "two", "three"], [numbers(of) for of in (first, second, third)], pooled=True)
+    assert table["pairs"] == ["one − two", "one − three"] and table["only_class"] == "lesion"
+    assert table["heads"] == ["mean", "95 % interval", "p", "p (Holm)"]
+    (row,) = table["groups"][0]["rows"]
+    # Cases a, b and c are common. p of three equal signs: 2 / 2**3; of one difference that is not 0: 1.
+    expected = ["+0.100", "[+0.100, +0.100]", "0.25", "0.75", "-0.100", "[-0.200, +0.000]", "1", "1"]
+    assert [cell["text"] for cell in row["cells"][3:]] == expected
+    assert [cell["n"] for cell in row["cells"]][3:] == [None, None, None, None, 2, None, None, None]
+    assert "over the 3 cases" in table["note"] and "differences are of single images" in table["note"]
+
+
+def test_models_without_a_common_case_have_no_difference():
+    table = comparison_of(["one", "two"], [numbers({"a": 0.9}), numbers({"b": 0.8})])
+    assert [cell["text"] for cell in table["groups"][0]["rows"][0]["cells"]] == ["0.900", "0.800", "–", "–", "–"]
 
 
 def test_curves_of_ours_and_of_a_stock_trainer(tmp_path):
@@ -141,6 +155,8 @@ def test_curves_of_ours_and_of_a_stock_trainer(tmp_path):
     )
     assert [panel.title for panel in stock.panels] == ["loss", "pseudo Dice", "learning rate"]
     assert len(ours.panels) == 7 and len(ours.histories["1"]["L_proj"]) == 7
+    assert ours.parameters == 12 and list(ours.epoch_seconds) == ["0", "1"]
+    assert ours.epoch_seconds["1"] == pytest.approx([2.5] * 7)
     assert ours.notes == () and stock.notes[0] == "Fold 0 is not finished: checkpoint_latest.pth, after 7 epochs."
     write_curves(tmp_path / "curves.png", ours, limits([ours, stock]))
     assert matplotlib.image.imread(tmp_path / "curves.png").shape[1] == 960
@@ -151,6 +167,7 @@ def test_a_checkpoint_of_weights_alone_has_no_curves(tmp_path, content):
     model = TrainedModel(make_model(Drawn(tmp_path, "RGB", cases=1), "a", folds=1, epochs=2))
     torch.save(content, model.fold_folder("0") / "checkpoint_final.pth")
     curves = read_curves(model, ["0"])
+    assert (curves.parameters, list(curves.epoch_seconds)) == (None, [])
     assert curves.panels == [] and curves.notes == ("Fold 0: checkpoint_final.pth holds no training curves.",)
 
 
@@ -180,6 +197,26 @@ def test_incomplete_descriptions_of_a_model_are_refused(tmp_path, file, key):
     (folder / file).write_text(json.dumps(content))
     with pytest.raises(UserError, match=f"{file} lacks {key}"):
         find_models([folder], None, [], "", "")
+
+
+def test_parameters_are_those_of_the_network(tmp_path):
+    """nnU-Net's decoder holds the encoder again; a batch norm's running statistics are not trained."""
+    of_nnunet = PlainConvUNet(
+        1, 2, [4, 8], torch.nn.Conv2d, 3, [1, 2], 1, 3, 1, norm_op=torch.nn.BatchNorm2d, deep_supervision=True
+    )
+    for network in (of_nnunet, VMUNet(1, 2, dims=[8, 16], encoder_depths=[1, 1], decoder_depths=[1, 1])):
+        torch.save(network.state_dict(), tmp_path / "weights.pth")
+        weights = torch.load(tmp_path / "weights.pth", mmap=True)
+        assert number_of_parameters(weights) == sum(p.numel() for p in network.parameters())
+    assert sum(t.numel() for t in of_nnunet.state_dict().values()) > 1.5 * number_of_parameters(of_nnunet.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(4.44, "4.4 s"), (59.97, "1 min 0 s"), (119.6, "2 min 0 s"), (3599.7, "1 h 0 min"), (9000, "2 h 30 min")],
+)
+def test_durations(seconds, text):
+    assert shown_duration(seconds) == text
 
 
 def test_curves_with_gaps_draw(tmp_path):
@@ -239,14 +276,14 @@ def test_contours_lie_where_the_labels_are(tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", str(drawn.raw.parent))
     model = TrainedModel(make_model(drawn, "a", shift=6, folds=1, epochs=1))
     assert len(model.image_files(drawn.case(2))) == 1
-    picture = write_case_picture(
-        tmp_path / "case.png",
+    case = read_case_slices(
         model,
         images=model.image_files(drawn.case(2)),
         truth=model.reference_file(drawn.case(2), None),
         predictions={"prediction": model.validation_folder("0") / f"{drawn.case(2)}.nii.gz"},
     )
-    assert (picture.slice_number, picture.slices) == (4, 6)
+    assert (case.slice_number, case.slices) == (4, 6)
+    write_case_picture(tmp_path / "case.png", case, model.labels, colours_of_classes([case], model.labels))
     pixels = matplotlib.image.imread(tmp_path / "case.png")[..., :3]
     third = pixels.shape[1] // 3
     orange = np.abs(pixels - np.array([0xD5, 0x5E, 0x00]) / 255).max(axis=-1) < 0.02
@@ -263,8 +300,8 @@ def test_label_maps_of_another_shape_are_refused(tmp_path, monkeypatch):
     image = sitk.GetImageFromArray(np.zeros((2, 3, 4), np.uint8))
     sitk.WriteImage(image, str(tmp_path / "other.nii.gz"))
     truth = model.reference_file(drawn.case(0), None)
-    with pytest.raises(ValueError, match=r"has the shape \(2, 3, 4\), its image \(6, 72, 96\)"):
-        write_case_picture(
-            tmp_path / "case.png", model, images=model.image_files(drawn.case(0)), truth=truth,
+    with pytest.raises(ValueError, match="has 4×3×2 voxels .* its image has 96×72×6 voxels"):
+        read_case_slices(
+            model, images=model.image_files(drawn.case(0)), truth=truth,
             predictions={"prediction": tmp_path / "other.nii.gz"},
         )  # fmt: skip

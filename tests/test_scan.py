@@ -61,6 +61,16 @@ def test_scan_orders_of_a_2_by_3_grid():
     ]
 
 
+def test_scan_orders_first_used_at_inference_serve_a_training():
+    """They are cached."""
+    scan_orders.cache_clear()
+    inputs = scan_inputs(1, 2, 3, 1, 1)
+    with torch.inference_mode():
+        ss2d_scan(*inputs, height=2, width=3, backend="reference")
+    ss2d_scan(*inputs, height=2, width=3, backend="reference").sum().backward()
+    assert inputs[0].grad.isfinite().all()
+
+
 def test_reference_equals_the_closed_form():
     """One channel, one state, two tokens in a row: both directions by hand."""
     x = torch.tensor([[[2.0], [3.0]]], dtype=torch.float64)

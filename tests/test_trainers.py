@@ -22,9 +22,9 @@ from short_trainers import (
 from tiny_dataset import NETWORK
 
 from nnunetv2_dsvm import VMUNet
-from nnunetv2_dsvm.training import variants, vm_unet_trainer
+from nnunetv2_dsvm.training import precision, variants
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
-from nnunetv2_dsvm.training.precision import bf16_autocast, trains_in_bf16
+from nnunetv2_dsvm.training.precision import cuda_autocast, trains_in_bf16
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
 LENGTHS = (1, 5, 10, 20, 50, 100, 250, 500, 1000)
@@ -218,7 +218,7 @@ def test_seeding_leaves_torchs_settings_as_they_were(make, monkeypatch):
 @pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("bf16", [True, False], ids=["bf16", "fp16"])
 def test_bf16_where_the_device_has_it_and_only_while_training(make, monkeypatch, bf16):
-    monkeypatch.setattr(vm_unet_trainer, "trains_in_bf16", lambda device: bf16)
+    monkeypatch.setattr(precision, "trains_in_bf16", lambda device: bf16)
     seen = set()
 
     class OneEpoch(ShortDSVM):
@@ -238,7 +238,7 @@ def test_bf16_where_the_device_has_it_and_only_while_training(make, monkeypatch,
 
 
 def test_bf16_ends_with_an_error_too():
-    with pytest.raises(KeyboardInterrupt), bf16_autocast():
+    with pytest.raises(KeyboardInterrupt), cuda_autocast(torch.bfloat16):
         raise KeyboardInterrupt
     assert torch.get_autocast_dtype("cuda") == torch.float16
 

@@ -17,6 +17,7 @@ from colin27 import write_colin27, write_mirrored_label
 
 from nnunetv2_dsvm.cli.quickstart_result import write_baselines
 from nnunetv2_dsvm.datasets.totalsegmentator_example import slab_of, write_totalsegmentator_example
+from nnunetv2_dsvm.nnunet_folders import check_folder_variables
 from nnunetv2_dsvm.planning.grouped_splits import write_grouped_splits
 
 CT, COLIN27 = "Dataset900_DSVMQuickstart", "Dataset902_Colin27"
@@ -37,6 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--templates", type=Path, default=Path("/usr/share/mricron/templates"), metavar="FOLDER")
     args = parser.parse_args()
+    check_folder_variables("raw", "preprocessed")
     raw, preprocessed = (Path(os.environ[name]) for name in ("nnUNet_raw", "nnUNet_preprocessed"))
     raw.mkdir(parents=True, exist_ok=True)
     write_colin27(args.templates, raw / COLIN27)

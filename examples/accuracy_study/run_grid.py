@@ -22,6 +22,8 @@ from pathlib import Path
 
 from grid import Training, read_grid, write_plans
 
+from nnunetv2_dsvm.nnunet_folders import check_folder_variables
+
 TRAINERS = Path(__file__).parent / "trainers"
 TRAIN = "from nnunetv2.run.run_training import run_training_entry as entry; entry()"
 PREDICT = "from nnunetv2.inference.predict_from_raw_data import predict_entry_point as entry; entry()"
@@ -134,6 +136,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e6, metavar="M", help="end all that still run after these")
     parser.add_argument("--only", default="", metavar="TEXT", help="only trainings with TEXT in DATASET/RUN/seed_N")
     args = parser.parse_args()
+    check_folder_variables("raw", "preprocessed")
 
     slots = args.gpus.split(",") * args.at_once
     gpus: queue.SimpleQueue = queue.SimpleQueue()

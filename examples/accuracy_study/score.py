@@ -22,6 +22,8 @@ from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet, reader
 from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS
 from nnunetv2_dsvm.evaluation.summary import summarise
 from nnunetv2_dsvm.evaluation.tables import as_csv, number, write_all
+from nnunetv2_dsvm.listing import visible_files, visible_folders
+from nnunetv2_dsvm.nnunet_folders import check_folder_variables
 from nnunetv2_dsvm.places_to_write import refuse_folder_place
 
 ENDING = ".nii.gz"
@@ -39,16 +41,17 @@ def predictions(results: Path, raw: Path) -> Iterator[tuple[Key, Path]]:
     for done in sorted(results.glob(f"*/*/*/{DONE}")):
         training = json.loads(done.read_text(encoding="utf-8"))
         for part in ("validation", "test"):
-            if any((done.parent / part).glob(f"*{ENDING}")):
+            if visible_files(done.parent / part, ENDING):
                 yield (training["dataset"], training["name"], training["seed"], part), done.parent / part
-    for folder in sorted(raw.glob("*/baselines/*/")):
-        yield (folder.parts[-3], folder.name, None, "test"), folder
+    for dataset in visible_folders(raw):
+        for folder in visible_folders(dataset / "baselines"):
+            yield (dataset.name, folder.name, None, "test"), folder
 
 
 def prediction_set(key: Key, folder: Path, raw: Path, preprocessed: Path) -> PredictionSet:
     dataset, run, _, part = key
     references = preprocessed / dataset / "gt_segmentations" if part == "validation" else raw / dataset / "labelsTs"
-    cases = tuple(Case(f.name[: -len(ENDING)], references / f.name, f) for f in sorted(folder.glob(f"*{ENDING}")))
+    cases = tuple(Case(f.name[: -len(ENDING)], references / f.name, f) for f in visible_files(folder, ENDING))
     dataset_json = json.loads((preprocessed / dataset / "dataset.json").read_text(encoding="utf-8"))
     return PredictionSet(run, folder, cases, read_labels(dataset_json), reader(dataset_json, None, cases[0].reference))
 
@@ -110,6 +113,7 @@ def main() -> None:
     parser.add_argument("--to", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("-np", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
     args = parser.parse_args()
+    check_folder_variables("raw", "preprocessed")
     refuse_folder_place(args.to, "choose another folder with --to")
     raw, preprocessed = (Path(os.environ[name]) for name in ("nnUNet_raw", "nnUNet_preprocessed"))
     found = dict(predictions(args.results, raw))

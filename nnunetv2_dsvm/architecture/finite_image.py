@@ -1,11 +1,14 @@
-"""Images that are not finite at inference, where one NaN would silently become a label map of background."""
+"""Images and logits that are not finite at inference, where one NaN would silently become a label map of background."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from nnunetv2_dsvm.architecture.precision import VARIABLE
+from nnunetv2_dsvm.errors import UserValueError
 
 
 def refuse_if_not_finite(x: Tensor) -> None:
-    """Raises ValueError when images `(B, channels, H, W)` hold NaN or infinite values; on CUDA and meta does nothing.
+    """Raises UserValueError when images `(B, channels, H, W)` hold NaN or infinite values, but not on CUDA or meta.
 
     A GPU would have to be waited for; see `infinite_unless_finite`.
     """
@@ -13,7 +16,7 @@ def refuse_if_not_finite(x: Tensor) -> None:
         return
     bad = ~x.isfinite()
     channels = bad.any(dim=(0, 2, 3)).nonzero().flatten().tolist()
-    raise ValueError(
+    raise UserValueError(
         f"the image given to the network holds NaN or infinite values: {int(bad.sum())} of {bad.numel()} pixels, "
         f"in channel {', '.join(map(str, channels))}. It belongs to the case that nnU-Net has named last "
         "('Predicting ...'; with -npp 0 -nps 0, which name none: the first one without a label map). Look for NaN or "
@@ -21,12 +24,34 @@ def refuse_if_not_finite(x: Tensor) -> None:
     )
 
 
-def infinite_unless_finite(logits: Tensor, x: Tensor) -> Tensor:
-    """The logits `(B, classes, …)`; on CUDA all infinite for a batch x that is not finite, which nnU-Net refuses.
+def finite_or_refused(logits: list[Tensor], x: Tensor, network: nn.Module) -> list[Tensor]:
+    """Each of the logits `(B, classes, …)` if they are finite. Else they are refused.
 
-    Nothing waits for the GPU. nnU-Net stops at infinite logits with a sentence of its own; NaN it would take for
-    background.
+    On CUDA and where torch compiles, nothing may wait for the result: there they become infinite, for the whole batch.
+    nnU-Net stops at infinite logits with a sentence of its own; NaN it would take for background.
+
+    Raises:
+        UserValueError: elsewhere; the message says why, and how to predict such an image.
     """
-    if x.device.type != "cuda":
-        return logits
-    return torch.where(x.isfinite().all(), logits, torch.inf)
+    if x.device.type == "cuda" or torch.compiler.is_compiling():
+        return [torch.where(x.isfinite().all() & t.isfinite().all(), t, torch.inf) for t in logits]
+    if x.device.type != "meta" and not all(t.isfinite().all() for t in logits):
+        raise UserValueError(_why_not_finite(logits[0].dtype, x, network))
+    return logits
+
+
+def _why_not_finite(dtype: torch.dtype, x: Tensor, network: nn.Module) -> str:
+    ruined = [name for name, p in network.named_parameters() if not p.isfinite().all()]
+    if ruined:
+        why = f"{len(ruined)} of its parameters are not finite, the first being {ruined[0]}: use other weights"
+    elif dtype != torch.float16:
+        why = f"they exceed the range of {dtype}: normalise the intensities"
+    else:
+        way = "make the network float32 by network.float()"
+        if torch.is_autocast_enabled(x.device.type):
+            way = f"set the environment variable {VARIABLE}=float32 (or bfloat16)"
+        why = f"they exceed the range of float16, which ends at 65504: {way}, or normalise the intensities"
+    return (
+        f"the network's logits are NaN or infinite though the image is finite (intensities from {x.min().item():g} to "
+        f"{x.max().item():g}), and no label map can be made of them. Most likely {why}"
+    )

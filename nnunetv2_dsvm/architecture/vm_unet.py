@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nnunetv2_dsvm.architecture.finite_image import infinite_unless_finite, refuse_if_not_finite
+from nnunetv2_dsvm.architecture.finite_image import finite_or_refused, refuse_if_not_finite
+from nnunetv2_dsvm.architecture.precision import inference_precision, without_autocast_cache
 from nnunetv2_dsvm.architecture.resampling import (
     PATCH_SIZE,
     PatchEmbedding,
@@ -16,6 +17,7 @@ from nnunetv2_dsvm.architecture.resampling import (
     PatchMerging,
     pad_to_multiple,
 )
+from nnunetv2_dsvm.architecture.traced_size import at_this_size_only
 from nnunetv2_dsvm.architecture.vss_block import VSSBlock
 from nnunetv2_dsvm.cuda_graphs import CudaGraphs
 from nnunetv2_dsvm.waiting_threads import sleep_when_crowded
@@ -269,19 +271,34 @@ class VMUNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor | list[Tensor] | VMUNetOutput:
         """Logits; a list with deep supervision; a `VMUNetOutput` while training with `return_features` on.
 
+        At inference (in evaluation mode, or without autograd) `NNUNETV2_DSVM_PRECISION=float32` or `bfloat16` takes the
+        place of the caller's autocast.
+
         Raises:
-            ValueError: not a batch of images, or, at inference, an image with NaN or infinite values (on CUDA, where
-                the check would make the GPU wait, the logits are infinite, which nnU-Net refuses).
+            ValueError: not a batch of images, or, at inference, an image or logits with NaN or infinite values (on
+                CUDA, where the check would make the GPU wait, the logits are infinite, which nnU-Net refuses).
         """
         if x.ndim != 4 or 0 in x.shape:
             raise ValueError(f"expected images (batch, channels, height, width), got shape {tuple(x.shape)}")
+        if torch.jit.is_tracing():
+            x = at_this_size_only(x)
+        if self._in_a_training_step():
+            return self._run(x)
+        with inference_precision(x.device.type):
+            if not torch.compiler.is_compiling():
+                refuse_if_not_finite(x)
+            return self._run(x)
+
+    def _in_a_training_step(self) -> bool:
+        return self.training and torch.is_grad_enabled()
+
+    def _run(self, x: Tensor) -> Tensor | list[Tensor] | VMUNetOutput:
         if torch.compiler.is_compiling():
             return self._forward(x)
         if x.device.type == "cpu":
             sleep_when_crowded()
-        if not (self.training or torch.is_grad_enabled()):
-            refuse_if_not_finite(x)
-        return self.cuda_graphs(self, self._forward, x)
+        with without_autocast_cache():
+            return self.cuda_graphs(self, self._forward, x)
 
     def _forward(self, x: Tensor) -> Tensor | list[Tensor] | VMUNetOutput:
         height, width = x.shape[-2:]
@@ -292,8 +309,8 @@ class VMUNet(nn.Module):
             logits[..., : -(-height // scale), : -(-width // scale)]
             for logits, scale in zip(all_logits, scales, strict=True)
         ]
-        if not (self.training or torch.is_grad_enabled()):
-            cropped = [infinite_unless_finite(logits, x) for logits in cropped]
+        if not self._in_a_training_step():
+            cropped = finite_or_refused(cropped, x, self)
         logits = cropped if self.decoder.deep_supervision else cropped[0]
         if self.training and self.return_features:
             return VMUNetOutput(logits, _channels_first(encoder_outputs), _channels_first(decoder_outputs))

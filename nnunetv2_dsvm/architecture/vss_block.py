@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_dsvm.architecture.layer_norm import LayerNorm
 from nnunetv2_dsvm.ops import ss2d_scan
 from nnunetv2_dsvm.ops.norm import layer_norm
 from nnunetv2_dsvm.ops.ss2d_block import NormWeights, ss2d_block
@@ -64,7 +65,7 @@ class SS2D(nn.Module):
         x, z = self.in_proj(norm(x)).chunk(2, dim=-1)
         x = F.silu(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         y = self.scan(x)
-        return self.out_proj(layer_norm(y, *_weights(self.out_norm), gate=z))
+        return self.out_proj(layer_norm(y, *_weights(self.out_norm), gate=z, dtype=z.dtype))
 
     def scan(self, x: Tensor) -> Tensor:
         """The core: input-dependent parameters of all directions, and the scan; `(B, H, W, d_inner)` to that shape."""
@@ -88,8 +89,9 @@ class SS2D(nn.Module):
         return fp32_parameters and uses_core(self.scan_backend, x.device, x.dtype, self.d_state)
 
     def _A(self) -> Tensor:
-        # A, D and the bias stay in fp32 under autocast: exp and softplus amplify their rounding.
-        return -torch.exp(self.A_log)
+        # A, D and the bias are used in fp32 at least, also where they are stored in 16 bit and under autocast: exp and
+        # softplus amplify their rounding.
+        return -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
 
     def _projection(self) -> Tensor:
         """The matrix that gives dt, B and C of all directions at once; dt's two factors are multiplied beforehand.
@@ -126,7 +128,7 @@ class VSSBlock(nn.Module):
 
     def __init__(self, dim: int, d_state: int = 16, drop_path: float = 0.0, scan_backend: str = "auto") -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim)
+        self.norm = LayerNorm(dim)
         self.ss2d = SS2D(dim, d_state, scan_backend)
         self.drop_path = DropPath(drop_path)
 

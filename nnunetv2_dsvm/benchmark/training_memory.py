@@ -7,7 +7,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from unittest import mock
 
 import torch
 
@@ -117,17 +116,17 @@ def train_some_steps(case: TrainingCase, device: torch.device) -> Any:
     folder = tempfile.TemporaryDirectory()
     os.environ.update({f"nnUNet_{name}": folder.name for name in ("raw", "preprocessed", "results")})
     case.write_dataset_folder(Path(folder.name))
-    from nnunetv2_dsvm.training import vm_unet_trainer
     from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
+    from nnunetv2_dsvm.training.precision import cuda_autocast, training_dtype
 
-    bf16 = device.type == "cuda" and case.precision == "bfloat16"
+    precision = "bf16" if case.precision == "bfloat16" else "fp16"
     with (
         folder,
         contextlib.redirect_stdout(io.StringIO()),
-        mock.patch.object(vm_unet_trainer, "trains_in_bf16", lambda device: bf16),
-        vm_unet_trainer.bf16_autocast() if bf16 else contextlib.nullcontext(),
+        cuda_autocast(training_dtype(device, precision)),
     ):
-        trainer = nnUNetTrainerDSVM(case.plans(), "2d", 0, case.dataset_json(), device)
+        trainer_class = type("Trainer", (nnUNetTrainerDSVM,), {"precision": precision})
+        trainer = trainer_class(case.plans(), "2d", 0, case.dataset_json(), device)
         trainer.initialize()
         batch = _batch(case, trainer.label_manager)
         for _ in range(2):

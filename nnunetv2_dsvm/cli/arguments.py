@@ -1,9 +1,12 @@
 """What the arguments of several subcommands have in common."""
 
 import argparse
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.folder_values import fault_of_path
 
 
 def positive(text: str) -> int:
@@ -15,6 +18,21 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
     return int(text)
+
+
+def refuse_paths(args: argparse.Namespace) -> None:
+    """Paths that no shell has made ready, such as that of `--output=~/results`, which would become a folder named `~`.
+
+    Raises:
+        UserError: there is one among the arguments, and no file or folder of that name.
+    """
+    for value in vars(args).values():
+        for path in value if isinstance(value, list) else [value]:
+            if not isinstance(path, Path) or os.path.exists(path):
+                continue
+            there = path.is_absolute() and path.parent.is_dir()  # of whatever name
+            if fault := fault_of_path(path.name if there else str(path)):
+                raise UserError(f"a path on the command line {fault[0]}; {fault[1]}")
 
 
 def refuse_options(args: argparse.Namespace, names: Sequence[str], why: str) -> None:

@@ -16,7 +16,7 @@ LAYOUTS = {
     "isic2017": ("ISIC2017", "the folder with ISIC-2017_Training_Data etc., or with train/ and val/ (VM-UNet's 7:3)"),
     "isic2018": ("ISIC2018", "the folder with ISIC2018_Task1-2_Training_Input etc., or with train/ and val/"),
     "synapse": ("Synapse", "the folder with img/ and label/, or with train_npz/, test_vol_h5/ and lists_Synapse/"),
-    "acdc": ("ACDC", "the folder with training/ and testing/"),
+    "acdc": ("ACDC", "the folder with training/ and, if it was downloaded, testing/"),
 }
 
 

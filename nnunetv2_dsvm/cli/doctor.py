@@ -5,8 +5,9 @@ import json
 import sys
 from itertools import groupby
 
+from nnunetv2_dsvm.autoregister import listed_by_the_user
 from nnunetv2_dsvm.diagnostics.finding import Finding, Severity
-from nnunetv2_dsvm.diagnostics.folders import check_folders
+from nnunetv2_dsvm.diagnostics.folders import check_folders, check_trainer_folders
 from nnunetv2_dsvm.diagnostics.hardware import check_hardware
 from nnunetv2_dsvm.diagnostics.requirements import check_requirements
 from nnunetv2_dsvm.diagnostics.trainers import check_trainers
@@ -25,7 +26,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.json:
         print("Looking at this machine, which takes up to a minute …", file=sys.stderr, flush=True)
     hardware, raw = check_hardware()
-    findings = [*check_requirements(), *hardware, *check_trainers(), *check_folders()]
+    folders = [*check_folders(), *check_trainer_folders(listed_by_the_user())]
+    findings = [*check_requirements(), *hardware, *check_trainers(), *folders]
     ready = all(finding.severity is not Severity.BLOCKER for finding in findings)
     if args.json:
         print(json.dumps({"ready": ready, "versions": versions(), **raw, "findings": _as_dicts(findings)}, indent=2))

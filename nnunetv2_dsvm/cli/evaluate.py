@@ -14,11 +14,13 @@ _ELSEWHERE = "choose another folder with -o"
 
 DESCRIPTION = """\
 Measures predictions against references, per case and per class, with mean and standard deviation. Several prediction
-folders or trainers are compared on the same cases. The protocols:
+folders or trainers are compared on the same cases, each minus those named after it. The protocols:
 
   nnunet   Dice, IoU, precision, sensitivity, specificity, accuracy, HD95 and mean surface distance in mm, NSD
   isic     mIoU, DSC, Acc, Spe, Sen of all pixels of the set together, as in VM-UNet on ISIC
   synapse  DSC and HD95 in voxels per volume, as in TransUNet and VM-UNet on Synapse
+
+A prediction must lie on its reference's grid: the same size, spacing, origin and direction, but for rounding.
 
 Writes metrics_<protocol>.json and .csv beside the predictions; nnU-Net's summary.json stays as it is."""
 
@@ -42,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--protocol", choices=PROTOCOLS, default="nnunet", help="default: %(default)s")
     parser.add_argument("--tolerance-mm", type=_tolerance, metavar="MM",
                         help="of the NSD, which the protocol nnunet has (default: 1)")  # fmt: skip
+    parser.add_argument("--resample", action="store_true",
+                        help="bring predictions on other grids onto their references': nearest neighbour, background "
+                             "outside")  # fmt: skip
     parser.add_argument("-np", type=positive, metavar="N", help="processes (default: as nnU-Net, at most the cores)")
     parser.add_argument("-o", type=Path, metavar="FOLDER", help="write there; a folder per model if there are several")
 
@@ -58,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2_dsvm.evaluation.parallel import measure_sets
     from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS as BY_NAME
     from nnunetv2_dsvm.evaluation.summary import summarise
-    from nnunetv2_dsvm.evaluation.tables import metrics_csv, metrics_json, summary_table, write_all
+    from nnunetv2_dsvm.evaluation.tables import metrics_csv, metrics_json, resampled_cases, summary_table, write_all
 
     protocol, tolerance = BY_NAME[args.protocol], 1.0 if args.tolerance_mm is None else args.tolerance_mm
     if args.tolerance_mm is not None and "NSD" not in protocol.metrics:
@@ -74,8 +79,14 @@ def run(args: argparse.Namespace) -> int:
         refuse_folder_place(folder, _ELSEWHERE, tuple(name + end for name in names for end in (".json", ".csv")))
     if not problems:
         check_comparable(sets)
+    processes = args.np or _processes()
     measured = measure_sets(
-        sets, protocol=args.protocol, tolerance_mm=tolerance, processes=args.np or _processes(), problems=problems
+        sets,
+        protocol=args.protocol,
+        tolerance_mm=tolerance,
+        processes=processes,
+        problems=problems,
+        resample=args.resample,
     )
     contents, tables = {}, []
     for s, folder, results in zip(sets, folders, measured, strict=True):
@@ -84,9 +95,12 @@ def run(args: argparse.Namespace) -> int:
         contents[json_file] = metrics_json(results, summary, s.labels, protocol, tolerance)
         contents[json_file.with_suffix(".csv")] = metrics_csv(results, summary, protocol)
         tables.append(f"{s.model}, {len(results)} cases, protocol {protocol.name}\n{summary_table(summary, protocol)}")
+        if moved := resampled_cases(results):
+            of_all = f"{len(moved)} of {len(results)} predictions"
+            tables.append(f"{s.model}: {of_all} resampled onto the reference's grid: {', '.join(moved)}")
     if len(sets) > 1:
-        models = {s.model: results for s, results in zip(sets, measured, strict=True)}
-        differences = compare(models, protocol)
+        models = {s.model: [r.values for r in results] for s, results in zip(sets, measured, strict=True)}
+        differences = compare(models, protocol.metrics)
         json_file = (args.o or sets[0].folder) / f"comparison_{protocol.name}.json"
         contents[json_file] = comparison_json(differences, list(models), protocol)
         contents[json_file.with_suffix(".csv")] = comparison_csv(differences)
@@ -113,7 +127,9 @@ def _prediction_sets(args: argparse.Namespace):
     if not args.tr:
         raise UserError(f"-d {args.d} needs -tr TRAINER, e.g. -tr nnUNetTrainerDSVM")
     from nnunetv2_dsvm.evaluation.cross_validation import from_cross_validation
+    from nnunetv2_dsvm.nnunet_folders import check_folder_variables
 
+    check_folder_variables()
     return from_cross_validation(
         args.d, args.tr, plans=args.p or "nnUNetPlans", configuration=args.c or "2d", folds=args.f
     )

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 
-from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.cli.arguments import refuse_paths
+from nnunetv2_dsvm.errors import Refusal
 from nnunetv2_dsvm.version import __version__
 
 # name -> what it does. Each is a module of this package (a hyphen is an underscore there) with
@@ -17,6 +18,7 @@ SUBCOMMANDS = {
     "dataset": "turn a downloaded ISIC, Synapse or ACDC into an nnU-Net dataset, verified, with the papers' split",
     "plan": "plan a dataset for VM-UNet by the memory of the GPU: network, patch and batch",
     "plan_and_preprocess": "the same with nnU-Net's fingerprint before and its preprocessing after it",
+    "copy-plans": "copy a dataset's plans under a name of their own, for a network of another size",
     "convert-weights": "turn VMamba's or VM-UNet's published weights into a file for nnU-Net's -pretrained_weights",
     "evaluate": "metrics of predictions or of a cross-validation, by nnU-Net's protocol or the papers'; compare models",
     "report": "one HTML file on trained models: training curves, metrics, the best, median and worst cases",
@@ -32,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; by default those of the process.
 
     Returns:
-        The exit status: 0, 1 after a `UserError` (shown as one message), 130 after Ctrl-C, or the subcommand's own.
+        The exit status: 0, 1 after a `Refusal` (shown as one message), 130 after Ctrl-C, or the subcommand's own.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -54,8 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     args = parser.parse_args(argv)
     try:
+        refuse_paths(args)
         return _module(args.subcommand).run(args)
-    except UserError as error:
+    except Refusal as error:
         print(f"\nnnUNetv2_dsvm {args.subcommand}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

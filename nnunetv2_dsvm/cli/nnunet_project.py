@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_dsvm.cli.commands import run_command
+from nnunetv2_dsvm.nnunet_folders import VARIABLES
 
-FOLDER_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 CONFIGURATION = "2d"
 
 
@@ -52,7 +52,7 @@ class NnUNetProject:
 
     def variables(self) -> dict[str, str]:
         """What nnU-Net's commands find in their environment besides the user's own."""
-        variables = {name: str(self.folder / name) for name in FOLDER_VARIABLES}
+        variables = {name: str(self.folder / name) for name in VARIABLES}
         defaults = {
             "nnUNet_def_n_proc": str(self.processes),
             "nnUNet_n_proc_DA": str(self.processes),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.listing import visible
 from nnunetv2_dsvm.places_to_write import refuse_folder_place
 
 STATE_FILE = "quickstart_state.json"
@@ -32,7 +33,7 @@ class OutputFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             if not (path / STATE_FILE).exists():
-                if any(path.iterdir()):
+                if visible(path):
                     raise UserError(
                         f"{path} is not empty and was not made by this command (it has no {STATE_FILE}); "
                         f"nothing in it was touched. {elsewhere}"

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.nnunet_folders import OTHER_FILES_OF_A_DATASET, check_folder_variables
+from nnunetv2_dsvm.nnunet_listing import nnunet_passing_over_litter
 from nnunetv2_dsvm.places_to_write import refuse_folder_place
 
 _DEFAULT_GB = 8.0
@@ -49,7 +51,8 @@ def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     check_planning_options(args)
-    plan_datasets(args)
+    with nnunet_passing_over_litter():
+        plan_datasets(args)
     print("Next:")
     for dataset_id in args.dataset_ids:
         print(f"  nnUNetv2_preprocess -d {dataset_id} -plans_name {args.plans_name} -c 2d")
@@ -121,12 +124,10 @@ def check_planning_options(args: argparse.Namespace) -> None:
     """What can be checked before anything is read or written.
 
     Raises:
-        UserError: nnU-Net's variables are not set, or an option's value is none.
+        UserError: nnU-Net's variables are not set as they can be meant, or an option's value is none.
     """
-    unset = [name for name in ("nnUNet_raw", "nnUNet_preprocessed") if not os.environ.get(name)]
-    if unset:
-        raise UserError(f"{' and '.join(unset)} must be set: export {unset[0]}=/path/to/a/folder")
-    _refuse_name(args.plans_name)
+    check_folder_variables("raw", "preprocessed")
+    refuse_plans_name(args.plans_name, "-overwrite_plans_name")
     from nnunetv2_dsvm.planning.planner import check_size
 
     try:
@@ -141,12 +142,14 @@ def check_planning_options(args: argparse.Namespace) -> None:
     refuse_unknown_class(args.preprocessor_name, "-preprocessor_name", "preprocessing")
 
 
-def _refuse_name(plans_name: str) -> None:
+def refuse_plans_name(plans_name: str, option: str) -> None:
+    """Raises UserError unless plans of this name, which the option gave, can be a file and part of a folder's name."""
     if not plans_name or "/" in plans_name or os.sep in plans_name or "__" in plans_name:
         raise UserError(
-            f"-overwrite_plans_name {plans_name!r}: the plans become a file and part of a folder's name, without / "
-            "and without __"
+            f"{option} {plans_name!r}: the plans become a file and part of a folder's name, without / and without __"
         )
+    if plans_name in OTHER_FILES_OF_A_DATASET:
+        raise UserError(f"{option} {plans_name!r}: {plans_name}.json is another file of nnU-Net's, beside the plans")
 
 
 def refuse_unknown_class(name: str, option: str, package: str) -> None:

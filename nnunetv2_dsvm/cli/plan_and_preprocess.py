@@ -10,6 +10,7 @@ from nnunetv2_dsvm.cli.plan import (
     refuse_unknown_class,
 )
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.nnunet_listing import nnunet_passing_over_litter
 
 DESCRIPTION = """\
 nnUNetv2_plan_and_preprocess with `nnUNetv2_dsvm plan` in the place of its planning: nnU-Net's fingerprint, plans for
@@ -44,16 +45,20 @@ def run(args: argparse.Namespace) -> int:
     refuse_unknown_class(args.fpe, "-fpe", "experiment_planning")
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, preprocess
 
+    from nnunetv2_dsvm.planning.raw_labels import refuse_what_are_no_labels
+
     show = {"verbose": args.verbose, "show_progress_bar": not args.no_pbar}
-    try:
-        extract_fingerprints(
-            args.dataset_ids, args.fpe, args.npfp, args.verify_dataset_integrity, args.clean, **show
-        )  # fmt: skip
-    except (RuntimeError, AssertionError, OSError) as error:  # the integrity check's are AssertionErrors
-        raise UserError(f"{str(error) or type(error).__name__}. Nothing was planned") from error
-    plan_datasets(args)
-    if not args.no_pp:
-        preprocess(args.dataset_ids, args.plans_name, args.configurations, args.np, **show)
+    with nnunet_passing_over_litter():
+        try:
+            refuse_what_are_no_labels(args.dataset_ids, workers=args.npfp)
+            extract_fingerprints(
+                args.dataset_ids, args.fpe, args.npfp, args.verify_dataset_integrity, args.clean, **show
+            )  # fmt: skip
+        except (RuntimeError, AssertionError, OSError) as error:  # the integrity check's are AssertionErrors
+            raise UserError(f"{str(error) or type(error).__name__}. Nothing was planned") from error
+        plan_datasets(args)
+        if not args.no_pp:
+            preprocess(args.dataset_ids, args.plans_name, args.configurations, args.np, **show)
     print("Next:")
     print_training_commands(args)
     return 0

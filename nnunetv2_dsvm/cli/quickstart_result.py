@@ -8,10 +8,18 @@ from typing import Any
 import SimpleITK as sitk
 
 from nnunetv2_dsvm.cli.nnunet_project import NnUNetProject
+from nnunetv2_dsvm.datasets.nifti_pairs import check_pair
 from nnunetv2_dsvm.datasets.nnunet_raw import Case
+from nnunetv2_dsvm.datasets.problems import Problems
+from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.copied_slice import Box, CopiedSlice, body_boxes, copy_best_slice, copy_most_similar_slice
+from nnunetv2_dsvm.evaluation.labels import read_labels
 from nnunetv2_dsvm.evaluation.overlay import write_overlay
+from nnunetv2_dsvm.evaluation.prediction_set import case_names
 from nnunetv2_dsvm.evaluation.report import Column, read_dice, write_report
+from nnunetv2_dsvm.evaluation.segmentations import read_pair
+from nnunetv2_dsvm.json_files import read_json_object
+from nnunetv2_dsvm.listing import visible_files
 
 SIMILAR, BEST = "copied slice", "best copied slice"
 BASELINES = {SIMILAR: copy_most_similar_slice, BEST: copy_best_slice}
@@ -32,9 +40,31 @@ def write_baselines(raw: Path, folder: Path) -> None:
 
 
 def evaluate(project: NnUNetProject, prediction: Path, baselines: Path) -> None:
-    """nnU-Net's evaluation of the prediction and of the baselines: a `summary.json` in each folder."""
+    """nnU-Net's evaluation of the prediction and of the baselines: a `summary.json` in each folder.
+
+    Raises:
+        UserError: a segmentation cannot be compared with the truth, which nnU-Net's evaluation does not look at.
+    """
+    truth = project.raw / "labelsTs"
     for folder in (prediction, *(baselines / title.replace(" ", "_") for title in BASELINES)):
-        project.evaluate(project.raw / "labelsTs", folder)
+        refuse_incomparable(truth, folder, project.raw / "dataset.json")
+        project.evaluate(truth, folder)
+
+
+def refuse_incomparable(truth: Path, predictions: Path, dataset_json: Path) -> None:
+    """
+    Raises:
+        UserError: a prediction is missing, lies on another grid than its truth, or one of them holds no labels.
+    """
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+    labels = read_labels(read_json_object(dataset_json))
+    problems = []
+    for case in case_names(truth, ".nii.gz"):
+        _, wrong = read_pair(truth / f"{case}.nii.gz", predictions / f"{case}.nii.gz", SimpleITKIO, labels)
+        problems += wrong
+    if problems:
+        raise UserError("\n  ".join(["these cannot be compared:", *problems]))
 
 
 def write_result(
@@ -90,10 +120,17 @@ def read_test_case(raw: Path) -> Case:
 
 
 def read_cases(raw: Path, part: str) -> list[Case]:
-    """The cases of a raw dataset with one channel; `part` is `Tr` or `Ts`."""
-    cases = []
-    for label_path in sorted((raw / f"labels{part}").glob("*.nii.gz")):
+    """The cases of a raw dataset with one channel; `part` is `Tr` or `Ts`.
+
+    Raises:
+        UserError: an image and its labels lie on different grids, or one of them holds what it should not.
+    """
+    cases, problems = [], Problems(raw)
+    known = read_labels(read_json_object(raw / "dataset.json")).known
+    for label_path in visible_files(raw / f"labels{part}", ".nii.gz"):
         name = label_path.name[: -len(".nii.gz")]
-        image = sitk.ReadImage(str(raw / f"images{part}" / f"{name}_0000.nii.gz"))
-        cases.append(Case(name, image, sitk.ReadImage(str(label_path))))
+        image_path = raw / f"images{part}" / f"{name}_0000.nii.gz"
+        problems.add_all(check_pair(image_path, label_path, known))
+        problems.raise_if_any()
+        cases.append(Case(name, *(sitk.ReadImage(str(path)) for path in (image_path, label_path))))
     return cases

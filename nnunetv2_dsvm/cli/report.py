@@ -11,7 +11,8 @@ from nnunetv2_dsvm.places_to_write import refuse_folder_place
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Writes OUT_FOLDER/report.html on a trained model, or on several side by side: training curves, metrics of the "
-        "validation cases, and the best, median and worst of them as pictures. The file needs no network. Run "
+        "validation cases, and the best, median and worst of them as pictures; of several models also the differences, "
+        "the first minus each of the others. The file needs no network. Run "
         "nnUNetv2_dsvm evaluate first, and the report has its metrics too, also a paper's; otherwise it has "
         "nnU-Net's Dice and IoU."
     )
@@ -34,11 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from nnunetv2_dsvm.nnunet_folders import check_folder_variables
     from nnunetv2_dsvm.reporting.build import write_report
     from nnunetv2_dsvm.reporting.models import choose_folds, find_models
 
     if args.d is None:
         refuse_options(args, ("tr", "p", "c"), "belong to -d ID; a MODEL_FOLDER names trainer, plans and configuration")
+    check_folder_variables()  # images and ground truth are looked up in them
     refuse_folder_place(args.o, "choose another folder with -o", ("report.html",))
     trainers = args.tr or ["nnUNetTrainerDSVM"]
     models = find_models(args.models, args.d, trainers, args.p or "nnUNetPlans", args.c or "2d")

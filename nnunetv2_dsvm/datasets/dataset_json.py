@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from nnunetv2_dsvm.listing import visible_files
 from nnunetv2_dsvm.version import __version__
 
 
@@ -31,7 +32,7 @@ def write_dataset_json(
         "converted_by": f"nnunetv2_dsvm {__version__}",
         "channel_names": {str(number): name for number, name in enumerate(channels)},
         "labels": {"background": 0, **{name: number for number, name in enumerate(labels, start=1)}},
-        "numTraining": sum(path.name.endswith(file_ending) for path in (folder / "labelsTr").iterdir()),
+        "numTraining": len(visible_files(folder / "labelsTr", file_ending)),
         "file_ending": file_ending,
         "overwrite_image_reader_writer": reader,
     }

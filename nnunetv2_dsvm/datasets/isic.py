@@ -16,10 +16,11 @@ import numpy as np
 from PIL import Image
 
 from nnunetv2_dsvm.datasets.dataset_json import write_dataset_json
-from nnunetv2_dsvm.datasets.problems import Problems, check_is_folder
+from nnunetv2_dsvm.datasets.problems import Problems, check_is_folder, contents
 from nnunetv2_dsvm.datasets.raw_folder import Contents
 from nnunetv2_dsvm.datasets.workers import map_with_progress
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.listing import folders_down, inner_folder, visible_files
 
 PARTS = ("training", "validation", "test")
 OFFICIAL_FOLDERS = {  # year -> images and masks of each part
@@ -61,7 +62,7 @@ def read_isic(
         UserError: neither layout is there, or files are wrong; the message lists all of them.
     """
     problems = Problems(source)
-    parts, notes = _find_parts(source, year, problems)
+    parts, notes = _find_parts(_root(source, year), year, problems)
     _check_names(parts, problems)
     lesions = [lesion for part in parts.values() for lesion in part]
 
@@ -135,19 +136,31 @@ def _read(path: Path, mode: str) -> Image.Image:
         return image.convert(mode)
 
 
-def _find_parts(source: Path, year: int, problems: Problems) -> tuple[dict[str, list[Lesion]], list[str]]:
+def _root(source: Path, year: int) -> Path:
+    """The folder that holds one of the layouts: `source`, or the only one up to two levels below."""
     check_is_folder(source)
-    official = [[_inner(source, name) for name in folders] for folders in OFFICIAL_FOLDERS[year]]
-    seven_to_three = [[source / name for name in folders] for folders in SEVEN_TO_THREE]
+    layouts = [*OFFICIAL_FOLDERS[year], *SEVEN_TO_THREE]
+    names = [name for pair in layouts for name in pair]
+    inside = {name for pair in OFFICIAL_FOLDERS[year] for name in pair} | {"train", "val"}
+    folders = (folder for folder in folders_down(source, 2) if folder == source or folder.name not in inside)
+    roots = [folder for folder in folders if any((folder / name).is_dir() for name in names)]
+    if len(roots) > 1 and roots[0] != source:
+        listed = ", ".join(str(root.relative_to(source)) for root in roots)
+        raise UserError(f"{source} holds the data more than once ({listed}); name one of the folders")
+    return roots[0] if roots else source
+
+
+def _find_parts(source: Path, year: int, problems: Problems) -> tuple[dict[str, list[Lesion]], list[str]]:
+    official = [[inner_folder(source / name) for name in folders] for folders in OFFICIAL_FOLDERS[year]]
+    seven_to_three = [[inner_folder(source / name) for name in folders] for folders in SEVEN_TO_THREE]
     layouts = [any(folder.is_dir() for pair in layout for folder in pair) for layout in (official, seven_to_three)]
     if layouts == [True, True]:
         raise UserError(f"{source} holds both the challenge's folders and train/, val/: move one of them away")
     if layouts == [False, False]:
         expected = ", ".join(name for pair in OFFICIAL_FOLDERS[year] for name in pair)
-        found = ", ".join(sorted(path.name for path in source.iterdir())[:10]) or "nothing"
         raise UserError(
             f"{source} holds neither the unpacked folders of ISIC {year} ({expected}) nor train/images, train/masks, "
-            f"val/images, val/masks. It holds {found}"
+            f"val/images, val/masks. It holds {contents(source)}"
         )
     layout, is_official = (official, True) if layouts[0] else (seven_to_three, False)
     parts, notes = {}, []
@@ -168,19 +181,13 @@ def _find_parts(source: Path, year: int, problems: Problems) -> tuple[dict[str, 
     return parts, notes
 
 
-def _inner(source: Path, name: str) -> Path:
-    """The folder `name`; archives unpacked each into a folder of its own have it twice."""
-    twice = source / name / name
-    return twice if twice.is_dir() else source / name
-
-
 def _pair(images: Path, masks: Path, problems: Problems, *, truth_may_lack: bool) -> list[Lesion]:
     for folder in (images, masks):
         if not folder.is_dir() and not (truth_may_lack and folder == masks):
             problems.add(folder, "is missing")
     found_images, found_masks = _by_name(images, problems), _by_name(masks, problems)
     if images.is_dir() and not found_images:
-        problems.add(images, "holds no images")
+        problems.add(images, f"holds no images (.jpg, .jpeg or .png). It holds {contents(images)}")
     if masks.is_dir():
         for name in sorted(found_images.keys() - found_masks.keys()):
             problems.add(found_images[name], f"has no mask in {masks.name}")
@@ -192,9 +199,9 @@ def _pair(images: Path, masks: Path, problems: Problems, *, truth_may_lack: bool
 
 def _by_name(folder: Path, problems: Problems) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
-            continue  # the licence, the metadata, what macOS adds
+    for path in visible_files(folder):
+        if path.suffix.lower() not in SUFFIXES:
+            continue  # the licence, the metadata
         name = path.stem
         if name.lower().endswith("_superpixels"):
             continue

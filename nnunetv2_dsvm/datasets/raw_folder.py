@@ -6,9 +6,8 @@ a folder that something else made, or in which files were added or changed since
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,10 @@ from nnunetv2_dsvm.datasets.splits import SPLITS_FILE, Fold, check_splits, put_s
 from nnunetv2_dsvm.datasets.workers import map_with_progress
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.json_files import read_json
+from nnunetv2_dsvm.listing import files_below, left_by_a_system
 from nnunetv2_dsvm.nifti_files import check_whole, is_nifti
+from nnunetv2_dsvm.nnunet_folders import check_folder_variables, nnunet_folder
+from nnunetv2_dsvm.nnunet_listing import nnunet_passing_over_litter
 from nnunetv2_dsvm.places_to_write import refuse_folder_place
 from nnunetv2_dsvm.version import __version__
 
@@ -48,24 +50,22 @@ class RawFolder:
     Args:
         dataset_id: 1 to 999.
         title: the dataset's name without its number.
-        environment: where nnU-Net's three variables are read; only `nnUNet_raw` is needed.
 
     Raises:
-        UserError: the ID is out of range or belongs to another dataset, a folder variable is missing, or the folder is
-            not one that this command may replace.
+        UserError: the ID is out of range or belongs to another dataset, `nnUNet_raw` is not set or one of nnU-Net's
+            folder variables cannot be meant, or the folder is not one that this command may replace.
     """
 
-    def __init__(self, dataset_id: int, title: str, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, dataset_id: int, title: str) -> None:
         if not 1 <= dataset_id <= 999:
             raise UserError(f"-d {dataset_id}: nnU-Net's dataset IDs go from 1 to 999")
-        roots = {name: environment.get(f"nnUNet_{name}", "").strip() for name in ("raw", "preprocessed", "results")}
-        if not roots["raw"]:
-            raise UserError("nnUNet_raw is not set: export nnUNet_raw=/path/to/a/folder")
+        check_folder_variables("raw")
+        raw, preprocessed, results = (nnunet_folder(kind) for kind in ("raw", "preprocessed", "results"))
         self.dataset_id = dataset_id
         self.name = f"Dataset{dataset_id:03d}_{title}"
-        self.path = Path(roots["raw"]).absolute() / self.name
-        self.preprocessed = Path(roots["preprocessed"]).absolute() / self.name if roots["preprocessed"] else None
-        self._roots = [Path(root) for root in roots.values() if root]
+        self.path = raw.absolute() / self.name
+        self.preprocessed = preprocessed.absolute() / self.name if preprocessed else None
+        self._roots = [root for root in (raw, preprocessed, results) if root]
         refuse_folder_place(self.path, "let nnUNet_raw name another folder")
         if self.preprocessed:
             refuse_folder_place(self.preprocessed, "let nnUNet_preprocessed name another folder", (SPLITS_FILE,))
@@ -98,7 +98,8 @@ class RawFolder:
 
     def _check_id(self) -> None:
         pattern = f"Dataset{self.dataset_id:03d}*"  # nnU-Net finds datasets by this
-        others = {path for root in self._roots for path in root.glob(pattern) if path.name != self.name}
+        found = {path for root in self._roots for path in root.glob(pattern) if path.is_dir()}
+        others = {path for path in found if path.name != self.name}
         if others:
             listed = ", ".join(map(str, sorted(others)))
             raise UserError(f"-d {self.dataset_id} belongs to another dataset ({listed}); choose another ID with -d")
@@ -125,10 +126,12 @@ class RawFolder:
 def _fingerprints(folder: Path) -> dict[str, str]:
     """Size in bytes, and of small files the SHA-256, by the path relative to `folder`; not the manifest's own.
 
-    Large images would take long to read again, and a changed one hardly ever keeps its compressed size.
+    Large images would take long to read again, and a changed one hardly ever keeps its compressed size. Hidden files
+    count, since somebody may have made them; those that a system made do not.
     """
-    files = (path for path in folder.rglob("*") if not path.is_dir() and path.name != MANIFEST)
-    return {path.relative_to(folder).as_posix(): _fingerprint(path) for path in files}
+    relative = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir() and path.name != MANIFEST)
+    files = (path for path in relative if not any(map(left_by_a_system, path.parts)))
+    return {path.as_posix(): _fingerprint(folder / path) for path in files}
 
 
 def _fingerprint(path: Path) -> str:
@@ -145,7 +148,7 @@ def _write_manifest(folder: Path) -> None:
 
 def _check_nifti_files(folder: Path, workers: int) -> None:
     """ITK does not notice a disk that fills up while it writes, and reads zeros for what is then missing."""
-    files = sorted(filter(is_nifti, folder.rglob("*")))
+    files = [path for path in files_below(folder) if is_nifti(path)]
     if not files:
         return
 
@@ -163,7 +166,8 @@ def _check_with_nnunet(folder: Path, processes: int) -> None:
     from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity  # imports torch
 
     try:
-        verify_dataset_integrity(str(folder), processes)
+        with nnunet_passing_over_litter():
+            verify_dataset_integrity(str(folder), processes)
     except Exception as error:  # it raises AssertionError, RuntimeError and what its readers raise
         raise UserError(
             f"nnU-Net's integrity check refused the converted dataset, and it was removed. {error} "

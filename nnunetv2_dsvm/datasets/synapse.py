@@ -13,12 +13,13 @@ import SimpleITK as sitk
 
 from nnunetv2_dsvm.datasets.nifti_pairs import check_pair
 from nnunetv2_dsvm.datasets.nnunet_raw import merge_labels
-from nnunetv2_dsvm.datasets.problems import Problems, check_is_folder
+from nnunetv2_dsvm.datasets.problems import Problems, check_is_folder, contents
 from nnunetv2_dsvm.datasets.raw_folder import Contents
 from nnunetv2_dsvm.datasets.synapse_preprocessed import read_preprocessed
 from nnunetv2_dsvm.datasets.synapse_protocol import BTCV_LABELS, CASES, ORGANS, TEST_CASES, write_volumes
 from nnunetv2_dsvm.datasets.workers import map_with_progress
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.listing import files_below, folders_down, visible_files
 
 PAIRS_OF_FOLDERS = (("img", "label"), ("averaged-training-images", "averaged-training-labels"))
 ENDINGS = (".nii.gz", ".nii")
@@ -40,36 +41,44 @@ def read_synapse(source: Path, *, workers: int = 2) -> Contents:
 
     Args:
         source: the folder with `img/` and `label/` (itself or below, e.g. in `averaged-training-images/` or
-            `RawData/Training/`), or with `train_npz/`, `test_vol_h5/` and `lists_Synapse/`.
+            `RawData/Training/`), or with `train_npz/`, `test_vol_h5/` and `lists_Synapse/` (itself or up to two
+            levels below).
 
     Raises:
         UserError: neither or both are there, or files are wrong; the message lists all of them.
     """
     check_is_folder(source)
     pairs = _pairs_of_folders(source)
-    preprocessed = [source / name for name in ("train_npz", "test_vol_h5") if (source / name).is_dir()]
-    if len(pairs) + bool(preprocessed) > 1:
-        found = ", ".join(str(path.relative_to(source)) for path in [*(image for image, _ in pairs), *preprocessed])
+    preprocessed = _preprocessed_folders(source)
+    if len(pairs) + len(preprocessed) > 1:
+        places = [*(image for image, _ in pairs), *(folder / "train_npz" for folder in preprocessed)]
+        found = ", ".join(str(path.relative_to(source)) for path in places)
         raise UserError(f"{source} holds the data more than once ({found}); name one of the folders")
     if preprocessed:
-        return read_preprocessed(source, workers=workers)
+        return read_preprocessed(preprocessed[0], workers=workers)
     if not pairs:
-        found = ", ".join(sorted(path.name for path in source.iterdir())[:10]) or "nothing"
         raise UserError(
             f"{source} holds neither img/ and label/ (NIfTI) nor train_npz/, test_vol_h5/ and lists_Synapse/. "
-            f"It holds {found}"
+            f"It holds {contents(source)}"
         )
     return _read_nifti(source, *pairs[0], workers=workers)
 
 
 def _pairs_of_folders(source: Path) -> list[tuple[Path, Path]]:
-    parents = [source, *source.glob("*"), *source.glob("*/*"), *source.glob("*/*/*")]
+    parents = folders_down(source, 3)
     pairs = [(parent / image, parent / label) for parent in parents for image, label in PAIRS_OF_FOLDERS]
     return [(image, label) for image, label in pairs if image.is_dir() and label.is_dir()]
 
 
+def _preprocessed_folders(source: Path) -> list[Path]:
+    """Those that hold train_npz/ or test_vol_h5/; these themselves may hold a folder of their name, as zips unpack."""
+    names = ("train_npz", "test_vol_h5")
+    folders = [folder for folder in folders_down(source, 2) if folder == source or folder.name not in names]
+    return [folder for folder in folders if any((folder / name).is_dir() for name in names)]
+
+
 def _read_nifti(source: Path, images: Path, labels: Path, *, workers: int) -> Contents:
-    if any(images.glob("DET*_avg.nii*")):
+    if any(path.name.startswith("DET") and "_avg.nii" in path.name for path in visible_files(images)):
         raise UserError(
             f"{images} holds the averaged volumes (DETxxxxxxx_avg.nii.gz), whose numbers are not those of TransUNet's "
             "split. Take RawData.zip from the same place (syn3193805, Abdomen): its Training/img/imgXXXX.nii.gz and "
@@ -77,6 +86,9 @@ def _read_nifti(source: Path, images: Path, labels: Path, *, workers: int) -> Co
         )
     problems = Problems(source)
     found_images, found_labels = _by_number(images, "img", problems), _by_number(labels, "label", problems)
+    for found, folder, prefix in ((found_images, images, "img"), (found_labels, labels, "label")):
+        if not found:
+            raise UserError(f"{folder} holds no {prefix}XXXX.nii.gz or .nii. It holds {contents(folder)}")
     scans = []
     for number in CASES:
         paths = found_images.get(number), found_labels.get(number)
@@ -102,9 +114,9 @@ def _read_nifti(source: Path, images: Path, labels: Path, *, workers: int) -> Co
 
 def _by_number(folder: Path, prefix: str, problems: Problems) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        name = next((path.name.removesuffix(ending) for ending in ENDINGS if path.name.endswith(ending)), None)
-        if name is None or name.startswith("."):
+    for path in files_below(folder):
+        name = next((path.name[: -len(ending)] for ending in ENDINGS if path.name.lower().endswith(ending)), None)
+        if name is None:
             continue
         number = name.removeprefix(prefix)
         if not (name.startswith(prefix) and len(number) == 4 and number.isdigit()):
@@ -121,7 +133,7 @@ def _write(folder: Path, scans: list[Scan], workers: int) -> None:
         where = "Ts" if scan.is_test else "Tr"
         image_path = folder / f"images{where}" / f"case{scan.number}_0000.nii.gz"
         image = sitk.ReadImage(str(scan.image))
-        if scan.image.name.endswith(".nii.gz"):
+        if scan.image.name.lower().endswith(".nii.gz"):
             shutil.copyfile(scan.image, image_path)
         else:
             sitk.WriteImage(image, str(image_path), True)

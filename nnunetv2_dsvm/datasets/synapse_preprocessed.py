@@ -23,6 +23,8 @@ from nnunetv2_dsvm.datasets.raw_folder import Contents
 from nnunetv2_dsvm.datasets.synapse_protocol import BTCV_LABELS, ORGANS, write_volumes
 from nnunetv2_dsvm.datasets.workers import map_with_progress
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.label_values import no_labels
+from nnunetv2_dsvm.listing import inner_folder
 
 LISTS = ("lists_Synapse", "lists/lists_Synapse", "lists_Synapse/lists_Synapse", "lists/list_Synapse", "lists")
 # Values as far as this beyond [0, 1] come from cubic interpolation; HU, or another scaling, lie farther out.
@@ -88,7 +90,7 @@ def _volumes(source: Path, problems: Problems) -> list[Volume]:
     slices: dict[str, dict[int, Path]] = defaultdict(dict)
     for line in _lines(lists / "train.txt", problems):
         match = re.fullmatch(r"(case\d{4})_slice(\d{3})", line)
-        path = source / "train_npz" / f"{line}.npz"
+        path = inner_folder(source / "train_npz") / f"{line}.npz"
         if not match:
             problems.add(lists / "train.txt", f"{line!r} is not caseXXXX_sliceYYY")
         elif not path.is_file():
@@ -102,7 +104,7 @@ def _volumes(source: Path, problems: Problems) -> list[Volume]:
             problems.add(name, f"lacks the slices {', '.join(f'{number:03d}' for number in gaps[:10])}")
         volumes.append(Volume(name, [by_number[number] for number in sorted(by_number)], is_test=False))
     for name in _lines(lists / "test_vol.txt", problems):
-        path = source / "test_vol_h5" / f"{name}.npy.h5"
+        path = inner_folder(source / "test_vol_h5") / f"{name}.npy.h5"
         if name in slices:
             problems.add(lists / "test_vol.txt", f"{name} is in train.txt too")
         if not re.fullmatch(r"case\d{4}", name):
@@ -162,7 +164,9 @@ def _check_arrays(image: np.ndarray, label: np.ndarray, volume: Volume) -> list[
     if not (-OVERSHOOT <= low and high <= 1 + OVERSHOOT):  # false for NaN too
         texts.append(f"has intensities from {low:g} to {high:g}, expected [0, 1]")
     volume.range = min(volume.range[0], low), max(volume.range[1], high)
-    values = np.unique(label).tolist()
+    if wrong := no_labels(label):
+        texts.append(f"holds values that are no labels: {wrong}")
+    values = [value for value in np.unique(label).tolist() if value % 1 == 0]
     other = [value for value in values if value not in range(len(BTCV_LABELS) + 1)]
     if other:
         texts.append(f"has the labels {', '.join(f'{value:g}' for value in other[:8])}, expected 0 to 8")

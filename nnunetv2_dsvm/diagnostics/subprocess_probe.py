@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,36 @@ class ProbeFailed(RuntimeError):
 def run_probe(module: str, *arguments: str) -> Any:
     """What `python -m module RESULT_FILE *arguments` writes into RESULT_FILE as JSON.
 
-    It runs in an empty folder: what lies in the user's current one must not stand in for what is installed.
+    Raises:
+        ProbeFailed: no answer.
+    """
+    return _run(["-m", module], arguments, {})
+
+
+def run_probe_file(file: Path, *arguments: str, variables: Mapping[str, str]) -> Any:
+    """The same of a file that is run without importing this package.
+
+    Args:
+        variables: of the environment, instead of this process's.
+
+    Raises:
+        ProbeFailed: no answer.
+    """
+    return _run(["-c", file.read_text(encoding="utf-8")], arguments, variables)
+
+
+def _run(program: Sequence[str], arguments: Sequence[str], variables: Mapping[str, str]) -> Any:
+    """Runs in an empty folder: what lies in the user's current one must not stand in for what is installed.
 
     Raises:
         ProbeFailed: no answer.
     """
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
-        environment = dict(os.environ)
+        environment = {**os.environ, **variables}
         if installed_version(PACKAGE) is None:  # run from a source folder, which the probe's folder is not
             environment["PYTHONPATH"] = os.pathsep.join([_SOURCE_FOLDER, environment.get("PYTHONPATH", "")])
-        command = [sys.executable, "-m", module, str(result), *arguments]
+        command = [sys.executable, *program, str(result), *arguments]
         try:
             done = subprocess.run(
                 command,

@@ -1,13 +1,12 @@
-"""Looks for trainers as `nnUNetv2_train` does. `python -m nnunetv2_dsvm.diagnostics.trainer_probe RESULT_FILE NAME…`.
+"""Looks for trainers as `nnUNetv2_train` does. Its program's arguments: RESULT_FILE NAME….
 
-Nothing here may register the trainers by itself: that a fresh process finds them is what is tested.
+Nothing here may register the trainers by itself, as an import of this package would: that a fresh process finds them is
+what is tested.
 """
 
 import json
 import sys
 from pathlib import Path
-
-from nnunetv2_dsvm.diagnostics.subprocess_probe import describe
 
 
 def find_trainers(names: list[str]) -> dict[str, dict[str, str | None]]:
@@ -19,7 +18,8 @@ def find_trainers(names: list[str]) -> dict[str, dict[str, str | None]]:
         try:
             found[name] = {"module": recursive_find_trainer_class_by_name(name).__module__, "error": None}
         except Exception as error:
-            found[name] = {"module": None, "error": describe(error)}
+            first_line = str(error).strip().partition("\n")[0]
+            found[name] = {"module": None, "error": f"{type(error).__name__}: {first_line}"}
     return found
 
 

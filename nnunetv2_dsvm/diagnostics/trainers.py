@@ -2,15 +2,17 @@
 
 import importlib.metadata
 import os
+from pathlib import Path
 
-from nnunetv2_dsvm.autoregister import DISCOVERY_DIRECTORY, SWITCH, VARIABLE
+from nnunetv2_dsvm.autoregister import DISCOVERY_DIRECTORY, SWITCH, VARIABLE, listed_by_the_user
 from nnunetv2_dsvm.diagnostics.finding import Finding, Severity
-from nnunetv2_dsvm.diagnostics.subprocess_probe import ProbeFailed, run_probe
+from nnunetv2_dsvm.diagnostics.subprocess_probe import ProbeFailed, run_probe_file
 from nnunetv2_dsvm.diagnostics.versions import installed_version
 
 SECTION = "trainers"
 TRAINERS = ("nnUNetTrainerDSVM", "nnUNetTrainerVMUNet")
 TORCH_SWITCH = "TORCH_DEVICE_BACKEND_AUTOLOAD"
+PROBE = Path(__file__).with_name("trainer_probe.py")
 
 
 def check_trainers() -> list[Finding]:
@@ -18,7 +20,7 @@ def check_trainers() -> list[Finding]:
     if installed_version("nnunetv2") is None:
         return [Finding(SECTION, name, Severity.BLOCKER, "nnU-Net is not installed") for name in TRAINERS]
     try:
-        found = run_probe("nnunetv2_dsvm.diagnostics.trainer_probe", *TRAINERS)
+        found = run_probe_file(PROBE, *TRAINERS, variables={VARIABLE: listed_by_the_user()})
     except ProbeFailed as failure:
         advice = "nnU-Net cannot be imported; repair it first, e.g. `pip install --force-reinstall nnunetv2`"
         return [Finding(SECTION, "nnU-Net", Severity.BLOCKER, str(failure), advice)]

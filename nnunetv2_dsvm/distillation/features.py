@@ -82,13 +82,17 @@ def project(projection: nn.Module, features: Tensor) -> Tensor:
         projected = _over_channels(projection, x)
     else:
         with autocast_off(features.device.type):
-            projected = _over_channels(projection, at_least_fp32(x))
+            wider = torch.promote_types(at_least_fp32(x).dtype, projection.weight.dtype)
+            projected = _over_channels(projection, x.to(wider))
     return projected.permute(0, 3, 1, 2)
 
 
 def _over_channels(convolution: nn.Conv2d, x: Tensor) -> Tensor:
     """A 1x1 convolution of (B, H, W, C), as a product over channels."""
-    return F.linear(x, convolution.weight.flatten(1), convolution.bias)
+    weight, bias = convolution.weight.flatten(1), convolution.bias
+    if not torch.is_autocast_enabled(x.device.type):
+        weight, bias = weight.to(x.dtype), bias.to(x.dtype)  # parameters may be in 16 bit
+    return F.linear(x, weight, bias)
 
 
 def average_pool(features: Tensor, size: tuple[int, int]) -> Tensor:

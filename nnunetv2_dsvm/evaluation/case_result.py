@@ -27,11 +27,16 @@ class Case:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What was measured: counts and values (NaN: undefined) per label name."""
+    """What was measured: counts and values (NaN: undefined) per label name.
+
+    Args:
+        resampled: whether the prediction was first brought onto the reference's grid.
+    """
 
     case: Case
     counts: Mapping[str, Counts]
     values: Mapping[str, Mapping[str, float]]
+    resampled: bool = False
 
 
 def measure_case(case: Case, pair: Pair, labels: Labels, protocol: Protocol, tolerance_mm: float) -> CaseResult:
@@ -47,7 +52,7 @@ def measure_case(case: Case, pair: Pair, labels: Labels, protocol: Protocol, tol
     for name in regions:
         measured = protocol.measure(counts[name], distances[name], tolerance_mm)
         values[name] = dict(zip(protocol.metrics, measured, strict=True))
-    return CaseResult(case, counts, values)
+    return CaseResult(case, counts, values, pair.resampled)
 
 
 class _Boxes:

@@ -1,35 +1,37 @@
-"""Models on the same cases: paired differences, and the Wilcoxon signed-rank test."""
+"""Models on the same cases: paired differences with their confidence intervals, and the Wilcoxon signed-rank test."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
-import numpy as np
-from scipy.stats import wilcoxon
-
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.evaluation.case_result import CaseResult
+from nnunetv2_dsvm.evaluation.paired_statistics import CONFIDENCE, RESAMPLES, holm, paired_statistics
 from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet
 from nnunetv2_dsvm.evaluation.protocols import Protocol
-from nnunetv2_dsvm.evaluation.summary import OVER_LABELS, case_mean
+from nnunetv2_dsvm.evaluation.summary import OVER_LABELS, case_mean, repeats_its_only_label
 from nnunetv2_dsvm.evaluation.tables import aligned, as_csv, number
 
+Values = Mapping[str, Mapping[str, float]]  # of a case: label -> metric -> value, NaN where it is undefined
+
 _NOTE = (
-    "difference = the second model minus the first, over the cases where both are defined; p_value: two-sided Wilcoxon "
-    "signed-rank test of these differences, not corrected for the number of tests; null where all are 0. The label "
-    f'"{OVER_LABELS}" is each case\'s mean over its labels, of those that are defined for both models.'
+    "difference = the first model minus the second, over the cases where both are defined; ci95: "
+    f"{CONFIDENCE:.0%} confidence interval of its mean, percentiles of {RESAMPLES:,} bootstrap resamples of the cases "
+    "(too narrow for fewer than about ten); p_value: two-sided Wilcoxon signed-rank test of the differences, null "
+    "where all are 0; p_value_holm: corrected for the number of pairs of models, not for that of metrics and labels. "
+    f'The label "{OVER_LABELS}" is each case\'s mean over its labels, of those that are defined for both models.'
 )
-_OF_SINGLE_IMAGES = " The differences are of single images, while the protocol's own numbers pool all pixels."
+OF_SINGLE_IMAGES = " The differences are of single images, while the protocol's own numbers pool all pixels."
 COLUMNS = (
-    "first", "second", "label", "metric", "n", "mean_difference", "std_difference", "median_difference", "p_value",
+    "first", "second", "label", "metric", "n", "mean_difference", "ci95_low", "ci95_high", "std_difference",
+    "median_difference", "p_value", "p_value_holm", "difference",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """How `second` differs from `first` in one metric of one label; NaN where it is undefined."""
+    """`first` minus `second` in one metric of one label; NaN where it is undefined."""
 
     first: str
     second: str
@@ -37,9 +39,17 @@ class PairedDifference:
     metric: str
     n: int
     mean_difference: float
+    ci95_low: float
+    ci95_high: float
     std_difference: float
     median_difference: float
     p_value: float
+    p_value_holm: float = math.nan
+
+    @property
+    def difference(self) -> str:
+        """What is subtracted from what, in words."""
+        return f"{self.first} − {self.second}"
 
 
 def check_comparable(sets: Sequence[PredictionSet]) -> None:
@@ -59,25 +69,31 @@ def check_comparable(sets: Sequence[PredictionSet]) -> None:
             raise UserError(f"{first.model} and {other.model} cannot be compared, they have other labels: {labels}")
 
 
-def compare(models: Mapping[str, Sequence[CaseResult]], protocol: Protocol) -> list[PairedDifference]:
-    """Every pair of models, in the order given, by metric and label.
+def compare(models: Mapping[str, Sequence[Values]], metrics: Sequence[str]) -> list[PairedDifference]:
+    """Every pair of models, in the order given, by metric and label: the earlier model minus the later one.
 
     Args:
-        models: results by the models' names, of the same cases in the same order.
+        models: each case's values by the models' names, of the same cases in the same order.
     """
-    differences = []
+    found, columns = [], []
     for one, another in combinations(models, 2):
-        pairs = [(a.values, b.values) for a, b in zip(models[one], models[another], strict=True)]
-        for metric in protocol.metrics:
-            for label in (*pairs[0][0], OVER_LABELS):
-                values = [_paired(a, b, label, metric) for a, b in pairs]
-                differences.append(PairedDifference(one, another, label, metric, *_test(values)))
-    return differences
+        pairs = list(zip(models[one], models[another], strict=True))
+        labels = list(dict.fromkeys(label for a, _ in pairs for label in a))
+        for metric in metrics:
+            for label in (*labels, OVER_LABELS):
+                found.append((one, another, label, metric))
+                columns.append([_paired(a, b, label, metric) for a, b in pairs])
+    differences = [PairedDifference(*of, *s) for of, s in zip(found, paired_statistics(columns), strict=True)]
+    corrected = {}
+    for of in dict.fromkeys((d.label, d.metric) for d in differences):
+        which = [i for i, d in enumerate(differences) if (d.label, d.metric) == of]
+        corrected.update(zip(which, holm([differences[i].p_value for i in which]), strict=True))
+    return [replace(d, p_value_holm=corrected[i]) for i, d in enumerate(differences)]
 
 
 def note(protocol: Protocol) -> str:
     """What a reader of the differences needs."""
-    return _NOTE + (_OF_SINGLE_IMAGES if protocol.pooled else "")
+    return _NOTE + (OF_SINGLE_IMAGES if protocol.pooled else "")
 
 
 def comparison_json(differences: Sequence[PairedDifference], models: Sequence[str], protocol: Protocol) -> str:
@@ -89,46 +105,50 @@ def comparison_json(differences: Sequence[PairedDifference], models: Sequence[st
 
 def comparison_csv(differences: Sequence[PairedDifference]) -> str:
     """`comparison_<protocol>.csv`, undefined values empty."""
-    return as_csv([COLUMNS, *([_plain(getattr(d, column)) for column in COLUMNS] for d in differences)])
+    return as_csv([COLUMNS, *([_plain(getattr(d, column)) for column in COLUMNS] for d in to_read(differences))])
 
 
 def comparison_table(differences: Sequence[PairedDifference]) -> str:
-    """To read, for each pair of models: a row per label with the mean difference and p of each metric."""
+    """To read, for each pair of models: a row per label and metric."""
+    several = len({(d.first, d.second) for d in differences}) > 1
     tables = []
-    for one, another in dict.fromkeys((d.first, d.second) for d in differences):
-        of_pair = [d for d in differences if (d.first, d.second) == (one, another)]
-        cells = {(d.label, d.metric): _shown(d) for d in of_pair}
-        labels, metrics = (list(dict.fromkeys(getattr(d, axis) for d in of_pair)) for axis in ("label", "metric"))
-        rows = [["label", *metrics], *([label, *(cells[label, metric] for metric in metrics)] for label in labels)]
-        tables.append(f"{another} minus {one}, mean difference (p)\n{aligned(rows)}")
+    for pair in dict.fromkeys(d.difference for d in differences):
+        rows = [["label", "metric", "n", "mean difference", "95 % interval", "p", *["p (Holm)"] * several]]
+        for d in (d for d in to_read(differences) if d.difference == pair):
+            mean, p, corrected = _signed(d.mean_difference), shown_p(d.p_value), shown_p(d.p_value_holm)
+            rows.append([d.label, d.metric, str(d.n), mean, shown_interval(d), p, *[corrected] * several])
+        tables.append(f"{pair}\n{aligned(rows)}")
     return "\n\n".join(tables)
 
 
-def _paired(
-    first: Mapping[str, Mapping[str, float]], second: Mapping[str, Mapping[str, float]], label: str, metric: str
-) -> float:
+def to_read(differences: Sequence[PairedDifference]) -> list[PairedDifference]:
+    """Without those over the labels where there is but one label."""
+    labels = {d.label for d in differences}
+    return [d for d in differences if not (d.label == OVER_LABELS and repeats_its_only_label(labels))]
+
+
+def shown_interval(d: PairedDifference, decimals: int = 4) -> str:
+    """`[low, high]`, signed."""
+    if math.isnan(d.ci95_low):
+        return "–"
+    return f"[{_signed(d.ci95_low, decimals)}, {_signed(d.ci95_high, decimals)}]"
+
+
+def shown_p(p: float) -> str:
+    """p with two digits."""
+    return "–" if math.isnan(p) else f"{p:.2g}"
+
+
+def _signed(value: float, decimals: int = 4) -> str:
+    return "–" if math.isnan(value) else f"{value:+.{decimals}f}"
+
+
+def _paired(first: Values, second: Values, label: str, metric: str) -> float:
     if label != OVER_LABELS:
-        return second[label][metric] - first[label][metric]
+        return first[label][metric] - second[label][metric]
     both = [name for name in first if not math.isnan(first[name][metric] - second[name][metric])]
     means = [case_mean({name: values[name] for name in both}, metric) for values in (first, second)]
-    return means[1] - means[0]
-
-
-def _test(values: Sequence[float]) -> tuple[int, float, float, float, float]:
-    """n, mean, standard deviation and median of the differences, p."""
-    defined = np.array([value for value in values if not math.isnan(value)])
-    n = len(defined)
-    if not n:
-        return 0, math.nan, math.nan, math.nan, math.nan
-    std = float(defined.std(ddof=1)) if n > 1 else math.nan
-    p = float(wilcoxon(defined).pvalue) if defined.any() else math.nan
-    return n, float(defined.mean()), std, float(np.median(defined)), p
-
-
-def _shown(d: PairedDifference) -> str:
-    if math.isnan(d.mean_difference):
-        return "–"
-    return f"{d.mean_difference:+.4f} ({'–' if math.isnan(d.p_value) else f'{d.p_value:.2g}'})"
+    return means[0] - means[1]
 
 
 def _plain(value):

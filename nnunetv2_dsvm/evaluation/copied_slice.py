@@ -13,6 +13,8 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from nnunetv2_dsvm.datasets.nnunet_raw import Case
+from nnunetv2_dsvm.image_grid import grid_differences, grid_of_image
+from nnunetv2_dsvm.label_values import no_labels
 
 BODY_THRESHOLD_HU = -300
 SOFT_TISSUE_WINDOW_HU = (-160, 240)
@@ -50,8 +52,12 @@ def copy_most_similar_slice(training: Iterable[Case], test: Case) -> CopiedSlice
     Args:
         training: cases in one orientation, axial slices.
         test: the case to segment; its labels are not looked at.
+
+    Raises:
+        ValueError: a case's labels lie on another grid than its image or are no integers, or a training case lies in
+            another orientation than the test case.
     """
-    library, stack = _library(training), _Stack(test)
+    library, stack = _library(training, test), _Stack(test)
     images = _normalised(np.stack([entry.image for entry in library]))
     return _paste(library[int((_normalised(stack.images) @ images.T).mean(axis=0).argmax())], stack, test)
 
@@ -60,8 +66,11 @@ def copy_best_slice(training: Iterable[Case], test: Case) -> CopiedSlice:
     """Copy the training slice that gives the best mean Dice against the test labels: no choice of slice does better.
 
     It looks at the answer, and so bounds from above what copying one slice can reach.
+
+    Raises:
+        ValueError: as above.
     """
-    library, stack = _library(training), _Stack(test)
+    library, stack = _library(training, test), _Stack(test)
     truth = np.stack([_fit(s, box, GRID, order=0) for s, box in zip(stack.labels, stack.boxes, strict=True)])
     values = [value for value in np.unique(truth) if value != 0]
     in_truth = {value: truth == value for value in values}
@@ -93,8 +102,16 @@ class _Stack:
     """A case's slices: stored labels, body boxes and images on GRID."""
 
     def __init__(self, case: Case) -> None:
+        of_image, of_labels = grid_of_image(case.image), grid_of_image(case.label)
+        if differ := grid_differences(of_labels, of_image):
+            raise ValueError(
+                f"the labels of {case.name} lie on another grid than its image: they differ in {' and '.join(differ)}. "
+                f"They have {of_labels}; the image has {of_image}"
+            )
         voxels = sitk.GetArrayFromImage(case.image).astype(np.float32)
         self.labels = sitk.GetArrayFromImage(case.label)
+        if wrong := no_labels(self.labels):
+            raise ValueError(f"the labels of {case.name} hold values that are no labels: {wrong}")
         self.boxes = body_boxes(voxels, spacing_mm=case.image.GetSpacing()[1])
         windowed = np.clip(voxels, *SOFT_TISSUE_WINDOW_HU)
         self.images = np.stack([_fit(s, box, GRID, order=1) for s, box in zip(windowed, self.boxes, strict=True)])
@@ -122,9 +139,12 @@ def body_boxes(voxels: np.ndarray, spacing_mm: float) -> list[Box]:
     return boxes
 
 
-def _library(training: Iterable[Case]) -> list[_Slice]:
+def _library(training: Iterable[Case], test: Case) -> list[_Slice]:
     library = []
     for case in training:
+        axes, of_test = (grid_of_image(image).orientation for image in (case.image, test.image))
+        if axes != of_test:
+            raise ValueError(f"the axes of {case.name} go towards {axes}, those of {test.name} towards {of_test}")
         stack = _Stack(case)
         for index, (label, box) in enumerate(zip(stack.labels, stack.boxes, strict=True)):
             fitted = _fit(label, box, GRID, order=0)

@@ -1,16 +1,19 @@
 """The cross-validation of trained models: each case by the model of the fold that did not see it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.case_result import Case
+from nnunetv2_dsvm.evaluation.folds import folds_of_splits, validation_cases
 from nnunetv2_dsvm.evaluation.labels import read_labels
 from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet, case_names, file_ending, reader
-from nnunetv2_dsvm.json_files import read_json, read_json_object
-from nnunetv2_dsvm.nnunet_folders import folder_of_models, ground_truth_folders, nnunet_folder
+from nnunetv2_dsvm.evaluation.unfinished_folds import what_a_fold_lacks
+from nnunetv2_dsvm.json_files import read_json_object
+from nnunetv2_dsvm.listing import visible_folders
+from nnunetv2_dsvm.nnunet_folders import folder_of_models, ground_truth_folders
 
-NNUNETS_FOLDS = 5
+NNUNETS_FOLDS = ("0", "1", "2", "3", "4")
 
 
 def from_cross_validation(
@@ -19,7 +22,8 @@ def from_cross_validation(
     """The validation predictions in nnU-Net's results folder.
 
     The references are those that nnU-Net takes: `labelsTr` of the raw dataset, else `gt_segmentations` of the
-    preprocessed one. The cases are those that splits_final.json gives to the folds; without it, those that are there.
+    preprocessed one. The cases are those that splits_final.json gives to the folds, or nnU-Net's random split to a fold
+    beyond that file; without it, those that are there.
 
     Args:
         dataset: its number, or `DatasetXXX_Name`.
@@ -36,29 +40,35 @@ def from_cross_validation(
     _refuse_repeated(trainers)
     folds = None if folds is None else _in_order(folds)
     parent = folder_of_models(dataset)
-    folds = folds or _folds_of_splits(parent.name)
+    folds = folds or folds_of_splits(parent.name) or NNUNETS_FOLDS
     models = {trainer: parent / f"{trainer}__{plans}__{configuration}" for trainer in trainers}
-    _check_validated(models, folds, configuration, dataset)
+    _check_validated(models.values(), folds, dataset)
     references = _references(parent.name)
     sets, problems = [], []
     for trainer, model in models.items():
         content = read_json_object(model / "dataset.json")
         ending = file_ending(content)
-        expected = _expected(parent.name, folds, case_names(references, ending))
+        training_cases = _training_cases(parent.name, ending)
         cases: dict[str, Case] = {}
         for fold in folds:
             validation = model / f"fold_{fold}" / "validation"
             present = case_names(validation, ending)
-            for case in present if expected is None else sorted({*present, *expected[fold]}):
+            expected = validation_cases(parent.name, fold, present, training_cases)
+            for case in present if expected is None else sorted({*present, *expected}):
                 prediction, reference = validation / (case + ending), references / (case + ending)
                 if case not in present:
                     problems.append(f"{prediction} is missing")
-                elif expected is not None and case not in expected[fold]:
-                    problems.append(f"{prediction} is not of fold {fold} in splits_final.json")
+                elif expected is not None and case not in expected:
+                    problems.append(
+                        f"{prediction} is not of fold {fold} in splits_final.json, or nnU-Net's random one beyond it"
+                    )
                 elif not reference.is_file():
                     problems.append(f"{prediction} has no reference in {references}")
                 elif case in cases:
-                    problems.append(f"{prediction} was predicted by another fold too: {cases[case].prediction}")
+                    problems.append(
+                        f"{prediction} was predicted by another fold too: {cases[case].prediction}; measure the folds "
+                        "one by one with -f"
+                    )
                 else:
                     cases[case] = Case(case, reference, prediction)
         if not cases:
@@ -88,21 +98,16 @@ def _refuse_repeated(names: Sequence[str]) -> None:
         raise UserError(f"named twice: {', '.join(repeated)}")
 
 
-def _check_validated(models: dict[str, Path], folds: Sequence[str], configuration: str, dataset: str) -> None:
+def _check_validated(models: Iterable[Path], folds: Sequence[str], dataset: str) -> None:
     problems = []
-    for trainer, model in models.items():
+    for model in models:
         if not model.is_dir():
-            there = sorted(path.name for path in model.parent.glob("*__*__*"))
+            there = [path.name for path in visible_folders(model.parent) if path.name.count("__") == 2]
             problems.append(f"there is no trained model {model}; trained are: {', '.join(there) or 'none'}")
             continue
         validated = [path.parent.name.removeprefix("fold_") for path in sorted(model.glob("fold_*/validation"))]
         missing = [fold for fold in folds if fold not in validated]
-        plans = model.name.split("__")[1]
-        problems += [
-            f"fold {fold} of {model.name} has no validation; finish it with "
-            f"nnUNetv2_train {dataset} {configuration} {fold} -tr {trainer} -p {plans} --c"
-            for fold in missing
-        ]
+        problems += [what_a_fold_lacks(model, fold, dataset) for fold in missing]
         if missing and validated:
             problems.append(f"{model.name} has a validation of fold {', '.join(validated)}: name them with -f")
     if problems:
@@ -118,31 +123,9 @@ def _references(name: str) -> Path:
     return folder
 
 
-def _splits(name: str) -> list[dict[str, list[str]]] | None:
-    """nnU-Net's folds of a dataset; None where there is no file."""
-    places = [folder for kind in ("preprocessed", "raw") if (folder := nnunet_folder(kind)) is not None]
-    files = [folder / name / "splits_final.json" for folder in places]  # nnU-Net copies the raw folder's
-    file = next((file for file in files if file.is_file()), None)
-    return read_json(file) if file else None
-
-
-def _folds_of_splits(name: str) -> list[str]:
-    return [str(fold) for fold in range(len(_splits(name) or range(NNUNETS_FOLDS)))]
-
-
-def _expected(name: str, folds: Sequence[str], all_cases: Sequence[str]) -> dict[str, list[str]] | None:
-    """The validation cases of each fold; None where there are no splits to know them from."""
-    if list(folds) == ["all"]:
-        return {"all": list(all_cases)}
-    splits = _splits(name)
-    if splits is None:
-        return None
-    try:
-        return {fold: list(splits[int(fold)]["val"]) for fold in folds}
-    except (IndexError, KeyError, TypeError) as error:
-        raise UserError(
-            f"splits_final.json of {name} has no validation cases for the folds {', '.join(folds)}: {error!r}"
-        ) from error
+def _training_cases(name: str, ending: str) -> list[list[str]]:
+    """All cases of the dataset as nnU-Net has preprocessed it, and as they lie in its raw folder now."""
+    return [case_names(folder, ending) for folder in reversed(ground_truth_folders(name)) if folder.is_dir()]
 
 
 def folder_of_metrics(model: Path, folds: Sequence[str]) -> Path:

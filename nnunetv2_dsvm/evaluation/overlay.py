@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from nnunetv2_dsvm.evaluation.copied_slice import Box
-from nnunetv2_dsvm.evaluation.label_colours import label_colour
+from nnunetv2_dsvm.evaluation.label_colours import choose_label_colours, rgb_of
 
 OPACITY = 0.55
 
@@ -52,10 +52,21 @@ def write_overlay(
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(number_of_slices, n_columns, squeeze=False)
-    for row, z in zip(axes, chosen, strict=True):
+    greys, slices = [], []
+    for z in chosen:
         grey = np.clip((image[z][inside] - window_hu[0]) / (window_hu[1] - window_hu[0]), 0, 1)
-        grey = np.repeat(grey[..., None], 3, axis=-1)
-        for axis, panel in zip(row, [grey, *(_coloured(grey, s[z][inside]) for s in columns.values())], strict=True):
+        greys.append(np.repeat(grey[..., None], 3, axis=-1))
+        slices.append([segmentation[z][inside] for segmentation in columns.values()])
+    colours = choose_label_colours(
+        (
+            (grey, [labels == value for value in range(1, len(label_names) + 1)])
+            for grey, of_slice in zip(greys, slices, strict=True)
+            for labels in of_slice
+        ),
+        len(label_names),
+    )
+    for row, z, grey, of_slice in zip(axes, chosen, greys, slices, strict=True):
+        for axis, panel in zip(row, [grey, *(_coloured(grey, labels, colours) for labels in of_slice)], strict=True):
             axis.imshow(panel, extent=(0, width, height, 0), interpolation="nearest")
             axis.set(xticks=[], yticks=[])
         row[0].set_ylabel(f"slice {z + 1} of {depth}")
@@ -63,19 +74,17 @@ def write_overlay(
         axis.set_title(heading)
     figure.suptitle(title)
     handles = [
-        Patch(facecolor=label_colour(i), edgecolor="black", label=name.replace("_", " "))
-        for i, name in enumerate(label_names)
+        Patch(facecolor=colour, edgecolor="black", label=name.replace("_", " "))
+        for colour, name in zip(colours, label_names, strict=True)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8), frameon=False)
     canvas.print_png(path)
 
 
-def _coloured(grey: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _coloured(grey: np.ndarray, labels: np.ndarray, colours: Sequence[str]) -> np.ndarray:
     """An RGB slice `(y, x, 3)` in 0 … 1 with its labels painted over it."""
     result = grey.copy()
     for value in np.unique(labels[labels > 0]):
-        code = label_colour(int(value) - 1)
-        rgb = np.array([int(code[i : i + 2], 16) / 255 for i in (1, 3, 5)])
         where = labels == value
-        result[where] = (1 - OPACITY) * grey[where] + OPACITY * rgb
+        result[where] = (1 - OPACITY) * grey[where] + OPACITY * rgb_of(colours[int(value) - 1])
     return result

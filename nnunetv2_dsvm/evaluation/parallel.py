@@ -15,7 +15,7 @@ from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS
 from nnunetv2_dsvm.evaluation.segmentations import read_pair
 
 Outcome = tuple[CaseResult | None, list[str]]
-Task = tuple[Case, Labels, type, str, float, bool]
+Task = tuple[Case, Labels, type, str, float, bool, bool]
 
 
 def measure_sets(
@@ -25,6 +25,7 @@ def measure_sets(
     tolerance_mm: float,
     processes: int,
     problems: Sequence[str] = (),
+    resample: bool = False,
 ) -> list[list[CaseResult]]:
     """Measure all cases, with a progress bar.
 
@@ -32,6 +33,7 @@ def measure_sets(
         protocol: a name in `PROTOCOLS`.
         processes: at most as many as there are cases are started; 1 starts none.
         problems: what is known to be wrong already. The files are then only checked.
+        resample: bring predictions on other grids onto their references', instead of refusing them.
 
     Returns:
         For each set, its cases' results in their order.
@@ -40,7 +42,8 @@ def measure_sets(
         UserError: names every problem of every case.
     """
     check_only = bool(problems)
-    tasks = [(case, s.labels, s.reader_class, protocol, tolerance_mm, check_only) for s in sets for case in s.cases]
+    settings = protocol, tolerance_mm, check_only, resample
+    tasks = [(case, s.labels, s.reader_class, *settings) for s in sets for case in s.cases]
     outcomes = _in_processes(tasks, min(processes, len(tasks)))
     # References are read once per model: their problems once are enough.
     found = list(dict.fromkeys([*problems, *(problem for _, of_case in outcomes for problem in of_case)]))
@@ -74,8 +77,8 @@ def _in_processes(tasks: Sequence[Task], processes: int) -> list[Outcome]:
 
 
 def _measure(task: Task) -> Outcome:
-    case, labels, reader_class, protocol, tolerance_mm, check_only = task
-    pair, problems = read_pair(case.reference, case.prediction, reader_class, labels)
+    case, labels, reader_class, protocol, tolerance_mm, check_only, resample = task
+    pair, problems = read_pair(case.reference, case.prediction, reader_class, labels, resample=resample)
     if pair is None or check_only:
         return None, problems
     try:

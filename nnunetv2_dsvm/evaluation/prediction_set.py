@@ -9,6 +9,7 @@ from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.case_result import Case
 from nnunetv2_dsvm.evaluation.labels import Labels, read_labels
 from nnunetv2_dsvm.json_files import read_json_object
+from nnunetv2_dsvm.listing import visible_files
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def file_ending(dataset_json: dict[str, Any]) -> str:
 
 def case_names(folder: Path, ending: str) -> list[str]:
     """The names of a folder's files without their ending, ascending."""
-    return sorted(path.name[: -len(ending)] for path in folder.iterdir() if path.name.endswith(ending))
+    return sorted(path.name[: -len(ending)] for path in visible_files(folder, ending))
 
 
 def reader(dataset_json: dict[str, Any], plans_file: Path | None, example: Path) -> type:

@@ -34,10 +34,11 @@ def read_dice(summary_file: Path, label_names: Mapping[str, int]) -> dict[str, f
 
 
 def markdown_table(columns: list[Column]) -> str:
-    """A row per label, a column per method, and the means at the end."""
+    """A row per label, a column per method, and the means at the end if there are several labels."""
     rows = [["organ", *(column.title for column in columns)]]
     rows += [[name.replace("_", " "), *(_shown(c.dice[name]) for c in columns)] for name in columns[0].dice]
-    rows += [["**mean**", *(f"**{_shown(column.mean)}**" for column in columns)]]
+    if len(columns[0].dice) > 1:
+        rows += [["**mean**", *(f"**{_shown(column.mean)}**" for column in columns)]]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for name, *values in rows:
@@ -66,7 +67,8 @@ def write_report(
         writer = csv.writer(file)
         writer.writerow(["organ", *(column.title for column in columns)])
         writer.writerows([name, *(column.dice[name] for column in columns)] for name in columns[0].dice)
-        writer.writerow(["mean", *(column.mean for column in columns)])
+        if len(columns[0].dice) > 1:
+            writer.writerow(["mean", *(column.mean for column in columns)])
     results = [{"title": c.title, "mean_dice": _number(c.mean),
                 "dice": {name: _number(value) for name, value in c.dice.items()}} for c in columns]  # fmt: skip
     content = {"title": title, "results": results, "notes": notes, **details}

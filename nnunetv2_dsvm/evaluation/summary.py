@@ -1,7 +1,7 @@
 """Mean, standard deviation and number of cases, per label and over the labels."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from nnunetv2_dsvm.evaluation.case_result import CaseResult
@@ -69,6 +69,14 @@ def statistic(values: Iterable[float]) -> Statistic:
 def case_mean(values: Mapping[str, Mapping[str, float]], metric: str) -> float:
     """One case's mean over its labels that are defined."""
     return statistic(of_label[metric] for of_label in values.values()).mean
+
+
+def repeats_its_only_label(labels: Collection[str]) -> bool:
+    """Whether the mean over these labels (`mean` may be among them) says nothing new.
+
+    JSON files keep it, so that a script finds `mean` whatever the number of labels; what people read leaves it out.
+    """
+    return len([label for label in labels if label != OVER_LABELS]) == 1
 
 
 def _pooled(results: Sequence[CaseResult], labels: Sequence[str], protocol: Protocol, tolerance_mm: float) -> Summary:

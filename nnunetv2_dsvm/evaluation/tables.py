@@ -15,7 +15,7 @@ from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.case_result import CaseResult
 from nnunetv2_dsvm.evaluation.labels import Labels
 from nnunetv2_dsvm.evaluation.protocols import Protocol
-from nnunetv2_dsvm.evaluation.summary import Statistic, Summary
+from nnunetv2_dsvm.evaluation.summary import OVER_LABELS, Statistic, Summary, repeats_its_only_label
 from nnunetv2_dsvm.version import __version__
 
 
@@ -30,6 +30,7 @@ def metrics_json(
         "definitions": protocol.definitions,
         **({"tolerance_mm": tolerance_mm} if "NSD" in protocol.metrics else {}),
         "rule_for_empty_masks": protocol.rule_for_empty_masks,
+        "resampled_onto_the_reference": resampled_cases(results),
         "summary": {
             label: {m: {"mean": number(s.mean), "std": number(s.std), "n": s.n} for m, s in of_label.items()}
             for label, of_label in summary.items()
@@ -51,8 +52,14 @@ def metrics_json(
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
+def resampled_cases(results: Sequence[CaseResult]) -> list[str]:
+    """The cases whose prediction lay on another grid than its reference."""
+    return [result.case.name for result in results if result.resampled]
+
+
 def metrics_csv(results: Sequence[CaseResult], summary: Summary, protocol: Protocol) -> str:
     """`metrics_<protocol>.csv`: a row per case and label, then the rows `mean`, `std` and `n`. Undefined: empty."""
+    summary = to_read(summary)
     rows: list[list[Any]] = [["case", "label", *protocol.metrics]]
     for result in results:
         rows += [[result.case.name, label, *map(number, of.values())] for label, of in result.values.items()]
@@ -63,11 +70,17 @@ def metrics_csv(results: Sequence[CaseResult], summary: Summary, protocol: Proto
 
 def summary_table(summary: Summary, protocol: Protocol) -> str:
     """Mean ± standard deviation, a row per label; `[n]` behind a value that is not defined for every case."""
+    summary = to_read(summary)
     most = max(s.n for of_label in summary.values() for s in of_label.values())
     rows = [["label", *protocol.metrics]]
     for label, of_label in summary.items():
         rows.append([label, *(_shown(s, most) for s in of_label.values())])
     return aligned(rows)
+
+
+def to_read(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the mean over the labels where there is but one label."""
+    return {label: of for label, of in summary.items() if label != OVER_LABELS or not repeats_its_only_label(summary)}
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -24,16 +24,20 @@ def layer_norm(
 
     Args:
         x: `(..., D)`.
-        weight, bias: `(D,)`, fp32.
+        weight, bias: `(D,)`.
         eps: added to the variance.
         gate: shape of x; its last axis contiguous, as a half of a wider tensor is.
-        dtype: of the result; by default fp32 under autocast, as torch's LayerNorm, and x's dtype without.
+        dtype: of the result; by default fp32 under autocast, as torch's LayerNorm, and x's dtype without. fp64, which
+            autocast leaves alone, stays.
     """
-    if dtype is None:
+    if x.dtype == torch.float64:
+        dtype = x.dtype
+    elif dtype is None:
         dtype = torch.float32 if torch.is_autocast_enabled(x.device.type) else x.dtype
     if x.shape[-1] <= _MAX_CHANNELS and weight.dtype == torch.float32 and fused(x.device, x.dtype):
         return _layer_norm(x, weight, bias, gate, eps, dtype)
-    y = F.layer_norm(x, weight.shape, weight, bias, eps)
+    wider = torch.promote_types(x.dtype, weight.dtype)  # fp16 networks scan in fp32
+    y = F.layer_norm(x.to(wider), weight.shape, weight.to(wider), bias.to(wider), eps)
     return (y if gate is None else y * F.silu(gate)).to(dtype)
 
 

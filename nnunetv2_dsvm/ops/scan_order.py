@@ -23,6 +23,9 @@ def scan_orders(height: int, width: int, device: torch.device | str = "cpu") -> 
         int64 tensor `(4, height * width)`; row k is a permutation of the raster indices `row * width + column`.
         The result is cached and shared: do not write to it.
     """
-    row_major = torch.arange(height * width, device=device)
-    column_major = row_major.view(height, width).t().reshape(-1)
-    return torch.stack([row_major, column_major, row_major.flip(0), column_major.flip(0)])
+    # Made on the CPU and copied, for which the CPU waits: threads on other streams may use them at once. Outside of
+    # inference mode, as autograd may keep them later.
+    with torch.inference_mode(False):
+        row_major = torch.arange(height * width)
+        column_major = row_major.view(height, width).t().reshape(-1)
+        return torch.stack([row_major, column_major, row_major.flip(0), column_major.flip(0)]).to(device)

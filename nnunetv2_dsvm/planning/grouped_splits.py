@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from nnunetv2_dsvm.listing import visible_files
+
 NUM_FOLDS = 5
 
 
@@ -17,7 +19,8 @@ def write_grouped_splits(dataset_folder: Path, group_of: Callable[[str], str]) -
     Raises:
         ValueError: there are fewer groups than folds.
     """
-    cases = sorted(path.name.removesuffix(".nii.gz") for path in (dataset_folder / "gt_segmentations").glob("*.nii.gz"))
+    references = visible_files(dataset_folder / "gt_segmentations", ".nii.gz")
+    cases = sorted(path.name.removesuffix(".nii.gz") for path in references)
     groups = sorted({group_of(case) for case in cases})
     if len(groups) < NUM_FOLDS:
         raise ValueError(f"{NUM_FOLDS} folds need {NUM_FOLDS} groups of cases, got {len(groups)}: {groups}")

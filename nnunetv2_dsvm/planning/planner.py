@@ -9,7 +9,8 @@ import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
 from nnunetv2_dsvm.architecture.resampling import PATCH_SIZE
-from nnunetv2_dsvm.architecture.vm_unet import PRESETS, VMUNet, strides_of
+from nnunetv2_dsvm.architecture.vm_unet import PRESETS
+from nnunetv2_dsvm.planning.copied_plans import vm_unet_architecture
 from nnunetv2_dsvm.planning.memory import GIGABYTE, Precision, largest_batch, training_memory
 
 PLANS_NAME = "nnUNetDSVMPlans"
@@ -107,7 +108,7 @@ class DSVMPlanner(ExperimentPlanner):
             patch_size = self._patch_size(np.asarray(spacing), np.asarray(median_shape))
             plan["patch_size"] = patch_size
             plan["batch_size"] = self._batch_size(patch_size, approximate_n_voxels_dataset)
-            plan["architecture"] = self._architecture()
+            plan["architecture"] = vm_unet_architecture(PRESETS[self.preset])
         return plan
 
     def memory_gb(self, patch_size: Sequence[int], batch_size: int) -> float:
@@ -150,16 +151,3 @@ class DSVMPlanner(ExperimentPlanner):
 
     def _largest_batch(self, patch_size: Sequence[int]) -> int:
         return largest_batch(self.UNet_vram_target_GB * GIGABYTE, patch_size, **self._network_and_precision())
-
-    def _architecture(self) -> dict[str, Any]:
-        preset = PRESETS[self.preset]
-        return {
-            "network_class_name": f"{VMUNet.__module__}.{VMUNet.__qualname__}",
-            "arch_kwargs": {
-                **{key: list(value) if isinstance(value, tuple) else value for key, value in preset.items()},
-                # For nnU-Net's own trainers: heads with and without deep supervision, and their scales.
-                "auxiliary_heads": True,
-                "strides": strides_of(len(preset["dims"])),
-            },
-            "_kw_requires_import": [],
-        }

@@ -4,21 +4,23 @@ import os
 import re
 import shutil
 import tempfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.reporting.case_picture import write_case_picture
+from nnunetv2_dsvm.listing import visible_files
+from nnunetv2_dsvm.reporting.case_figures import case_figures
 from nnunetv2_dsvm.reporting.curves import Curves, limits, read_curves, write_curves
-from nnunetv2_dsvm.reporting.html import PACKAGE, Column, Figure, render, shown, shown_spread
+from nnunetv2_dsvm.reporting.figure import Figure, picture_name
+from nnunetv2_dsvm.reporting.html import PACKAGE, Column, render
 from nnunetv2_dsvm.reporting.models import TrainedModel
 from nnunetv2_dsvm.reporting.papers import read_papers_numbers
-from nnunetv2_dsvm.reporting.results import MEAN, Results, ValidationCase, read_results
-from nnunetv2_dsvm.reporting.worst_cases import notable_cases
+from nnunetv2_dsvm.reporting.results import MEAN, Results, read_results
+from nnunetv2_dsvm.reporting.tables import shown_spread
+from nnunetv2_dsvm.reporting.training_effort import shown_duration
 
 REPORT = "report.html"
-PICTURES = "report_{kind}_{name}.png"
 
 
 def write_report(
@@ -67,10 +69,7 @@ def write_report(
                 notes.append("Fold all is validated on the cases it was trained on.")
             facts, papers = _facts(model, folds, of_model, result), read_papers_numbers(model, folds)
             columns.append(Column(title, facts, result, figure, notes, papers))
-        cases = [
-            _case_figure(partial, models, titles, results, name, ranks, say)
-            for name, ranks in _notable(titles, results).items()
-        ]
+        cases = case_figures(partial, models, titles, results, say)
         text = render(
             title=models[0].dataset,
             subtitle=f"{', '.join(titles)} · plans {_joined(m.plans_name for m in models)} · "
@@ -97,7 +96,7 @@ def _pictures_of_earlier_report(folder: Path) -> list[str]:
 
 
 def _move_into_place(partial: Path, folder: Path, earlier: Sequence[str]) -> list[Path]:
-    pictures = sorted(path.name for path in partial.glob("*.png"))
+    pictures = [path.name for path in visible_files(partial, ".png")]
     foreign = [name for name in pictures if name not in earlier and (folder / name).exists()]
     if foreign:
         raise UserError(
@@ -123,21 +122,27 @@ def _titles(models: Sequence[TrainedModel]) -> list[str]:
 
 def _facts(model: TrainedModel, folds: Sequence[str], curves: Curves, results: Results) -> dict[str, str]:
     epochs = [len(history.get("train_losses", ())) for history in curves.histories.values()]
+    parameters, timed = curves.parameters, len(curves.epoch_seconds)
+    seconds = [of_epoch for of_fold in curves.epoch_seconds.values() for of_epoch in of_fold]
+    total = shown_duration(sum(seconds)) + f" ({timed} folds)" * (len(folds) > 1)
     return {
         "trainer": model.trainer,
         "plans": model.plans_name,
         "configuration": model.configuration,
         "folds": ", ".join(folds),
+        "parameters": "–" if parameters is None else f"{parameters:,}",
         "epochs": _joined(epochs) or "–",
+        "time per epoch (median)": shown_duration(median(seconds)) if seconds else "–",
+        "training time": total if seconds else "–",
         "validation cases": str(len(results.cases)),
-        "mean Dice": shown_spread(results.summary[MEAN]["Dice"], "Dice"),
+        "Dice" if results.has_one_class else "mean Dice": shown_spread(results.summary[MEAN]["Dice"], "Dice"),
     }
 
 
 def _curves_figure(folder: Path, title: str, curves: Curves, ranges: dict[str, tuple[float, float]]) -> Figure:
     if not curves.panels:
         return Figure(title, None, "", "No training curves: the checkpoints hold no logged values.")
-    file = folder / PICTURES.format(kind="curves", name=_file_name(title))
+    file = folder / picture_name("curves", title)
     write_curves(file, curves, ranges)
     names = [panel.title for panel in curves.panels]
     caption = "One line per fold. Pseudo Dice is nnU-Net's estimate from validation patches while it trains."
@@ -146,60 +151,5 @@ def _curves_figure(folder: Path, title: str, curves: Curves, ranges: dict[str, t
     return Figure(title, file, f"Training curves of {title} over the epochs: {', '.join(names)}.", caption)
 
 
-def _notable(titles: Sequence[str], results: Sequence[Results]) -> dict[str, list[str]]:
-    """Case names, each with the ranks it was chosen for: worst cases last, as they are ranked by the first model."""
-    chosen: dict[str, list[str]] = {}
-    for title, of_model in zip(titles, results, strict=True):
-        for rank, case in notable_cases(of_model.cases).items():
-            chosen.setdefault(case.name, []).append(rank if len(titles) == 1 else f"{rank} of {title}")
-    return chosen
-
-
-def _case_figure(
-    folder: Path,
-    models: Sequence[TrainedModel],
-    titles: Sequence[str],
-    results: Sequence[Results],
-    name: str,
-    ranks: Sequence[str],
-    say: Callable[[str], None],
-) -> Figure:
-    say(f"drawing {name}")
-    heading = f"{name}: {', '.join(ranks)}"
-    found: dict[str, ValidationCase] = {}
-    for title, of_model in zip(titles, results, strict=True):
-        found.update((title, case) for case in of_model.cases if case.name == name)
-    alone = len(titles) == 1
-    dice = ", ".join(shown(case.mean_dice) + ("" if alone else f" ({title})") for title, case in found.items())
-    dice = f"Mean Dice {dice}."
-    images = models[0].image_files(name)
-    truth = next((case.reference for case in found.values() if case.reference is not None), None)
-    predictions = {
-        "prediction" if alone else title: case.prediction
-        for title, case in found.items()
-        if case.prediction is not None
-    }
-    lacking = [what for what, there in (("image", images), ("ground truth", truth)) if not there]
-    if lacking:
-        return Figure(heading, None, "", f"{dice} No picture: the {' and the '.join(lacking)} is not in nnUNet_raw.")
-    file = folder / PICTURES.format(kind="case", name=_file_name(name))
-    try:
-        picture = write_case_picture(file, models[0], images=images, truth=truth, predictions=predictions)
-    except Exception as error:  # whatever the reader's library raises at a broken file
-        return Figure(heading, None, "", f"{dice} No picture: {error or type(error).__name__}")
-    of_fold = next((f" (fold {case.fold})" for case in found.values() if case.fold is not None), "")
-    slices = f"slice {picture.slice_number} of {picture.slices}, the one with the most foreground; "
-    caption = (
-        f"{dice} {name}{of_fold}: {slices if picture.slices > 1 else ''}{picture.shown_as}. From the left: the image, "
-        f"{', '.join(['the ground truth', *[f'the {title}' if alone else title for title in predictions]])}."
-    )
-    return Figure(heading, file, f"{name}: image, ground truth and {', '.join(predictions)} side by side.", caption)
-
-
 def _joined(values) -> str:
     return ", ".join(dict.fromkeys(map(str, values)))
-
-
-def _file_name(title: str) -> str:
-    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in title)
-    return plain if plain == title else f"{plain}_{zlib.crc32(title.encode()):08x}"  # or two could have one name

@@ -1,8 +1,7 @@
 """A case as a picture: image, ground truth and each model's prediction side by side, with contours over the image."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,79 +14,29 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
-from nnunetv2_dsvm.evaluation.label_colours import LABEL_COLOURS, label_colour
-from nnunetv2_dsvm.nifti_files import check_whole, is_nifti
-from nnunetv2_dsvm.reporting.display import displayed, slice_to_show, upright
-from nnunetv2_dsvm.reporting.models import TrainedModel
+from nnunetv2_dsvm.evaluation.label_colours import FILL, LABEL_COLOURS, rgb_of
+from nnunetv2_dsvm.reporting.case_slices import CaseSlices
 from nnunetv2_dsvm.reporting.style import LINE_STYLES, STYLE
 
-FILL = 0.28  # opacity inside of the contours
 PANEL_WIDTH = 3.1  # inches
 TITLE_LENGTH = 30  # characters over a panel, before the line breaks
 
 
-@dataclass(frozen=True)
-class CasePicture:
-    """What the caption of a picture tells: the slice (from 1) and their number, and how the image is shown."""
-
-    slice_number: int
-    slices: int
-    shown_as: str
-
-
 def write_case_picture(
     path: Path,
-    model: TrainedModel,
-    *,
-    images: Sequence[Path],
-    truth: Path,
-    predictions: Mapping[str, Path],
-) -> CasePicture:
-    """Draw one slice of a case, read by nnU-Net's own reader, as a PNG.
+    case: CaseSlices,
+    labels: Mapping[str, tuple[int, ...]],
+    colours: Sequence[str],
+    ignored: int | None = None,
+) -> None:
+    """Draw a PNG.
 
     Args:
-        model: whose labels, channels and reader are used.
-        images: the channels.
-        truth: the ground truth's label map.
-        predictions: the predicted label maps by the title of their column.
-
-    Raises:
-        ValueError: a label map has another shape than the image.
-        Exception: what nnU-Net's reader, or `check_whole`, raise at a broken file.
+        labels: the label values of each class, by its name.
+        colours: one per class.
+        ignored: nnU-Net's ignore label, hatched in the ground truth.
     """
-    reader = model.reader()
-    image, properties = reader.read_images([str(file) for file in images])
-    label_maps = {"ground truth": truth, **predictions}
-    for file in filter(is_nifti, (*images, *label_maps.values())):
-        check_whole(file)
-    segmentations = {}
-    for title, file in label_maps.items():
-        segmentations[title] = reader.read_seg(str(file))[0][0]
-        if segmentations[title].shape != image.shape[1:]:
-            raise ValueError(f"{file} has the shape {segmentations[title].shape}, its image {image.shape[1:]}")
-    foreground = sorted({value for values in model.labels.values() for value in values})
-    masks = [np.isin(segmentation, foreground) for segmentation in segmentations.values()]
-    z = slice_to_show(masks[0], masks[1:])
-    rows, columns = upright(properties)
-    description = model.dataset_json
-    names = list((description.get("channel_names") or description["modality"]).values())  # nnU-Net reads both
-    shown = displayed(image, z, names)
-
-    slices = {title: segmentation[z][rows, columns] for title, segmentation in segmentations.items()}
-    _, height_mm, width_mm = (float(s) for s in properties["spacing"])
-    ignored = model.dataset_json["labels"].get("ignore")
-    _draw(path, shown.rgb[rows, columns], slices, model.labels, ignored, height_mm / width_mm)
-    return CasePicture(z + 1, image.shape[1], shown.description)
-
-
-def _draw(
-    path: Path,
-    rgb: np.ndarray,
-    slices: Mapping[str, np.ndarray],
-    labels: Mapping[str, tuple[int, ...]],
-    ignored: int | None,
-    pixel_aspect: float,
-) -> None:
+    rgb, slices, pixel_aspect = case.rgb, case.segmentations, case.pixel_aspect
     n = 1 + len(slices)
     ratio = rgb.shape[0] * pixel_aspect / rgb.shape[1]
     legend_rows = -(-(len(labels) + 2) // 6)
@@ -101,17 +50,18 @@ def _draw(
         has_ignored = ignored is not None and bool((truth == ignored).any())
         _show(panels[0], rgb, "image", pixel_aspect)
         for axes, (title, segmentation) in zip(panels[1:], slices.items(), strict=True):
-            _show(axes, _filled(rgb, segmentation, labels), title, pixel_aspect)
+            _show(axes, _filled(rgb, segmentation, labels, colours), title, pixel_aspect)
             if segmentation is truth and has_ignored:
                 axes.contourf(truth == ignored, levels=[0.5, 1.5], colors=["#999999"], hatches=["////"], alpha=0.6)
             for i, values in enumerate(labels.values()):
-                _contour(axes, np.isin(segmentation, values), label_colour(i), _line_style(i))
+                _contour(axes, np.isin(segmentation, values), colours[i], _line_style(i))
             if segmentation is not truth:
                 for values in labels.values():
                     _contour(axes, np.isin(truth, values), "white", (0, (4, 2)), width=0.9)
         figure.legend(
-            handles=_handles(labels, has_ignored), loc="outside lower center", ncols=min(len(labels) + 2, 6), fontsize=9
-        )
+            handles=_handles(labels, colours, has_ignored), loc="outside lower center",
+            ncols=min(len(labels) + 2, 6), fontsize=9,
+        )  # fmt: skip
         canvas.print_png(path)
 
 
@@ -126,11 +76,13 @@ def _wrapped(title: str) -> str:
     return textwrap.fill(title.replace("_", "_ "), TITLE_LENGTH).replace("_ ", "_").replace("$", r"\$")
 
 
-def _filled(rgb: np.ndarray, segmentation: np.ndarray, labels: Mapping[str, tuple[int, ...]]) -> np.ndarray:
+def _filled(
+    rgb: np.ndarray, segmentation: np.ndarray, labels: Mapping[str, tuple[int, ...]], colours: Sequence[str]
+) -> np.ndarray:
     result = rgb.copy()
-    for i, values in enumerate(labels.values()):
+    for values, colour in zip(labels.values(), colours, strict=True):
         where = np.isin(segmentation, values)
-        result[where] = (1 - FILL) * rgb[where] + FILL * np.array(matplotlib.colors.to_rgb(label_colour(i)))
+        result[where] = (1 - FILL) * rgb[where] + FILL * rgb_of(colour)
     return result
 
 
@@ -144,10 +96,10 @@ def _contour(axes: Axes, mask: np.ndarray, colour: str, line_style: Any, width: 
     axes.set(xlim=(-0.5, mask.shape[1] - 0.5), ylim=(mask.shape[0] - 0.5, -0.5))
 
 
-def _handles(labels: Mapping[str, tuple[int, ...]], has_ignored: bool) -> list[Line2D | Patch]:
+def _handles(labels: Iterable[str], colours: Sequence[str], has_ignored: bool) -> list[Line2D | Patch]:
     effects = [withStroke(linewidth=3.4, foreground="black", alpha=0.6)]
     handles: list[Line2D | Patch] = [
-        Line2D([], [], color=label_colour(i), linestyle=_line_style(i), linewidth=2.4, path_effects=effects,
+        Line2D([], [], color=colours[i], linestyle=_line_style(i), linewidth=2.4, path_effects=effects,
                label=name.replace("_", " ").replace("$", r"\$"))  # or matplotlib takes it for a formula
         for i, name in enumerate(labels)
     ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -15,6 +15,7 @@ from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.nnunet_folders import CHECKPOINTS
 from nnunetv2_dsvm.reporting.models import TrainedModel
 from nnunetv2_dsvm.reporting.style import FOLD_COLOURS, STYLE
+from nnunetv2_dsvm.reporting.training_effort import epoch_seconds, number_of_parameters
 
 DECLINE_FOR_A_LOGARITHM = 5  # a series that falls less is drawn on a linear axis
 
@@ -44,10 +45,17 @@ PANELS = (
 
 @dataclass(frozen=True)
 class Curves:
-    """The logged series of each fold, and what a reader must know about them."""
+    """The logged series of each fold, what a reader must know about them, and what the training took.
+
+    Args:
+        parameters: of the network; None where no checkpoint tells.
+        epoch_seconds: of each fold's epochs, where its checkpoint tells.
+    """
 
     histories: Mapping[str, History]
     notes: tuple[str, ...]
+    parameters: int | None = None
+    epoch_seconds: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def panels(self) -> list[Panel]:
@@ -68,7 +76,7 @@ def read_curves(model: TrainedModel, folds: Sequence[str]) -> Curves:
     """
     import torch
 
-    histories, notes = {}, []
+    histories, notes, parameters, seconds = {}, [], None, {}
     for fold in folds:
         present = [path for name in CHECKPOINTS if (path := model.fold_folder(fold) / name).is_file()]
         if not present:
@@ -80,16 +88,20 @@ def read_curves(model: TrainedModel, folds: Sequence[str]) -> Curves:
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"{present[0]} cannot be read as a checkpoint: {reason}") from error
-        logged = checkpoint.get("logging") if isinstance(checkpoint, Mapping) else None
+        content = checkpoint if isinstance(checkpoint, Mapping) else {}
+        parameters = parameters or number_of_parameters(content.get("network_weights"))
+        logged = content.get("logging")
         if not logged or not isinstance(logged, Mapping):
             notes.append(f"Fold {fold}: {present[0].name} holds no training curves.")
             continue
         keys = {key for panel in PANELS for key, _, _ in panel.series}
         histories[fold] = {key: [float(v) for v in values] for key, values in logged.items() if key in keys}
+        if of_epochs := epoch_seconds(logged):
+            seconds[fold] = of_epochs
         if present[0].name != CHECKPOINTS[0]:
             epochs = len(histories[fold].get("train_losses", ()))
             notes.append(f"Fold {fold} is not finished: {present[0].name}, after {epochs} epochs.")
-    return Curves(histories, tuple(notes))
+    return Curves(histories, tuple(notes), parameters, seconds)
 
 
 def limits(all_curves: Sequence[Curves]) -> dict[str, tuple[float, float]]:

@@ -32,8 +32,8 @@ def displayed(image: np.ndarray, z: int, channel_names: Sequence[str]) -> Displa
         channel_names: of `dataset.json`, one per channel.
     """
     if image.shape[0] == 3 and _are_colours(channel_names):
-        rgb = np.moveaxis(image[:, z], 0, -1).astype(np.float32)
-        highest = image.max()
+        rgb = np.nan_to_num(np.moveaxis(image[:, z], 0, -1).astype(np.float32))
+        highest = np.nanmax(image)
         full = 1 if highest <= 1 else 255 if highest <= 255 else 65535
         return Displayed(np.clip(rgb / full, 0, 1), "in colour")
     name = channel_names[0] if channel_names else "image"

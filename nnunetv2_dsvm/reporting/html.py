@@ -10,25 +10,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from nnunetv2_dsvm.diagnostics.versions import PACKAGE, installed_version
+from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS as BY_NAME
+from nnunetv2_dsvm.reporting.figure import Figure
 from nnunetv2_dsvm.reporting.papers import PROTOCOLS, PapersNumbers
-from nnunetv2_dsvm.reporting.results import MEAN, Results, Spread
+from nnunetv2_dsvm.reporting.results import Results
+from nnunetv2_dsvm.reporting.tables import UNDEFINED, Numbers, comparison_of, shown, tables_of_one
 from nnunetv2_dsvm.version import __version__
 
 TEMPLATE = "report.html.j2"
-METRIC_TITLES = {"HD95_mm": "HD95 (mm)", "MSD_mm": "mean surface distance (mm)", "HD95_voxels": "HD95 (voxels)"}
-LOWER_IS_BETTER = ("HD95_mm", "MSD_mm", "HD95_voxels")
-UNDEFINED = "–"
-METRICS_BESIDE_EACH_OTHER = 6
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A picture with its caption; without a file, the caption says why there is none."""
-
-    heading: str
-    file: Path | None
-    alternative: str
-    caption: str
 
 
 @dataclass(frozen=True)
@@ -57,6 +46,7 @@ def render(*, title: str, subtitle: str, columns: Sequence[Column], cases: Seque
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["data_url"] = _data_url
+    environment.filters["plain"] = lambda name: name.replace("_", " ")
     versions = {"nnunetv2_dsvm": __version__} | {
         name: installed_version(name) for name in ("nnunetv2", "torch", "matplotlib", "jinja2")
     }
@@ -65,8 +55,9 @@ def render(*, title: str, subtitle: str, columns: Sequence[Column], cases: Seque
     for protocol, description in PROTOCOLS.items():
         numbers = [column.papers[protocol] for column in columns if protocol in column.papers]
         if len(numbers) == len(columns):
-            tables, notes = _tables(titles, numbers), _notes(titles, numbers)
-            papers.append({"name": protocol, "description": description, "tables": tables, "notes": notes})
+            papers.append(
+                {"name": protocol, "description": description, **_numbers(titles, numbers, BY_NAME[protocol].pooled)}
+            )
     results = [column.results for column in columns]
     return environment.get_template(TEMPLATE).render(
         title=title,
@@ -75,59 +66,29 @@ def render(*, title: str, subtitle: str, columns: Sequence[Column], cases: Seque
         generator=PACKAGE,
         versions=", ".join(f"{name} {version}" for name, version in versions.items() if version),
         columns=columns,
-        tables=_tables(titles, results),
-        notes=_notes(titles, results),
+        numbers=_numbers(titles, results),
+        one_class=results[0].has_one_class,
         papers=papers,
         all_cases=_all_cases(columns),
         cases=cases,
     )
 
 
-def shown(value: float | None, metric: str = "Dice") -> str:
-    """A metric's value: distances with two decimals, anything else with three."""
-    if value is None:
-        return UNDEFINED
-    return f"{value:.2f}" if metric in LOWER_IS_BETTER else f"{value:.3f}"
-
-
-def shown_spread(spread: Spread, metric: str) -> str:
-    """`mean ± standard deviation`."""
-    if spread.mean is None or spread.std is None:
-        return shown(spread.mean, metric)
-    return f"{shown(spread.mean, metric)} ± {shown(spread.std, metric)}"
-
-
-def _tables(titles: Sequence[str], models: Sequence[Results | PapersNumbers]) -> list[dict[str, Any]]:
-    """One model: tables of classes by metrics, no wider than the page. Several: classes by models for each metric."""
-    metrics = [m for m in models[0].metrics if all(m in model.metrics for model in models)]
+def _numbers(titles: Sequence[str], models: Sequence[Numbers], pooled: bool = False) -> dict[str, Any]:
+    """The tables of one model, or the comparison of several, and the notes below."""
+    found = {"tables": [], "comparison": None, "notes": _notes(titles, models)}
     if len(models) == 1:
-        parts = [metrics[i : i + METRICS_BESIDE_EACH_OTHER] for i in range(0, len(metrics), METRICS_BESIDE_EACH_OTHER)]
-        tables = [("", [_metric_title(m) for m in part], [(models[0], m) for m in part]) for part in parts]
-    else:
-        tables = [(_metric_title(m), titles, [(model, m) for model in models]) for m in metrics]
-    names = [*(name for name in models[0].summary if name != MEAN), MEAN]
-    return [
-        {"caption": caption, "heads": heads, "rows": [_row(name, cells) for name in names]}
-        for caption, heads, cells in tables
-    ]
+        return found | {"tables": tables_of_one(models[0])}
+    return found | {"comparison": comparison_of(titles, models, pooled)}
 
 
-def _notes(titles: Sequence[str], models: Sequence[Results | PapersNumbers]) -> list[str]:
+def _notes(titles: Sequence[str], models: Sequence[Numbers]) -> list[str]:
     """Each note once, after the names of the models that it is about if these are not all."""
     of_models: dict[str, list[str]] = {}
     for title, model in zip(titles, models, strict=True):
         for note in model.notes:
             of_models.setdefault(note, []).append(title)
     return [note if len(of) == len(titles) else f"{', '.join(of)}: {note}" for note, of in of_models.items()]
-
-
-def _row(name: str, cells: Sequence[tuple[Results | PapersNumbers, str]]) -> dict[str, Any]:
-    values = []
-    for results, metric in cells:
-        spread = results.summary.get(name, {}).get(metric, Spread(None, None, 0))
-        some = 0 < spread.n < results.number_of_cases
-        values.append({"text": shown_spread(spread, metric), "n": spread.n if some else None})
-    return {"name": name.replace("_", " "), "is_mean": name == MEAN, "values": values}
 
 
 def _all_cases(columns: Sequence[Column]) -> list[tuple[str, str, list[str]]]:
@@ -145,10 +106,6 @@ def _all_cases(columns: Sequence[Column]) -> list[tuple[str, str, list[str]]]:
         fold = next((case.fold for case in found if case is not None and case.fold is not None), UNDEFINED)
         rows.append((name, fold, [shown(case.mean_dice if case is not None else None) for case in found]))
     return rows
-
-
-def _metric_title(metric: str) -> str:
-    return f"{METRIC_TITLES.get(metric, metric)} {'↓' if metric in LOWER_IS_BETTER else '↑'}"
 
 
 def _data_url(file: Path) -> str:

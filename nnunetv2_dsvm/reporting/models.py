@@ -10,8 +10,11 @@ from typing import Any
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.cross_validation import folder_of_metrics
+from nnunetv2_dsvm.evaluation.folds import folds_of_splits
 from nnunetv2_dsvm.evaluation.labels import read_labels
+from nnunetv2_dsvm.evaluation.unfinished_folds import what_a_fold_lacks
 from nnunetv2_dsvm.json_files import read_json_object
+from nnunetv2_dsvm.listing import visible_folders
 from nnunetv2_dsvm.nnunet_folders import folder_of_models, ground_truth_folders, nnunet_folder
 
 
@@ -57,7 +60,7 @@ class TrainedModel:
     @property
     def folds(self) -> list[str]:
         """The folds that have a folder, numbers first."""
-        names = [path.name[len("fold_") :] for path in self.folder.glob("fold_*") if path.is_dir()]
+        names = [path.name[len("fold_") :] for path in visible_folders(self.folder, "fold_")]
         return sorted(names, key=lambda name: (not name.isdigit(), name.zfill(4)))
 
     def fold_folder(self, fold: str) -> Path:
@@ -121,7 +124,8 @@ def find_models(
     models = []
     for folder in dict.fromkeys(Path(os.path.abspath(folder)) for folder in folders):
         if not (folder / "plans.json").is_file() or len(folder.name.split("__")) != 3:
-            beside = sorted(path.parent.name for path in folder.parent.glob("*__*__*/plans.json"))
+            models_there = [path for path in visible_folders(folder.parent) if path.name.count("__") == 2]
+            beside = [path.name for path in models_there if (path / "plans.json").is_file()]
             found = f"Beside it are: {', '.join(beside)}." if beside else "There is no model beside it either."
             raise UserError(
                 f"{folder} is not a trained model: expected a folder TRAINER__PLANS__CONFIGURATION with plans.json "
@@ -147,26 +151,33 @@ def _refuse_incomplete(model: TrainedModel) -> None:
 
 
 def choose_folds(models: Sequence[TrainedModel], asked: Sequence[str] | None) -> list[str]:
-    """The folds to report on: those asked for, or else those that every model has (numbers only, if there are any).
+    """The folds to report on: those asked for, or else those that every model has.
+
+    Of the latter only those of splits_final.json, if there are any: a fold beyond it validates on cases of the others.
+    Else only numbers, if there are any.
 
     Raises:
         UserError: a model lacks a fold that was asked for, the models have none in common, or `all` is not alone.
     """
     if asked:
+        wrong = [fold for fold in asked if fold != "all" and not fold.isdecimal()]
+        if wrong:
+            raise UserError(f"folds are numbers from 0 or all, got {', '.join(wrong)}")
         for model in models:
             missing = [fold for fold in asked if fold not in model.folds]
             if missing:
-                raise UserError(
-                    f"{model.folder} has no fold {', '.join(missing)}; it has {', '.join(model.folds) or 'none'}. "
-                    "Train the missing ones, or name others with -f"
-                )
+                has = f"{model.folder} has no fold {', '.join(missing)}; it has {', '.join(model.folds) or 'none'}"
+                sentences = [what_a_fold_lacks(model.folder, fold, model.dataset) for fold in missing]
+                raise UserError("\n  ".join([f"{has}: name those with -f, or:", *sentences]))
         if "all" in asked and len(set(asked)) > 1:
             raise UserError(
                 "-f all is a model of its own, validated on its training cases: name it alone, or name numbers"
             )
         return [fold for fold in models[0].folds if fold in asked]  # numbers ascending, as evaluate names its folder
     common = [fold for fold in models[0].folds if all(fold in model.folds for model in models)]
-    folds = [fold for fold in common if fold.isdigit()] or common
+    numbers = [fold for fold in common if fold.isdigit()]
+    in_splits = folds_of_splits(models[0].dataset)
+    folds = [fold for fold in numbers if in_splits is None or fold in in_splits] or numbers or common
     if not folds:
         has = "; ".join(f"{model.folder.name}: {', '.join(model.folds) or 'none'}" for model in models)
         raise UserError(f"there is no trained fold that all models have ({has})")

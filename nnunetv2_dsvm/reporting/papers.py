@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nnunetv2_dsvm.json_files import read_json_object
 from nnunetv2_dsvm.reporting.models import TrainedModel
-from nnunetv2_dsvm.reporting.results import AGAIN, Spread, explaining_other_form, is_newer, spreads_in_file
+from nnunetv2_dsvm.reporting.results import AGAIN, CaseValues, Spread, explaining_other_form, is_newer, spreads_in_file
 
 PROTOCOLS = {
     "isic": "all pixels of the set in one confusion matrix, as VM-UNet on ISIC",
@@ -20,8 +20,12 @@ class PapersNumbers:
 
     metrics: tuple[str, ...]
     summary: Mapping[str, Mapping[str, Spread]]
-    number_of_cases: int
+    per_case: Mapping[str, CaseValues]
     notes: tuple[str, ...]
+
+    @property
+    def number_of_cases(self) -> int:
+        return len(self.per_case)
 
 
 def read_papers_numbers(model: TrainedModel, folds: Sequence[str]) -> dict[str, PapersNumbers]:
@@ -42,5 +46,6 @@ def read_papers_numbers(model: TrainedModel, folds: Sequence[str]) -> dict[str, 
             if any(is_newer(Path(case["prediction"]), file) for case in cases):
                 notes.append("Some predictions are newer than these metrics: run nnUNetv2_dsvm evaluate again.")
             spreads = spreads_in_file(content)
-            found[protocol] = PapersNumbers(tuple(content["metrics"]), spreads, len(cases), tuple(notes))
+            per_case = {case["case"]: case["values"] for case in cases}
+            found[protocol] = PapersNumbers(tuple(content["metrics"]), spreads, per_case, tuple(notes))
     return found

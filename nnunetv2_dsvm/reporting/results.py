@@ -1,6 +1,7 @@
 """The metrics of a model's validation: those of `nnUNetv2_dsvm evaluate`, or else nnU-Net's own Dice and IoU."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.evaluation.summary import OVER_LABELS, averages
+from nnunetv2_dsvm.evaluation.summary import OVER_LABELS, averages, repeats_its_only_label
+from nnunetv2_dsvm.evaluation.unfinished_folds import what_a_fold_lacks
 from nnunetv2_dsvm.json_files import read_json_object
 from nnunetv2_dsvm.reporting.models import TrainedModel
 
@@ -16,6 +18,8 @@ AGAIN = "Run the validation, or nnUNetv2_dsvm evaluate, again"
 EVALUATED = "metrics_nnunet.json"
 SUMMARY = "summary.json"
 MEAN = OVER_LABELS  # the row over all classes
+
+CaseValues = Mapping[str, Mapping[str, float | None]]  # class -> metric, None where it is not defined
 
 
 class Spread(NamedTuple):
@@ -34,7 +38,7 @@ class ValidationCase:
     fold: str | None
     reference: Path | None
     prediction: Path | None
-    values: Mapping[str, Mapping[str, float | None]]
+    values: CaseValues
 
     @property
     def mean_dice(self) -> float | None:
@@ -61,6 +65,15 @@ class Results:
     def number_of_cases(self) -> int:
         return len(self.cases)
 
+    @property
+    def has_one_class(self) -> bool:
+        return repeats_its_only_label(self.summary)
+
+    @property
+    def per_case(self) -> dict[str, CaseValues]:
+        """Each case's metrics by its name."""
+        return {case.name: case.values for case in self.cases}
+
 
 def read_results(model: TrainedModel, folds: Sequence[str]) -> Results:
     """Read the metrics of the folds' validation cases.
@@ -77,12 +90,10 @@ def read_results(model: TrainedModel, folds: Sequence[str]) -> Results:
                 f"{folders[0] / EVALUATED}, or that of another fold,", "run nnUNetv2_dsvm evaluate again"
             ):
                 return _evaluated(model, folds, [folder / EVALUATED for folder in folders])
-    for fold, folder in zip(folds, per_fold, strict=True):
-        if not (folder / SUMMARY).is_file():
-            raise UserError(
-                f"{folder} has no {SUMMARY}: fold {fold} has not been validated. nnUNetv2_train with --val does it; "
-                "or choose other folds with -f"
-            )
+    lacking = [fold for fold, folder in zip(folds, per_fold, strict=True) if not (folder / SUMMARY).is_file()]
+    if lacking:
+        sentences = [what_a_fold_lacks(model.folder, fold, model.dataset) for fold in lacking]
+        raise UserError("\n  ".join(["not every fold is validated; choose others with -f, or:", *sentences]))
     with explaining_other_form(
         f"{per_fold[0] / SUMMARY}, or that of another fold,", "repeat the validation, nnUNetv2_train with --val"
     ):
@@ -108,12 +119,16 @@ def _evaluated(model: TrainedModel, folds: Sequence[str], files: Sequence[Path])
             name = entry["case"].removesuffix(model.dataset_json["file_ending"])
             cases.append(_case(model, folds, file.parent, name, entry["reference"], values))
             outdated |= is_newer(cases[-1].prediction, file)
+    _refuse_repeated(model, cases)
     notes = [f"Metrics by nnUNetv2_dsvm evaluate, protocol {contents[0]['protocol']}."]
     if "NSD" in metrics:
         notes.append(f"NSD: normalised surface Dice at {contents[0]['tolerance_mm']:g} mm.")
     notes.append(f"Empty masks: {contents[0]['rule_for_empty_masks'].rstrip('.')}.")
     if model.plans["image_reader_writer"] == "NaturalImage2DIO":
         notes.append("The pictures have no spacing: a pixel counts as 1 mm.")
+    resampled = [name for content in contents for name in content.get("resampled_onto_the_reference", ())]
+    if resampled:
+        notes.append(f"Resampled onto their ground truth's grid before they were measured: {', '.join(resampled)}.")
     lost = sum(case.prediction is None for case in cases)
     if lost:
         notes.append(f"The predictions of {lost} of {len(cases)} measured cases are no longer there.")
@@ -136,12 +151,23 @@ def _nnunets_own(model: TrainedModel, folds: Sequence[str], files: Sequence[Path
             }
             name = Path(entry["prediction_file"]).name.removesuffix(model.dataset_json["file_ending"])
             cases.append(_case(model, folds, file.parent, name, entry["reference_file"], values))
+    _refuse_repeated(model, cases)
     notes = (
-        "Metrics by nnU-Net (summary.json); a class that is in neither the ground truth nor the prediction of a case "
-        "does not count there.",
+        "Metrics by nnU-Net (summary.json), which compares voxels wherever they lie; a class that is in neither the "
+        "ground truth nor the prediction of a case does not count there.",
         "nnUNetv2_dsvm evaluate adds distances, sensitivity and more; make the report again after it.",
     )
     return Results(metrics, tuple(cases), _spreads(cases, list(model.labels), metrics), notes)
+
+
+def _refuse_repeated(model: TrainedModel, cases: Sequence[ValidationCase]) -> None:
+    """A case of two folds would count twice."""
+    repeated = [name for name, n in Counter(case.name for case in cases).items() if n > 1]
+    if repeated:
+        raise UserError(
+            f"several of the chosen folds of {model.folder} validated {', '.join(repeated)}, as folds beyond those of "
+            "splits_final.json do: report on them one by one with -f"
+        )
 
 
 def _case(

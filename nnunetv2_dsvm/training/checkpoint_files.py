@@ -13,11 +13,16 @@ from typing import Any
 
 import torch
 
+from nnunetv2_dsvm.errors import Refusal, UserError
 from nnunetv2_dsvm.nnunet_folders import CHECKPOINTS
 
 KEY = "nnunetv2_dsvm"
 LEFTOVER = ".pth.tmp"  # of a file that is being written
 _NNUNETS_KEYS = ("network_weights", "optimizer_state", "current_epoch", "init_args", "trainer_name", "logging")
+
+
+class CheckpointNotWritten(Refusal, OSError):
+    """The disk is full, or its folder was closed; the message says how to go on."""
 
 
 def write_checkpoint(nnunet_checkpoint: io.BytesIO, own_entry: dict[str, Any], filename: str) -> None:
@@ -27,7 +32,7 @@ def write_checkpoint(nnunet_checkpoint: io.BytesIO, own_entry: dict[str, Any], f
     between, finds the old checkpoint or the new one, never half of one.
 
     Raises:
-        OSError: it could not be written; the old file is as it was, and nothing else is left.
+        CheckpointNotWritten: the old file is as it was, and nothing else is left.
     """
     size = nnunet_checkpoint.tell()
     nnunet_checkpoint.seek(0)
@@ -45,7 +50,7 @@ def write_checkpoint(nnunet_checkpoint: io.BytesIO, own_entry: dict[str, Any], f
             os.remove(temporary)
         if not isinstance(error, (OSError, RuntimeError)):  # torch turns some failed writes into RuntimeError
             raise
-        raise OSError(_not_written(filename, size, error)) from error
+        raise CheckpointNotWritten(_not_written(filename, size, error)) from error
 
 
 def _not_written(filename: str, size: int, error: Exception) -> str:
@@ -55,15 +60,25 @@ def _not_written(filename: str, size: int, error: Exception) -> str:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return (
         f"The checkpoint {filename} could not be written: {reason}. It needs about {size / 2**20:.0f} MiB, and {free} "
-        f"are free on its disk. {kept}. Make room (or the folder writable) and continue the training with --c"
+        f"are free on its disk. {kept}. Make room (or the folder writable) and {how_to_go_on(folder)}"
     )
+
+
+def how_to_go_on(folder: str) -> str:
+    """What an interrupted training can do next, by the checkpoints in its folder, as the end of a sentence."""
+    there = [name for name in CHECKPOINTS if os.path.isfile(os.path.join(folder, name))]
+    if not there:
+        return "start the training again, without --c: it has written no checkpoint to continue from"
+    if there[0] == CHECKPOINTS[0]:
+        return "repeat the final validation with --val: the training itself is finished"
+    return f"continue with --c from {there[0]}"
 
 
 def read_checkpoint(filename: str) -> dict[str, Any]:
     """A checkpoint of nnU-Net, its tensors left on the disk until they are used.
 
     Raises:
-        RuntimeError: the file is truncated, or is no checkpoint of an nnU-Net training.
+        UserError: the file is truncated, or is no checkpoint of an nnU-Net training.
     """
     try:
         checkpoint = torch.load(filename, map_location="cpu", weights_only=False, mmap=True)
@@ -71,7 +86,7 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
         raise
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RuntimeError(
+        raise UserError(
             f"{filename} ({os.path.getsize(filename)} bytes) cannot be read as a checkpoint: {reason}. It is "
             f"truncated, as by an interrupted copy, or no checkpoint at all. {_others(filename)} Nothing was changed."
         ) from error
@@ -87,7 +102,7 @@ def in_a_file(checkpoint: Mapping[str, Any], folder: str) -> Iterator[str]:
     nnU-Net's `load_checkpoint` declares that it takes a dictionary too, but (2.8.1) can only load files.
 
     Raises:
-        RuntimeError: it is no checkpoint of an nnU-Net training.
+        UserError: it is no checkpoint of an nnU-Net training.
     """
     _refuse_foreign(checkpoint, "the dictionary", advice="Give what a checkpoint file of nnU-Net holds.")
     descriptor, filename = tempfile.mkstemp(prefix="checkpoint_", suffix=LEFTOVER, dir=folder)
@@ -104,7 +119,7 @@ def _refuse_damaged(filename: str) -> None:
     with zipfile.ZipFile(filename) as archive:
         damaged = archive.testzip()
     if damaged is not None:
-        raise RuntimeError(
+        raise UserError(
             f"{filename} is damaged: the checksum of {damaged} in it is wrong. {_others(filename)} Nothing was changed."
         )
 
@@ -112,7 +127,7 @@ def _refuse_damaged(filename: str) -> None:
 def _refuse_foreign(checkpoint: Any, name: str, advice: str) -> None:
     missing = [key for key in _NNUNETS_KEYS if not isinstance(checkpoint, Mapping) or key not in checkpoint]
     if missing:
-        raise RuntimeError(
+        raise UserError(
             f"{name} is not a checkpoint of an nnU-Net training: it has no {', '.join(missing)}. {advice} "
             "Nothing was changed."
         )

@@ -62,6 +62,7 @@ class SegmentationWithDistillationLoss(nn.Module):
         ramp_epochs: the epoch from which r = 1.
         not_ignored: target -> (B, 1, H, W), 1 where a pixel counts and 0 where it is ignored; None: all count.
         share: of a mask, how this process's terms count beside those of the others (`share_of_all_ranks`); None: alone.
+        current_epoch: the epoch of a training (counted from 0), asked in every step; None: that of `set_epoch`.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class SegmentationWithDistillationLoss(nn.Module):
         ramp_epochs: int,
         not_ignored: Callable[[torch.Tensor], torch.Tensor] | None = None,
         share: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        current_epoch: Callable[[], int] | None = None,
     ) -> None:
         super().__init__()
         self.segmentation_loss = segmentation_loss
@@ -80,11 +82,30 @@ class SegmentationWithDistillationLoss(nn.Module):
         self.ramp_epochs = ramp_epochs
         self.not_ignored = not_ignored
         self.share = share
+        self.current_epoch = current_epoch
         self.last_terms: dict[str, torch.Tensor] = {}
         self.set_epoch(0)
+        self._own = {*vars(self), *self._modules, "_own"}
+
+    def __getattr__(self, name: str) -> Any:
+        """What it does not have itself is the segmentation loss's, as if that were not wrapped."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in ("segmentation_loss", "_own") or not hasattr(self.segmentation_loss, name):
+                raise
+            return getattr(self.segmentation_loss, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets what the segmentation loss has and this has not, such as a weight that changes with the epoch, there."""
+        if name not in vars(self).get("_own", {name}) and hasattr(self.segmentation_loss, name):
+            setattr(self.segmentation_loss, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the ramp of an epoch (counted from 0) and forgets the terms recorded so far."""
+        self._epoch = epoch
         self.ramp = linear_ramp(epoch, self.ramp_epochs)
         self._sums: dict[str, torch.Tensor] = {}
         self._steps = 0
@@ -99,6 +120,8 @@ class SegmentationWithDistillationLoss(nn.Module):
         """
         if not hasattr(output, "encoder_features"):
             return self.segmentation_loss(output, target)
+        if self.current_epoch is not None and self.current_epoch() != self._epoch:
+            self.set_epoch(self.current_epoch())
         segmentation = self.segmentation_loss(output.logits, target)
         features = tuple(output.encoder_features), tuple(output.decoder_features)
         if self.not_ignored is None:

@@ -3,17 +3,18 @@
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunetv2_dsvm.architecture.resampling import PATCH_SIZE
-from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.architecture.vm_unet import PRESETS, VMUNet
+from nnunetv2_dsvm.errors import UserValueError
 
 NETWORK_CLASS_NAME = f"{VMUNet.__module__}.{VMUNet.__qualname__}"
 DEFAULT_PRESET = "base"
 
 
 def refuse_unless_2d(configuration_manager: ConfigurationManager) -> None:
-    """Raises ValueError unless the configuration trains on 2D patches: VM-UNet scans images."""
+    """Raises UserValueError unless the configuration trains on 2D patches: VM-UNet scans images."""
     patch_size = list(configuration_manager.patch_size)
     if len(patch_size) != 2:
-        raise ValueError(
+        raise UserValueError(
             f"VM-UNet and DSVM-UNet support 2D configurations only, but this one has the {len(patch_size)}D patch size "
             f"{patch_size}: train the configuration '2d' (nnUNetv2_train DATASET 2d FOLD -tr ...), which nnU-Net plans "
             "for 3D images too"
@@ -21,12 +22,12 @@ def refuse_unless_2d(configuration_manager: ConfigurationManager) -> None:
 
 
 def refuse_constant_output(configuration_manager: ConfigurationManager) -> None:
-    """Raises ValueError where the plans ask for a VM-UNet so narrow that its output does not depend on the image."""
+    """Raises UserValueError where the plans ask for a VM-UNet so narrow that its output is the same for all images."""
     if configuration_manager.network_arch_class_name != NETWORK_CLASS_NAME:
         return
     dims = list(configuration_manager.network_arch_init_kwargs.get("dims", ()))
     if dims and dims[0] < 2 * PATCH_SIZE:
-        raise ValueError(
+        raise UserValueError(
             f"dims {dims} in the plans: the last expanding would leave {dims[0] // PATCH_SIZE} channel, of which its "
             f"norm makes a constant, and nothing could be learnt; begin with {2 * PATCH_SIZE} or more"
         )
@@ -46,14 +47,24 @@ def build_vm_unet(
     made for another network, as nnU-Net's planners write them, get the preset "base", the published recipe.
 
     Raises:
-        ValueError: the configuration is not 2D, or its sizes do not fit together.
+        UserValueError: the configuration is not 2D, or its sizes do not fit together.
     """
     refuse_unless_2d(configuration_manager)
     heads = {"deep_supervision": deep_supervision, "auxiliary_heads": auxiliary_heads}
     if configuration_manager.network_arch_class_name == NETWORK_CLASS_NAME:
         sizes = {**configuration_manager.network_arch_init_kwargs, **heads}
-        return VMUNet(input_channels=input_channels, num_classes=num_classes, **sizes)
+        try:
+            return VMUNet(input_channels=input_channels, num_classes=num_classes, **sizes)
+        except (TypeError, ValueError) as error:
+            raise UserValueError(f"The plans' arch_kwargs give no VM-UNet: {error}") from error
     return VMUNet.from_preset(DEFAULT_PRESET, input_channels, num_classes, **heads)
+
+
+def planned_stages(configuration_manager: ConfigurationManager) -> int:
+    """The number of stages of the network that `build_vm_unet` makes."""
+    default = PRESETS[DEFAULT_PRESET]["dims"]
+    is_planned = configuration_manager.network_arch_class_name == NETWORK_CLASS_NAME
+    return len(configuration_manager.network_arch_init_kwargs.get("dims", default) if is_planned else default)
 
 
 def in_words(configuration_manager: ConfigurationManager, network: VMUNet) -> str:

@@ -5,6 +5,12 @@ from contextlib import contextmanager
 
 import torch
 
+from nnunetv2_dsvm.errors import Refusal
+
+
+class OutOfGpuMemory(Refusal, torch.OutOfMemoryError):
+    """Of patch and batch; the message says what to lower."""
+
 
 @contextmanager
 def explained(what: str, configuration: str, plans: str, patch_size: Sequence[int], batch_size: int) -> Iterator[None]:
@@ -23,9 +29,9 @@ def explained(what: str, configuration: str, plans: str, patch_size: Sequence[in
         if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):  # Apple: a plain one
             raise
         size = "×".join(map(str, patch_size))
-        raise torch.OutOfMemoryError(
+        raise OutOfGpuMemory(
             f"Out of GPU memory during {what} with a patch of {size} pixels and a batch of {batch_size}. In a copy of "
-            f'the plans {plans} (another file name and plans_name, passed with -p), lower "batch_size" of the '
+            f'the plans (nnUNetv2_dsvm copy-plans -d DATASET -p {plans} -o NEW_NAME), lower "batch_size" of the '
             f'configuration {configuration}, or, at a batch of 1, "patch_size"; a smaller network or '
             '"gradient_checkpointing": true in its arch_kwargs needs less too. Close other programs on this GPU first '
             f"(nvidia-smi lists them). torch says: {str(error).splitlines()[0] if str(error) else 'nothing'}"

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from nnunetv2_dsvm.errors import UserValueError
+
 SEED_VARIABLE = "NNUNETV2_DSVM_SEED"
 
 
@@ -15,13 +17,13 @@ def seed_from_environment() -> int | None:
     """The seed in NNUNETV2_DSVM_SEED, or None when it is unset or empty.
 
     Raises:
-        ValueError: it is set to something other than an integer from 0 on.
+        UserValueError: it is set to something other than an integer from 0 on.
     """
     value = os.environ.get(SEED_VARIABLE, "").strip()
     if not value:
         return None
     if not (value.isascii() and value.isdigit()):
-        raise ValueError(f"{SEED_VARIABLE} must be an integer from 0 on, got {value!r}; unset it to train unseeded")
+        raise UserValueError(f"{SEED_VARIABLE} must be an integer from 0 on, got {value!r}; unset it to train unseeded")
     return int(value)
 
 

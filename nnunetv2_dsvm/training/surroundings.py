@@ -1,5 +1,6 @@
 """What a training needs around it, checked before it starts: device, results folder, the cascade's earlier stage."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -9,50 +10,58 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import distributed as dist
 
+from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.training.checkpoint_files import how_to_go_on
+
+_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 def refuse_missing_device(device: torch.device) -> None:
-    """Raises RuntimeError unless torch can compute on this kind of device here."""
+    """Raises UserError unless torch can compute on this kind of device here."""
     available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
     if device.type in available and not available[device.type]():
         name = {"cuda": "NVIDIA or AMD GPU", "mps": "Apple GPU"}[device.type]
-        raise RuntimeError(
+        raise UserError(
             f"-device {device.type}: torch {torch.__version__} finds no usable {name} here. Train with -device cpu, or "
             "run nnUNetv2_dsvm doctor to see what is missing"
         )
 
 
 def refuse_unequal_shares(configuration: ConfigurationManager) -> None:
-    """Raises RuntimeError where several GPUs would get unequal parts of a batch whose Dice is computed over all."""
+    """Raises UserError where several GPUs would get unequal parts of a batch whose Dice is computed over all."""
     ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     batch = configuration.batch_size
     if configuration.batch_dice and batch % ranks:
-        raise RuntimeError(
+        raise UserError(
             f"A batch of {batch} cannot be shared equally by {ranks} GPUs, which nnU-Net's batch Dice needs. Nothing "
-            "was trained. In a copy of the plans (another file name and plans_name, passed with -p) set batch_size to "
+            "was trained. In a copy of the plans (nnUNetv2_dsvm copy-plans, option --batch-size) set batch_size to "
             f"{batch - batch % ranks or ranks}, or train on another number of GPUs"
         )
 
 
 def refuse_unwritable(folder: str) -> None:
-    """Raises RuntimeError unless files can be written in this existing folder."""
+    """Raises UserError unless files can be written in this existing folder."""
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable_"):
             pass
     except OSError as error:
-        raise RuntimeError(unwritable(folder, error)) from error
+        raise UserError(unwritable(folder, error)) from error
 
 
 @contextmanager
 def explaining_unwritable(folder: str) -> Iterator[None]:
-    """Makes a sentence of the error of a file that can no longer be written; a checkpoint's error already is one."""
+    """Within it, the error of a results folder that can no longer be written becomes a sentence on how to go on.
+
+    A checkpoint's error already is one, and an error that is not of writing there is left as it is.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno is None:
+        below = str(error.filename or "").startswith(os.path.join(folder, ""))
+        if error.errno not in _OF_WRITING and not below:
             raise
-        raise RuntimeError(
-            f"The results folder {folder} can no longer be written: {error}. The checkpoints are as they were; what "
-            "was trained since the last one is lost. Make it writable, or make room, and continue with --c"
+        raise UserError(
+            f"The results folder {folder} can no longer be written: {error}. Its checkpoints are as they were; what "
+            f"was not yet written is lost. Make it writable, or make room, and {how_to_go_on(folder)}"
         ) from error
 
 
@@ -65,12 +74,12 @@ def unwritable(folder: str, error: OSError) -> str:
 
 
 def refuse_missing_segmentations(cases: Iterable[str], folder: str, previous_stage: str) -> None:
-    """Raises RuntimeError unless this folder holds the previous stage's segmentation of every case."""
+    """Raises UserError unless this folder holds the previous stage's segmentation of every case."""
     endings = (".b2nd", ".npy", ".npz")  # of nnU-Net's two kinds of datasets
     there = set(os.listdir(folder)) if os.path.isdir(folder) else set()
     missing = sorted(case for case in cases if there.isdisjoint(case + ending for ending in endings))
     if missing:
-        raise RuntimeError(
+        raise UserError(
             f"This configuration also reads the segmentations of {previous_stage}, but those of {', '.join(missing)} "
             f"are missing in {folder}. Nothing was trained. Train every fold of {previous_stage} with the same trainer "
             "and plans: its final validation writes them (nnUNetv2_train DATASET CONFIGURATION FOLD --val repeats it)"

@@ -11,6 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.listing import visible_files, visible_folders
 from nnunetv2_dsvm.safe_load import load_safely
 from nnunetv2_dsvm.training.checkpoint_fit import difference
 from nnunetv2_dsvm.training.network import build_vm_unet
@@ -109,10 +110,10 @@ def _checkpoint_file(folder: Path, fold: str, checkpoint: str) -> Path:
         raise UserError(f"{folder} is not the folder of a trained model: it has no {' and no '.join(missing)}")
     file = folder / f"fold_{fold}" / checkpoint
     if not file.parent.is_dir():
-        folds = sorted(path.name.removeprefix("fold_") for path in folder.glob("fold_*") if path.is_dir())
+        folds = [path.name.removeprefix("fold_") for path in visible_folders(folder, "fold_")]
         raise UserError(f"{folder} has no fold {fold}; it has {', '.join(folds) or 'none'}")
     if not file.is_file():
-        present = sorted(path.name for path in file.parent.glob("*.pth"))
+        present = [path.name for path in visible_files(file.parent, ".pth")]
         raise UserError(f"{file.parent} has no {checkpoint}; it has {', '.join(present) or 'no checkpoint'}")
     return file
 

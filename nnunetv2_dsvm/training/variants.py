@@ -2,10 +2,8 @@
 
 import numpy as np
 from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
-from torch import nn
 
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
-from nnunetv2_dsvm.training.network import build_vm_unet
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
 
@@ -31,19 +29,6 @@ class _DeepSupervision:
     """Ours: heads on the decoder's stages too, trained as nnU-Net trains its own, and unused at inference."""
 
     default_deep_supervision = True
-
-    @staticmethod
-    def build_network_architecture(
-        plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision=True
-    ) -> nn.Module:
-        """As in the base trainer, with the auxiliary heads always built: inference must load their weights too."""
-        return build_vm_unet(
-            configuration_manager,
-            num_input_channels,
-            num_output_channels,
-            deep_supervision=enable_deep_supervision,
-            auxiliary_heads=True,
-        )
 
 
 class nnUNetTrainerDSVM_deepSupervision(_DeepSupervision, nnUNetTrainerDSVM):

@@ -1,4 +1,4 @@
-"""A user's trainer, found through nnUNet_extTrainer, whose process kills itself with SIGKILL where KILL_AT says."""
+"""A user's trainer, found through nnUNet_extTrainer, whose process kills itself where KILL_AT says (with KILL_WITH)."""
 
 import builtins
 import json
@@ -10,16 +10,17 @@ from pathlib import Path
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
-from nnunetv2_dsvm.training import checkpoint_files, dsvm_trainer
+from nnunetv2_dsvm.training import checkpoint_files
+from nnunetv2_dsvm.training.layers import distilled
 from nnunetv2_dsvm.training.variants import nnUNetTrainerDSVM_FixedOrientation
 
 # Drawing takes longer than training here.
-LocalLogger.plot_progress_png = dsvm_trainer.plot_distillation_progress = lambda *arguments: None
+LocalLogger.plot_progress_png = distilled.plot_distillation_progress = lambda *arguments: None
 
 
 def kill_at(point: str) -> None:
     if os.environ.get("KILL_AT") == point:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), int(os.environ.get("KILL_WITH", signal.SIGKILL)))
 
 
 class HalfAFile:

@@ -4,11 +4,9 @@ nnU-Net finds them by the variable `nnUNet_extTrainer`, to which `run_grid.py` a
 comes as JSON in ACCURACY_STUDY_SETTINGS: names of a trainer's attributes and their values.
 """
 
-import contextlib
 import json
 import os
 import platform
-from collections.abc import Iterator
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -94,9 +92,7 @@ class StudySettings(FixedOrientation):
 
 
 class VMUNetSettings(StudySettings):
-    """What the trainers of a VM-UNet take besides: `enable_deep_supervision`, and `precision`, "bf16" or "fp32"."""
-
-    precision = "bf16"
+    """What the trainers of a VM-UNet take besides: `enable_deep_supervision`, and the recipe's `precision`."""
 
     @staticmethod
     def build_network_architecture(
@@ -109,26 +105,6 @@ class VMUNetSettings(StudySettings):
             deep_supervision=enable_deep_supervision,
             auxiliary_heads=settings().get("enable_deep_supervision", False),  # prediction must load them too
         )
-
-    def train_step(self, batch: dict) -> dict:
-        with self._precision():
-            return super().train_step(batch)
-
-    def validation_step(self, batch: dict) -> dict:
-        with self._precision():
-            return super().validation_step(batch)
-
-    @contextlib.contextmanager
-    def _precision(self) -> Iterator[None]:
-        if self.precision == "bf16":  # what the package's trainers do by themselves, where the GPU has it
-            yield
-            return
-        before = torch.get_autocast_dtype("cuda")
-        torch.set_autocast_dtype("cuda", torch.float32)
-        try:
-            yield
-        finally:
-            torch.set_autocast_dtype("cuda", before)
 
 
 class nnUNetTrainer_study(StudySettings, nnUNetTrainer):

@@ -1,0 +1,112 @@
+"""A copy of plans under a name of its own, with another network, patch or batch where that is asked for."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+
+from nnunetv2_dsvm.architecture.vm_unet import VMUNet, strides_of
+from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.nnunet_folders import OTHER_FILES_OF_A_DATASET
+from nnunetv2_dsvm.training.network import NETWORK_CLASS_NAME, refuse_constant_output, refuse_unless_2d
+
+
+def vm_unet_architecture(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry `architecture` of a configuration, for our trainers and for nnU-Net's own.
+
+    Args:
+        sizes: arguments of `VMUNet`, with `dims`.
+    """
+    return {
+        "network_class_name": NETWORK_CLASS_NAME,
+        "arch_kwargs": {
+            **{key: list(value) if isinstance(value, tuple) else value for key, value in sizes.items()},
+            # For nnU-Net's own trainers: heads with and without deep supervision, and their scales.
+            "auxiliary_heads": True,
+            "strides": strides_of(len(sizes["dims"])),
+        },
+        "_kw_requires_import": [],
+    }
+
+
+def copy_plans(
+    dataset_folder: Path,
+    source: str,
+    name: str,
+    *,
+    configuration: str = "2d",
+    network: Mapping[str, Any] | None = None,
+    patch_size: Sequence[int] | None = None,
+    batch_size: int | None = None,
+) -> Path:
+    """Writes plans under another name, inside the file too, after which nnU-Net names the results.
+
+    The preprocessed data stay those of the source: nothing that is changed here changes them.
+
+    Args:
+        dataset_folder: the dataset's folder below nnUNet_preprocessed.
+        source: name of the plans to copy.
+        name: of the copy.
+        configuration: the one that is changed.
+        network: arguments of `VMUNet` besides channels and classes; None: the source's network.
+        patch_size: (height, width) in pixels; None: the source's.
+        batch_size: images in a step; None: the source's.
+
+    Returns:
+        The file written, `dataset_folder/name.json`.
+
+    Raises:
+        UserError: there are no such plans, the copy's file is there already, or the network's sizes do not fit.
+    """
+    plans = _read(dataset_folder, source)
+    configurations = plans["configurations"]
+    if configuration not in configurations:
+        raise UserError(f"{source} has no configuration {configuration}; it has {', '.join(configurations)}")
+    changed = configurations[configuration]
+    if network is not None:
+        changed["architecture"] = vm_unet_architecture(network)
+    if patch_size is not None:
+        changed["patch_size"] = list(patch_size)
+    if batch_size is not None:
+        changed["batch_size"] = batch_size
+    if network is not None or patch_size is not None:
+        _refuse_what_cannot_be_built(changed, network)
+    plans["plans_name"] = name
+    path = dataset_folder / f"{name}.json"
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(json.dumps(plans, indent=4) + "\n")
+    except FileExistsError as error:
+        raise UserError(f"{path} is there already: choose another name, or remove it") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+    return path
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / f"{name}.json"
+    try:
+        plans = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(plans["configurations"], dict):
+            raise TypeError
+    except FileNotFoundError as error:
+        there = sorted(file.stem for file in folder.glob("*.json") if file.stem not in OTHER_FILES_OF_A_DATASET)
+        raise UserError(f"there are no plans {name} in {folder}; there are {', '.join(there) or 'none'}") from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} cannot be read as plans of nnU-Net: {error!r}") from error
+    return plans
+
+
+def _refuse_what_cannot_be_built(configuration: dict[str, Any], network: Mapping[str, Any] | None) -> None:
+    try:
+        if "patch_size" in configuration:  # it may be inherited
+            refuse_unless_2d(ConfigurationManager(configuration))
+        if network is not None:
+            refuse_constant_output(ConfigurationManager(configuration))
+            with torch.device("meta"):
+                VMUNet(1, 2, **network)
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from error

@@ -1,0 +1,199 @@
+"""The layer of dual self-distillation: features, projections, loss, ramp, logs."""
+
+import os
+from collections.abc import Mapping
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunetv2_dsvm.distillation.distances import DistanceKind, FeatureDistance
+from nnunetv2_dsvm.distillation.dual import DualSelfDistillation, Term
+from nnunetv2_dsvm.distillation.features import ProjectionKind
+from nnunetv2_dsvm.errors import UserValueError
+from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
+from nnunetv2_dsvm.training.loss import (
+    SEGMENTATION,
+    SegmentationWithDistillationLoss,
+    pixels_not_ignored,
+    share_of_all_ranks,
+)
+from nnunetv2_dsvm.training.progress_picture import plot_distillation_progress
+from nnunetv2_dsvm.training.surroundings import explaining_unwritable
+
+LOG_KEYS = {SEGMENTATION: "segmentation_loss", "projection": "L_proj", "progressive": "L_prog"}
+RAMP_KEY = "distillation_ramp"
+
+
+class DistilledTraining(TrainerHooks):
+    """Adds the two terms to whatever segmentation loss, optimiser and schedule the class has otherwise.
+
+    `_build_loss` stays that of the segmentation, and a loss that is assigned to the trainer at any time gets the terms.
+    An optimiser that does not know the projections is given them.
+    """
+
+    distillation_terms: tuple[Term, ...] = ("projection", "progressive")
+    distillation_distance: DistanceKind = "mse"
+    distillation_temperature: float = FeatureDistance.temperature  # of "kl"
+    distillation_standardise: bool = False
+    distillation_stop_gradient: bool = True
+    distillation_projection: ProjectionKind = "convolution"
+    lambda_projection: float = 1.0
+    lambda_progressive: float = 0.1
+    ramp_fraction: float = 0.1
+
+    def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
+        super().preflight(planned, device)
+        if type(self).build_network_architecture is nnUNetTrainer.build_network_architecture:
+            raise UserValueError(
+                f"{type(self).__name__} distils the features of a VM-UNet, but builds nnU-Net's network: name "
+                "nnUNetTrainerVMUNet, or the layer VMUNetNetwork, among its bases"
+            )
+
+    @cached_property
+    def distillation(self) -> DualSelfDistillation:
+        """The terms with their projections, made at the first use: when the optimiser is, or the loss."""
+        network = self.bare_network()
+        if not hasattr(network, "return_features"):
+            raise UserValueError(
+                f"{type(self).__name__} distils the features of a VM-UNet, but its build_network_architecture gives a "
+                f"{type(network).__name__}: leave out the class that it comes from"
+            )
+        distillation = DualSelfDistillation(
+            network.encoder.output_channels,
+            network.decoder.output_channels,
+            terms=self.distillation_terms,
+            distance=self.distillation_distance,
+            temperature=self.distillation_temperature,
+            standardise=self.distillation_standardise,
+            stop_gradient=self.distillation_stop_gradient,
+            projection=self.distillation_projection,
+        )
+        return distillation.to(self.device)
+
+    @property
+    def loss(self) -> Any:
+        """What nnU-Net calls with the network's output and the target; never without the terms."""
+        return self._loss
+
+    @loss.setter
+    def loss(self, loss: Any) -> None:
+        distilled = loss is None or isinstance(loss, SegmentationWithDistillationLoss)
+        self._loss = loss if distilled else self._with_distillation(loss)
+
+    def _with_distillation(self, segmentation_loss: Any) -> SegmentationWithDistillationLoss:
+        not_ignored = None
+        if self.label_manager.has_ignore_label:
+            not_ignored = partial(
+                pixels_not_ignored,
+                ignore_label=self.label_manager.ignore_label,
+                has_regions=self.label_manager.has_regions,
+            )
+        return SegmentationWithDistillationLoss(
+            segmentation_loss,
+            self._synchronised_distillation,
+            {"projection": self.lambda_projection, "progressive": self.lambda_progressive},
+            self._ramp_epochs(),
+            not_ignored,
+            share_of_all_ranks if self.is_ddp else None,
+            lambda: self.current_epoch,
+        )
+
+    @cached_property
+    def _synchronised_distillation(self) -> nn.Module:
+        if self.is_ddp and any(True for _ in self.distillation.parameters()):
+            return DistributedDataParallel(self.distillation, device_ids=[self.local_rank])
+        return self.distillation
+
+    def trained_modules(self) -> list[nn.Module]:
+        return [*super().trained_modules(), self.distillation]
+
+    def configure_optimizers(self, *args: Any, **keywords: Any):
+        optimizer, schedule = super().configure_optimizers(*args, **keywords)
+        self._train_projections_too(optimizer)
+        return optimizer, schedule
+
+    def _train_projections_too(self, optimizer: torch.optim.Optimizer) -> None:
+        """Puts projections that an optimiser does not know into its group with the highest learning rate.
+
+        Into a group that is there: a schedule of torch's remembers the rates of the groups that it was made for.
+        """
+        known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        missing = [parameter for parameter in self.distillation.parameters() if id(parameter) not in known]
+        if missing:
+            max(optimizer.param_groups, key=lambda group: group["lr"])["params"].extend(missing)
+
+    def initialize(self):
+        super().initialize()
+        self._train_projections_too(self.optimizer)  # where configure_optimizers of a class in front stands alone
+        network = self.bare_network()
+        network.return_features = True
+        self.distillation.cuda_graphs.training = network.cuda_graphs.training
+        self._add_log_keys()
+
+    def on_train_epoch_end(self, train_outputs: list[dict]):
+        super().on_train_epoch_end(train_outputs)
+        # Without a term, as in steps of a user's own that pass on no features, the logger needs a value all the same.
+        terms = dict.fromkeys((SEGMENTATION, *self.distillation_terms), float("nan"))
+        values = {LOG_KEYS[name]: value for name, value in {**terms, **self._mean_terms_of_all_ranks()}.items()}
+        values[RAMP_KEY] = self.loss.ramp
+        for key, value in values.items():
+            self.logger.log(key, value, self.current_epoch)
+        self.print_to_log_file(", ".join(f"{key} {value:.4g}" for key, value in values.items()))
+
+    def on_epoch_end(self):
+        super().on_epoch_end()
+        if self.local_rank == 0:
+            history = {key: self.logger.get_value(key, step=None) for key in self._log_keys()}
+            with explaining_unwritable(self.output_folder):
+                plot_distillation_progress(history, os.path.join(self.output_folder, "progress_distillation.png"))
+
+    def loss_terms_of_last_step(self) -> dict[str, float]:
+        return {LOG_KEYS[name]: value.item() for name, value in self.loss.last_terms.items()}
+
+    def distillation_settings(self) -> dict[str, Any]:
+        return {
+            "terms": self.distillation_terms,
+            "distance": self.distillation_distance,
+            "temperature": self.distillation_temperature,
+            "standardise": self.distillation_standardise,
+            "stop_gradient": self.distillation_stop_gradient,
+            "projection": self.distillation_projection,
+            "lambda_projection": self.lambda_projection,
+            "lambda_progressive": self.lambda_progressive,
+            "ramp_epochs": self._ramp_epochs(),
+        }
+
+    def own_checkpoint_entry(self) -> dict[str, Any]:
+        projections, settings = self.distillation.state_dict(), self.distillation_settings()
+        return {**super().own_checkpoint_entry(), "projections": projections, "settings": settings}
+
+    def restore_own_entry(self, entry: Mapping[str, Any]) -> None:
+        super().restore_own_entry(entry)
+        self.distillation.load_state_dict(entry.get("projections") or {})
+        settings = self.distillation_settings()
+        if entry.get("settings") != settings:
+            self.print_to_log_file(
+                f"Distillation from here on: {settings}; the checkpoint was trained with {entry.get('settings')}"
+            )
+        self._add_log_keys()
+
+    def _ramp_epochs(self) -> int:
+        return round(self.num_epochs * self.ramp_fraction)
+
+    def _log_keys(self) -> list[str]:
+        return [*(LOG_KEYS[name] for name in (SEGMENTATION, *self.distillation_terms)), RAMP_KEY]
+
+    def _add_log_keys(self) -> None:
+        # nnU-Net's logger insists on one value per finished epoch and key; a checkpoint may come without ours.
+        history = self.logger.local_logger.my_fantastic_logging
+        for key in self._log_keys():
+            history.setdefault(key, [float("nan")] * self.current_epoch)
+
+    def _mean_terms_of_all_ranks(self) -> dict[str, float]:
+        of_ranks = self.of_all_ranks(self.loss.mean_terms())
+        return {name: sum(terms[name] for terms in of_ranks) / len(of_ranks) for name in of_ranks[0]}

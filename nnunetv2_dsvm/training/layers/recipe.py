@@ -1,0 +1,98 @@
+"""The layer of VM-UNet's recipe: optimiser, schedule, length, precision."""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+
+from nnunetv2_dsvm.errors import UserValueError
+from nnunetv2_dsvm.training.layers.overrides import cuts_off
+from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks, is_layer
+from nnunetv2_dsvm.training.optimization import ENCODER, PART, WarmupCosineSchedule, parameter_groups
+from nnunetv2_dsvm.training.precision import Precision, cuda_autocast, training_dtype
+
+
+class VisionMambaRecipe(TrainerHooks):
+    """AdamW with a learning rate of 1e-3 and a weight decay of 1e-2, a warm-up and one cosine, 300 epochs, bf16.
+
+    `configure_optimizers` of a class that is mixed in behind it is used instead of its own, with this learning rate,
+    weight decay and length unless that class sets others.
+    """
+
+    default_num_epochs: int = 300
+    default_initial_lr: float = 1e-3
+    default_weight_decay: float = 1e-2
+    final_lr_fraction: float = 1e-2
+    warmup_fraction: float = 1 / 30
+    precision: Precision = "auto"  # on CUDA; auto: bf16 where the hardware has it, else fp16
+    # For an encoder with pretrained weights (nnU-Net's -pretrained_weights, see `nnUNetv2_dsvm convert-weights`):
+    encoder_lr_factor: float = 1.0  # its learning rate, as a multiple of the rest's
+    frozen_encoder_epochs: int = 0  # epochs, from the first on, in which its weights stay as they are
+
+    def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
+        super().preflight(planned, device)
+        if device.type == "cuda" and cuts_off(type(self), TrainerHooks, "run_training", is_layer):
+            self.refuse_where_cut_off("train_step", f"its precision ({self.precision}), as its run_training does not")
+
+    def initialize(self):
+        if training_dtype(self.device, self.precision) != torch.float16:
+            self.grad_scaler = None  # bf16 has the range of fp32
+        super().initialize()
+        if self._encoder_is_apart() and not any(g.get(PART) == ENCODER for g in self.optimizer.param_groups):
+            raise UserValueError(
+                f"{type(self).__name__} has encoder_lr_factor {self.encoder_lr_factor:g} and frozen_encoder_epochs "
+                f"{self.frozen_encoder_epochs}, which belong to this package's optimiser, but takes another "
+                "configure_optimizers from its bases: leave out one of them"
+            )
+
+    def configure_optimizers(self, *args: Any, **keywords: Any):
+        if self.mixed_in_behind(VisionMambaRecipe, "configure_optimizers"):
+            return super().configure_optimizers(*args, **keywords)
+        # Only where it is asked for: two groups more or less would not fit an earlier checkpoint's.
+        apart = self.bare_network().encoder if self._encoder_is_apart() else None
+        groups = parameter_groups(self.trained_modules(), self.weight_decay, apart)
+        optimizer = torch.optim.AdamW(groups, lr=self.initial_lr, fused=self.device.type == "cuda")
+        schedule = WarmupCosineSchedule(
+            optimizer,
+            num_epochs=self.num_epochs,
+            initial_lr=self.initial_lr,
+            final_lr=self.initial_lr * self.final_lr_fraction,
+            warmup_epochs=round(self.num_epochs * self.warmup_fraction),
+            encoder_lr_factor=self.encoder_lr_factor,
+            frozen_encoder_epochs=self.frozen_encoder_epochs,
+        )
+        return optimizer, schedule
+
+    def run_training(self):
+        with self._autocast():
+            super().run_training()
+
+    def train_step(self, batch: dict) -> dict:
+        with self._autocast():  # also in a run_training of another class
+            return super().train_step(batch)
+
+    def validation_step(self, batch: dict) -> dict:
+        with self._autocast():
+            return super().validation_step(batch)
+
+    def _autocast(self) -> AbstractContextManager:
+        return cuda_autocast(training_dtype(self.device, self.precision))
+
+    def on_train_start(self):
+        super().on_train_start()
+        dtype = training_dtype(self.device, self.precision) if self.device.type == "cuda" else torch.float32
+        precision = str(dtype).removeprefix("torch.") + (" with a gradient scaler" if self.grad_scaler else "")
+        self.print_to_log_file(
+            f"recipe: {self.num_epochs} epochs of {self.num_iterations_per_epoch} iterations in {precision}, "
+            f"{type(self.optimizer).__name__} with learning rate {self.initial_lr:g} and weight decay "
+            f"{self.weight_decay:g}, {type(self.lr_scheduler).__name__}"
+        )
+        if self._encoder_is_apart():
+            self.print_to_log_file(
+                f"encoder: frozen for the first {self.frozen_encoder_epochs} epochs, then {self.encoder_lr_factor:g} "
+                "times the learning rate of the rest"
+            )
+
+    def _encoder_is_apart(self) -> bool:
+        return self.encoder_lr_factor != 1 or self.frozen_encoder_epochs > 0

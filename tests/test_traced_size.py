@@ -1,0 +1,37 @@
+"""torch.jit.trace and its like, which keep what was done with one image."""
+
+import pytest
+import torch
+
+from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+
+
+@pytest.fixture
+def network(one_thread) -> VMUNet:
+    return VMUNet(1, 2, dims=(8, 16), encoder_depths=(1, 1), decoder_depths=(1, 1), d_state=2).eval()
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_traced_network_names_the_export_and_refuses_other_sizes(network):
+    image = torch.randn(2, 1, 24, 17)
+    with torch.no_grad(), pytest.warns(UserWarning, match="images of 24x17 only.*`nnUNetv2_dsvm export`"):
+        traced = torch.jit.trace(network, torch.randn(1, 1, 24, 17))
+    with torch.no_grad():
+        torch.testing.assert_close(traced(image), network(image))
+    for size in ((17, 24), (48, 17), (24, 24), (1, 17), (24, 1)):
+        with pytest.raises(RuntimeError, match="split_with_sizes"):
+            traced(torch.randn(1, 1, *size))
+
+
+def test_an_exported_program_refuses_other_sizes(network):
+    image = torch.randn(1, 1, 24, 17)
+    with torch.no_grad():
+        program = torch.export.export(network, (image,)).module()
+        torch.testing.assert_close(program(image), network(image))
+        with pytest.raises((RuntimeError, AssertionError)):
+            program(torch.randn(1, 1, 40, 17))
+
+
+def test_a_symbolic_trace_is_refused(network):
+    with pytest.raises(torch.fx.proxy.TraceError):
+        torch.fx.symbolic_trace(network)
