@@ -7,7 +7,7 @@ from pathlib import Path
 
 os.environ.setdefault("nnUNet_n_proc_DA", "2")
 os.environ.setdefault("nnUNet_def_n_proc", "2")
-# OpenMP's threads spin for long while they wait, on cores that other processes need: see NnUNetProject.variables.
+# OpenMP's threads spin for long while they wait, on cores that other processes need: see waiting_threads.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import pytest

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.architecture.vm_unet import PRESETS, VMUNet
 from nnunetv2_dsvm.benchmark import correctness, measure, plain_conv_unet, planned_memory, report, scaling
 from nnunetv2_dsvm.benchmark.conventional import conventional_network
 from nnunetv2_dsvm.benchmark.core_case import CoreCase
@@ -23,6 +23,7 @@ from nnunetv2_dsvm.benchmark.network_case import DiceAndCrossEntropy, NetworkCas
 from nnunetv2_dsvm.benchmark.planned_memory import planned_trainings
 from nnunetv2_dsvm.benchmark.scaling import measure_scaling
 from nnunetv2_dsvm.benchmark.scan_case import ScanCase, ScanShape
+from nnunetv2_dsvm.benchmark.sharing import SharingTimes, measure_sharing
 from nnunetv2_dsvm.benchmark.suites import Result, Runner
 from nnunetv2_dsvm.benchmark.timing import ONCE, Effort, Timing, time_inference, time_training
 from nnunetv2_dsvm.benchmark.training_memory import TrainingCase, TrainingPeak, train_some_steps
@@ -287,6 +288,40 @@ class TestScaling:
     def test_without_a_second_gpu_the_command_says_so(self, capsys):
         assert benchmark("--suite", "scaling") == 0
         assert "two GPUs are needed" in capsys.readouterr().out
+
+
+class TestSharing:
+    def test_two_processes_at_once(self):
+        case = NetworkCase("VM-UNet", 1, 16, 16, NetworkSizes((8, 16), (1, 1), (1, 1), 2), "float32", "cpu")
+        times = measure_sharing(case, 2, dataclasses.replace(ONCE, least=2))
+        assert times.inference.repeats == times.training.repeats == 2
+        assert times.training.median > times.forward.median > 0
+
+    def test_the_table_has_one_process_two_and_the_speed_left(self, monkeypatch, capsys, tmp_path):
+        def measured(case, processes, effort):
+            timing = Timing.of([0.1 * processes])
+            return SharingTimes(timing, timing, timing)
+
+        monkeypatch.setattr("nnunetv2_dsvm.benchmark.suites.measure_sharing", measured)
+        file = tmp_path / "numbers.json"
+        assert benchmark("--suite", "sharing", "--json", str(file)) == 0
+        assert "VM-UNet, batch 2" in (printed := capsys.readouterr().out) and "×0.5" in printed
+        rows = [row for row in json.loads(file.read_text())["results"] if row["case"].startswith("VM-UNet")]
+        assert [row["implementation"] for row in rows] == ["one process", "two at once"]
+        assert rows[1]["inference_speedup"] == 0.5 and rows[1]["error"] < 1e-4
+
+    def test_by_default_it_is_the_preset_small_and_one_image(self):
+        plan = TestCommand._plan("--device", "cpu")
+        assert [dataclasses.astuple(images) for images in plan.sharing_images] == [(1, 256, 256)]
+        assert plan.sharing_sizes.dims == PRESETS["small"]["dims"] and plan.sharing_sizes.d_state == 8
+
+    def test_wrong_results_get_no_speed(self, monkeypatch, capsys):
+        def wrong(*_):
+            raise WrongResult("of output")
+
+        monkeypatch.setattr("nnunetv2_dsvm.benchmark.checks.Checks.network", wrong)
+        assert benchmark("--suite", "sharing") == 1
+        assert "one process: REFUSED: wrong result" in capsys.readouterr().out
 
 
 class TestPlannedMemory:

@@ -389,7 +389,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, capsys):
     reference, prediction = write_folders(tmp_path, {"a": (blobs(1), blobs(2))})
     (tmp_path / "file").write_text("")
     message = refused(capsys, reference, prediction, "-np", 1, "-o", tmp_path / "file")
-    assert "cannot write the metrics" in message and "cases" not in message  # said before anything is measured
+    assert "cannot write into" in message and "cases" not in message  # said before anything is measured
 
 
 def test_a_disk_that_fills_up_leaves_older_metrics(tmp_path, capsys, monkeypatch):

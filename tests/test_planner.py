@@ -169,6 +169,33 @@ def test_what_the_integrity_check_finds_is_said(plan, copied_dataset, capsys):
     assert not (copied_dataset.preprocessed / f"{PLANS_NAME}.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["-preset", "small"], "for a CPU, which trains in float32\nThere is no CUDA GPU here; -gpu_memory_target GB"),
+        (["-preset", "small", "-gpu_memory_target", 8], "of 8 GB of a GPU, in bfloat16\nThere is no CUDA GPU"),
+        (["-preset", "small", "-precision", "float16"], "of 8 GB of a GPU, in float16\nThere is no CUDA GPU"),
+        ([], "of 8 GB of a GPU, in bfloat16\nThere is no CUDA GPU here. A CPU trains in float32 and far slower"),
+    ],
+    ids=str,
+)
+def test_without_a_gpu_the_sentence_is_true_and_values_are_plain(plan, capsys, monkeypatch, options, sentence):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["plan", "-d", "901", *map(str, options)]) == 0
+    printed = capsys.readouterr().out
+    assert sentence in printed
+    assert "Plans were saved to" in printed and "'spacing': [" in printed
+    assert "np." not in printed and "array(" not in printed
+
+
+@pytest.mark.parametrize(
+    ("shape", "for_cpu", "batch"), [((64, 64), True, 8), ((512, 512), True, 2), ((64, 64), False, 1000)], ids=str
+)
+def test_a_step_on_a_cpu_is_small(plan, shape, for_cpu, batch):
+    planned = plan(shape=shape, preset="small", for_cpu=for_cpu)[1]
+    assert planned["batch_size"] == batch if for_cpu else planned["batch_size"] > batch
+
+
 def test_channels_and_classes_of_the_dataset_count(plan, copied_dataset):
     """The memory of 61 classes, as measured on a GPU: 16 images of 256x256 took 7.80 GB."""
     file = copied_dataset.raw / "dataset.json"

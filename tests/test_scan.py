@@ -8,12 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from scan_inputs import NAMES, relative_error, scan_inputs
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nnunetv2_dsvm.ops import (
     BACKEND_NAMES,
     backend_report,
     dispatch,
     mamba_ssm,
+    scan_blocks,
     select_backend,
     ss2d_scan,
     torch_chunked,
@@ -95,10 +97,39 @@ def test_chunked_matches_reference(shape, dtype, tolerance):
     assert_matches_reference(scan_inputs(*shape, dtype), shape[1], shape[2], "torch_chunked", tolerance)
 
 
-@pytest.mark.parametrize("elements", [1, 100, 700], ids=["one_channel_tiles", "split_channels", "split_images"])
-def test_chunked_in_small_tiles(monkeypatch, elements):
-    monkeypatch.setattr(torch_chunked, "_TILE_ELEMENTS", elements)
+@pytest.mark.parametrize("limits", [(1, 1, 1), (1, 200, 500), (500, 1, 900), (500, 900, 9000), (2000, 5000, 1)])
+def test_chunked_in_blocks_and_chunks(monkeypatch, limits):
+    """One chunk and several, the last one shorter or not; blocks of one step, of some, and of all."""
+    monkeypatch.setattr(scan_blocks, "_CPU_LIMITS", scan_blocks.Limits(*limits))
+    monkeypatch.setattr(scan_blocks, "_LEAST_CHUNKS", 2)
     assert_matches_reference(scan_inputs(3, 4, 7, 5, 3), 4, 7, "torch_chunked", 1e-12)
+    assert_matches_reference(scan_inputs(1, 5, 5, 5, 3), 5, 5, "torch_chunked", 1e-12)
+
+
+def test_chunks_that_the_cpu_cuts_itself():
+    assert_matches_reference(scan_inputs(1, 33, 32, 2, 2), 33, 32, "torch_chunked", 1e-12)
+
+
+class CountsShared(TorchDispatchMode):
+    """Counts the operations that torch shares among a CPU's threads: those of more than 2^15 elements."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.numel() > 2**15 and not function.is_view:
+            self.count += 1
+        return result
+
+
+def test_threads_meet_seldom():
+    """At each shared operation threads wait for each other, and processes that share CPUs for time slices."""
+    inputs = [t.detach() for t in scan_inputs(1, 64, 64, 32, 8, torch.float32)]  # stage 1 of the preset small
+    with CountsShared() as forward:
+        torch_chunked.forward(*inputs, 64, 64)
+    with CountsShared() as backward:
+        torch_chunked.backward(inputs[0], *inputs, 64, 64)
+    assert forward.count < 100 and backward.count < 200  # 567 and 1,305 with several in each step
 
 
 def test_chunked_survives_large_and_small_steps():

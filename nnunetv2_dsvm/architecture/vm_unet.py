@@ -20,6 +20,7 @@ from nnunetv2_dsvm.architecture.resampling import (
 from nnunetv2_dsvm.architecture.traced_size import at_this_size_only
 from nnunetv2_dsvm.architecture.vss_block import VSSBlock
 from nnunetv2_dsvm.cuda_graphs import CudaGraphs
+from nnunetv2_dsvm.waiting_threads import sleep_when_crowded
 
 # "base" is the published recipe (27,427,561 parameters with 3 channels in and 1 class), "large" the official class's
 # defaults (44,273,833); "small" is ours, for CPUs. "wide", "deep" and "huge" are ours, for GPUs with 24, 40 and 80 GB;
@@ -294,6 +295,8 @@ class VMUNet(nn.Module):
     def _run(self, x: Tensor) -> Tensor | list[Tensor] | VMUNetOutput:
         if torch.compiler.is_compiling():
             return self._forward(x)
+        if x.device.type == "cpu":
+            sleep_when_crowded()
         with without_autocast_cache():
             return self.cuda_graphs(self, self._forward, x)
 

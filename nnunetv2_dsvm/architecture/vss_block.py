@@ -77,7 +77,8 @@ class SS2D(nn.Module):
             return y.view(batch, height, width, d_inner)
         parameters = F.linear(x, self.x_proj.flatten(0, 1)).unflatten(-1, (NUM_DIRECTIONS, -1))
         low_rank, B, C = parameters.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        dt = torch.einsum("blkr,kdr->blkd", low_rank, self.dt_proj)
+        by_direction = torch.bmm(low_rank.permute(2, 0, 1, 3).flatten(1, 2), self.dt_proj.mT)
+        dt = by_direction.view(NUM_DIRECTIONS, batch, height * width, d_inner).permute(1, 2, 0, 3)
         if x.dtype == torch.float16:  # y can exceed the range of fp16; the norm after it brings it back
             x, dt, B, C = (t.float() for t in (x, dt, B, C))
         y = ss2d_scan(x, dt, A, B, C, self.D, self.dt_bias, height=height, width=width, backend=self.scan_backend)

@@ -7,15 +7,19 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 
-def run_isolated(function: Callable[..., Any], *arguments: Any) -> Any:
+def run_isolated(function: Callable[..., Any], *arguments: Any, environment: Mapping[str, str] | None = None) -> Any:
     """`function(*arguments)` in a fresh process with as many threads as this one; all must be picklable.
+
+    Args:
+        function, arguments: what to call.
+        environment: of the process; by default this one's.
 
     Raises:
         RuntimeError: the process failed; the message carries the end of its error output.
@@ -24,7 +28,10 @@ def run_isolated(function: Callable[..., Any], *arguments: Any) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.pkl"
         done = subprocess.run(
-            [sys.executable, "-m", "nnunetv2_dsvm.benchmark.isolated", str(result)], input=call, capture_output=True
+            [sys.executable, "-m", "nnunetv2_dsvm.benchmark.isolated", str(result)],
+            input=call,
+            capture_output=True,
+            env=environment,
         )
         if done.returncode != 0 or not result.is_file():
             tail = done.stderr.decode(errors="replace").strip()[-2000:]

@@ -11,6 +11,7 @@ from nnunetv2_dsvm.benchmark.isolated import run_isolated
 from nnunetv2_dsvm.benchmark.memory import PeakMemory, kept_for_backward
 from nnunetv2_dsvm.benchmark.timing import ONCE, Effort, Timing, time_inference, time_training
 from nnunetv2_dsvm.benchmark.workload import Workload
+from nnunetv2_dsvm.waiting_threads import sleep_when_crowded
 
 # On a GPU: the first calls choose kernels, compile them and allocate workspaces, and one records a CUDA graph; then the
 # loss may do the same.
@@ -60,6 +61,7 @@ def measure(case: Case, effort: Effort) -> Measurement:
 
 def _measure(case: Case, effort: Effort) -> Measurement:
     device = torch.device(case.device)
+    sleep_when_crowded()  # as the network does, for the cases without one
     memory = PeakMemory(device)
     _run_once(case.tiny().build(), device)
     gc.collect()

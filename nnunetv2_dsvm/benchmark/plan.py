@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from nnunetv2_dsvm.architecture.vm_unet import PRESETS
 from nnunetv2_dsvm.benchmark.network_case import NetworkSizes
 from nnunetv2_dsvm.benchmark.timing import Effort
 from nnunetv2_dsvm.errors import UserError
@@ -45,7 +46,9 @@ class Plan:
     core_stages: Sequence[int]
     network_images: Sequence[ImageShape]
     scaling_images: Sequence[ImageShape]
+    sharing_images: Sequence[ImageShape]
     sizes: NetworkSizes
+    sharing_sizes: NetworkSizes
     effort: Effort
     scan_backend: str = "auto"
     compile: bool = False
@@ -53,11 +56,15 @@ class Plan:
 
 # The shapes of published trainings: 256² at batch 32, and 512² at nnU-Net's batch 12 and one image at a time.
 _GPU_IMAGES = (ImageShape(32, 256, 256), ImageShape(12, 512, 512), ImageShape(1, 512, 512))
-# Of the scan, the core, the network and its scaling.
-_GPU_SHAPES = (_GPU_IMAGES, _GPU_IMAGES, _GPU_IMAGES, (ImageShape(64, 256, 256),))
+_ONE_IMAGE = (ImageShape(1, 256, 256),)  # of two processes that share a CPU
+# Of the scan, the core, the network, its scaling and the sharing of a CPU.
+_GPU_SHAPES = (_GPU_IMAGES, _GPU_IMAGES, _GPU_IMAGES, (ImageShape(64, 256, 256),), _ONE_IMAGE)
 # Stage 1 of two images of 256²: 64×64 tokens, d_inner 192. The networks get what two cores do in a minute.
-_CPU_SHAPES = tuple((ImageShape(2, edge, edge),) for edge in (256, 128, 64, 64))
+_CPU_SHAPES = tuple((ImageShape(2, edge, edge),) for edge in (256, 128, 64, 64)) + (_ONE_IMAGE,)
 _QUICK_IMAGES = (ImageShape(2, 32, 32),)
+_SMALL_SIZES = NetworkSizes(
+    **{name: PRESETS["small"][name] for name in ("dims", "encoder_depths", "decoder_depths", "d_state")}
+)
 _QUICK_SIZES = NetworkSizes(dims=(8, 16, 32, 64), encoder_depths=(1, 1, 1, 1), decoder_depths=(1, 1, 1, 1))
 
 _CPU_EFFORT = Effort(warm_up=1, least=3, most=20, seconds=1.0, long_call=4.0)
@@ -87,8 +94,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
     gpu = device != "cpu"
     shapes = _GPU_SHAPES if gpu else _CPU_SHAPES
     if args.quick:
-        shapes = (_QUICK_IMAGES,) * 4
-    scan, core, network, scaling = (_override(images, args.batch, args.size) for images in shapes)
+        shapes = (_QUICK_IMAGES,) * 5
+    scan, core, network, scaling, sharing = (_override(images, args.batch, args.size) for images in shapes)
     effort = _GPU_EFFORT if gpu else _CPU_EFFORT
     if args.quick:
         effort = replace(effort, least=1, seconds=0.0)
@@ -104,7 +111,9 @@ def make_plan(args: argparse.Namespace) -> Plan:
         core_stages=args.stages or ((1,) if args.quick else stages if gpu else (stages[0], stages[-1])),
         network_images=network,
         scaling_images=scaling,
+        sharing_images=sharing,
         sizes=sizes,
+        sharing_sizes=sizes if args.dims or args.quick else _SMALL_SIZES,
         effort=effort,
         scan_backend=args.scan_backend,
         compile=args.compile,

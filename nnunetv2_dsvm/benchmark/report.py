@@ -16,6 +16,7 @@ YARDSTICKS = {
     "network": ("conventional VM-UNet", "PlainConvUNet"),
     "distillation": ("VM-UNet",),
     "scaling": ("1 GPU",),
+    "sharing": ("one process",),
 }
 _COLUMNS = ("inference", "forward", "training")
 _TITLES = {
@@ -24,6 +25,7 @@ _TITLES = {
     "network": "Network: inference and training step",
     "distillation": "Dual self-distillation on top of VM-UNet",
     "scaling": "DSVM-UNet on several GPUs that share the batch",
+    "sharing": "Two processes at once on one CPU: × is the speed that is left to each",
 }
 
 
@@ -80,7 +82,7 @@ def as_table(results: Sequence[Result]) -> str:
 
 def _block(results: Sequence[Result]) -> list[str]:
     yardstick = _yardstick(results)
-    step = "step" if results[0].suite in ("network", "distillation", "scaling") else "fwd+bwd"
+    step = "step" if results[0].suite in ("network", "distillation", "scaling", "sharing") else "fwd+bwd"
     header = ["", "inference ms", "", "training: forward ms", "", f"{step} ms", "", "peak: inference MiB", ""]
     header += [f"{step} MiB", ""]
     with_kept = any(r.measurement and r.measurement.kept_bytes is not None for r in results)

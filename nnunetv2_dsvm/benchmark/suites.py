@@ -15,6 +15,7 @@ from nnunetv2_dsvm.benchmark.network_case import NetworkCase
 from nnunetv2_dsvm.benchmark.plan import ImageShape, Plan
 from nnunetv2_dsvm.benchmark.scaling import measure_scaling, rank_counts
 from nnunetv2_dsvm.benchmark.scan_case import ScanCase, ScanShape
+from nnunetv2_dsvm.benchmark.sharing import TOGETHER, measure_sharing
 from nnunetv2_dsvm.benchmark.timing import time_inference, time_training
 from nnunetv2_dsvm.benchmark.workload import DTYPES
 from nnunetv2_dsvm.ops import backend_report
@@ -59,7 +60,7 @@ class Runner:
         """The results of one suite, as they come."""
         yield from {
             "scan": self.scan, "core": self.core, "network": self.network, "distillation": self.distillation,
-            "scaling": self.scaling,
+            "scaling": self.scaling, "sharing": self.sharing,
         }[suite]()  # fmt: skip
 
     def scan(self) -> Iterator[Result]:
@@ -145,6 +146,35 @@ class Runner:
             yield self._measured("scaling", str(images), "1 GPU", case, partial(self.checks.network, case))
             for ranks in counts:
                 yield from self._on_several(images, case, ranks)
+
+    def sharing(self) -> Iterator[Result]:
+        """The preset small and PlainConvUNet in one process, and in two at once, on the CPU's cores."""
+        if self.device.type != "cpu":
+            yield Result("sharing", "two processes", "VM-UNet", note="it is about a CPU: choose --device cpu")
+            return
+        for images in self.plan.sharing_images:
+            for implementation in ("PlainConvUNet", "VM-UNet"):
+                label = f"{implementation}, {images}"
+                case = replace(self._network_case(implementation, images), sizes=self.plan.sharing_sizes)
+                if implementation == "PlainConvUNet" and plain_conv_unet.available()[1]:
+                    yield Result("sharing", label, "one process", note=plain_conv_unet.available()[1])
+                    continue
+                yield from self._one_and_two(Result("sharing", label, ""), case)
+
+    def _one_and_two(self, result: Result, case: NetworkCase) -> Iterator[Result]:
+        for processes, name in ((1, "one process"), (TOGETHER, "two at once")):
+            self.progress(f"sharing: {result.case}, {name}")
+            result = replace(result, implementation=name)
+            try:
+                result = replace(result, error=self.checks.network(case))
+                times = measure_sharing(case, processes, self.plan.effort)
+            except WrongResult as wrong:
+                yield replace(result, note=f"wrong result, no speed reported: {wrong}", failed=True)
+            except RuntimeError as failure:
+                yield replace(result, note=f"failed: {str(failure).strip().splitlines()[-1]}", failed=True)
+            else:
+                measurement = Measurement(times.inference, times.forward, times.training, None, None)
+                yield replace(result, measurement=measurement)
 
     def _on_several(self, images: ImageShape, case: NetworkCase, ranks: int) -> list[Result]:
         self.progress(f"scaling: {images}, {ranks} GPUs")

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.places_to_write import refuse_file_place
 
 # Those of architecture/vm_unet.py and training/network.py, which import torch.
 PRESETS = ("small", "base", "large", "wide", "deep", "huge")
@@ -60,10 +61,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _refuse_output(file: Path, output: Path, overwrite: bool) -> None:
+    refuse_file_place(output, "name a file in a folder that exists with -o")
     if output.exists() and output.resolve() == file.resolve():
         raise UserError(f"-o {output} is the file to be read; name another one")
-    if output.is_dir() or not output.absolute().parent.is_dir():
-        raise UserError(f"-o {output} must name a file in a folder that exists")
     if output.exists() and not overwrite:
         raise UserError(f"{output} exists; choose another place with -o, or --overwrite")
 

@@ -6,8 +6,11 @@ from pathlib import Path
 
 from nnunetv2_dsvm.cli.arguments import positive, refuse_options
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.places_to_write import refuse_folder_place
 
 PROTOCOLS = ("nnunet", "isic", "synapse")
+
+_ELSEWHERE = "choose another folder with -o"
 
 DESCRIPTION = """\
 Measures predictions against references, per case and per class, with mean and standard deviation. Several prediction
@@ -60,23 +63,20 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2_dsvm.evaluation.parallel import measure_sets
     from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS as BY_NAME
     from nnunetv2_dsvm.evaluation.summary import summarise
-    from nnunetv2_dsvm.evaluation.tables import (
-        check_writable,
-        metrics_csv,
-        metrics_json,
-        resampled_cases,
-        summary_table,
-        write_all,
-    )
+    from nnunetv2_dsvm.evaluation.tables import metrics_csv, metrics_json, resampled_cases, summary_table, write_all
 
     protocol, tolerance = BY_NAME[args.protocol], 1.0 if args.tolerance_mm is None else args.tolerance_mm
     if args.tolerance_mm is not None and "NSD" not in protocol.metrics:
         raise UserError(f"--tolerance-mm is that of the NSD, which the protocol {protocol.name} does not have")
+    if args.o:
+        refuse_folder_place(args.o, _ELSEWHERE)
     sets, problems = _prediction_sets(args)
     folders = [_output(args.o, s.model, len(sets)) or s.folder for s in sets]
     if len(set(folders)) < len(folders):
         raise UserError(f"two of the models would be written into one folder below {args.o}: name them one by one")
-    check_writable(folders)
+    compared = [f"comparison_{protocol.name}"] if len(sets) > 1 else []
+    for folder, names in [*((f, [f"metrics_{protocol.name}"]) for f in folders), (args.o or folders[0], compared)]:
+        refuse_folder_place(folder, _ELSEWHERE, tuple(name + end for name in names for end in (".json", ".csv")))
     if not problems:
         check_comparable(sets)
     processes = args.np or _processes()

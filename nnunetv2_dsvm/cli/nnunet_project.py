@@ -53,13 +53,9 @@ class NnUNetProject:
     def variables(self) -> dict[str, str]:
         """What nnU-Net's commands find in their environment besides the user's own."""
         variables = {name: str(self.folder / name) for name in VARIABLES}
-        # PyTorch's OpenMP threads (libgomp) spin for long while they wait, on cores that other processes need: with one
-        # busy process beside it on two cores a training step took 2 s to 12 s instead of 0.2 s. With short spinning it
-        # takes 0.3 s alone and 0.65 s beside the other.
         defaults = {
             "nnUNet_def_n_proc": str(self.processes),
             "nnUNet_n_proc_DA": str(self.processes),
-            "GOMP_SPINCOUNT": "1000",
             # glibc hands large blocks back to the system at once and asks for them again in the next step. Keeping them
             # cut the system's share of the CPU time of a training from 50 % to 7 %.
             "MALLOC_ARENA_MAX": "1",

@@ -9,6 +9,7 @@ from typing import Any
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.listing import visible
+from nnunetv2_dsvm.places_to_write import refuse_folder_place
 
 STATE_FILE = "quickstart_state.json"
 
@@ -28,9 +29,8 @@ class OutputFolder:
         self.path = path
         self._state = {"made_by": "nnUNetv2_dsvm quickstart", "options": dict(options), "finished_s": {}}
         elsewhere = "Choose another folder with --output."
+        refuse_folder_place(path, "choose another folder with --output")
         try:
-            if path.exists() and not path.is_dir():
-                raise UserError(f"{path} is a file, expected a folder. {elsewhere}")
             path.mkdir(parents=True, exist_ok=True)
             if not (path / STATE_FILE).exists():
                 if visible(path):

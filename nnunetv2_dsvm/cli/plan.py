@@ -2,10 +2,14 @@
 
 import argparse
 import os
+from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.nnunet_folders import OTHER_FILES_OF_A_DATASET, check_folder_variables
 from nnunetv2_dsvm.nnunet_listing import nnunet_passing_over_litter
+from nnunetv2_dsvm.places_to_write import refuse_folder_place
+
+_DEFAULT_GB = 8.0
 
 DESCRIPTION = """\
 Plans a dataset for VM-UNet by the memory of the GPU: size of the network, patch and batch of the 2D configuration. All
@@ -22,16 +26,18 @@ def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
     """nnU-Net's own options under its own names, and two of ours."""
     parser.add_argument("-d", dest="dataset_ids", nargs="+", type=int, required=True, metavar="ID", help="dataset IDs")
     parser.add_argument(
-        "-gpu_memory_target", type=float, default=8.0, metavar="GB",
-        help="memory of the GPU in GB (10^9 bytes); it also chooses the network's size (default: %(default)g)",
+        "-gpu_memory_target", type=float, metavar="GB",
+        help=f"memory of the GPU in GB (10^9 bytes); it also chooses the network's size (default: {_DEFAULT_GB:g}; "
+        "where there is no GPU, -preset small alone is planned for the CPU)",
     )  # fmt: skip
     parser.add_argument(
         "-preset", metavar="NAME",
         help="size of the network: small, base, large, wide, deep or huge (default: the largest for the target)",
     )  # fmt: skip
     parser.add_argument(
-        "-precision", choices=("bfloat16", "float16"), default="bfloat16",
-        help="float16 for GPUs without bf16, which then need a little more memory (default: %(default)s)",
+        "-precision", choices=("bfloat16", "float16"),
+        help="what the GPU will train in: float16 for those without bf16, which then need a little more memory "
+        "(default: as the GPU that is here, else bfloat16)",
     )  # fmt: skip
     parser.add_argument("-preprocessor_name", default="DefaultPreprocessor", metavar="NAME", help="nnU-Net's class")
     parser.add_argument(
@@ -60,18 +66,22 @@ def plan_datasets(args: argparse.Namespace) -> None:
     Raises:
         UserError: a dataset or fingerprint is missing, or nothing fits into the memory.
     """
+    import torch
+
     from nnunetv2_dsvm.planning.planner import DSVMPlanner
 
+    target, precision, for_cpu = _trained_on(args)
     for dataset_id in args.dataset_ids:
         try:
             planner = DSVMPlanner(
                 dataset_id,
-                args.gpu_memory_target,
+                target,
                 args.preprocessor_name,
                 args.plans_name,
                 args.overwrite_target_spacing,
                 preset=args.preset,
-                precision=args.precision,
+                precision=precision,
+                for_cpu=for_cpu,
             )
             plan = planner.plan_experiment()["configurations"]["2d"]
         except FileNotFoundError as error:
@@ -80,10 +90,34 @@ def plan_datasets(args: argparse.Namespace) -> None:
             raise UserError(f"dataset {dataset_id}: {error}") from error
         height, width = plan["patch_size"]
         needed = planner.memory_gb(plan["patch_size"], plan["batch_size"])
+        on_gpu = f"about {needed:.1f} of {target:g} GB of a GPU, in {precision}"
         print(
             f"2d: VM-UNet, preset {planner.preset}, patch {height}×{width}, batch {plan['batch_size']}: "
-            f"about {needed:.1f} of {args.gpu_memory_target:g} GB in {args.precision}\n"
+            f"{'for a CPU, which trains in float32' if for_cpu else on_gpu}"
         )
+        if for_cpu:
+            print("There is no CUDA GPU here; -gpu_memory_target GB plans for one elsewhere.")
+        elif not torch.cuda.is_available():
+            print("There is no CUDA GPU here. A CPU trains in float32 and far slower: plan with -preset small for it.")
+        print()
+
+
+def _trained_on(args: argparse.Namespace) -> tuple[float, str, bool]:
+    """(the memory target in GB, the number format on a GPU, whether the plans are for a CPU).
+
+    Planning without a GPU is usual where the trainings run elsewhere. Only who asks for the size that is meant for
+    CPUs, and names no GPU by its memory or number format, gets plans for one.
+    """
+    import torch
+
+    from nnunetv2_dsvm.training.precision import trains_in_bf16
+
+    gpu_here = torch.cuda.is_available()
+    named = args.gpu_memory_target is not None or args.precision is not None
+    lacks_bf16 = gpu_here and not trains_in_bf16(torch.device("cuda"))
+    precision = args.precision or ("float16" if lacks_bf16 else "bfloat16")
+    target = _DEFAULT_GB if args.gpu_memory_target is None else args.gpu_memory_target
+    return target, precision, args.preset == "small" and not gpu_here and not named
 
 
 def check_planning_options(args: argparse.Namespace) -> None:
@@ -97,9 +131,14 @@ def check_planning_options(args: argparse.Namespace) -> None:
     from nnunetv2_dsvm.planning.planner import check_size
 
     try:
-        check_size(args.gpu_memory_target, args.preset)
+        check_size(_DEFAULT_GB if args.gpu_memory_target is None else args.gpu_memory_target, args.preset)
     except ValueError as error:
         raise UserError(str(error)) from error
+    preprocessed = Path(os.environ["nnUNet_preprocessed"])
+    of_datasets = (path for i in args.dataset_ids for path in preprocessed.glob(f"Dataset{i:03d}_*"))
+    for folder in (preprocessed, *of_datasets):
+        files = ("dataset.json", f"{args.plans_name}.json") if folder != preprocessed else ()
+        refuse_folder_place(folder, "let nnUNet_preprocessed name another folder", files)
     refuse_unknown_class(args.preprocessor_name, "-preprocessor_name", "preprocessing")
 
 

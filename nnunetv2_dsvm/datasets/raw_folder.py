@@ -20,6 +20,7 @@ from nnunetv2_dsvm.listing import files_below, left_by_a_system
 from nnunetv2_dsvm.nifti_files import check_whole, is_nifti
 from nnunetv2_dsvm.nnunet_folders import check_folder_variables, nnunet_folder
 from nnunetv2_dsvm.nnunet_listing import nnunet_passing_over_litter
+from nnunetv2_dsvm.places_to_write import refuse_folder_place
 from nnunetv2_dsvm.version import __version__
 
 MANIFEST = "conversion.json"
@@ -65,6 +66,9 @@ class RawFolder:
         self.path = raw.absolute() / self.name
         self.preprocessed = preprocessed.absolute() / self.name if preprocessed else None
         self._roots = [root for root in (raw, preprocessed, results) if root]
+        refuse_folder_place(self.path, "let nnUNet_raw name another folder")
+        if self.preprocessed:
+            refuse_folder_place(self.preprocessed, "let nnUNet_preprocessed name another folder", (SPLITS_FILE,))
         self._check_id()
         self._check_ours()
 

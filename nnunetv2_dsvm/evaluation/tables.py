@@ -5,7 +5,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -122,21 +122,6 @@ def write_all(contents: Mapping[Path, str]) -> None:
             with suppress(OSError):
                 beside.unlink()
         raise UserError(f"cannot write the metrics: {error}; choose another folder with -o") from error
-
-
-def check_writable(folders: Iterable[Path]) -> None:
-    """Before hours of measuring: can these folders be written to, or be made?
-
-    Raises:
-        UserError: names those that cannot.
-    """
-    wrong = []
-    for folder in folders:
-        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            wrong.append(str(folder))
-    if wrong:
-        raise UserError(f"cannot write the metrics into {', '.join(wrong)}; choose another folder with -o")
 
 
 def _shown(s: Statistic, most: int) -> str:

@@ -10,6 +10,7 @@ from nnunetv2_dsvm.exporting import formats
 from nnunetv2_dsvm.exporting.agreement import largest_difference, shapes_to_check
 from nnunetv2_dsvm.exporting.formats import SUFFIXES, Format
 from nnunetv2_dsvm.exporting.metadata import describe
+from nnunetv2_dsvm.places_to_write import refuse_file_place
 from nnunetv2_dsvm.training.trained_network import TrainedNetwork
 
 
@@ -63,7 +64,6 @@ def refuse_place(path: Path, format: Format, overwrite: bool) -> None:
     """Raises UserError unless a file of this format may be written there."""
     if path.suffix.lower() != SUFFIXES[format]:
         raise UserError(f"{path} must end in {SUFFIXES[format]} for --format {format}")
-    if path.is_dir() or (path.exists() and not overwrite):
+    refuse_file_place(path, "name another file with -o")
+    if path.exists() and not overwrite:
         raise UserError(f"{path} exists: name another file, or add --overwrite to replace it")
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"the folder of {path} does not exist")

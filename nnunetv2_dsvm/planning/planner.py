@@ -1,6 +1,8 @@
 """DSVMPlanner: nnU-Net's experiment planner, whose 2D configuration is planned for VM-UNet."""
 
+import io
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ from nnunetv2_dsvm.planning.memory import GIGABYTE, Precision, largest_batch, tr
 PLANS_NAME = "nnUNetDSVMPlans"
 # From which memory target, in GB, which preset: the largest of them that leaves a batch of 8 and more at 512x512.
 PRESET_FROM_GB = {0: "base", 12: "large", 24: "wide", 40: "deep", 80: "huge"}
+# Images and pixels of a step on a CPU, which memory does not limit: about a second on two cores with the preset small.
+_CPU_IMAGES, _CPU_PIXELS = 8, 2**19
 _LARGEST_AREA = 2048**2  # nnU-Net's first guess at a 2D patch
 
 
@@ -37,13 +41,14 @@ class DSVMPlanner(ExperimentPlanner):
     own network. In the 2D configuration the patch starts, as nnU-Net's, at the median image's size and loses the
     longest axis, relative to the image, until two images fit; here by multiples of the network's stride, and with a
     memory estimate that was measured (`nnunetv2_dsvm.planning.memory`). The batch fills the target, but as in nnU-Net
-    covers no more than a twentieth of the dataset.
+    covers no more than a twentieth of the dataset. On a CPU it is small instead: at most eight images of 256x256.
 
     Args:
         dataset_name_or_id: with a fingerprint in nnUNet_preprocessed.
         gpu_memory_target_in_gb: 10^9 bytes, CUDA's own included: what the card is sold with.
         preset: of `VMUNet`; None: by the target (`PRESET_FROM_GB`).
         precision: what the GPU will train in; the trainers take bf16 where it has it. fp16 takes a little more.
+        for_cpu: the training will run on a CPU; the target then limits the patch only.
         plans_name, preprocessor_name, overwrite_target_spacing, suppress_transpose: as nnU-Net's.
 
     Raises:
@@ -61,10 +66,11 @@ class DSVMPlanner(ExperimentPlanner):
         *,
         preset: str | None = None,
         precision: Precision = "bfloat16",
+        for_cpu: bool = False,
     ) -> None:
         self.preset = preset_for(gpu_memory_target_in_gb) if preset is None else preset
         check_size(gpu_memory_target_in_gb, self.preset)
-        self.precision = precision
+        self.precision, self.for_cpu = precision, for_cpu
         super().__init__(
             dataset_name_or_id,
             gpu_memory_target_in_gb,
@@ -73,6 +79,18 @@ class DSVMPlanner(ExperimentPlanner):
             overwrite_target_spacing,
             suppress_transpose,
         )
+
+    def plan_experiment(self) -> dict[str, Any]:
+        """nnU-Net's planning; of what it prints, which holds NumPy's arrays, the configurations are printed anew."""
+        printed = io.StringIO()
+        with redirect_stdout(printed):
+            plans = super().plan_experiment()
+        for name, configuration in plans["configurations"].items():  # made plain when they were saved
+            print(f"{name}: {configuration}\n")
+        for line in printed.getvalue().splitlines():
+            if line.startswith(("WARNING", "Plans were saved")):
+                print(line)
+        return plans
 
     def get_plans_for_configuration(
         self,
@@ -126,7 +144,10 @@ class DSVMPlanner(ExperimentPlanner):
 
     def _batch_size(self, patch_size: Sequence[int], voxels_of_dataset: float) -> int:
         covered = round(voxels_of_dataset * self.max_dataset_covered / np.prod(patch_size))
-        return max(self.UNet_min_batch_size, min(self._largest_batch(patch_size), covered))
+        largest = self._largest_batch(patch_size)
+        if self.for_cpu:
+            largest = min(largest, _CPU_IMAGES, _CPU_PIXELS // int(np.prod(patch_size)))
+        return max(self.UNet_min_batch_size, min(largest, covered))
 
     def _largest_batch(self, patch_size: Sequence[int]) -> int:
         return largest_batch(self.UNet_vram_target_GB * GIGABYTE, patch_size, **self._network_and_precision())
