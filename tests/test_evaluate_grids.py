@@ -15,7 +15,7 @@ from nnunetv2_dsvm.cli.quickstart_result import read_cases, refuse_incomparable
 from nnunetv2_dsvm.datasets.nifti_pairs import check_pair
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.image_grid import grid_differences, grid_of_image, resampled
-from nnunetv2_dsvm.reporting.case_picture import write_case_picture
+from nnunetv2_dsvm.reporting.case_slices import read_case_slices
 from nnunetv2_dsvm.reporting.models import TrainedModel
 
 SPACING, ORIGIN = SPACING_MM[::-1], (-120.5, 80.25, -400.0)
@@ -245,8 +245,8 @@ def test_a_picture_needs_one_grid(model, tmp_path, which):
     image.SetOrigin((0, 100, 0))
     sitk.WriteImage(image, str(files[which]))
     with pytest.raises(ValueError, match="lies on another grid than its image .* they differ in origin"):
-        write_case_picture(
-            tmp_path / "case.png", trained, images=[files["image"]], truth=files["truth"],
+        read_case_slices(
+            trained, images=[files["image"]], truth=files["truth"],
             predictions={"prediction": files["prediction"]},
         )  # fmt: skip
 

@@ -58,7 +58,7 @@ def test_what_a_killed_run_left_half_written_is_removed(saved, make):
 
 def test_results_that_cannot_be_made_are_refused(make, tmp_path):
     (tmp_path / "a").write_text("a file where a folder should be")
-    with pytest.raises(RuntimeError, match="results folder .*a cannot be written: .*nnUNet_results"):
+    with pytest.raises(RuntimeError, match="nnUNet_results is .*a', which cannot be a folder: .* is a file; set it to"):
         make(ShortDSVM)
 
 
