@@ -31,7 +31,11 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["nnunetv2_dsvm", "nnunetv2_dsvm.*"]),
     # The directory nnU-Net scans for trainers is not a package: nnU-Net imports its one module as a top-level module.
-    package_data={"nnunetv2_dsvm.training": ["discovery/*.py"], "nnunetv2_dsvm.reporting": ["*.j2"]},
+    package_data={
+        "nnunetv2_dsvm.training": ["discovery/*.py"],
+        "nnunetv2_dsvm.reporting": ["*.j2"],
+        "nnunetv2_dsvm.ops.nvrtc": ["*.cu", "*.cuh"],
+    },
     install_requires=[
         "nnunetv2>=2.8,<3",
         "torch>=2.5,!=2.9.*",  # 2.5 calls the entry point below; nnU-Net excludes 2.9

@@ -1,5 +1,7 @@
 """The fused kernels on a real GPU, at sizes that the interpreter would take hours for; skipped without a GPU."""
 
+from threading import Thread
+
 import pytest
 import torch
 
@@ -7,8 +9,10 @@ from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.benchmark.core_case import CoreCase
 from nnunetv2_dsvm.benchmark.correctness import check_core, check_scan
 from nnunetv2_dsvm.benchmark.network_case import DiceAndCrossEntropy
-from nnunetv2_dsvm.benchmark.scan_case import ScanShape
+from nnunetv2_dsvm.benchmark.scan_case import ScanShape, random_inputs
 from nnunetv2_dsvm.distillation import DualSelfDistillation
+from nnunetv2_dsvm.ops import ss2d_scan
+from nnunetv2_dsvm.ops.nvrtc import scan as nvrtc_scan
 from nnunetv2_dsvm.training.loss import SegmentationWithDistillationLoss
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -24,6 +28,48 @@ def test_scan(shape, dtype):
     """`check_scan` raises above 1e-5 in fp32, 2e-3 in fp16 and 1e-2 in bf16, for the output and each gradient."""
     oracle = "reference" if shape in SMALL else "torch_chunked"
     assert check_scan("triton", ScanShape(*shape), dtype, torch.device("cuda"), oracle) > 0
+
+
+# Odd sides, an axis of 1, warps and blocks without channels, more than one interval and chunk.
+CUDA_SHAPES = [(1, 1, 1, 8), (2, 5, 7, 24), (1, 1, 200, 16), (1, 200, 1, 72), (1, 31, 17, 200), (40, 8, 8, 96)]
+
+
+def _needs_the_cuda_kernels() -> None:
+    supported, reason = nvrtc_scan.supports(torch.device("cuda"), torch.bfloat16, 16, 64)
+    if not supported:
+        pytest.skip(reason)
+
+
+@pytest.mark.parametrize("shape", CUDA_SHAPES, ids=lambda s: "x".join(map(str, s)))
+def test_cuda_kernels(shape):
+    """The output and each gradient against the plain loop in fp64."""
+    _needs_the_cuda_kernels()
+    assert check_scan("triton", ScanShape(*shape), torch.bfloat16, torch.device("cuda"), "reference") > 0
+
+
+def _gradients(seed: int = 0) -> list[torch.Tensor]:
+    x, dt, A, B, C, D, bias = random_inputs(ScanShape(2, 40, 24, 208), torch.bfloat16, torch.device("cuda"), seed)
+    inputs = [t.requires_grad_() for t in (x, dt, A, B, C, D, bias)]
+    y = ss2d_scan(*inputs, height=40, width=24)
+    return [y, *torch.autograd.grad(y.float().square().sum(), inputs)]
+
+
+def test_cuda_kernels_give_the_same_bits_and_about_those_of_triton(monkeypatch):
+    _needs_the_cuda_kernels()
+    first, second = _gradients(), _gradients()
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    monkeypatch.setenv(nvrtc_scan.VARIABLE, "0")
+    for ours, tritons in zip(first, _gradients(), strict=True):
+        assert (ours.float() - tritons.float()).norm() <= 1e-2 * tritons.float().norm()
+
+
+def test_cuda_kernels_run_in_a_thread_that_has_not_touched_the_gpu():
+    _needs_the_cuda_kernels()
+    here, there = _gradients(), []
+    thread = Thread(target=lambda: there.extend(_gradients()))
+    thread.start()
+    thread.join()
+    assert len(there) == len(here) and all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

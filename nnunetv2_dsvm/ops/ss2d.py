@@ -111,7 +111,7 @@ def _ss2d_backward(
 def _(x, dt, A, B, C, D, dt_bias, height, width, backend, save=False):
     if save and select_backend(backend, x.device, x.dtype, A.shape[2]) == "triton":
         problem = triton_ss2d.Problem(x.shape[0], height, width, x.shape[2], A.shape[2], x.device)
-        return x.new_empty(x.shape), x.new_empty(problem.boundary_shape(), dtype=torch.float32)
+        return x.new_empty(x.shape), problem.saved(triton_ss2d.common_dtype(x, B, C)).empty(x)
     return x.new_empty(x.shape), x.new_empty(0)
 
 

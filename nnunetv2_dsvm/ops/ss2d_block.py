@@ -135,7 +135,7 @@ def _(x, norm_weight, norm_bias, in_weight, conv_weight, conv_bias, projection, 
     if not save:
         return out, x.new_empty(0), x.new_empty(0)
     y = x.new_empty(*x.shape[:-1], out_weight.shape[1], dtype=output_dtype(dtype))
-    return out, y, boundary_of(x, y.shape[-1], A.shape[2])
+    return out, y, boundary_of(x, y.shape[-1], A.shape[2], dtype)
 
 
 @_block_backward.register_fake

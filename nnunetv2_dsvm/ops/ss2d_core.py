@@ -91,10 +91,10 @@ def core_backward(
     return grad_x, grad_weight, g.A.contiguous(), grad_D.expand_as(D).contiguous(), g.dt_bias
 
 
-def boundary_of(image: Tensor, channels: int, d_state: int) -> Tensor:
-    """An empty tensor of the shape of the states saved for `image` `(B, H, W, …)`."""
+def boundary_of(image: Tensor, channels: int, d_state: int, dtype: torch.dtype) -> Tensor:
+    """An empty tensor like the states saved for `image` `(B, H, W, …)` and a scan in `dtype`."""
     problem = triton_ss2d.Problem(*image.shape[:3], channels, d_state, image.device)
-    return image.new_empty(problem.boundary_shape(), dtype=torch.float32)
+    return problem.saved(dtype).empty(image)
 
 
 @torch.library.custom_op("nnunetv2_dsvm::ss2d_core", mutates_args=())
@@ -118,7 +118,7 @@ def _core_backward(
 @_core.register_fake
 def _(x, weight, A, D, dt_bias, height, width, save):
     image = x.unflatten(1, (height, width))
-    boundary = boundary_of(image, x.shape[2], A.shape[2]) if save else x.new_empty(0)
+    boundary = boundary_of(image, x.shape[2], A.shape[2], x.dtype) if save else x.new_empty(0)
     return x.new_empty(x.shape, dtype=output_dtype(x.dtype)), boundary
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nnunetv2_dsvm.ops.nvrtc import scan as nvrtc_scan
 from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS
 
 INTERVAL = 64  # tokens between saved states: 1/64 of the states' memory kept, 1/64 of their traffic
@@ -71,7 +72,15 @@ def supports(device: torch.device, dtype: torch.dtype, d_state: int) -> tuple[bo
         return False, f"the Triton kernels take float32, float16 or bfloat16, not {dtype}"
     if d_state > MAX_D_STATE:
         return False, f"the Triton kernels take d_state up to {MAX_D_STATE}, not {d_state}"
-    return True, "fused Triton kernels"
+    return True, f"fused Triton kernels{_of_nvrtc(device)}"
+
+
+def _of_nvrtc(device: torch.device) -> str:
+    """For users, whether CUDA C++ takes the place of the Triton kernels on a GPU where it can."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return ""
+    problem = nvrtc_scan.device_problem(device)
+    return f"; CUDA C++ is not used: {problem}" if problem else "; in bfloat16 CUDA C++ by NVRTC"
 
 
 class Tile(NamedTuple):
@@ -117,6 +126,18 @@ def _power_of_2(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
+class Saved(NamedTuple):
+    """The states that forward keeps for backward: `(batch, K, intervals, N, channels)`."""
+
+    interval: int  # tokens
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def empty(self, like: Tensor) -> Tensor:
+        """On the device of `like`, uninitialised."""
+        return like.new_empty(self.shape, dtype=self.dtype)
+
+
 class Problem(NamedTuple):
     """Sizes of one call. The scan's tensors are read in place, through their strides over tokens and directions."""
 
@@ -135,9 +156,12 @@ class Problem(NamedTuple):
     def intervals(self) -> int:
         return math.ceil(self.length / INTERVAL)
 
-    def boundary_shape(self) -> tuple[int, ...]:
-        """Of the saved states."""
-        return self.batch, NUM_DIRECTIONS, self.intervals, self.d_state, self.channels
+    def saved(self, dtype: torch.dtype) -> "Saved":
+        """How states are kept for backward, for inputs that are all of `dtype`: in bfloat16 by the CUDA C++ kernels."""
+        nvrtc = nvrtc_scan.supports(self.device, dtype, self.d_state, self.channels)[0]
+        interval = nvrtc_scan.INTERVAL if nvrtc else INTERVAL
+        shape = (self.batch, NUM_DIRECTIONS, math.ceil(self.length / interval), self.d_state, self.channels)
+        return Saved(interval, shape, torch.bfloat16 if nvrtc else torch.float32)
 
     def programs(self, tile: Tile) -> int:
         """Of a launch in one chunk."""
@@ -174,6 +198,12 @@ class Problem(NamedTuple):
             "EVEN_D": self.channels % tile.channels == 0,
             "EVEN_N": self.d_state == tile.LN * tile.SN,
         }
+
+
+def common_dtype(*tensors: Tensor) -> torch.dtype:
+    """Of all tensors; float32 where they differ."""
+    dtypes = {t.dtype for t in tensors}
+    return dtypes.pop() if len(dtypes) == 1 else torch.float32
 
 
 def delta_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -248,16 +278,19 @@ def scan_forward(
     from nnunetv2_dsvm.ops.triton_scan import forward_kernel
 
     p = problem
+    kept = p.saved(common_dtype(x, B, C))
+    boundary = kept.empty(x) if save else None
+    if kept.dtype == torch.bfloat16:
+        return _nvrtc_forward(p, x, delta, A, B, C, boundary), boundary
     tile = p.forward_tile()
     chunks, chunk_length = p.chunks(tile)
     entering = _entering(p, tile, chunks, chunk_length, x, delta, A, B, reverse=False) if chunks > 1 else None
     y = torch.empty(p.batch, p.length, NUM_DIRECTIONS, p.channels, dtype=dtype, device=p.device)
-    boundary = torch.empty(p.boundary_shape(), dtype=torch.float32, device=p.device) if save else None
     grid = (math.ceil(p.channels / tile.channels), NUM_DIRECTIONS, p.batch * chunks)
     forward_kernel[grid](
         x, delta, A, B, C, y, entering, boundary, p.length, p.channels, p.d_state, p.height, p.width,
-        chunks, chunk_length, p.intervals, x.stride(1), delta.stride(1), B.stride(1), B.stride(2), 1,
-        HAS_ENTERING=chunks > 1, SAVE=save, INTERVAL=INTERVAL, **p.constants(tile, x, delta, B, C),
+        chunks, chunk_length, kept.shape[2], x.stride(1), delta.stride(1), B.stride(1), B.stride(2), 1,
+        HAS_ENTERING=chunks > 1, SAVE=save, INTERVAL=kept.interval, **p.constants(tile, x, delta, B, C),
         **tile._asdict(), num_warps=1,
     )  # fmt: skip
     return y, boundary
@@ -291,6 +324,8 @@ def scan_backward(
 
     p = problem
     tile = scan_tile(p.d_state, _device_numbers(p.device)[1])
+    if boundary.dtype == torch.bfloat16:
+        return _nvrtc_backward(p, tile, grad, x, delta, A, B, C, boundary, grad_dt, grad_B, grad_C)
     chunks, chunk_length = p.chunks(tile)
     flow = None
     if chunks > 1:
@@ -316,6 +351,36 @@ def scan_backward(
     _sum_blocks(gb, grad_B)
     _sum_blocks(gc, grad_C)
     return ScanGradients(gx, ga.sum(0).transpose(1, 2), gbias.sum(0))
+
+
+def _nvrtc_forward(
+    problem: Problem, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, boundary: Tensor | None
+) -> Tensor:
+    p = problem
+    plan = nvrtc_scan.plan("scan_forward", p.batch, p.length, p.channels, processors(p.device))
+    entering = None
+    if plan.chunks > 1:
+        tile = scan_tile(p.d_state, _device_numbers(p.device)[1])
+        entering = _entering(p, tile, plan.chunks, plan.chunk_length, x, delta, A, B, reverse=False)
+    return nvrtc_scan.scan_forward(plan, p.height, p.width, x, delta, A, B, C, entering, boundary)
+
+
+def _nvrtc_backward(
+    problem: Problem, tile: Tile, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
+    boundary: Tensor, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
+) -> ScanGradients:  # fmt: skip
+    p = problem
+    plan = nvrtc_scan.plan("scan_backward", p.batch, p.length, p.channels, processors(p.device))
+    flow = None
+    if plan.chunks > 1:
+        flow = _entering(p, tile, plan.chunks, plan.chunk_length, grad, delta, A, C, reverse=True)
+    g = nvrtc_scan.scan_backward(
+        plan, p.height, p.width, grad, x, delta, A, B, C, boundary, flow, grad_dt, grad_B, grad_C
+    )
+    if g.parts:
+        for parts, out in zip(g.parts, (grad_B, grad_C), strict=True):
+            _sum_blocks(parts, out)
+    return ScanGradients(g.x, g.A.sum(0).transpose(1, 2), g.dt_bias.sum(0))
 
 
 def _prepare(
@@ -369,8 +434,10 @@ def backward_from(
     inputs = (x, dt, A, B, C, D, dt_bias)
     grad = grad.contiguous()
     problem, x, delta, A, B, C = _prepare(x, dt, A, B, C, dt_bias, height, width)
-    contiguous = torch.contiguous_format
-    grad_dt, grad_B, grad_C = (torch.empty_like(t, memory_format=contiguous) for t in (dt, B, C))
+    # The CUDA C++ backward writes bfloat16, whatever dt was.
+    dtype = torch.bfloat16 if boundary.dtype == torch.bfloat16 else dt.dtype
+    grad_dt = torch.empty_like(dt, dtype=dtype, memory_format=torch.contiguous_format)
+    grad_B, grad_C = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (B, C))
     g = scan_backward(problem, grad, x, delta, A, B, C, boundary, grad_dt, grad_B, grad_C)
     grad_x, grad_D = merge(g.x, grad, D.float().sum(0), x.dtype, other=x)
     grads = (grad_x, grad_dt, g.A, grad_B, grad_C, grad_D.expand_as(D), g.dt_bias)

@@ -1,0 +1,51 @@
+// What the scan's forward and backward share. Compiled by NVRTC without any header.
+//
+// A block walks one direction of one image, or of one chunk of it, for WARPS * 16 channels; each warp has 16 channels
+// and all 16 states. Lane (g, q) = (lane / 4, lane % 4) keeps channels 2g and 2g + 1 and states 4q to 4q + 3 in
+// registers. A sum over states crosses the four lanes q: that is the contraction of a matrix product with ones on the
+// tensor cores. A sum over channels crosses the eight lanes g: movmatrix turns them into the contraction, too.
+//
+// Tokens come in intervals of TOKENS, copied into shared memory one interval ahead, and inside them in groups of
+// four: lane (g, q) prepares token q of the next group for all lanes while the current one is computed.
+// Names as in the Triton kernels: a2 = A log2(e), decay = exp2(delta a2), u = delta x, h the state, flow its gradient.
+
+#define STATES 16
+#define CHANNELS 16  // of a warp
+#define TOKENS 32    // of an interval: h before each is saved
+#define GROUPS (TOKENS / 4)
+#define THREADS (WARPS * 32)
+#define PITCH (WARPS * 8 + (WARPS % 2 ? 0 : 8))  // words of a token in shared memory: four in different banks
+#define LOG2_E 1.4426950408889634f
+#define LN_2 0.6931471805599453f
+
+// f(0) to f(COUNT - 1), dealt to the threads of the block.
+template <int COUNT, class F>
+__device__ __forceinline__ void each(F f) {
+#pragma unroll
+    for (int j = 0; j < (COUNT + THREADS - 1) / THREADS; ++j) {
+        const int i = threadIdx.x + j * THREADS;
+        if (COUNT % THREADS == 0 || i < COUNT) f(i);
+    }
+}
+
+__device__ __forceinline__ float2 unpack_bf16(u32 word) {
+    return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
+}
+
+// Raster index of the t-th token of direction k, or -1 past the end.
+__device__ __forceinline__ int row_of(int t, int k, int length, int height, int width) {
+    const int row = (k & 1) ? (t % height) * width + t / height : t;
+    return t >= length ? -1 : k >= 2 ? length - 1 - row : row;
+}
+
+// Where a block is.
+struct Place {
+    int k, chunk, image;
+    __device__ __forceinline__ Place() : image(block_z()) {
+        const int y = block_y();
+        k = y & 3;
+        chunk = y >> 2;
+    }
+    __device__ __forceinline__ i64 sequence() const { return (i64)image * 4 + k; }
+};
+
