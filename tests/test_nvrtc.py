@@ -105,6 +105,11 @@ def test_the_plan_fills_the_gpu():
     assert few.chunks > 1 and 0.9 <= 12 * 4 * few.blocks * few.chunks / 132 / math.ceil(12 * 4 * few.chunks / 132) <= 1
 
 
+@pytest.fixture(autouse=True)
+def turned_on(monkeypatch):
+    monkeypatch.setenv(scan.VARIABLE, "1")
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -119,9 +124,10 @@ def test_refuses_with_the_reason(arguments, reason):
     assert not supported and reason in why
 
 
-def test_the_variable_turns_it_off(monkeypatch):
-    monkeypatch.setenv("NNUNETV2_DSVM_NVRTC", "0")
-    assert scan.supports(CUDA, BF16, 16, 64) == (False, "NNUNETV2_DSVM_NVRTC=0")
+@pytest.mark.parametrize("value", ["", "0"])
+def test_it_is_off_unless_asked_for(monkeypatch, value):
+    monkeypatch.setenv("NNUNETV2_DSVM_NVRTC", value)
+    assert scan.supports(CUDA, BF16, 16, 64) == (False, "it is experimental: NNUNETV2_DSVM_NVRTC=1 turns it on")
 
 
 @pytest.fixture

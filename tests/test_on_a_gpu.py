@@ -34,16 +34,19 @@ def test_scan(shape, dtype):
 CUDA_SHAPES = [(1, 1, 1, 8), (2, 5, 7, 24), (1, 1, 200, 16), (1, 200, 1, 72), (1, 31, 17, 200), (40, 8, 8, 96)]
 
 
-def _needs_the_cuda_kernels() -> None:
+@pytest.fixture
+def cuda_kernels(monkeypatch):
+    """Turned on; skips where they do not run."""
+    monkeypatch.setenv(nvrtc_scan.VARIABLE, "1")
     supported, reason = nvrtc_scan.supports(torch.device("cuda"), torch.bfloat16, 16, 64)
     if not supported:
         pytest.skip(reason)
 
 
 @pytest.mark.parametrize("shape", CUDA_SHAPES, ids=lambda s: "x".join(map(str, s)))
+@pytest.mark.usefixtures("cuda_kernels")
 def test_cuda_kernels(shape):
     """The output and each gradient against the plain loop in fp64."""
-    _needs_the_cuda_kernels()
     assert check_scan("triton", ScanShape(*shape), torch.bfloat16, torch.device("cuda"), "reference") > 0
 
 
@@ -54,8 +57,7 @@ def _gradients(seed: int = 0) -> list[torch.Tensor]:
     return [y, *torch.autograd.grad(y.float().square().sum(), inputs)]
 
 
-def test_cuda_kernels_give_the_same_bits_and_about_those_of_triton(monkeypatch):
-    _needs_the_cuda_kernels()
+def test_cuda_kernels_give_the_same_bits_and_about_those_of_triton(cuda_kernels, monkeypatch):
     first, second = _gradients(), _gradients()
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     monkeypatch.setenv(nvrtc_scan.VARIABLE, "0")
@@ -63,8 +65,8 @@ def test_cuda_kernels_give_the_same_bits_and_about_those_of_triton(monkeypatch):
         assert (ours.float() - tritons.float()).norm() <= 1e-2 * tritons.float().norm()
 
 
+@pytest.mark.usefixtures("cuda_kernels")
 def test_cuda_kernels_run_in_a_thread_that_has_not_touched_the_gpu():
-    _needs_the_cuda_kernels()
     here, there = _gradients(), []
     thread = Thread(target=lambda: there.extend(_gradients()))
     thread.start()

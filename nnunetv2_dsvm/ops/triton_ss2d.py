@@ -77,7 +77,7 @@ def supports(device: torch.device, dtype: torch.dtype, d_state: int) -> tuple[bo
 
 def _of_nvrtc(device: torch.device) -> str:
     """For users, whether CUDA C++ takes the place of the Triton kernels on a GPU where it can."""
-    if device.type != "cuda" or torch.version.hip is not None:
+    if device.type != "cuda" or torch.version.hip is not None or not nvrtc_scan.is_wanted():
         return ""
     problem = nvrtc_scan.device_problem(device)
     return f"; CUDA C++ is not used: {problem}" if problem else "; in bfloat16 CUDA C++ by NVRTC"

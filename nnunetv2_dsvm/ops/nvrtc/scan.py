@@ -80,10 +80,15 @@ def _kernel(name: str, device: torch.device, warps: int) -> Kernel:
     return kernel(name, macros(name, warps), device, shared_bytes(name, warps))
 
 
+def is_wanted() -> bool:
+    """Whether the user asks for the kernels. Their last change has run on a CPU only (ops/NOTES.md, r12)."""
+    return os.environ.get(VARIABLE, "0") == "1"
+
+
 def device_problem(device: torch.device) -> str:
     """Why the kernels are not used on this device, or an empty string."""
-    if os.environ.get(VARIABLE, "1") == "0":
-        return f"{VARIABLE}=0"
+    if not is_wanted():
+        return f"it is experimental: {VARIABLE}=1 turns it on"
     if device.type != "cuda" or torch.version.hip is not None:
         return f"it runs on NVIDIA GPUs, not on {'AMD GPUs' if torch.version.hip else device.type}"
     if not torch.cuda.is_available():
