@@ -12,7 +12,7 @@ from report_models import Drawn, make_model
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.datasets.nifti_pairs import check_pair
 from nnunetv2_dsvm.label_maps import read_label_map
-from nnunetv2_dsvm.reporting.case_picture import write_case_picture
+from nnunetv2_dsvm.reporting.case_slices import read_case_slices
 from nnunetv2_dsvm.reporting.models import TrainedModel
 
 AFFINE = np.diag([-0.7, -0.8, 2.5, 1])
@@ -108,10 +108,9 @@ def test_a_report_has_no_picture_of_them(tmp_path, monkeypatch):
     values[3, 4, 2] = np.nan
     nibabel.save(nibabel.Nifti1Image(values, stored.affine), prediction)
     with pytest.raises(ValueError, match=rf"{prediction.name} holds values that are no labels \(NaN in 1 voxel\)"):
-        write_case_picture(
-            tmp_path / "case.png", model, images=model.image_files(drawn.case(0)), truth=truth,
-            predictions={"prediction": prediction},
-        )  # fmt: skip
+        read_case_slices(
+            model, images=model.image_files(drawn.case(0)), truth=truth, predictions={"prediction": prediction}
+        )
 
 
 def test_a_converted_dataset_has_none(tmp_path):
