@@ -72,6 +72,8 @@ def from_cross_validation(
                     )
                 else:
                     cases[case] = Case(case, reference, prediction)
+            if set(expected or ()) - set(present):
+                problems.append(what_a_fold_lacks(model, fold, dataset))
         if not cases:
             raise UserError("\n  ".join([f"{model}: no validation prediction (*{ending}) to evaluate", *problems]))
         ordered = tuple(cases[case] for case in sorted(cases))
