@@ -30,8 +30,8 @@ def read_label_map(path: Path, reader: Any) -> PlacedArray:
         read = placed(values[0], properties)
     except Exception as error:  # whatever the reader's library raises
         text = str(error) or type(error).__name__
-        # ITK's messages begin with places in its source code.
-        raise ValueError(f"cannot be read: {text.partition('ITK ERROR: ')[2] or text}") from error
+        # ITK's and SimpleITK's messages begin with places in its source code.
+        raise ValueError(f"cannot be read: {text.partition('ERROR: ')[2] or text}") from error
     if len(values) != 1:
         raise ValueError(f"has {len(values)} channels, expected labels in one")
     with np.errstate(invalid="ignore"):

@@ -53,8 +53,9 @@ def check_whole(path: Path) -> dict[str, int]:
 
 
 def _check_spacing(header: nibabel.Nifti1Header, start: bytes) -> None:
-    """ITK and nibabel both make a spacing of 0 one of 1."""
+    """ITK and nibabel both make a spacing of 0 one of 1; that of a single slice measures nothing."""
     stored = type(header)(start[: header.template_dtype.itemsize], header.endianness, check=False)
     spacing = np.array(stored.get_zooms()[:3], float)
-    if not np.isfinite(spacing).all() or not spacing.all():
+    several = np.array(stored.get_data_shape()[:3]) > 1
+    if not np.isfinite(spacing).all() or not spacing[several].all():
         raise ValueError(f"its header has the spacing {'×'.join(f'{s:g}' for s in spacing)} mm")

@@ -319,8 +319,11 @@ def test_a_fold_with_missing_or_alien_cases_is_refused(trained, capsys):
     (validation / "case_1.nii.gz").rename(validation / "case_3.nii.gz")
     message = refused(capsys, "-d", 905, "-tr", TRAINER, "-f", 0, 1, "-np", 1)
     assert f"{validation / 'case_1.nii.gz'} is missing" in message
-    assert "case_3.nii.gz is not of fold 0" in message
+    assert "case_3.nii.gz is not of fold 0" in message and "has left no checkpoint" in message
     assert not list(results.rglob("metrics_*"))
+    (validation.parent / "checkpoint_final.pth").touch()
+    message = refused(capsys, "-d", 905, "-tr", TRAINER, "-f", 0, "-np", 1)
+    assert "fold 0 of" in message and f"nnUNetv2_train 905 2d 0 -tr {TRAINER} -p nnUNetPlans --val" in message
 
 
 def test_all_problems_are_named_at_once_and_nothing_is_written(tmp_path, capsys):

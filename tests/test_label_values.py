@@ -61,6 +61,13 @@ def test_complex_numbers_are_no_labels(tmp_path, capsys):
     assert "a.nii.gz cannot be read: it holds complex numbers" in capsys.readouterr().err
 
 
+def test_a_file_that_itk_does_not_know(tmp_path, capsys):
+    reference, prediction = write_folders(tmp_path, {"a": (blobs(1), blobs(2))})
+    nibabel.save(nibabel.Nifti2Image(blobs(1).T, AFFINE), prediction / "a.nii.gz")
+    assert main(["evaluate", str(reference), str(prediction), "-np", "1"]) == 1
+    assert "a.nii.gz cannot be read: Unable to determine ImageIO reader" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("reader", ["NibabelIO", "NibabelIOWithReorient"])
 def test_nibabels_readers(tmp_path, capsys, reader):
     reference, prediction = write_folders(tmp_path, {"a": (blobs(1), blobs(2))})
@@ -109,9 +116,8 @@ def test_a_report_has_no_picture_of_them(tmp_path, monkeypatch):
     nibabel.save(nibabel.Nifti1Image(values, stored.affine), prediction)
     with pytest.raises(ValueError, match=rf"{prediction.name} holds values that are no labels \(NaN in 1 voxel\)"):
         read_case_slices(
-            model, images=model.image_files(drawn.case(0)), truth=truth,
-            predictions={"prediction": prediction},
-        )  # fmt: skip
+            model, images=model.image_files(drawn.case(0)), truth=truth, predictions={"prediction": prediction}
+        )
 
 
 def test_a_converted_dataset_has_none(tmp_path):

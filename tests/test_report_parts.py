@@ -15,6 +15,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from report_models import Drawn, dice_and_iou, make_model, shifted
 
 from nnunetv2_dsvm import VMUNet
+from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.reporting.case_picture import write_case_picture
 from nnunetv2_dsvm.reporting.case_slices import colours_of_classes, read_case_slices
@@ -100,6 +101,21 @@ def test_our_own_metrics_are_preferred_and_the_cross_validations_most(tmp_path):
     assert read_results(model, ["0", "1"]).metrics == ("Dice", "IoU")
 
 
+def test_nsd_of_two_tolerances_is_not_mixed(tmp_path, monkeypatch, capsys):
+    """Neither over the folds of a model, nor as a difference between models."""
+    drawn = Drawn(tmp_path, cases=2)
+    models = [TrainedModel(make_model(drawn, name, folds=2, epochs=1, evaluated=True)) for name in "ab"]
+    file = models[1].validation_folder("1") / "metrics_nnunet.json"
+    file.write_text(file.read_text().replace('"tolerance_mm": 2.0', '"tolerance_mm": 1.0'))
+    with pytest.raises(UserError, match="NSD was measured for fold 0 at 2 mm, fold 1 at 1 mm: run .* --tolerance-mm"):
+        read_results(models[1], ["0", "1"])
+    command = ["report", *(str(model.folder) for model in models), "-o", str(tmp_path / "out")]
+    assert main([*command, "-f", "1"]) == 1
+    assert "NSD was measured for a at 2 mm, b at 1 mm" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "report.html").exists()
+    assert read_results(models[1], ["1"]).tolerance_mm == 1
+
+
 def test_metrics_older_than_a_prediction_are_said_to_be(tmp_path):
     model = TrainedModel(make_model(Drawn(tmp_path, cases=2), "nnUNetTrainer", folds=1, epochs=2, evaluated=True))
     assert not any("newer" in note for note in read_results(model, ["0"]).notes)
@@ -140,6 +156,16 @@ def test_three_models_are_each_compared_with_the_first_on_common_cases():
     assert [cell["text"] for cell in row["cells"][3:]] == expected
     assert [cell["n"] for cell in row["cells"]][3:] == [None, None, None, None, 2, None, None, None]
     assert "over the 3 cases" in table["note"] and "differences are of single images" in table["note"]
+
+
+def test_intervals_do_not_depend_on_the_order_of_the_cases():
+    """A file for all folds has the cases by name, files for each fold do not."""
+    first = dict(zip("abcdefgh", np.random.default_rng(0).random(8), strict=True))
+    second = dict.fromkeys(first, 0.5)
+    tables = [comparison_of(["one", "two"], [numbers(of), numbers(second)]) for of in (
+        first, dict(reversed(first.items()))
+    )]  # fmt: skip
+    assert tables[0] == tables[1]
 
 
 def test_models_without_a_common_case_have_no_difference():
@@ -232,7 +258,7 @@ def test_folds_in_common_are_the_default(tmp_path):
     models = [TrainedModel(make_model(drawn, name, folds=n, epochs=1)) for name, n in (("a", 2), ("b", 3))]
     (models[0].folder / "fold_all").mkdir()
     assert choose_folds(models, None) == ["0", "1"]
-    assert choose_folds([models[1]], ["2", "2"]) == ["2"]
+    assert choose_folds([models[1]], ["02", "2"]) == ["2"]
 
 
 def test_ct_is_shown_in_a_soft_tissue_window():
@@ -249,6 +275,8 @@ def test_other_images_are_shown_between_percentiles_and_photographs_in_colour():
     rgb = np.array([255, 128, 0], np.float32).reshape(3, 1, 1, 1)
     for names in (["R", "G", "B"], ["rgb_to_0_1"] * 3):
         assert displayed(rgb, 0, names).rgb[0, 0] == pytest.approx([1, 128 / 255, 0])
+    with_alpha = np.concatenate([rgb, rgb])[:4]
+    assert displayed(with_alpha, 0, ["R", "G", "B", "alpha"]).rgb[0, 0] == pytest.approx([1, 128 / 255, 0])
     assert displayed(rgb, 0, ["T1", "T2", "FLAIR"]).description.endswith("the first of 3 channels")
 
 

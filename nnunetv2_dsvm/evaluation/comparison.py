@@ -16,11 +16,11 @@ from nnunetv2_dsvm.evaluation.tables import aligned, as_csv, number
 Values = Mapping[str, Mapping[str, float]]  # of a case: label -> metric -> value, NaN where it is undefined
 
 _NOTE = (
-    "difference = the first model minus the second, over the cases where both are defined; ci95: "
-    f"{CONFIDENCE:.0%} confidence interval of its mean, percentiles of {RESAMPLES:,} bootstrap resamples of the cases "
-    "(too narrow for fewer than about ten); p_value: two-sided Wilcoxon signed-rank test of the differences, null "
-    "where all are 0; p_value_holm: corrected for the number of pairs of models, not for that of metrics and labels. "
-    f'The label "{OVER_LABELS}" is each case\'s mean over its labels, of those that are defined for both models.'
+    "Difference: the first model minus the second, over the cases where both are defined. Interval: of its mean, "
+    f"confidence {CONFIDENCE:.0%}, percentiles of {RESAMPLES:,} bootstrap resamples of the cases (too narrow for fewer "
+    "than about ten). p: two-sided Wilcoxon signed-rank test of the differences, undefined where all are 0; by Holm "
+    "corrected for the number of pairs of models, not for that of metrics and labels. The label "
+    f'"{OVER_LABELS}" is each case\'s mean over its labels, of those that are defined for both models.'
 )
 OF_SINGLE_IMAGES = " The differences are of single images, while the protocol's own numbers pool all pixels."
 COLUMNS = (

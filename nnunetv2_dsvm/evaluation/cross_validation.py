@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.case_result import Case
-from nnunetv2_dsvm.evaluation.folds import folds_of_splits, validation_cases
+from nnunetv2_dsvm.evaluation.folds import folds_of_splits, named_folds, validation_cases
 from nnunetv2_dsvm.evaluation.labels import read_labels
 from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet, case_names, file_ending, reader
 from nnunetv2_dsvm.evaluation.unfinished_folds import what_a_fold_lacks
@@ -38,7 +38,8 @@ def from_cross_validation(
         UserError: a variable, the dataset, a model or the references are missing.
     """
     _refuse_repeated(trainers)
-    folds = None if folds is None else _in_order(folds)
+    folds = None if folds is None else named_folds(folds)
+    _refuse_repeated(folds or ())
     parent = folder_of_models(dataset)
     folds = folds or folds_of_splits(parent.name) or NNUNETS_FOLDS
     models = {trainer: parent / f"{trainer}__{plans}__{configuration}" for trainer in trainers}
@@ -71,6 +72,8 @@ def from_cross_validation(
                     )
                 else:
                     cases[case] = Case(case, reference, prediction)
+            if set(expected or ()) - set(present):
+                problems.append(what_a_fold_lacks(model, fold, dataset))
         if not cases:
             raise UserError("\n  ".join([f"{model}: no validation prediction (*{ending}) to evaluate", *problems]))
         ordered = tuple(cases[case] for case in sorted(cases))
@@ -79,17 +82,6 @@ def from_cross_validation(
             PredictionSet(trainer, folder_of_metrics(model, folds), ordered, read_labels(content), reader_class)
         )
     return sets, problems
-
-
-def _in_order(folds: Sequence[str]) -> list[str]:
-    """Ascending, as the name of their folder has them."""
-    wrong = [fold for fold in folds if fold != "all" and not fold.isdecimal()]
-    if wrong:
-        raise UserError(f"folds are numbers from 0 or all, got {', '.join(wrong)}")
-    if "all" in folds and len(set(folds)) > 1:
-        raise UserError("-f all is a model of its own, validated on its training cases: name it alone, or name numbers")
-    _refuse_repeated(folds)
-    return sorted(folds, key=lambda fold: int(fold) if fold.isdecimal() else 0)
 
 
 def _refuse_repeated(names: Sequence[str]) -> None:

@@ -12,6 +12,23 @@ from nnunetv2_dsvm.nnunet_folders import nnunet_folder
 SEED = 12345  # of nnU-Net's random splits
 
 
+def named_folds(asked: Sequence[str]) -> list[str]:
+    """Folds as their folders name them, numbers ascending.
+
+    Args:
+        asked: numbers, leading zeros allowed, or `all` alone.
+
+    Raises:
+        UserError: something else.
+    """
+    wrong = [fold for fold in asked if fold != "all" and not fold.isdecimal()]
+    if wrong:
+        raise UserError(f"folds are numbers from 0 or all, got {', '.join(wrong)}")
+    if "all" in asked and len(set(asked)) > 1:
+        raise UserError("-f all is a model of its own, validated on its training cases: name it alone, or name numbers")
+    return list(asked) if "all" in asked else [str(number) for number in sorted(map(int, asked))]
+
+
 def folds_of_splits(dataset_name: str) -> list[str] | None:
     """The folds that splits_final.json holds; None where there is no such file.
 

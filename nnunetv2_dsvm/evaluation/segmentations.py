@@ -10,6 +10,7 @@ from nnunetv2_dsvm.image_grid import PlacedArray, grid_problem, resampled
 from nnunetv2_dsvm.label_maps import read_label_map
 
 ADVICE = "--resample brings it onto the reference's grid"
+CANNOT = "--resample cannot: it needs two places in space, which PNG and TIFF do not have, in as many dimensions"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def read_pair(
         of_reference.grid.dimensions == of_prediction.grid.dimensions
     )
     if difference and not (resample and can_be_resampled):
-        problems.append(f"{prediction} {difference}" + (f". {ADVICE}" if can_be_resampled else ""))
+        advice = f". {ADVICE}" if can_be_resampled else f". {CANNOT}" * resample
+        problems.append(f"{prediction} {difference}{advice}")
     if problems:
         return None, problems
     predicted, spacing = of_prediction.values, of_reference.spacing_mm

@@ -21,6 +21,6 @@ def what_a_fold_lacks(model: Path, fold: str, dataset: str) -> str:
         return f"{name} has no finished validation; make it with {command} --val"
     if present:
         return f"{name} is not trained to its end ({present[0]}); finish it with {command} --c"
-    if any(folder.glob("training_log_*")):
+    if any(folder.glob("training_log_*")) or (folder / "validation").is_dir():
         return f"{name} was begun but has left no checkpoint; train it again with {command}"
     return f"{name} was never trained; train it with {command}"

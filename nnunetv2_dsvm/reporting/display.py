@@ -31,11 +31,12 @@ def displayed(image: np.ndarray, z: int, channel_names: Sequence[str]) -> Displa
         z: the slice.
         channel_names: of `dataset.json`, one per channel.
     """
-    if image.shape[0] == 3 and _are_colours(channel_names):
-        rgb = np.nan_to_num(np.moveaxis(image[:, z], 0, -1).astype(np.float32))
-        highest = np.nanmax(image)
+    if len(image) >= 3 and _are_colours(channel_names[:3]):  # a fourth channel may be alpha
+        rgb = np.nan_to_num(np.moveaxis(image[:3, z], 0, -1).astype(np.float32))
+        highest = np.nanmax(image[:3])
         full = 1 if highest <= 1 else 255 if highest <= 255 else 65535
-        return Displayed(np.clip(rgb / full, 0, 1), "in colour")
+        more = f", the first 3 of {len(image)} channels" if len(image) > 3 else ""
+        return Displayed(np.clip(rgb / full, 0, 1), f"in colour{more}")
     name = channel_names[0] if channel_names else "image"
     grey = image[0]
     some = grey.ravel()[:: max(1, grey.size // ENOUGH_VOXELS)]

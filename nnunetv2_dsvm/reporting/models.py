@@ -10,7 +10,7 @@ from typing import Any
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.cross_validation import folder_of_metrics
-from nnunetv2_dsvm.evaluation.folds import folds_of_splits
+from nnunetv2_dsvm.evaluation.folds import folds_of_splits, named_folds
 from nnunetv2_dsvm.evaluation.labels import read_labels
 from nnunetv2_dsvm.evaluation.unfinished_folds import what_a_fold_lacks
 from nnunetv2_dsvm.json_files import read_json_object
@@ -160,19 +160,13 @@ def choose_folds(models: Sequence[TrainedModel], asked: Sequence[str] | None) ->
         UserError: a model lacks a fold that was asked for, the models have none in common, or `all` is not alone.
     """
     if asked:
-        wrong = [fold for fold in asked if fold != "all" and not fold.isdecimal()]
-        if wrong:
-            raise UserError(f"folds are numbers from 0 or all, got {', '.join(wrong)}")
+        asked = named_folds(asked)
         for model in models:
             missing = [fold for fold in asked if fold not in model.folds]
             if missing:
                 has = f"{model.folder} has no fold {', '.join(missing)}; it has {', '.join(model.folds) or 'none'}"
                 sentences = [what_a_fold_lacks(model.folder, fold, model.dataset) for fold in missing]
                 raise UserError("\n  ".join([f"{has}: name those with -f, or:", *sentences]))
-        if "all" in asked and len(set(asked)) > 1:
-            raise UserError(
-                "-f all is a model of its own, validated on its training cases: name it alone, or name numbers"
-            )
         return [fold for fold in models[0].folds if fold in asked]  # numbers ascending, as evaluate names its folder
     common = [fold for fold in models[0].folds if all(fold in model.folds for model in models)]
     numbers = [fold for fold in common if fold.isdigit()]

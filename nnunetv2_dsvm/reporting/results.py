@@ -54,12 +54,14 @@ class Results:
     Args:
         summary: class, or `MEAN`, -> metric -> spread over the cases.
         notes: sentences that a reader of the numbers needs.
+        tolerance_mm: of the NSD, where that was measured.
     """
 
     metrics: tuple[str, ...]
     cases: tuple[ValidationCase, ...]
     summary: Mapping[str, Mapping[str, Spread]]
     notes: tuple[str, ...]
+    tolerance_mm: float | None = None
 
     @property
     def number_of_cases(self) -> int:
@@ -121,8 +123,12 @@ def _evaluated(model: TrainedModel, folds: Sequence[str], files: Sequence[Path])
             outdated |= is_newer(cases[-1].prediction, file)
     _refuse_repeated(model, cases)
     notes = [f"Metrics by nnUNetv2_dsvm evaluate, protocol {contents[0]['protocol']}."]
+    tolerance = None
     if "NSD" in metrics:
-        notes.append(f"NSD: normalised surface Dice at {contents[0]['tolerance_mm']:g} mm.")
+        tolerances = {f"fold {fold}": content["tolerance_mm"] for fold, content in zip(folds, contents, strict=False)}
+        refuse_other_tolerances(tolerances)
+        tolerance = contents[0]["tolerance_mm"]
+        notes.append(f"NSD: normalised surface Dice at {tolerance:g} mm.")
     notes.append(f"Empty masks: {contents[0]['rule_for_empty_masks'].rstrip('.')}.")
     if model.plans["image_reader_writer"] == "NaturalImage2DIO":
         notes.append("The pictures have no spacing: a pixel counts as 1 mm.")
@@ -135,8 +141,21 @@ def _evaluated(model: TrainedModel, folds: Sequence[str], files: Sequence[Path])
     if outdated:
         notes.append("Some predictions are newer than these metrics: run nnUNetv2_dsvm evaluate again.")
     if len(contents) > 1:
-        return Results(metrics, tuple(cases), _spreads(cases, list(model.labels), metrics), tuple(notes))
-    return Results(metrics, tuple(cases), spreads_in_file(contents[0]), tuple(notes))
+        return Results(metrics, tuple(cases), _spreads(cases, list(model.labels), metrics), tuple(notes), tolerance)
+    return Results(metrics, tuple(cases), spreads_in_file(contents[0]), tuple(notes), tolerance)
+
+
+def refuse_other_tolerances(tolerances_mm: Mapping[str, float]) -> None:
+    """
+    Args:
+        tolerances_mm: of the NSD, by what was measured with it.
+
+    Raises:
+        UserError: they differ, so that the numbers cannot stand beside each other.
+    """
+    if len(set(tolerances_mm.values())) > 1:
+        different = ", ".join(f"{of} at {tolerance:g} mm" for of, tolerance in tolerances_mm.items())
+        raise UserError(f"NSD was measured for {different}: run nnUNetv2_dsvm evaluate again with one --tolerance-mm")
 
 
 def _nnunets_own(model: TrainedModel, folds: Sequence[str], files: Sequence[Path]) -> Results:

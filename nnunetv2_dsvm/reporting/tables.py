@@ -56,7 +56,8 @@ def comparison_of(titles: Sequence[str], models: Sequence[Numbers], pooled: bool
     """
     metrics = [m for m in models[0].metrics if all(m in model.metrics for model in models)]
     classes = _classes(models[0])
-    common = [name for name in models[0].per_case if all(name in model.per_case for model in models)]
+    # By name, as evaluate has them: the bootstrap draws cases by their places.
+    common = sorted(name for name in models[0].per_case if all(name in model.per_case for model in models))
     values = {
         title: [_numbers(model.per_case[name], classes, metrics) for name in common]
         for title, model in zip(titles, models, strict=True)
