@@ -65,7 +65,7 @@ def select_backend(
 
 
 def saves_for_backward(*tensors: Tensor) -> bool:
-    """Whether a backward may follow a call on these inputs. In a trace it may: that is run with and without autograd."""
+    """Whether a backward may follow a call on these inputs; in a trace it may, which runs with and without autograd."""
     return torch.jit.is_tracing() or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
 
 
