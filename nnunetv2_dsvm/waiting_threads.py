@@ -4,13 +4,14 @@ The threads of PyTorch's OpenMP (libgomp, on Linux) spin for milliseconds at the
 for a process that has the CPUs to itself. Beside a second one, each spins for a partner that waits for a CPU on which
 the other process spins, and both nearly stop. `OMP_WAIT_POLICY` and `GOMP_SPINCOUNT` are read when torch is loaded,
 before any of our code runs. But libgomp spins 3,000 times shorter while it has more threads than CPUs (its manual,
-GOMP_SPINCOUNT), and it looks that up at every wait. So one thread more, which sleeps, is what it takes.
+GOMP_SPINCOUNT), and it looks that up at every wait. So it takes as many threads more, which sleep, as bring it there.
 """
 
 import os
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import torch
 
@@ -18,7 +19,7 @@ _WINDOW_S = 0.25
 # A process alone loses a CPU to another a few times a second, one of two that compete for them about 50 times and more.
 _LOSSES_PER_S = 30
 _WINDOWS = 2  # one after the other, so that a short-lived neighbour changes nothing
-_ENOUGH_FOR_TWO = 2**16 + 1  # elements: torch takes a second thread from 2^15 on
+_PER_THREAD = 2**15  # elements: torch takes one thread more for each so many
 
 _started_in: int | None = None  # the process; a fork has none of its parent's threads
 
@@ -36,7 +37,8 @@ def sleep_when_crowded() -> None:
         return
     if "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ:
         return
-    threading.Thread(target=_watch, name="nnunetv2_dsvm-openmp", daemon=True).start()
+    with suppress(RuntimeError):  # no thread can be started: it goes without
+        threading.Thread(target=_watch, name="nnunetv2_dsvm-openmp", daemon=True).start()
 
 
 def _watch() -> None:
@@ -46,7 +48,13 @@ def _watch() -> None:
         now = _lost_cpus()
         crowded = crowded + 1 if now - before >= _LOSSES_PER_S * _WINDOW_S else 0
         before = now
-    torch.zeros(_ENOUGH_FOR_TWO).add_(1)  # gives this thread a team of OpenMP threads of its own, kept while it lives
+    # Gives this thread a team of its own, kept while it lives. Torch's default is a thread per core: with two hardware
+    # threads a core there are twice as many CPUs.
+    threads = torch.get_num_threads()
+    team = max(2, len(os.sched_getaffinity(0)) + 2 - threads)
+    torch.set_num_threads(team)  # of this thread, and of those started before the next line but one
+    torch.zeros(team * _PER_THREAD, device="cpu").add_(1)
+    torch.set_num_threads(threads)
     threading.Event().wait()
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from nnunetv2.training.nnUNetTrainer.variants.loss.nnUNetTrainerCELoss import nnUNetTrainerCELoss
 from short_trainers import ShortDSVM, ShortDSVM_deepSupervision
 from tiny_dataset import make_tiny_dataset
 
@@ -40,6 +41,22 @@ def test_trains_with_an_ignore_label(make, trainer_class, labels):
     batch = next(trainer.dataloader_train)["target"]
     mask = trainer.loss.not_ignored(batch[0] if isinstance(batch, list) else batch)
     assert 0 < mask.mean() < 1
+
+
+def test_cross_entropy_of_a_batch_without_labels_stops_nothing(make):
+    """It is 0/0, its gradient 0; nnU-Net goes on."""
+
+    class CrossEntropy(nnUNetTrainerCELoss, ShortDSVM):
+        pass
+
+    trainer = make(CrossEntropy, labels=IGNORE)
+    trainer.initialize()
+    trainer.network.train()
+    batch = {"data": torch.randn(2, 1, 32, 40), "target": torch.full((2, 1, 32, 40), 3.0)}
+    assert np.isnan(trainer.train_step({**batch, "target": batch["target"].clone()})["loss"])
+    assert all(p.isfinite().all() for p in trainer.network.parameters())
+    trainer.network.eval()
+    assert np.isnan(trainer.validation_step(batch)["loss"])
 
 
 @pytest.mark.parametrize("labels", [IGNORE, REGIONS], ids=["labels", "regions"])

@@ -1,8 +1,11 @@
 """torch.jit.trace and its like, which keep what was done with one image."""
 
+import warnings
+
 import pytest
 import torch
 
+from nnunetv2_dsvm.architecture.traced_size import _say
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 
 
@@ -11,16 +14,23 @@ def network(one_thread) -> VMUNet:
     return VMUNet(1, 2, dims=(8, 16), encoder_depths=(1, 1), decoder_depths=(1, 1), d_state=2).eval()
 
 
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_a_traced_network_names_the_export_and_refuses_other_sizes(network):
+@pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
+@pytest.mark.parametrize("autograd", [False, True])
+def test_a_traced_network_names_the_export_and_refuses_other_sizes(network, autograd):
     image = torch.randn(2, 1, 24, 17)
-    with torch.no_grad(), pytest.warns(UserWarning, match="images of 24x17 only.*`nnUNetv2_dsvm export`"):
+    _say.cache_clear()
+    with torch.set_grad_enabled(autograd), warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("default")
         traced = torch.jit.trace(network, torch.randn(1, 1, 24, 17))
+    said = [str(w.message) for w in seen if w.category is not FutureWarning]
+    assert len(said) == 1 and "images of 24x17 only" in said[0] and "`nnUNetv2_dsvm export`" in said[0]
     with torch.no_grad():
         torch.testing.assert_close(traced(image), network(image))
     for size in ((17, 24), (48, 17), (24, 24), (1, 17), (24, 1)):
         with pytest.raises(RuntimeError, match="split_with_sizes"):
             traced(torch.randn(1, 1, *size))
+    image[0, 0, 3, 4] = torch.nan
+    assert traced(image).isinf().all()  # not NaN, which would become background
 
 
 def test_an_exported_program_refuses_other_sizes(network):

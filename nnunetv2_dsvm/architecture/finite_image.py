@@ -7,6 +7,11 @@ from nnunetv2_dsvm.architecture.precision import VARIABLE
 from nnunetv2_dsvm.errors import UserValueError
 
 
+def is_recorded() -> bool:
+    """Whether torch compiles, exports or traces: a program, in which no result may be looked at."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def refuse_if_not_finite(x: Tensor) -> None:
     """Raises UserValueError when images `(B, channels, H, W)` hold NaN or infinite values, but not on CUDA or meta.
 
@@ -27,13 +32,13 @@ def refuse_if_not_finite(x: Tensor) -> None:
 def finite_or_refused(logits: list[Tensor], x: Tensor, network: nn.Module) -> list[Tensor]:
     """Each of the logits `(B, classes, …)` if they are finite. Else they are refused.
 
-    On CUDA and where torch compiles, nothing may wait for the result: there they become infinite, for the whole batch.
+    On CUDA and in a recorded program, nothing may wait for the result: there they become infinite, for the whole batch.
     nnU-Net stops at infinite logits with a sentence of its own; NaN it would take for background.
 
     Raises:
         UserValueError: elsewhere; the message says why, and how to predict such an image.
     """
-    if x.device.type == "cuda" or torch.compiler.is_compiling():
+    if x.device.type == "cuda" or is_recorded():
         image = (x * 0).sum()  # 0 or NaN; isfinite takes four kernels, which small networks feel
         return [torch.where((t * 0).sum() + image == 0, t, torch.inf) for t in logits]
     if x.device.type != "meta" and not all(t.isfinite().all() for t in logits):

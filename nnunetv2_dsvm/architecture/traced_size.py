@@ -1,18 +1,30 @@
 """torch.jit.trace, which records what the network does with one image and would give wrong logits for other sizes."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 
 from torch import Tensor, jit
 
 
-def at_this_size_only(x: Tensor) -> Tensor:
-    """x `(B, C, H, W)` itself; a traced program then stops at images of another height or width. Says so once."""
+@contextmanager
+def at_this_size_only(x: Tensor) -> Iterator[Tensor]:
+    """x `(…, H, W)` itself; a traced program then stops at images of another height or width.
+
+    Says so once, instead of torch's warning of each size that becomes a constant: it is what they are for.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", jit.TracerWarning)  # that the sizes become constants: it is what they are for
-        height, width = (int(size) for size in x.shape[2:])
+        warnings.simplefilter("ignore", jit.TracerWarning)
+        height, width = (int(size) for size in x.shape[-2:])
+        _say(height, width)
+        yield x.split([height], dim=-2)[0].split([width], dim=-1)[0]
+
+
+@lru_cache  # torch runs the network twice, and Python's own register is emptied by `catch_warnings`
+def _say(height: int, width: int) -> None:
     warnings.warn(
         f"torch.jit.trace records the network for images of {height}x{width} only, and what it gives refuses others; "
         "for any size export it with `nnUNetv2_dsvm export`",
-        stacklevel=3,
+        stacklevel=5,
     )
-    return x.split([height], dim=2)[0].split([width], dim=3)[0]

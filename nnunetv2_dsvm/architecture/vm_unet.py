@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nnunetv2_dsvm.architecture.finite_image import finite_or_refused, refuse_if_not_finite
+from nnunetv2_dsvm.architecture.finite_image import finite_or_refused, is_recorded, refuse_if_not_finite
 from nnunetv2_dsvm.architecture.precision import inference_precision, without_autocast_cache
 from nnunetv2_dsvm.architecture.resampling import (
     PATCH_SIZE,
@@ -278,14 +278,18 @@ class VMUNet(nn.Module):
             ValueError: not a batch of images, or, at inference, an image or logits with NaN or infinite values (on
                 CUDA, where the check would make the GPU wait, the logits are infinite, which nnU-Net refuses).
         """
+        if torch.jit.is_tracing():
+            with at_this_size_only(x) as x:
+                return self._checked_forward(x)
+        return self._checked_forward(x)
+
+    def _checked_forward(self, x: Tensor) -> Tensor | list[Tensor] | VMUNetOutput:
         if x.ndim != 4 or 0 in x.shape:
             raise ValueError(f"expected images (batch, channels, height, width), got shape {tuple(x.shape)}")
-        if torch.jit.is_tracing():
-            x = at_this_size_only(x)
         if self._in_a_training_step():
             return self._run(x)
         with inference_precision(x.device.type):
-            if not torch.compiler.is_compiling():
+            if not is_recorded():
                 refuse_if_not_finite(x)
             return self._run(x)
 

@@ -5,6 +5,7 @@ from functools import lru_cache
 from types import ModuleType
 
 import torch
+from torch import Tensor
 
 from nnunetv2_dsvm.ops import mamba_ssm, reference, torch_chunked, triton_ss2d
 
@@ -61,6 +62,11 @@ def select_backend(
             f"Choose 'auto' to take the fastest backend that can."
         )
     return backend
+
+
+def saves_for_backward(*tensors: Tensor) -> bool:
+    """Whether a backward may follow a call on these inputs; in a trace it may, which runs with and without autograd."""
+    return torch.jit.is_tracing() or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
 
 
 @lru_cache(maxsize=32)  # once per situation, not per call

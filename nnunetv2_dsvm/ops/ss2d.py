@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from nnunetv2_dsvm.ops import reference, triton_ss2d
-from nnunetv2_dsvm.ops.dispatch import BACKENDS, select_backend
+from nnunetv2_dsvm.ops.dispatch import BACKENDS, saves_for_backward, select_backend
 from nnunetv2_dsvm.ops.on_device import on_its_device
 from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS
 
@@ -48,7 +48,7 @@ def ss2d_scan(
     _check_shapes(x, dt, A, B, C, D, dt_bias, height, width)
     if backend == "reference":
         return reference.forward(x, dt, A, B, C, D, dt_bias, height, width)
-    save = _may_need_gradient(x, dt, A, B, C, D, dt_bias)
+    save = saves_for_backward(x, dt, A, B, C, D, dt_bias)
     return _ss2d(x, dt, A, B, C, D, dt_bias, height, width, backend, save)[0]
 
 
@@ -76,10 +76,6 @@ def _check_shapes(
             raise ValueError(f"{name} must have shape {shape} for x {tuple(x.shape)}, got {tuple(tensor.shape)}")
     if not (x.is_floating_point() and all(t.is_floating_point() for t, _ in expected.values())):
         raise ValueError("the scan takes floating-point tensors only")
-
-
-def _may_need_gradient(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 @torch.library.custom_op("nnunetv2_dsvm::ss2d_scan", mutates_args=())

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunetv2_dsvm.ops.depthwise import conv_silu_backward, conv_silu_forward
+from nnunetv2_dsvm.ops.dispatch import saves_for_backward
 from nnunetv2_dsvm.ops.norm import norm_backward, norm_forward
 from nnunetv2_dsvm.ops.on_device import on_its_device
 from nnunetv2_dsvm.ops.ss2d_core import boundary_of, core_backward, core_forward, output_dtype
@@ -48,7 +49,7 @@ def ss2d_block(
         x, norm.weight, norm.bias, in_weight, conv_weight, conv_bias, projection, A, D, dt_bias,
         out_norm.weight, out_norm.bias, out_weight,
     )  # fmt: skip
-    save = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    save = saves_for_backward(*tensors)
     return _block(*tensors, norm.eps, out_norm.eps, dtype, save)[0]
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nnunetv2_dsvm.ops import triton_ss2d
-from nnunetv2_dsvm.ops.dispatch import select_backend
+from nnunetv2_dsvm.ops.dispatch import saves_for_backward, select_backend
 from nnunetv2_dsvm.ops.on_device import on_its_device
 from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS
 
@@ -27,7 +27,7 @@ def ss2d_core(x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, 
     """
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, A, D, dt_bias))
+    save = saves_for_backward(x, weight, A, D, dt_bias)
     return _core(x, weight, A, D, dt_bias, height, width, save)[0]
 
 

@@ -1,4 +1,4 @@
-"""Which images and which parameters are not finite."""
+"""Which images, parameters and gradients are not finite."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -37,3 +37,9 @@ def parameters_not_finite(modules: Iterable[nn.Module]) -> tuple[list[str], int]
     if finite.all():
         return [], len(named)
     return [name for (name, _), good in zip(named, finite.tolist(), strict=True) if not good], len(named)
+
+
+def gradients_finite(modules: Iterable[nn.Module]) -> bool:
+    """Whether no parameter has a gradient that is NaN or infinite."""
+    gradients = (parameter.grad for module in modules for parameter in module.parameters())
+    return all(bool(gradient.isfinite().all()) for gradient in gradients if gradient is not None)

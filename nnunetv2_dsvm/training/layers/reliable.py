@@ -30,6 +30,7 @@ from nnunetv2_dsvm.training.finite import (
     cases_not_finite,
     ct_channels_not_finite,
     dataset_cases_not_finite,
+    gradients_finite,
     parameters_not_finite,
 )
 from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
@@ -148,7 +149,8 @@ class ReliableTraining(TrainerHooks):
     def train_step(self, batch: dict) -> dict:
         with self._explaining_out_of_memory("training"), self._as_seeded():  # also in a run_training of another class
             result = super().train_step(batch)
-        if not self._on_all_ranks(bool(np.isfinite(result["loss"]))):
+        # nnU-Net's cross-entropy (not with Dice) of a map without a labelled pixel is 0/0, and its gradient 0.
+        if not self._on_all_ranks(bool(np.isfinite(result["loss"])) or gradients_finite(self.trained_modules())):
             losses, cases = zip(*self.of_all_ranks((float(result["loss"]), cases_not_finite(batch))), strict=True)
             bad = [f"{loss} on GPU {rank}" for rank, loss in enumerate(losses) if not np.isfinite(loss)]
             what = f"the training loss became {', '.join(bad) if self.is_ddp else losses[0]}"
@@ -160,9 +162,16 @@ class ReliableTraining(TrainerHooks):
             self._stop("an image of the validation is not finite", cases)
         with self._explaining_out_of_memory("validation"):
             result = super().validation_step(batch)
-        if not np.isfinite(result["loss"]):  # the Dice of such logits is that of background
+        # The Dice of such logits is that of background; of finite ones the loss may be 0/0, see train_step.
+        if not np.isfinite(result["loss"]) and not self._logits_finite(batch["data"]):
             self._stop(f"the validation loss became {result['loss']}")
         return result
+
+    @torch.no_grad()
+    def _logits_finite(self, images: torch.Tensor) -> bool:
+        with torch.autocast("cuda", enabled=self.device.type == "cuda"):
+            logits = self.bare_network()(images.to(self.device))
+        return all(bool(t.isfinite().all()) for t in ([logits] if isinstance(logits, torch.Tensor) else logits))
 
     def perform_actual_validation(self, save_probabilities: bool = False):
         refuse_missing_ground_truth(self, self.do_split()[1])
