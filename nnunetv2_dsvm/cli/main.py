@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; by default those of the process.
 
     Returns:
-        The exit status: 0, 1 after a `Refusal` (shown as one message), 130 after Ctrl-C, or the subcommand's own.
+        The exit status: 0, 1 after a `Refusal` or where a file may not be read (shown as one message), 130 after
+        Ctrl-C, or the subcommand's own.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -60,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _module(args.subcommand).run(args)
     except Refusal as error:
         print(f"\nnnUNetv2_dsvm {args.subcommand}: {error}", file=sys.stderr)
+        return 1
+    except PermissionError as error:  # of whichever file or folder that the command needs
+        print(f"\nnnUNetv2_dsvm {args.subcommand}: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\nnnUNetv2_dsvm {args.subcommand}: interrupted", file=sys.stderr)

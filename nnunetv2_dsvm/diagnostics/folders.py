@@ -51,7 +51,7 @@ def _check(variable: str, value: str | None) -> Finding:
             pass
     except OSError as error:
         # Images may lie on a disk that is read only; the other two are written during training.
-        read_only_is_fine = variable == "nnUNet_raw" and folder.is_dir()
+        read_only_is_fine = variable == "nnUNet_raw" and os.path.isdir(folder)
         severity = Severity.PROBLEM if read_only_is_fine else Severity.BLOCKER
         advice = f"make {existing} writable, or set {variable} to a folder that is"
         return Finding(SECTION, variable, severity, f"{folder} is not writable ({describe(error)})", advice)
