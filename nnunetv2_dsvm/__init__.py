@@ -6,8 +6,9 @@ Importing it lets nnU-Net find the trainers, as `import torch` does; `register_t
 from importlib import import_module
 from typing import Any
 
-from nnunetv2_dsvm import autoregister
-from nnunetv2_dsvm.version import __version__
+from nnunetv2_dsvm import autoregister, version  # as attributes too: torch may have imported both before
+
+__version__ = version.__version__
 
 _HOME_OF = {
     "VMUNet": "nnunetv2_dsvm.architecture.vm_unet",

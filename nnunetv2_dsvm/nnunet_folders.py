@@ -58,7 +58,7 @@ def check_folder_variables(*needed: Kind) -> None:
 
 def one_folder(a: Path, b: Path) -> bool:
     """Whether two paths name one folder, by links or in other words too; neither need exist."""
-    return a.resolve() == b.resolve() or (a.exists() and b.exists() and a.samefile(b))
+    return a.resolve() == b.resolve() or (os.path.exists(a) and os.path.exists(b) and a.samefile(b))
 
 
 def unusable_folders(*kinds: Kind) -> str:

@@ -6,13 +6,16 @@ from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
 
+_BLOCK = 4096  # bytes; an empty file can be made on a full disk
 
-def refuse_file_place(path: Path, advice: str) -> None:
+
+def refuse_file_place(path: Path, advice: str, *, in_place: bool = False) -> None:
     """Raises UserError unless a file can be written at `path`, in a folder that exists; one that is there is kept.
 
     Args:
         path: of the file.
         advice: what to do otherwise, for the end of the sentence: `"name another file with -o"`.
+        in_place: whether it is written where it is, which a device such as /dev/null can be too; not replaced.
     """
     try:
         mode = _mode(path)
@@ -22,8 +25,13 @@ def refuse_file_place(path: Path, advice: str) -> None:
         if not _mode(folder):
             raise UserError(f"cannot write {path}: the folder {folder} does not exist; {advice}")
         if mode and not stat.S_ISREG(mode):
-            return  # a device such as /dev/null: nothing goes beside it
-        _try(folder)
+            if not in_place:
+                raise UserError(f"cannot write {path}: it is no ordinary file, which could be replaced; {advice}")
+            if stat.S_ISCHR(mode):  # opening /dev/full tells nothing; before JSON, an empty line is none
+                with open(path, "ab", buffering=0) as device:
+                    device.write(b"\n")
+            return
+        try_to_write(folder)
         if mode:
             with open(path, "ab"):
                 pass
@@ -43,7 +51,7 @@ def refuse_folder_place(folder: Path, advice: str, files: tuple[str, ...] = ()) 
         there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
         if not there.is_dir():
             raise UserError(f"cannot write into {folder}: {there} is a file, not a folder; {advice}")
-        _try(there)
+        try_to_write(there)
     except OSError as error:
         raise UserError(f"cannot write into {folder}: {error.strerror or error}; {advice}") from error
     if folder.is_dir():
@@ -59,7 +67,11 @@ def _mode(path: Path) -> int:
         return 0
 
 
-def _try(folder: Path) -> None:
-    """Makes a file in the folder and removes it; permissions do not tell, not to root and not of a full disk."""
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable_"):
-        pass
+def try_to_write(folder: Path) -> None:
+    """Makes a file in the folder and removes it; permissions do not tell, not to root and not of a full disk.
+
+    Raises:
+        OSError: it cannot be made, or nothing can be written into it.
+    """
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable_", buffering=0) as file:
+        file.write(bytes(_BLOCK))

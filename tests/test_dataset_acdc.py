@@ -163,3 +163,9 @@ def test_problems_at_once(folders, source, tmp_path, capsys):
 def test_without_its_two_folders(folders, tmp_path, capsys):
     assert convert("acdc", tmp_path, "-d", 27) == 1
     assert "holds neither ACDC's folder training/ (beside testing/) nor folders patientXXX" in capsys.readouterr().err
+
+
+def test_the_challenges_test_set_alone(folders, tmp_path, capsys):
+    (tmp_path / "database" / "testing" / "patient101").mkdir(parents=True)
+    assert convert("acdc", tmp_path, "-d", 27) == 1
+    assert "and not training/ with the 100 patients" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import tempfile
 import pytest
 
 from nnunetv2_dsvm.cli import doctor
+from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.diagnostics import hardware, requirements, trainers
 from nnunetv2_dsvm.diagnostics.finding import Finding, Severity
 from nnunetv2_dsvm.diagnostics.folders import check_folders, check_trainer_folders
@@ -73,6 +74,17 @@ class TestFolders:
         findings = check_folders({name: str(tmp_path) for name in VARIABLES})[:3]
         assert list(severities(findings).values()) == [Severity.PROBLEM, Severity.BLOCKER, Severity.BLOCKER]
         assert "Read-only file system" in findings[0].detail
+
+    @pytest.mark.skipif(not hasattr(os, "seteuid") or os.geteuid() != 0, reason="becomes another user for a moment")
+    def test_a_folder_in_somebody_elses(self, tmp_path):
+        (tmp_path / "secret" / "raw").mkdir(parents=True)
+        (tmp_path / "secret").chmod(0o700)
+        os.seteuid(65534)
+        try:
+            findings = check_folders({name: f"{tmp_path}/secret/raw" for name in VARIABLES})
+        finally:
+            os.seteuid(0)
+        assert severities(findings) == dict.fromkeys(VARIABLES, Severity.BLOCKER)
 
     @pytest.mark.parametrize(("first", "second", "expected"), [
         ("nnUNet_raw", "nnUNet_preprocessed", Severity.BLOCKER),
@@ -205,3 +217,12 @@ class TestCommand:
         assert answer["scan"]["cpu"]["torch_chunked"]["error"] < 1e-5
         assert {f["subject"] for f in answer["findings"]} >= {"nnUNetTrainerDSVM", "torch", "cpu", "nnUNet_raw"}
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_may_not_be_read_ends_a_command_in_one_sentence(monkeypatch, capsys):
+    def read(*_, **__):
+        raise PermissionError(13, "Permission denied", "/secret/plans.json")
+
+    monkeypatch.setattr("nnunetv2_dsvm.cli.copy_plans.preprocessed_folder", read)
+    assert main(["copy-plans", "-d", "1", "-o", "mine"]) == 1
+    assert capsys.readouterr().err == "\nnnUNetv2_dsvm copy-plans: /secret/plans.json: Permission denied\n"

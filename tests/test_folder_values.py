@@ -19,12 +19,14 @@ WRONG = {
     " /data/raw": "a blank at its beginning", "/data/raw\n": r"'\n' at its end", "/data/raw\r": r"'\r' at its end",
     "/data/raw\t": r"'\t' at its end", "\ufeff/data/raw": "invisible character", "/data/raw\xa0": "invisible character",
     "\u202a/data/raw": "invisible character", "/data/raw;": "separator", "/data/raw # images": "comment",
-    "/data/raw:/data/more": "several folders", "file:///data/raw": "an address", "/path/to/nnUNet_raw": "placeholder",
+    "/data/raw:/data/more": "several folders", "/data/a:/data/b": "several folders",
+    "/data/a;/b": "several folders", "file:///data/raw": "an address", "/path/to/nnUNet_raw": "placeholder",
     "/data/<user>/raw": "placeholder", "  ": "names no folder",
 }  # fmt: skip
 OF_WINDOWS = ["C:\\data\\raw", "C:/data/raw", "D:", "\\\\server\\share", "/data\\raw", "data\\raw"]
 RIGHT = ["/data/raw", "/data/my raw", "/data/o'neil/raw", "/data/2024-01-01T10:30/raw", "/data/50%/a%20b%20c",
-         "/data/a~b", "/data/c#/$", "raw", "/data/raw/", "/data/\udcff", "/data/\u0627\u200c\u0628"]  # fmt: skip
+         "/data/a~b", "/data/c#/$", "/data/Volume #2", "/mnt/c:/x", "/data/50%_of_100%", "/data/US$5",
+         "raw", "/data/raw/", "/data/\udcff", "/data/\u0627\u200c\u0628"]  # fmt: skip
 
 
 @pytest.mark.parametrize(("value", "words"), WRONG.items(), ids=map(ascii, WRONG))
@@ -51,6 +53,26 @@ def test_the_advice_is_the_value_that_is_meant(tmp_path, monkeypatch):
     for value in (f'"{tmp_path}"', f"{tmp_path}\r\n", f" {tmp_path}", f"\ufeff{tmp_path}"):
         advice = problem_of_value("nnUNet_raw", value).rpartition("; ")[2]
         assert advice.removesuffix(", without quotes").removeprefix("set it to ").strip("'") == str(tmp_path)
+
+
+def test_an_absolute_folder_that_is_there_may_have_any_name(tmp_path, monkeypatch):
+    for name in ("a$b", "Volume # 2", "x'", "<1>", "50:", "a\\b", "%A%", "~"):
+        (tmp_path / name).mkdir()
+        for value in (tmp_path / name, tmp_path / name / "raw"):
+            assert problem_of_value("nnUNet_raw", str(value)) is None
+        assert "with $HOME" in problem_of_value("nnUNet_raw", str(tmp_path / name / "$HOME"))
+    for name in ("raw ", "raw\n"):  # as nnU-Net has made it
+        (tmp_path / name).mkdir()
+        assert "which is part of the name" in problem_of_value("nnUNet_raw", str(tmp_path / name))
+    monkeypatch.chdir(tmp_path)  # likewise
+    assert "home folder" in problem_of_value("nnUNet_raw", "~/raw")
+
+
+def test_a_folder_that_cannot_be_looked_at(tmp_path):
+    """pathlib raises there."""
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert "a link to nothing" in problem_of_value("nnUNet_raw", str(tmp_path / "loop" / "raw"))
+    assert problem_of_value("nnUNet_raw", f"{tmp_path}/{'long' * 100}") is None  # found when it is written to
 
 
 def test_a_file_and_a_folder_below_one(tmp_path):

@@ -76,7 +76,7 @@ def test_plans_without_a_trained_fold_are_replaced(make, trained):
     checkpoint = checkpoint.rename(checkpoint.with_name("earlier_1_checkpoint_best.pth"))
     with pytest.raises(UserError, match="belongs to another network"):
         make(ShortVMUNet, architecture=architecture(LARGER))
-    checkpoint.unlink()
+    checkpoint.rename(checkpoint.with_name("._checkpoint_best.pth"))  # as macOS leaves it
     make(ShortVMUNet, architecture=architecture(LARGER))
 
 
@@ -148,6 +148,7 @@ def test_a_copy_differs_in_its_name_alone_and_trains_beside_its_source(copy, mak
     ],
 )
 def test_copies_that_cannot_be_made_are_refused_and_nothing_is_written(copy, copied_dataset, capsys, options, message):
+    (copied_dataset.preprocessed / "._nnUNetPlans.json").write_bytes(b"\0\5\x16\7")
     before = {path: path.read_bytes() for path in copied_dataset.preprocessed.glob("*.json")}
     assert copy(*options) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()

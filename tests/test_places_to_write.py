@@ -4,6 +4,7 @@ The inputs do not exist: a command that looked at them first would speak of them
 """
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,9 @@ def test_places_that_can_be_written_are_left_as_they_are(tmp_path):
     times = os.stat(file)
     refuse_file_place(file, "")
     refuse_file_place(tmp_path / "new.json", "")
-    refuse_file_place(Path(os.devnull), "")
+    refuse_file_place(Path(os.devnull), "", in_place=True)
+    with pytest.raises(UserError, match="no ordinary file"):  # os.replace would remove the device
+        refuse_file_place(Path(os.devnull), "")
     refuse_folder_place(tmp_path / "to" / "be" / "made", "")
     refuse_folder_place(tmp_path, "", ("there.json", "new.json"))
     assert list(tmp_path.iterdir()) == [file] and file.read_text() == "older"
@@ -98,3 +101,14 @@ def test_places_that_can_be_written_are_left_as_they_are(tmp_path):
     (tmp_path / "link.json").symlink_to(tmp_path / "nowhere" / "file.json")
     with pytest.raises(UserError, match="nowhere does not exist"):
         refuse_file_place(tmp_path / "link.json", "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_a_full_disk(tmp_path, monkeypatch, refused):
+    """An empty file can be made there; a block cannot be written."""
+    assert "No space left on device" in refused("benchmark", FILES["benchmark"], Path("/dev/full"))
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", lambda **_: open("/dev/full", "wb", buffering=0))
+    with pytest.raises(UserError, match="No space left on device"):
+        refuse_folder_place(tmp_path / "new", "")
+    with pytest.raises(UserError, match="No space left on device"):
+        refuse_file_place(tmp_path / "a.pt2", "")

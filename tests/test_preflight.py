@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from litter import scatter
 from short_trainers import ShortDSVM, ShortVMUNet
 
 from nnunetv2_dsvm.errors import UserError
@@ -68,3 +69,16 @@ def test_a_dataset_that_is_not_preprocessed_is_named(make_on, copied_dataset, re
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(UserError, match=message):
         make_on(copied_dataset, ShortVMUNet).on_train_start()
+
+
+@pytest.mark.parametrize("fold", [0, 7, "all"])
+def test_litter_among_preprocessed_cases_is_passed_over(make_on, copied_dataset, fold):
+    """nnU-Net stops at .DS_Store, and takes ._case_000.b2nd for a case: other splits, and images that are none."""
+    folders = [copied_dataset.preprocessed / name for name in ("nnUNetPlans_2d", "gt_segmentations")]
+    cases = {path.name.removesuffix(".pkl") for path in folders[0].glob("case_*.pkl")}
+    for folder in folders:
+        scatter(folder)
+    (copied_dataset.preprocessed / "splits_final.json").unlink(missing_ok=True)
+    trainer = make_on(copied_dataset, ShortVMUNet, fold=fold)
+    trainer.initialize()
+    assert {case for dataset in trainer.get_tr_and_val_datasets() for case in dataset.identifiers} == cases

@@ -30,8 +30,7 @@ def refuse_paths(args: argparse.Namespace) -> None:
         for path in value if isinstance(value, list) else [value]:
             if not isinstance(path, Path) or os.path.exists(path):
                 continue
-            there = path.is_absolute() and path.parent.is_dir()  # of whatever name
-            if fault := fault_of_path(path.name if there else str(path)):
+            if fault := fault_of_path(str(path)):
                 raise UserError(f"a path on the command line {fault[0]}; {fault[1]}")
 
 

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.json:
-        refuse_file_place(args.json, "name another file with --json")
+        refuse_file_place(args.json, "name another file with --json", in_place=True)
     import torch
 
     from nnunetv2_dsvm.benchmark import report

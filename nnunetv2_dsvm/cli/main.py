@@ -1,6 +1,7 @@
 """The command `nnUNetv2_dsvm`: one parser, and the subcommand's module imported only when it is asked for."""
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -26,6 +27,9 @@ SUBCOMMANDS = {
     "benchmark": "measure speed and memory of the scan backends and of the network",
 }
 
+# A file that may not be read or written, a full disk, a read-only one: nothing that a traceback would explain.
+OF_THE_SYSTEM = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand.
@@ -34,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; by default those of the process.
 
     Returns:
-        The exit status: 0, 1 after a `Refusal` (shown as one message), 130 after Ctrl-C, or the subcommand's own.
+        The exit status: 0, 1 after a `Refusal` or where the system refuses a file (shown as one message), 130 after
+        Ctrl-C, or the subcommand's own.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -60,6 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _module(args.subcommand).run(args)
     except Refusal as error:
         print(f"\nnnUNetv2_dsvm {args.subcommand}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in OF_THE_SYSTEM:
+            raise
+        place = "" if error.filename is None else f"{error.filename}: "
+        print(f"\nnnUNetv2_dsvm {args.subcommand}: {place}{error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\nnnUNetv2_dsvm {args.subcommand}: interrupted", file=sys.stderr)

@@ -98,7 +98,9 @@ def plan_datasets(args: argparse.Namespace) -> None:
         if for_cpu:
             print("There is no CUDA GPU here; -gpu_memory_target GB plans for one elsewhere.")
         elif not torch.cuda.is_available():
-            print("There is no CUDA GPU here. A CPU trains in float32 and far slower: plan with -preset small for it.")
+            alone = " alone" if args.preset == "small" else ""
+            slower = "There is no CUDA GPU here. A CPU trains in float32 and far slower"
+            print(f"{slower}: plan with -preset small{alone} for it.")
         print()
 
 

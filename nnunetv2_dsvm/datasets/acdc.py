@@ -100,6 +100,10 @@ def _find_folders(source: Path) -> tuple[Path, Path | None]:
     # An archive unpacked into a folder of its own has training/training; without training/, the patients lie in one.
     outer = [folder for folder in named if not any(parent in named for parent in folder.parents)]
     found = outer or [folder for folder in below if any(PATIENT.match(path.name) for path in visible(folder))][:1]
+    if found and found[0] != source and found[0].name.lower() == "testing":
+        raise UserError(
+            f"{source} holds ACDC's folder testing/, the challenge's test set, and not training/ with the 100 patients"
+        )
     if not found:
         raise UserError(
             f"{source} holds neither ACDC's folder training/ (beside testing/) nor folders patientXXX. "

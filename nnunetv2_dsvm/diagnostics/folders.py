@@ -2,7 +2,6 @@
 
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
@@ -12,6 +11,7 @@ from nnunetv2_dsvm.diagnostics.finding import Finding, Severity
 from nnunetv2_dsvm.diagnostics.subprocess_probe import describe
 from nnunetv2_dsvm.folder_values import fault_of_value
 from nnunetv2_dsvm.nnunet_folders import VARIABLES, one_folder
+from nnunetv2_dsvm.places_to_write import try_to_write
 
 SECTION = "nnU-Net's folders"
 
@@ -47,11 +47,10 @@ def _check(variable: str, value: str | None) -> Finding:
     folder = Path(value)
     existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(p))
     try:
-        with tempfile.NamedTemporaryFile(dir=existing, prefix=".nnunetv2_dsvm_doctor_"):
-            pass
+        try_to_write(existing)
     except OSError as error:
         # Images may lie on a disk that is read only; the other two are written during training.
-        read_only_is_fine = variable == "nnUNet_raw" and folder.is_dir()
+        read_only_is_fine = variable == "nnUNet_raw" and os.path.isdir(folder)
         severity = Severity.PROBLEM if read_only_is_fine else Severity.BLOCKER
         advice = f"make {existing} writable, or set {variable} to a folder that is"
         return Finding(SECTION, variable, severity, f"{folder} is not writable ({describe(error)})", advice)

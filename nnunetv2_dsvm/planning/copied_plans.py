@@ -10,6 +10,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet, strides_of
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.listing import visible_files
 from nnunetv2_dsvm.nnunet_folders import OTHER_FILES_OF_A_DATASET
 from nnunetv2_dsvm.training.network import NETWORK_CLASS_NAME, refuse_constant_output, refuse_unless_2d
 
@@ -82,6 +83,7 @@ def copy_plans(
     except FileExistsError as error:
         raise UserError(f"{path} is there already: choose another name, or remove it") from error
     except OSError as error:
+        path.unlink(missing_ok=True)  # made, but not filled
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
     return path
 
@@ -93,7 +95,8 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
         if not isinstance(plans["configurations"], dict):
             raise TypeError
     except FileNotFoundError as error:
-        there = sorted(file.stem for file in folder.glob("*.json") if file.stem not in OTHER_FILES_OF_A_DATASET)
+        names = [file.stem for file in visible_files(folder, ".json")]
+        there = sorted(set(names) - set(OTHER_FILES_OF_A_DATASET))
         raise UserError(f"there are no plans {name} in {folder}; there are {', '.join(there) or 'none'}") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} cannot be read as plans of nnU-Net: {error!r}") from error

@@ -14,6 +14,7 @@ from nnunetv2.utilities.file_path_utilities import get_output_folder
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.listing import is_litter, visible_files
 from nnunetv2_dsvm.nnunet_folders import OTHER_FILES_OF_A_DATASET, unusable_folders
 
 # What a training may change without another prediction: of a configuration, and of its network's arguments.
@@ -46,7 +47,8 @@ def refuse_mixed_plans(
         return
     name, dataset = plans["plans_name"], plans["dataset_name"]
     folder = Path(get_output_folder(dataset, trainer_name, name, configuration))
-    folds = sorted({file.parent.name for file in folder.glob("fold_*/*checkpoint_*.pth")})
+    checkpoints = (file for file in folder.glob("fold_*/*checkpoint_*.pth") if not is_litter(file.name))
+    folds = sorted({file.parent.name for file in checkpoints})
     other = _differences(folder, plans, configuration, dataset_json) if folds else []
     if folds and not other:
         return
@@ -70,7 +72,7 @@ def refuse_mixed_plans(
 def _file_of_another_name(plans: Mapping[str, Any], folder: Path) -> Path | None:
     """The file that holds these plans, where the one that has their name does not."""
     wanted = _comparable({key: value for key, value in plans.items() if key != "continue_training"})
-    names = [path for path in sorted(folder.glob("*.json")) if path.stem not in OTHER_FILES_OF_A_DATASET]
+    names = [path for path in visible_files(folder, ".json") if path.stem not in OTHER_FILES_OF_A_DATASET]
     same = [path for path in names if _comparable(_read(path)) == wanted]
     return same[0] if same and plans["plans_name"] not in [path.stem for path in same] else None
 

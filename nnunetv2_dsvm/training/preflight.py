@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.listing import visible
 
 _SHOWN = 10  # names in a message
 
@@ -14,7 +16,7 @@ _SHOWN = 10  # names in a message
 def refuse_missing_preprocessing(trainer: nnUNetTrainer) -> None:
     """Raises UserError unless the trainer's configuration is preprocessed."""
     folder = trainer.preprocessed_dataset_folder
-    if not os.path.isdir(folder) or not os.listdir(folder):
+    if not visible(Path(folder)):
         raise UserError(
             f"There are no preprocessed data in {folder}. Nothing was trained. Run nnUNetv2_preprocess -d "
             f"{_number(trainer)} -plans_name {trainer.plans_manager.plans_name} -c {trainer.configuration_name}"

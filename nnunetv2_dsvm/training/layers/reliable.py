@@ -13,6 +13,7 @@ from torch import distributed as dist
 from nnunetv2_dsvm.architecture.precision import VARIABLE as PRECISION_VARIABLE
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.nnunet_folders import refuse_unusable_folders
+from nnunetv2_dsvm.nnunet_listing import cases_passing_over_litter
 from nnunetv2_dsvm.training import out_of_memory, stopping
 from nnunetv2_dsvm.training.checkpoint_files import (
     in_a_file,
@@ -93,7 +94,8 @@ class ReliableTraining(TrainerHooks):
         refuse_missing_preprocessing(self)
         if self.seed is not None:
             seed_all(self.seed)
-        super().initialize()
+        with cases_passing_over_litter():
+            super().initialize()
 
     def run_training(self):
         with ending_loaders(self), self._as_seeded():
@@ -107,7 +109,8 @@ class ReliableTraining(TrainerHooks):
             return super().get_dataloaders()
 
     def get_tr_and_val_datasets(self):
-        datasets = super().get_tr_and_val_datasets()
+        with cases_passing_over_litter():
+            datasets = super().get_tr_and_val_datasets()
         spawn_to_end_with_this_one(datasets)
         refuse_missing_cases(self, datasets)
         refuse_missing_ground_truth(self, datasets[1].identifiers)
@@ -173,6 +176,7 @@ class ReliableTraining(TrainerHooks):
             logits = self.bare_network()(images.to(self.device))
         return all(bool(t.isfinite().all()) for t in ([logits] if isinstance(logits, torch.Tensor) else logits))
 
+    @cases_passing_over_litter()
     def perform_actual_validation(self, save_probabilities: bool = False):
         refuse_missing_ground_truth(self, self.do_split()[1])
         with self._explaining_out_of_memory("the final validation"), explaining_unwritable(self.output_folder):
