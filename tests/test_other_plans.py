@@ -134,6 +134,9 @@ def test_a_copy_differs_in_its_name_alone_and_trains_beside_its_source(copy, mak
     [
         (["-d", "901", "-o", PLANS], "is there already"),
         (["-d", "901", "-o", "a/b"], "-o 'a/b': the plans become a file"),
+        (["-d", "901", "-o", "Mine_"], "-o 'Mine_': the plans become a file"),  # nnU-Net would read Mine and _2d
+        (["-d", "901", "-o", "my plans"], "-o 'my plans': the plans become a file"),
+        (["-d", "901", "-o", "Mine.json"], "-o 'Mine.json': give the name without its ending, Mine$"),
         (["-d", "901", "-o", "splits_final"], "splits_final.json is another file of nnU-Net's"),
         (["-d", "902", "-o", "Mine"], "there is no dataset 902 in"),
         (["-d", "901", "-o", "Mine", "-p", "Nope"], f"there are no plans Nope in .*there are nnUNetPlans, {PLANS}"),
