@@ -205,13 +205,37 @@ def test_a_closed_folder_advises_what_its_checkpoints_allow(tmp_path, there, adv
         raise FileNotFoundError(2, "No such file", "/elsewhere/image.b2nd")
 
 
-def test_a_full_disk_in_the_final_validation_advises_to_repeat_it(make, monkeypatch):
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
+@pytest.fixture
+def full_disk(monkeypatch):
+    """full_disk() -> from now on the probe of the results folder finds no room."""
+    return lambda: monkeypatch.setattr(surroundings.os, "urandom", raising(OSError(28, "No space left on device")))
 
+
+def raising(error):
+    def function(*arguments):
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("Unable to determine ImageIO reader")],
+    ids=["write", "ITK, which wrote nothing without a word"],
+)  # fmt: skip
+def test_a_full_disk_in_the_final_validation_advises_to_repeat_it(make, monkeypatch, full_disk, error):
     trainer = make(ShortVMUNet)
     (Path(trainer.output_folder) / "checkpoint_final.pth").touch()
     trainer.initialize()
-    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", full)
+    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", raising(error))
+    if isinstance(error, RuntimeError):
+        with pytest.raises(RuntimeError, match="^Unable to determine"):  # while there is room
+            trainer.perform_actual_validation()
+        full_disk()
     with pytest.raises(UserError, match="No space left.*make room, and repeat the final validation with --val"):
         trainer.perform_actual_validation()
+
+
+def test_a_full_disk_is_found_before_nnunet_empties_the_plans_of_all_folds(make, full_disk):
+    full_disk()
+    with pytest.raises(UserError, match="cannot be written: No space left.*Nothing was trained.*make room"):
+        make(ShortVMUNet)

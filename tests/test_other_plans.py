@@ -11,6 +11,7 @@ from tiny_dataset import NETWORK, PLANS
 
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.training.other_plans import refuse_mixed_plans
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures", "one_epoch")
 LARGER = {**NETWORK, "dims": [16, 32, 64]}
@@ -89,16 +90,30 @@ def test_intensities_that_are_not_finite_are_no_difference(make_on, trained, cop
     make_on(copied_dataset, ShortVMUNet, fold=1)
 
 
-def test_a_copy_that_calls_itself_by_the_old_name_is_refused(make_on, copied_dataset, trained):
+@pytest.mark.parametrize("changes", [{"architecture": architecture(LARGER)}, {"batch_size": 1}], ids=["size", "batch"])
+def test_a_copy_that_calls_itself_by_the_old_name_is_refused(make_on, copied_dataset, trained, changes):
     plans = copied_dataset.load_plans()
-    changes = {"architecture": architecture(LARGER)}
     plans["configurations"]["2d"].update(changes)
     (copied_dataset.preprocessed / "Mine.json").write_text(json.dumps(plans))
+    of_the_original = trained(ShortVMUNet) / "plans.json"
     with pytest.raises(UserError, match=f'Mine.json calls itself "{PLANS}" inside.*"plans_name": "Mine" into it'):
         make_on(copied_dataset, ShortVMUNet, **changes)
     make_on(copied_dataset, ShortVMUNet)  # the original
-    (trained(ShortVMUNet) / "plans.json").write_text(json.dumps(plans))
+    of_the_original.write_text(json.dumps(plans))
     make_on(copied_dataset, ShortVMUNet, fold=1, **changes)  # more folds of what was trained so before
+
+
+def test_the_order_of_regions_is_the_networks(trained, tiny_dataset, monkeypatch, tmp_path):
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "a"))
+    monkeypatch.setenv("nnUNet_preprocessed", tiny_dataset.environment["nnUNet_preprocessed"])
+    regions = {"background": 0, "whole": [1, 2], "core": [2]}
+    dataset_json = {**tiny_dataset.load_dataset_json(), "labels": regions, "regions_class_order": [1, 2]}
+    (trained(ShortVMUNet) / "dataset.json").write_text(json.dumps(dataset_json))
+    plans = tiny_dataset.load_plans()
+    refuse_mixed_plans("ShortVMUNet", plans, "2d", dataset_json)
+    reversed_regions = {**dataset_json, "labels": dict(reversed(regions.items()))}
+    with pytest.raises(UserError, match="the order of labels is .*whole.*core.* and not .*core.*whole"):
+        refuse_mixed_plans("ShortVMUNet", plans, "2d", reversed_regions)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -134,6 +149,9 @@ def test_a_copy_differs_in_its_name_alone_and_trains_beside_its_source(copy, mak
     [
         (["-d", "901", "-o", PLANS], "is there already"),
         (["-d", "901", "-o", "a/b"], "-o 'a/b': the plans become a file"),
+        (["-d", "901", "-o", "Mine_"], "-o 'Mine_': the plans become a file"),  # nnU-Net would read Mine and _2d
+        (["-d", "901", "-o", "my plans"], "-o 'my plans': the plans become a file"),
+        (["-d", "901", "-o", "Mine.json"], "-o 'Mine.json': give the name without its ending, Mine$"),
         (["-d", "901", "-o", "splits_final"], "splits_final.json is another file of nnU-Net's"),
         (["-d", "902", "-o", "Mine"], "there is no dataset 902 in"),
         (["-d", "901", "-o", "Mine", "-p", "Nope"], f"there are no plans Nope in .*there are nnUNetPlans, {PLANS}"),

@@ -1,11 +1,15 @@
-"""Processes that are spawned for a training end with it, also by SIGKILL."""
+"""Processes that are spawned for a training end with it, also by SIGKILL; what other threads start does not."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
+
+from nnunetv2_dsvm.training.processes import fork_to_end_with_this_one
 
 PARENT = """
 import multiprocessing, time
@@ -52,3 +56,22 @@ def test_a_spawned_process_ends_with_its_killed_parent(tmp_path, method):
         for process in (watched, other):
             if is_running(process):
                 os.kill(process, 9)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_what_another_thread_forks_meanwhile_outlives_that_thread():
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+
+    def fork():
+        child.start()
+        time.sleep(0.3)  # the child has heard of its parent
+
+    with fork_to_end_with_this_one():
+        thread = threading.Thread(target=fork)
+        thread.start()
+        thread.join()
+    try:
+        child.join(0.3)
+        assert child.exitcode is None
+    finally:
+        child.kill()

@@ -111,6 +111,12 @@ def test_the_command_itself(tiny_dataset, tmp_path):
     assert last.startswith("nnUNetv2_train: VM-UNet and DSVM-UNet support 2D configurations only")
 
 
+def test_plans_that_are_not_there_are_a_sentence(end, folders):
+    file = folders / "preprocessed" / "Dataset998_X" / "Nope.json"
+    assert "Nope.json is missing: plan and preprocess the dataset first" in end(file.read_text)
+    assert "Traceback" in end((file.parent / "other" / "Nope.json").read_text)
+
+
 # --- nnU-Net's variables ----------------------------------------------------------------------------------------------
 
 

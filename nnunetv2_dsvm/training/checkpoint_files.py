@@ -55,11 +55,11 @@ def write_checkpoint(nnunet_checkpoint: io.BytesIO, own_entry: dict[str, Any], f
 
 def _not_written(filename: str, size: int, error: Exception) -> str:
     folder = os.path.dirname(filename)
-    free = f"{shutil.disk_usage(folder).free / 2**20:.0f} MiB" if os.path.isdir(folder) else "an unknown amount"
+    free = f"{shutil.disk_usage(folder).free / 2**20:.1f} MiB" if os.path.isdir(folder) else "an unknown amount"
     kept = "The file of that name is as it was" if os.path.exists(filename) else "There was no file of that name"
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return (
-        f"The checkpoint {filename} could not be written: {reason}. It needs about {size / 2**20:.0f} MiB, and {free} "
+        f"The checkpoint {filename} could not be written: {reason}. It needs about {size / 2**20:.1f} MiB, and {free} "
         f"are free on its disk. {kept}. Make room (or the folder writable) and {how_to_go_on(folder)}"
     )
 

@@ -34,7 +34,7 @@ def refuse_mixed_plans(
     """Raises UserError unless this training can go into the folder that nnU-Net gives it.
 
     Refused are plans or a dataset.json unlike those of the trainings whose checkpoints are in the folder, and plans
-    from a file of another name than theirs, unless trainings of the same are there. Nothing is written, and
+    from a file of another name than theirs, unless trainings of the same file are there. Nothing is written, and
     nothing compared where nnU-Net's variables name no folders.
 
     Args:
@@ -50,9 +50,8 @@ def refuse_mixed_plans(
     checkpoints = (file for file in folder.glob("fold_*/*checkpoint_*.pth") if not is_litter(file.name))
     folds = sorted({file.parent.name for file in checkpoints})
     other = _differences(folder, plans, configuration, dataset_json) if folds else []
-    if folds and not other:
-        return
-    if file := _file_of_another_name(plans, Path(os.environ["nnUNet_preprocessed"], dataset)):
+    file = _file_of_another_name(plans, Path(os.environ["nnUNet_preprocessed"], dataset))
+    if file and not (folds and _whole(_read(folder / "plans.json")) == _whole(plans)):
         raise UserError(
             f'{file} calls itself "{name}" inside (plans_name), and nnU-Net would put its results with those of the '
             f'plans {name}. Nothing was trained. Write "plans_name": "{file.stem}" into it, or make the copy with '
@@ -71,9 +70,8 @@ def refuse_mixed_plans(
 
 def _file_of_another_name(plans: Mapping[str, Any], folder: Path) -> Path | None:
     """The file that holds these plans, where the one that has their name does not."""
-    wanted = _comparable({key: value for key, value in plans.items() if key != "continue_training"})
     names = [path for path in visible_files(folder, ".json") if path.stem not in OTHER_FILES_OF_A_DATASET]
-    same = [path for path in names if _comparable(_read(path)) == wanted]
+    same = [path for path in names if _whole(_read(path)) == _whole(plans)]
     return same[0] if same and plans["plans_name"] not in [path.stem for path in same] else None
 
 
@@ -88,6 +86,8 @@ def _differences(
     if stored_dataset:
         there, here = ({key: d[key] for key in _OF_THE_DATASET if key in d} for d in (stored_dataset, dataset_json))
         _compare(there, here, "", different)
+        if there.get("regions_class_order"):  # of the labels' order, which is the network's outputs'
+            _compare(list(there["labels"]), list(here["labels"]), "the order of labels", different)
     return different
 
 
@@ -107,6 +107,10 @@ def _compare(there: Any, here: Any, where: str, different: list[str]) -> None:
             _compare(there.get(key), here.get(key), f"{where}.{key}" if where else str(key), different)
     elif _comparable(there) != _comparable(here):
         different.append(f"{where} is {_short(there)} and not {_short(here)}")
+
+
+def _whole(plans: Mapping[str, Any]) -> str:
+    return _comparable({key: value for key, value in plans.items() if key != "continue_training"})
 
 
 def _comparable(value: Any) -> str:

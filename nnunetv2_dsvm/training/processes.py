@@ -23,13 +23,12 @@ from nnunetv2_dsvm.training.parent_watch import EndsWithParent
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl: a signal for this process when the thread that forked it ends
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
-_parent: int | None = None  # while it forks processes that are to end with it
+_forking = threading.local()  # `parent`: this process, while this thread forks others that are to end with it
 
 
 def _end_with_parent() -> None:
     """In a forked process."""
-    global _parent
-    parent, _parent = _parent, None  # not for what this process may fork itself
+    parent, _forking.parent = getattr(_forking, "parent", None), None  # not for what this process may fork itself
     if parent is None:
         return
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -44,13 +43,12 @@ if _LIBC is not None:
 @contextmanager
 def fork_to_end_with_this_one() -> Iterator[None]:
     """Processes that are forked within it are killed by Linux when this process ends, also by SIGKILL."""
-    global _parent
     if threading.current_thread() is threading.main_thread():  # they would end with another thread, not the process
-        _parent = os.getpid()
+        _forking.parent = os.getpid()
     try:
         yield
     finally:
-        _parent = None
+        _forking.parent = None
 
 
 def spawn_to_end_with_this_one(datasets: Iterable[nnUNetBaseDataset]) -> None:

@@ -50,6 +50,8 @@ def _sentence(error: BaseException, traceback: TracebackType | None) -> str:
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
     raised_in = "" if traceback is None else traceback.tb_frame.f_globals.get("__name__")
+    if isinstance(error, FileNotFoundError):
+        return _missing_plans(Path(str(error.filename)))
     if not isinstance(error, RuntimeError) or raised_in not in _NNUNETS_OWN:
         return ""
     unusable = unusable_folders("raw", "preprocessed", "results") if raised_in in (_VARIABLES, _DATASETS) else ""
@@ -57,3 +59,11 @@ def _sentence(error: BaseException, traceback: TracebackType | None) -> str:
         return unusable
     nnunets = " ".join(str(error).split())
     return f"{nnunets.split('. ')[0]}. {unusable}" if unusable else nnunets
+
+
+def _missing_plans(file: Path) -> str:
+    """What to do where nnU-Net has not found a file of plans; empty where it is another one."""
+    preprocessed = os.environ.get("nnUNet_preprocessed")
+    if not preprocessed or file.suffix != ".json" or file.parent.parent != Path(preprocessed):
+        return ""
+    return f"{file} is missing: plan and preprocess the dataset first (nnUNetv2_plan_and_preprocess), or correct -p"

@@ -10,10 +10,12 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import distributed as dist
 
-from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.errors import Refusal, UserError
 from nnunetv2_dsvm.training.checkpoint_files import how_to_go_on
 
 _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+_ROOM = 2**16  # bytes: nnU-Net empties the plans.json and dataset.json of all folds before it writes them anew
+
 
 def refuse_missing_device(device: torch.device) -> None:
     """Raises UserError unless torch can compute on this kind of device here."""
@@ -39,28 +41,39 @@ def refuse_unequal_shares(configuration: ConfigurationManager) -> None:
 
 
 def refuse_unwritable(folder: str) -> None:
-    """Raises UserError unless files can be written in this existing folder."""
-    try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable_"):
-            pass
-    except OSError as error:
+    """Raises UserError unless files can be written in this existing folder, and its disk has room for them."""
+    if error := _fault_of_writing(folder):
         raise UserError(unwritable(folder, error)) from error
+
+
+def _fault_of_writing(folder: str) -> OSError | None:
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable_") as file:
+            file.write(os.urandom(_ROOM))  # which no disk compresses
+    except OSError as error:
+        return error
+    return None
 
 
 @contextmanager
 def explaining_unwritable(folder: str) -> Iterator[None]:
     """Within it, the error of a results folder that can no longer be written becomes a sentence on how to go on.
 
-    A checkpoint's error already is one, and an error that is not of writing there is left as it is.
+    A refusal, as of a checkpoint, already is one, and an error that is not of writing there is left as it is. ITK,
+    with which nnU-Net writes predictions, does not say when the disk is full: another error follows, in reading them.
     """
     try:
         yield
-    except OSError as error:
-        below = str(error.filename or "").startswith(os.path.join(folder, ""))
-        if error.errno not in _OF_WRITING and not below:
+    except Refusal:
+        raise
+    except Exception as error:
+        below = isinstance(error, OSError) and str(error.filename or "").startswith(os.path.join(folder, ""))
+        of_writing = isinstance(error, OSError) and error.errno in _OF_WRITING
+        reason = error if below or of_writing else _fault_of_writing(folder)
+        if reason is None:
             raise
         raise UserError(
-            f"The results folder {folder} can no longer be written: {error}. Its checkpoints are as they were; what "
+            f"The results folder {folder} can no longer be written: {reason}. Its checkpoints are as they were; what "
             f"was not yet written is lost. Make it writable, or make room, and {how_to_go_on(folder)}"
         ) from error
 
@@ -69,7 +82,8 @@ def unwritable(folder: str, error: OSError) -> str:
     """What to say when the results folder cannot be written."""
     return (
         f"The results folder {folder} cannot be written: {error.strerror or error}. Nothing was trained. Make it "
-        f"writable, or let nnUNet_results (now {os.environ.get('nnUNet_results', 'not set')}) name another folder"
+        f"writable, or make room, or let nnUNet_results (now {os.environ.get('nnUNet_results', 'not set')}) name "
+        "another folder"
     )
 
 

@@ -31,10 +31,12 @@ class VMUNetNetwork(TrainerHooks):
         refuse_unless_2d(planned)
         refuse_constant_output(planned)
         for hook in _OF_THE_NETWORK:
-            if other := self.mixed_in_behind(VMUNetNetwork, hook):
+            used = next(c for c in type(self).__mro__ if hook in vars(c))
+            nnunets = used if used.__module__.startswith("nnunetv2.") else None  # in front
+            if other := nnunets or self.mixed_in_behind(VMUNetNetwork, hook):
                 raise UserValueError(
                     f"{type(self).__name__} trains a VM-UNet and mixes in {other.__name__}, whose {hook} belongs to "
-                    f"another network and would be ignored: leave {other.__name__} out"
+                    f"another network{'' if nnunets else ' and would be ignored'}: leave {other.__name__} out"
                 )
 
     @classmethod
