@@ -93,6 +93,7 @@ def test_quickstart(tmp_path):
             write_volume(tmp_path / f"{file}.nii.gz", blobs(i, (2, 8, 8)))
     for folder in ("imagesTr", "labelsTr", "gt_segmentations"):
         scatter(tmp_path / folder)
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "one": 1, "two": 2}}))
     names = [f"case_{i}" for i in range(5)]
     assert [case.name for case in read_cases(tmp_path, "Tr")] == names
     splits = json.loads(write_grouped_splits(tmp_path, str).read_text())

@@ -173,3 +173,13 @@ def test_copies_that_cannot_be_made_are_refused_and_nothing_is_written(copy, cop
     assert line.startswith("nnUNetv2_dsvm copy-plans: ")
     assert re.search(message, line)
     assert {path: path.read_bytes() for path in copied_dataset.preprocessed.glob("*.json")} == before
+
+
+def test_a_copy_that_does_not_fit_on_the_disk_leaves_no_file(copy, copied_dataset, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(json, "dumps", full)
+    assert copy("-d", 901, "-o", "Mine") == 1
+    assert "cannot be written: No space left on device" in capsys.readouterr().err
+    assert not (copied_dataset.preprocessed / "Mine.json").exists()
