@@ -1,5 +1,6 @@
 """Places that a command will write to, tried before its long work. Nothing is left behind, and no folder is made."""
 
+import os
 import stat
 import tempfile
 from pathlib import Path
@@ -67,11 +68,16 @@ def _mode(path: Path) -> int:
         return 0
 
 
-def try_to_write(folder: Path) -> None:
+def try_to_write(folder: Path, size: int = _BLOCK) -> None:
     """Makes a file in the folder and removes it; permissions do not tell, not to root and not of a full disk.
+
+    Args:
+        folder: that exists.
+        size: bytes for which the disk must have room.
 
     Raises:
         OSError: it cannot be made, or nothing can be written into it.
     """
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable_", buffering=0) as file:
-        file.write(bytes(_BLOCK))
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable_") as file:
+        file.write(os.urandom(size))  # which no disk compresses
+        file.flush()

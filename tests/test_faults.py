@@ -2,6 +2,7 @@
 
 import os
 import resource
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,6 @@ from short_trainers import ShortDSVM, ShortVMUNet, checkpoint_of
 from tiny_dataset import NETWORK
 
 from nnunetv2_dsvm import VMUNet
-from nnunetv2_dsvm.training import surroundings
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
 
@@ -66,7 +66,7 @@ def test_a_read_only_results_folder_is_refused_before_training(make, monkeypatch
     def read_only(**keywords):
         raise OSError(30, "Read-only file system", keywords["dir"])
 
-    monkeypatch.setattr(surroundings.tempfile, "NamedTemporaryFile", read_only)
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", read_only)
     with pytest.raises(RuntimeError, match="fold_0 cannot be written: Read-only file system. Nothing was trained"):
         make(ShortDSVM)
 

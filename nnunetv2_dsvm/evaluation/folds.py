@@ -78,7 +78,8 @@ def random_validation_cases(cases: Sequence[str], fold: int) -> list[str]:
     """The fifth that nnU-Net's trainer (`nnUNetTrainer.do_split`) draws for a fold beyond splits_final.json."""
     names = sorted(cases)
     drawn = np.random.RandomState(SEED + fold).choice(len(names), int(len(names) * 0.8), replace=False)
-    return [name for i, name in enumerate(names) if i not in set(drawn.tolist())]
+    of_training = set(drawn.tolist())
+    return [name for i, name in enumerate(names) if i not in of_training]
 
 
 def _explaining(present: Sequence[str], possible: Sequence[list[str]]) -> list[str]:

@@ -14,6 +14,7 @@ from nnunetv2.utilities.file_path_utilities import get_output_folder
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.json_files import read_json_object
 from nnunetv2_dsvm.listing import is_litter, visible_files
 from nnunetv2_dsvm.nnunet_folders import OTHER_FILES_OF_A_DATASET, unusable_folders
 
@@ -124,7 +125,6 @@ def _short(value: Any) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json_object(path)
+    except UserError:
         return {}
-    return content if isinstance(content, dict) else {}

@@ -2,15 +2,16 @@
 
 import errno
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import distributed as dist
 
 from nnunetv2_dsvm.errors import Refusal, UserError
+from nnunetv2_dsvm.places_to_write import try_to_write
 from nnunetv2_dsvm.training.checkpoint_files import how_to_go_on
 
 _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
@@ -48,8 +49,7 @@ def refuse_unwritable(folder: str) -> None:
 
 def _fault_of_writing(folder: str) -> OSError | None:
     try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable_") as file:
-            file.write(os.urandom(_ROOM))  # which no disk compresses
+        try_to_write(Path(folder), _ROOM)
     except OSError as error:
         return error
     return None
