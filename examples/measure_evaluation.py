@@ -28,7 +28,7 @@ from scipy import ndimage
 
 from nnunetv2_dsvm.cli.main import main as command
 from nnunetv2_dsvm.evaluation.surface import surface_distances
-from nnunetv2_dsvm.listing import visible_files
+from nnunetv2_dsvm.files.listing import visible_files
 
 Shape = tuple[int, int, int]  # z, y, x
 

@@ -15,9 +15,10 @@ import torch
 
 # `python -m pytest` takes the package from the folder it is run in, `pytest` the installed one: the processes that the
 # tests start, in folders of their own, are to run the same code as the tests.
-TESTED = Path(find_spec("nnunetv2_dsvm").origin).parents[1]
-if TESTED == Path(__file__).resolve().parents[1]:
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTED), os.environ.get("PYTHONPATH")]))
+TESTED, TESTS = Path(find_spec("nnunetv2_dsvm").origin).parents[1], Path(__file__).resolve().parent
+PATHS = [str(TESTED)] if TESTED == TESTS.parent else []
+# Their scripts find the tests' helpers too.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*PATHS, str(TESTS), os.environ.get("PYTHONPATH")]))
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,7 @@ def fixed_seed():
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory):
     """A generated dataset, planned and preprocessed once for the whole session (see tiny_dataset.py). Read only."""
-    from tiny_dataset import make_tiny_dataset
+    from helpers.tiny_dataset import make_tiny_dataset
 
     return make_tiny_dataset(tmp_path_factory.mktemp("tiny"))
 
@@ -59,7 +60,7 @@ def one_thread():
 
 @pytest.fixture
 def no_pictures():
-    from short_trainers import without_pictures
+    from helpers.short_trainers import without_pictures
 
     with without_pictures():
         yield
@@ -68,7 +69,7 @@ def no_pictures():
 @pytest.fixture
 def one_epoch(monkeypatch):
     """The trainers of short_trainers.py train one epoch instead of three."""
-    from short_trainers import ShortRun
+    from helpers.short_trainers import ShortRun
 
     monkeypatch.setattr(ShortRun, "default_num_epochs", 1)
 
@@ -76,7 +77,7 @@ def one_epoch(monkeypatch):
 @pytest.fixture
 def new_dataset(tmp_path, monkeypatch):
     """A dataset of the test's own, not yet written, for nnU-Net's own functions in this process."""
-    from tiny_dataset import TinyDataset, threads_instead_of_processes
+    from helpers.tiny_dataset import TinyDataset, threads_instead_of_processes
 
     dataset = TinyDataset(tmp_path / "dataset")
     for name, value in dataset.environment.items():

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from grid import Training, read_grid, write_plans
 
-from nnunetv2_dsvm.nnunet_folders import check_folder_variables
+from nnunetv2_dsvm.nnunet.folders import check_folder_variables
 
 TRAINERS = Path(__file__).parent / "trainers"
 TRAIN = "from nnunetv2.run.run_training import run_training_entry as entry; entry()"

@@ -22,9 +22,9 @@ from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet, reader
 from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS
 from nnunetv2_dsvm.evaluation.summary import summarise
 from nnunetv2_dsvm.evaluation.tables import as_csv, number, write_all
-from nnunetv2_dsvm.listing import visible_files, visible_folders
-from nnunetv2_dsvm.nnunet_folders import check_folder_variables
-from nnunetv2_dsvm.places_to_write import refuse_folder_place
+from nnunetv2_dsvm.files.listing import visible_files, visible_folders
+from nnunetv2_dsvm.files.places_to_write import refuse_folder_place
+from nnunetv2_dsvm.nnunet.folders import check_folder_variables
 
 ENDING = ".nii.gz"
 SCORES = ("dataset", "run", "seed", "part", "label", "Dice", "HD95_mm", "missed")

@@ -8,19 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nnunetv2_dsvm.architecture.finite_image import finite_or_refused, is_recorded, refuse_if_not_finite
-from nnunetv2_dsvm.architecture.precision import inference_precision, without_autocast_cache
-from nnunetv2_dsvm.architecture.resampling import (
+from nnunetv2_dsvm.architecture.blocks.resampling import (
     PATCH_SIZE,
     PatchEmbedding,
     PatchExpanding,
     PatchMerging,
     pad_to_multiple,
 )
+from nnunetv2_dsvm.architecture.blocks.vss_block import VSSBlock
+from nnunetv2_dsvm.architecture.finite_image import finite_or_refused, is_recorded, refuse_if_not_finite
+from nnunetv2_dsvm.architecture.precision import inference_precision, without_autocast_cache
 from nnunetv2_dsvm.architecture.traced_size import at_this_size_only
-from nnunetv2_dsvm.architecture.vss_block import VSSBlock
 from nnunetv2_dsvm.cuda_graphs import CudaGraphs
-from nnunetv2_dsvm.waiting_threads import sleep_when_crowded
+from nnunetv2_dsvm.host.waiting_threads import sleep_when_crowded
 
 # "base" is the published recipe (27,427,561 parameters with 3 channels in and 1 class), "large" the official class's
 # defaults (44,273,833); "small" is ours, for CPUs. "wide", "deep" and "huge" are ours, for GPUs with 24, 40 and 80 GB;
@@ -264,7 +264,7 @@ class VMUNet(nn.Module):
         Raises:
             nnunetv2_dsvm.errors.UserError: the folder, fold or checkpoint is missing, broken or of another network.
         """
-        from nnunetv2_dsvm.training.trained_network import load_trained_network
+        from nnunetv2_dsvm.models.trained_network import load_trained_network
 
         return load_trained_network(model_folder, fold, checkpoint, device).network
 

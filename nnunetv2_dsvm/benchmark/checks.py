@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from nnunetv2_dsvm.benchmark import correctness
-from nnunetv2_dsvm.benchmark.core_case import CoreCase
-from nnunetv2_dsvm.benchmark.network_case import NetworkCase
-from nnunetv2_dsvm.benchmark.plan import Plan
-from nnunetv2_dsvm.benchmark.scan_case import ScanShape
-from nnunetv2_dsvm.benchmark.workload import DTYPES
+from nnunetv2_dsvm.benchmark.cases.core import CoreCase
+from nnunetv2_dsvm.benchmark.cases.network import NetworkCase
+from nnunetv2_dsvm.benchmark.cases.scan import ScanShape
+from nnunetv2_dsvm.benchmark.cases.workload import DTYPES
+from nnunetv2_dsvm.benchmark.settings import Plan
 
 
 class Checks:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nnunetv2_dsvm.benchmark.conventional import ConventionalVSSBlock, SequenceScan, kernel_scan
-from nnunetv2_dsvm.benchmark.core_case import CORE_PARAMETERS, CoreCase, run_core, seeded_block
-from nnunetv2_dsvm.benchmark.scan_case import INPUT_NAMES, ScanShape, random_inputs
-from nnunetv2_dsvm.benchmark.workload import DTYPES, autocast
+from nnunetv2_dsvm.benchmark.cases.conventional import ConventionalVSSBlock, SequenceScan, kernel_scan
+from nnunetv2_dsvm.benchmark.cases.core import CORE_PARAMETERS, CoreCase, run_core, seeded_block
+from nnunetv2_dsvm.benchmark.cases.scan import INPUT_NAMES, ScanShape, random_inputs
+from nnunetv2_dsvm.benchmark.cases.workload import DTYPES, autocast
 from nnunetv2_dsvm.ops import ss2d_scan
 
 # Of the scan, whose arithmetic is fp32 whatever its inputs are.

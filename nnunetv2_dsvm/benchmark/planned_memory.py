@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
-from nnunetv2_dsvm.benchmark.isolated import run_isolated
-from nnunetv2_dsvm.benchmark.training_memory import TrainingCase, TrainingPeak, measure_training_memory
+from nnunetv2_dsvm.benchmark.cases.training_memory import TrainingCase, TrainingPeak, measure_training_memory
+from nnunetv2_dsvm.benchmark.measuring.isolated import run_isolated
 from nnunetv2_dsvm.planning.memory import GIGABYTE, Precision, largest_batch, training_memory
 from nnunetv2_dsvm.planning.planner import PRESET_FROM_GB, preset_for
 

@@ -11,10 +11,10 @@ from torch.multiprocessing.spawn import ProcessException
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_dsvm import cuda_graphs
+from nnunetv2_dsvm.benchmark.cases.network import NetworkCase
 from nnunetv2_dsvm.benchmark.correctness import WrongResult
-from nnunetv2_dsvm.benchmark.network_case import NetworkCase
-from nnunetv2_dsvm.benchmark.timing import Effort, Timing, time_training
-from nnunetv2_dsvm.training.ranks import parameters_that_differ
+from nnunetv2_dsvm.benchmark.measuring.timing import Effort, Timing, time_training
+from nnunetv2_dsvm.training.guards.distributed import parameters_that_differ
 
 
 @dataclass(frozen=True)

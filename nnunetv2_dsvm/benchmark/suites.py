@@ -6,18 +6,18 @@ from functools import partial
 
 import torch
 
-from nnunetv2_dsvm.benchmark import conventional, plain_conv_unet
+from nnunetv2_dsvm.benchmark.cases import conventional, plain_conv_unet
+from nnunetv2_dsvm.benchmark.cases.core import CoreCase
+from nnunetv2_dsvm.benchmark.cases.network import NetworkCase
+from nnunetv2_dsvm.benchmark.cases.scan import ScanCase, ScanShape
+from nnunetv2_dsvm.benchmark.cases.workload import DTYPES
 from nnunetv2_dsvm.benchmark.checks import Checks
-from nnunetv2_dsvm.benchmark.core_case import CoreCase
 from nnunetv2_dsvm.benchmark.correctness import WrongResult
-from nnunetv2_dsvm.benchmark.measure import Case, Measurement, measure
-from nnunetv2_dsvm.benchmark.network_case import NetworkCase
-from nnunetv2_dsvm.benchmark.plan import ImageShape, Plan
+from nnunetv2_dsvm.benchmark.measuring.measure import Case, Measurement, measure
+from nnunetv2_dsvm.benchmark.measuring.timing import time_inference, time_training
 from nnunetv2_dsvm.benchmark.scaling import measure_scaling, rank_counts
-from nnunetv2_dsvm.benchmark.scan_case import ScanCase, ScanShape
+from nnunetv2_dsvm.benchmark.settings import ImageShape, Plan
 from nnunetv2_dsvm.benchmark.sharing import TOGETHER, measure_sharing
-from nnunetv2_dsvm.benchmark.timing import time_inference, time_training
-from nnunetv2_dsvm.benchmark.workload import DTYPES
 from nnunetv2_dsvm.ops import backend_report
 
 _PLAIN_TORCH = ("torch_chunked", "reference")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.folder_values import fault_of_path
+from nnunetv2_dsvm.nnunet.folder_values import fault_of_path
 
 
 def positive(text: str) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.places_to_write import refuse_file_place
+from nnunetv2_dsvm.files.places_to_write import refuse_file_place
 
 SUITES = ("scan", "core", "network", "distillation", "scaling", "sharing", "memory")
 _ON_REQUEST = ("scaling", "sharing", "memory")  # they want all GPUs, all of the CPU, or all of one GPU
@@ -56,9 +56,9 @@ def run(args: argparse.Namespace) -> int:
         refuse_file_place(args.json, "name another file with --json", in_place=True)
     import torch
 
-    from nnunetv2_dsvm.benchmark import report
-    from nnunetv2_dsvm.benchmark.environment import environment
-    from nnunetv2_dsvm.benchmark.plan import make_plan
+    from nnunetv2_dsvm.benchmark import table
+    from nnunetv2_dsvm.benchmark.measuring.environment import environment
+    from nnunetv2_dsvm.benchmark.settings import make_plan
     from nnunetv2_dsvm.benchmark.suites import Runner
 
     unknown = sorted(set(args.suite) - set(SUITES))
@@ -77,10 +77,10 @@ def run(args: argparse.Namespace) -> int:
         if suite in args.suite:
             of_suite = list(runner.run(suite))
             results += of_suite
-            print(report.as_table(of_suite), flush=True)
+            print(table.as_table(of_suite), flush=True)
     trainings = _planned_memory(plan.device, progress) if "memory" in args.suite else []
     if args.json:
-        written = report.as_json(where, dataclasses.asdict(plan), results, [t.as_row() for t in trainings])
+        written = table.as_json(where, dataclasses.asdict(plan), results, [t.as_row() for t in trainings])
         args.json.write_text(written, encoding="utf-8")
     failed = dict.fromkeys(f"{r.implementation} ({r.suite})" for r in results if r.failed)
     if failed:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.places_to_write import refuse_file_place
+from nnunetv2_dsvm.files.places_to_write import refuse_file_place
 
 # Those of architecture/vm_unet.py and training/network.py, which import torch.
 PRESETS = ("small", "base", "large", "wide", "deep", "huge")
@@ -45,10 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     _refuse_output(args.file, args.o, args.overwrite)
 
-    from nnunetv2_dsvm.pretrained.fitting import fit, refuse_little
-    from nnunetv2_dsvm.pretrained.reading import read_pretrained
-    from nnunetv2_dsvm.pretrained.report import load_report
-    from nnunetv2_dsvm.pretrained.writing import origin, write_weights
+    from nnunetv2_dsvm.models.pretrained.fitting import fit, refuse_little
+    from nnunetv2_dsvm.models.pretrained.load_report import load_report
+    from nnunetv2_dsvm.models.pretrained.reading import read_pretrained
+    from nnunetv2_dsvm.models.pretrained.writing import origin, write_weights
 
     pretrained = read_pretrained(args.file)
     network = _network(args, pretrained.sizes["input_channels"])
@@ -86,7 +86,7 @@ def _planned_network(file: Path, configuration: str, channels: int | None):
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from nnunetv2_dsvm.training.network import build_vm_unet
+    from nnunetv2_dsvm.planning.network_of_plans import build_vm_unet
 
     dataset_json = file.with_name("dataset.json")
     try:

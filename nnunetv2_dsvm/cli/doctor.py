@@ -11,7 +11,7 @@ from nnunetv2_dsvm.diagnostics.folders import check_folders, check_trainer_folde
 from nnunetv2_dsvm.diagnostics.hardware import check_hardware
 from nnunetv2_dsvm.diagnostics.requirements import check_requirements
 from nnunetv2_dsvm.diagnostics.trainers import check_trainers
-from nnunetv2_dsvm.diagnostics.versions import versions
+from nnunetv2_dsvm.host.versions import versions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nnunetv2_dsvm.cli.arguments import positive, refuse_options
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.places_to_write import refuse_folder_place
+from nnunetv2_dsvm.files.places_to_write import refuse_folder_place
 
 PROTOCOLS = ("nnunet", "isic", "synapse")
 
@@ -127,7 +127,7 @@ def _prediction_sets(args: argparse.Namespace):
     if not args.tr:
         raise UserError(f"-d {args.d} needs -tr TRAINER, e.g. -tr nnUNetTrainerDSVM")
     from nnunetv2_dsvm.evaluation.cross_validation import from_cross_validation
-    from nnunetv2_dsvm.nnunet_folders import check_folder_variables
+    from nnunetv2_dsvm.nnunet.folders import check_folder_variables
 
     check_folder_variables()
     return from_cross_validation(

@@ -37,11 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from nnunetv2_dsvm.errors import UserError
-    from nnunetv2_dsvm.exporting.agreement import TOLERANCE
-    from nnunetv2_dsvm.exporting.metadata import NOT_INSIDE
-    from nnunetv2_dsvm.exporting.write import refuse_place, write_portable_model
-    from nnunetv2_dsvm.reporting.models import find_models
-    from nnunetv2_dsvm.training.trained_network import load_trained_network
+    from nnunetv2_dsvm.models.export.agreement import TOLERANCE
+    from nnunetv2_dsvm.models.export.metadata import NOT_INSIDE
+    from nnunetv2_dsvm.models.export.write import refuse_place, write_portable_model
+    from nnunetv2_dsvm.models.trained_network import load_trained_network
+    from nnunetv2_dsvm.nnunet.trained_model import find_models
 
     refuse_place(args.o, args.format, args.overwrite)
     if len(args.models) > 1:

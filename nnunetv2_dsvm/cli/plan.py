@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.nnunet_folders import OTHER_FILES_OF_A_DATASET, check_folder_variables
-from nnunetv2_dsvm.nnunet_listing import nnunet_passing_over_litter
-from nnunetv2_dsvm.places_to_write import refuse_folder_place
+from nnunetv2_dsvm.files.places_to_write import refuse_folder_place
+from nnunetv2_dsvm.nnunet.folders import OTHER_FILES_OF_A_DATASET, check_folder_variables
+from nnunetv2_dsvm.nnunet.listing import nnunet_passing_over_litter
 
 _DEFAULT_GB = 8.0
 

@@ -10,7 +10,7 @@ from nnunetv2_dsvm.cli.plan import (
     refuse_unknown_class,
 )
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.nnunet_listing import nnunet_passing_over_litter
+from nnunetv2_dsvm.nnunet.listing import nnunet_passing_over_litter
 
 DESCRIPTION = """\
 nnUNetv2_plan_and_preprocess with `nnUNetv2_dsvm plan` in the place of its planning: nnU-Net's fingerprint, plans for
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     refuse_unknown_class(args.fpe, "-fpe", "experiment_planning")
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, preprocess
 
-    from nnunetv2_dsvm.planning.raw_labels import refuse_what_are_no_labels
+    from nnunetv2_dsvm.datasets.raw_labels import refuse_what_are_no_labels
 
     show = {"verbose": args.verbose, "show_progress_bar": not args.no_pbar}
     with nnunet_passing_over_litter():

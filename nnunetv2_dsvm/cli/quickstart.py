@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_dsvm.cli.nnunet_project import NnUNetProject
-from nnunetv2_dsvm.cli.output_folder import OutputFolder
-from nnunetv2_dsvm.cli.quickstart_result import evaluate, write_baselines, write_result
-from nnunetv2_dsvm.datasets.phantom import write_phantom
-from nnunetv2_dsvm.datasets.totalsegmentator_example import slab_of, write_totalsegmentator_example
+from nnunetv2_dsvm.datasets.grouped_splits import write_grouped_splits
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.planning.grouped_splits import write_grouped_splits
-from nnunetv2_dsvm.planning.reduced_plans import write_reduced_plans
+from nnunetv2_dsvm.nnunet.project import NnUNetProject
+from nnunetv2_dsvm.quickstart.output_folder import OutputFolder
+from nnunetv2_dsvm.quickstart.phantom import write_phantom
+from nnunetv2_dsvm.quickstart.reduced_plans import write_reduced_plans
+from nnunetv2_dsvm.quickstart.result import evaluate, write_baselines, write_result
+from nnunetv2_dsvm.quickstart.totalsegmentator_example import slab_of, write_totalsegmentator_example
 from nnunetv2_dsvm.version import __version__
 
 EPOCHS = (1, 5, 10, 20, 50, 100, 250, 500, 1000)  # the lengths of the trainer's variants

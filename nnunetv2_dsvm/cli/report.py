@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from nnunetv2_dsvm.cli.arguments import refuse_options
-from nnunetv2_dsvm.places_to_write import refuse_folder_place
+from nnunetv2_dsvm.files.places_to_write import refuse_folder_place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from nnunetv2_dsvm.nnunet_folders import check_folder_variables
+    from nnunetv2_dsvm.nnunet.folders import check_folder_variables
+    from nnunetv2_dsvm.nnunet.trained_model import choose_folds, find_models
     from nnunetv2_dsvm.reporting.build import write_report
-    from nnunetv2_dsvm.reporting.models import choose_folds, find_models
 
     if args.d is None:
         refuse_options(args, ("tr", "p", "c"), "belong to -d ID; a MODEL_FOLDER names trainer, plans and configuration")

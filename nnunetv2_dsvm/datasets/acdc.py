@@ -21,10 +21,10 @@ from nnunetv2_dsvm.datasets.dataset_json import write_dataset_json
 from nnunetv2_dsvm.datasets.nifti_pairs import check_pair
 from nnunetv2_dsvm.datasets.problems import Problems, check_is_folder, contents
 from nnunetv2_dsvm.datasets.raw_folder import Contents
-from nnunetv2_dsvm.datasets.workers import map_with_progress
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.listing import files_below, folders_down, visible, visible_folders
-from nnunetv2_dsvm.nifti_files import is_nifti
+from nnunetv2_dsvm.files.listing import files_below, folders_down, visible, visible_folders
+from nnunetv2_dsvm.host.workers import map_with_progress
+from nnunetv2_dsvm.images.nifti_files import is_nifti
 
 TEST_PATIENTS = (2, 3, 8, 9, 12, 14, 17, 24, 42, 48, 49, 53, 55, 64, 67, 79, 81, 88, 92, 95)
 VALIDATION_PATIENTS = (89, 90, 91, 93, 94, 96, 97, 98, 99, 100)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nnunetv2_dsvm.listing import visible_files
+from nnunetv2_dsvm.files.listing import visible_files
 from nnunetv2_dsvm.version import __version__
 
 

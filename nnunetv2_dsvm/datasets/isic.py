@@ -18,9 +18,9 @@ from PIL import Image
 from nnunetv2_dsvm.datasets.dataset_json import write_dataset_json
 from nnunetv2_dsvm.datasets.problems import Problems, check_is_folder, contents
 from nnunetv2_dsvm.datasets.raw_folder import Contents
-from nnunetv2_dsvm.datasets.workers import map_with_progress
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.listing import folders_down, inner_folder, visible_files
+from nnunetv2_dsvm.files.listing import folders_down, inner_folder, visible_files
+from nnunetv2_dsvm.host.workers import map_with_progress
 
 PARTS = ("training", "validation", "test")
 OFFICIAL_FOLDERS = {  # year -> images and masks of each part

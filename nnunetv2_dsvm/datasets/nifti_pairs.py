@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunetv2_dsvm.image_grid import grid_differences, grid_of_image
-from nnunetv2_dsvm.label_values import in_words, no_labels
-from nnunetv2_dsvm.nifti_files import check_whole
+from nnunetv2_dsvm.images.image_grid import grid_differences, grid_of_image
+from nnunetv2_dsvm.images.label_values import in_words, no_labels
+from nnunetv2_dsvm.images.nifti_files import check_whole
 
 
 def check_pair(image_path: Path, label_path: Path | None, labels: Iterable[int]) -> list[tuple[Path, str]]:

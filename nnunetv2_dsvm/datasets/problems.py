@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.listing import visible
+from nnunetv2_dsvm.files.listing import visible
 
 SHOWN = 4  # of one kind: one cause, such as files of another ending, makes the same problem a hundred times
 

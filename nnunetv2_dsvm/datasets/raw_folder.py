@@ -11,16 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunetv2_dsvm.datasets.replaced_folder import recover, written_beside
 from nnunetv2_dsvm.datasets.splits import SPLITS_FILE, Fold, check_splits, put_splits
-from nnunetv2_dsvm.datasets.workers import map_with_progress
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.json_files import read_json
-from nnunetv2_dsvm.listing import files_below, left_by_a_system
-from nnunetv2_dsvm.nifti_files import check_whole, is_nifti
-from nnunetv2_dsvm.nnunet_folders import check_folder_variables, nnunet_folder
-from nnunetv2_dsvm.nnunet_listing import nnunet_passing_over_litter
-from nnunetv2_dsvm.places_to_write import refuse_folder_place
+from nnunetv2_dsvm.files.json_files import read_json
+from nnunetv2_dsvm.files.listing import files_below, left_by_a_system
+from nnunetv2_dsvm.files.places_to_write import refuse_folder_place
+from nnunetv2_dsvm.files.replaced_folder import recover, written_beside
+from nnunetv2_dsvm.host.workers import map_with_progress
+from nnunetv2_dsvm.images.nifti_files import check_whole, is_nifti
+from nnunetv2_dsvm.nnunet.folders import check_folder_variables, nnunet_folder
+from nnunetv2_dsvm.nnunet.listing import nnunet_passing_over_litter
 from nnunetv2_dsvm.version import __version__
 
 MANIFEST = "conversion.json"

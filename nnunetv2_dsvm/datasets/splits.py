@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.json_files import read_json
+from nnunetv2_dsvm.files.json_files import read_json
 
 SPLITS_FILE = "splits_final.json"
 Fold = dict[str, list[str]]  # "train" and "val": names of cases

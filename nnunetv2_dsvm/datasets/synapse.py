@@ -12,14 +12,14 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from nnunetv2_dsvm.datasets.nifti_pairs import check_pair
-from nnunetv2_dsvm.datasets.nnunet_raw import merge_labels
 from nnunetv2_dsvm.datasets.problems import Problems, check_is_folder, contents
+from nnunetv2_dsvm.datasets.raw_cases import merge_labels
 from nnunetv2_dsvm.datasets.raw_folder import Contents
 from nnunetv2_dsvm.datasets.synapse_preprocessed import read_preprocessed
 from nnunetv2_dsvm.datasets.synapse_protocol import BTCV_LABELS, CASES, ORGANS, TEST_CASES, write_volumes
-from nnunetv2_dsvm.datasets.workers import map_with_progress
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.listing import files_below, folders_down, visible_files
+from nnunetv2_dsvm.files.listing import files_below, folders_down, visible_files
+from nnunetv2_dsvm.host.workers import map_with_progress
 
 PAIRS_OF_FOLDERS = (("img", "label"), ("averaged-training-images", "averaged-training-labels"))
 ENDINGS = (".nii.gz", ".nii")

@@ -26,7 +26,7 @@ def scan_report(device_type: str) -> dict[str, dict[str, Any]]:
     """
     import torch
 
-    from nnunetv2_dsvm.benchmark.core_case import CoreCase
+    from nnunetv2_dsvm.benchmark.cases.core import CoreCase
     from nnunetv2_dsvm.benchmark.correctness import check_core, check_scan_on_small_shapes
     from nnunetv2_dsvm.ops import backend_report
 
@@ -51,7 +51,7 @@ def probe() -> dict[str, Any]:
     """Import errors of torch, torchvision and nnU-Net's network package, the devices, and the scan on each device."""
     found: dict[str, Any] = {"imports": {"torch": import_error("torch")}}
     if found["imports"]["torch"] is None:
-        from nnunetv2_dsvm.diagnostics.devices import device_report
+        from nnunetv2_dsvm.host.devices import device_report
 
         for module in ("torchvision", "dynamic_network_architectures"):
             found["imports"][module] = import_error(module)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nnunetv2_dsvm.ops.norm import fused
+from nnunetv2_dsvm.ops.layer_norm import fused
 
 ProjectionKind = Literal["convolution", "pooling"]
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.case_result import Case
-from nnunetv2_dsvm.evaluation.folds import folds_of_splits, named_folds, validation_cases
 from nnunetv2_dsvm.evaluation.labels import read_labels
 from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet, case_names, file_ending, reader
-from nnunetv2_dsvm.evaluation.unfinished_folds import what_a_fold_lacks
-from nnunetv2_dsvm.json_files import read_json_object
-from nnunetv2_dsvm.listing import visible_folders
-from nnunetv2_dsvm.nnunet_folders import folder_of_models, ground_truth_folders
+from nnunetv2_dsvm.files.json_files import read_json_object
+from nnunetv2_dsvm.files.listing import visible_folders
+from nnunetv2_dsvm.nnunet.folders import folder_of_models, ground_truth_folders
+from nnunetv2_dsvm.nnunet.folds import folds_of_splits, named_folds, validation_cases
+from nnunetv2_dsvm.nnunet.unfinished_folds import what_a_fold_lacks
 
 NNUNETS_FOLDS = ("0", "1", "2", "3", "4")
 

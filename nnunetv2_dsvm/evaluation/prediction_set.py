@@ -8,8 +8,8 @@ from typing import Any
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.case_result import Case
 from nnunetv2_dsvm.evaluation.labels import Labels, read_labels
-from nnunetv2_dsvm.json_files import read_json_object
-from nnunetv2_dsvm.listing import visible_files
+from nnunetv2_dsvm.files.json_files import read_json_object
+from nnunetv2_dsvm.files.listing import visible_files
 
 
 @dataclass(frozen=True)

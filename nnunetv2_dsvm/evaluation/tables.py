@@ -10,12 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_dsvm.diagnostics.versions import PACKAGE, installed_version
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.case_result import CaseResult
 from nnunetv2_dsvm.evaluation.labels import Labels
 from nnunetv2_dsvm.evaluation.protocols import Protocol
 from nnunetv2_dsvm.evaluation.summary import OVER_LABELS, Statistic, Summary, repeats_its_only_label
+from nnunetv2_dsvm.host.versions import PACKAGE, installed_version
 from nnunetv2_dsvm.version import __version__
 
 

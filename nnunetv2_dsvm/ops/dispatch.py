@@ -7,7 +7,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from nnunetv2_dsvm.ops import mamba_ssm, reference, torch_chunked, triton_ss2d
+from nnunetv2_dsvm.ops.backends import mamba_ssm, reference, torch_chunked
+from nnunetv2_dsvm.ops.triton import launch
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +17,7 @@ logger = logging.getLogger(__name__)
 #   forward(x, dt, A, B, C, D, dt_bias, height, width) -> y, and
 #   backward(grad, x, dt, A, B, C, D, dt_bias, height, width) -> the seven gradients.
 BACKENDS: dict[str, ModuleType] = {
-    "triton": triton_ss2d,
+    "triton": launch,
     "mamba_ssm": mamba_ssm,
     "torch_chunked": torch_chunked,
 }

@@ -10,9 +10,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet, strides_of
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.listing import visible_files
-from nnunetv2_dsvm.nnunet_folders import OTHER_FILES_OF_A_DATASET
-from nnunetv2_dsvm.training.network import NETWORK_CLASS_NAME, refuse_constant_output, refuse_unless_2d
+from nnunetv2_dsvm.files.listing import visible_files
+from nnunetv2_dsvm.nnunet.folders import OTHER_FILES_OF_A_DATASET
+from nnunetv2_dsvm.planning.network_of_plans import NETWORK_CLASS_NAME, refuse_constant_output, refuse_unless_2d
 
 
 def vm_unet_architecture(sizes: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.distillation import DualSelfDistillation
 from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS
-from nnunetv2_dsvm.ops.triton_ss2d import INTERVAL
+from nnunetv2_dsvm.ops.triton.launch import INTERVAL
 
 Precision = Literal["bfloat16", "float16"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
-from nnunetv2_dsvm.architecture.resampling import PATCH_SIZE
+from nnunetv2_dsvm.architecture.blocks.resampling import PATCH_SIZE
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
 from nnunetv2_dsvm.planning.copied_plans import vm_unet_architecture
 from nnunetv2_dsvm.planning.memory import GIGABYTE, Precision, largest_batch, training_memory

@@ -9,12 +9,12 @@ from pathlib import Path
 from statistics import median
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.listing import visible_files
+from nnunetv2_dsvm.files.listing import visible_files
+from nnunetv2_dsvm.nnunet.trained_model import TrainedModel
 from nnunetv2_dsvm.reporting.case_figures import case_figures
 from nnunetv2_dsvm.reporting.curves import Curves, limits, read_curves, write_curves
 from nnunetv2_dsvm.reporting.figure import Figure, picture_name
 from nnunetv2_dsvm.reporting.html import PACKAGE, Column, render
-from nnunetv2_dsvm.reporting.models import TrainedModel
 from nnunetv2_dsvm.reporting.papers import read_papers_numbers
 from nnunetv2_dsvm.reporting.results import MEAN, Results, read_results, refuse_other_tolerances
 from nnunetv2_dsvm.reporting.tables import shown_spread

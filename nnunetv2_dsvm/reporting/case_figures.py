@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from nnunetv2_dsvm.nnunet.trained_model import TrainedModel
 from nnunetv2_dsvm.reporting.case_picture import write_case_picture
 from nnunetv2_dsvm.reporting.case_slices import CaseSlices, colours_of_classes, read_case_slices
 from nnunetv2_dsvm.reporting.figure import Figure, picture_name
-from nnunetv2_dsvm.reporting.models import TrainedModel
 from nnunetv2_dsvm.reporting.results import Results, ValidationCase
 from nnunetv2_dsvm.reporting.tables import shown
 from nnunetv2_dsvm.reporting.worst_cases import notable_cases

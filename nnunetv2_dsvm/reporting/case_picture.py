@@ -14,8 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
-from nnunetv2_dsvm.evaluation.label_colours import FILL, LABEL_COLOURS, rgb_of
 from nnunetv2_dsvm.reporting.case_slices import CaseSlices
+from nnunetv2_dsvm.reporting.label_colours import FILL, LABEL_COLOURS, rgb_of
 from nnunetv2_dsvm.reporting.style import LINE_STYLES, STYLE
 
 PANEL_WIDTH = 3.1  # inches

@@ -12,8 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.nnunet_folders import CHECKPOINTS
-from nnunetv2_dsvm.reporting.models import TrainedModel
+from nnunetv2_dsvm.nnunet.folders import CHECKPOINTS
+from nnunetv2_dsvm.nnunet.trained_model import TrainedModel
 from nnunetv2_dsvm.reporting.style import FOLD_COLOURS, STYLE
 from nnunetv2_dsvm.reporting.training_effort import epoch_seconds, number_of_parameters
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from nnunetv2_dsvm.diagnostics.versions import PACKAGE, installed_version
 from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS as BY_NAME
+from nnunetv2_dsvm.host.versions import PACKAGE, installed_version
 from nnunetv2_dsvm.reporting.figure import Figure
 from nnunetv2_dsvm.reporting.papers import PROTOCOLS, PapersNumbers
 from nnunetv2_dsvm.reporting.results import Results

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunetv2_dsvm.json_files import read_json_object
-from nnunetv2_dsvm.reporting.models import TrainedModel
+from nnunetv2_dsvm.files.json_files import read_json_object
+from nnunetv2_dsvm.nnunet.trained_model import TrainedModel
 from nnunetv2_dsvm.reporting.results import AGAIN, CaseValues, Spread, explaining_other_form, is_newer, spreads_in_file
 
 PROTOCOLS = {

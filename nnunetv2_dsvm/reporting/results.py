@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.summary import OVER_LABELS, averages, repeats_its_only_label
-from nnunetv2_dsvm.evaluation.unfinished_folds import what_a_fold_lacks
-from nnunetv2_dsvm.json_files import read_json_object
-from nnunetv2_dsvm.reporting.models import TrainedModel
+from nnunetv2_dsvm.files.json_files import read_json_object
+from nnunetv2_dsvm.nnunet.trained_model import TrainedModel
+from nnunetv2_dsvm.nnunet.unfinished_folds import what_a_fold_lacks
 
 AGAIN = "Run the validation, or nnUNetv2_dsvm evaluate, again"
 EVALUATED = "metrics_nnunet.json"

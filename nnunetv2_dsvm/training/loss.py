@@ -8,7 +8,7 @@ from torch import distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
-from nnunetv2_dsvm.architecture.resampling import PATCH_SIZE
+from nnunetv2_dsvm.architecture.blocks.resampling import PATCH_SIZE
 from nnunetv2_dsvm.training.optimization import linear_ramp
 
 SEGMENTATION = "segmentation"

@@ -15,6 +15,7 @@ from nnunetv2_dsvm.distillation.distances import DistanceKind, FeatureDistance
 from nnunetv2_dsvm.distillation.dual import DualSelfDistillation, Term
 from nnunetv2_dsvm.distillation.features import ProjectionKind
 from nnunetv2_dsvm.errors import UserValueError
+from nnunetv2_dsvm.training.guards.surroundings import explaining_unwritable
 from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
 from nnunetv2_dsvm.training.loss import (
     SEGMENTATION,
@@ -22,8 +23,7 @@ from nnunetv2_dsvm.training.loss import (
     pixels_not_ignored,
     share_of_all_ranks,
 )
-from nnunetv2_dsvm.training.progress_picture import plot_distillation_progress
-from nnunetv2_dsvm.training.surroundings import explaining_unwritable
+from nnunetv2_dsvm.training.loss_plot import plot_distillation_progress
 
 LOG_KEYS = {SEGMENTATION: "segmentation_loss", "projection": "L_proj", "progressive": "L_prog"}
 RAMP_KEY = "distillation_ramp"

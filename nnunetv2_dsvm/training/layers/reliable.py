@@ -12,41 +12,43 @@ from torch import distributed as dist
 
 from nnunetv2_dsvm.architecture.precision import VARIABLE as PRECISION_VARIABLE
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.nnunet_folders import refuse_unusable_folders
-from nnunetv2_dsvm.nnunet_listing import cases_passing_over_litter
-from nnunetv2_dsvm.training import out_of_memory, stopping
-from nnunetv2_dsvm.training.checkpoint_files import (
+from nnunetv2_dsvm.nnunet.folders import refuse_unusable_folders
+from nnunetv2_dsvm.nnunet.listing import cases_passing_over_litter
+from nnunetv2_dsvm.training.checkpoints.compatibility import (
+    refuse_other_distillation,
+    refuse_other_network,
+    refuse_other_optimizer,
+)
+from nnunetv2_dsvm.training.checkpoints.continuing import last_epoch_of_later_best, where_it_goes_on
+from nnunetv2_dsvm.training.checkpoints.files import (
     in_a_file,
     read_checkpoint,
     remove_leftovers,
     set_earlier_training_aside,
 )
-from nnunetv2_dsvm.training.checkpoint_fit import (
-    refuse_other_distillation,
-    refuse_other_network,
-    refuse_other_optimizer,
-)
-from nnunetv2_dsvm.training.continuing import last_epoch_of_later_best, where_it_goes_on
-from nnunetv2_dsvm.training.finite import (
+from nnunetv2_dsvm.training.guards import messages, out_of_memory
+from nnunetv2_dsvm.training.guards.distributed import parameters_that_differ
+from nnunetv2_dsvm.training.guards.finite_checks import (
     cases_not_finite,
     ct_channels_not_finite,
     dataset_cases_not_finite,
     gradients_finite,
     parameters_not_finite,
 )
-from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
-from nnunetv2_dsvm.training.other_plans import refuse_mixed_plans
-from nnunetv2_dsvm.training.preflight import (
+from nnunetv2_dsvm.training.guards.other_plans import refuse_mixed_plans
+from nnunetv2_dsvm.training.guards.preflight import (
     refuse_missing_cases,
     refuse_missing_fingerprint,
     refuse_missing_ground_truth,
     refuse_missing_preprocessing,
 )
-from nnunetv2_dsvm.training.processes import ending_loaders, fork_to_end_with_this_one, spawn_to_end_with_this_one
-from nnunetv2_dsvm.training.ranks import parameters_that_differ
-from nnunetv2_dsvm.training.refusals import end_in_a_sentence
-from nnunetv2_dsvm.training.seeding import deterministic_algorithms, seed_all, seed_from_environment
-from nnunetv2_dsvm.training.surroundings import (
+from nnunetv2_dsvm.training.guards.processes import (
+    ending_loaders,
+    fork_to_end_with_this_one,
+    spawn_to_end_with_this_one,
+)
+from nnunetv2_dsvm.training.guards.refusals import end_in_a_sentence
+from nnunetv2_dsvm.training.guards.surroundings import (
     explaining_unwritable,
     refuse_missing_device,
     refuse_missing_segmentations,
@@ -54,6 +56,8 @@ from nnunetv2_dsvm.training.surroundings import (
     refuse_unwritable,
     unwritable,
 )
+from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
+from nnunetv2_dsvm.training.seeding import deterministic_algorithms, seed_all, seed_from_environment
 from nnunetv2_dsvm.version import __version__
 
 end_in_a_sentence()
@@ -240,8 +244,8 @@ class ReliableTraining(TrainerHooks):
             self.batch_size,
         )
 
-    def _stop(self, what: str, cases: Sequence[str] = (), advice: str = stopping.ADVICE) -> None:
-        message = stopping.message(
+    def _stop(self, what: str, cases: Sequence[str] = (), advice: str = messages.ADVICE) -> None:
+        message = messages.message(
             f"in epoch {self.current_epoch}: {what}",
             terms=self.loss_terms_of_last_step(),
             cases=cases,

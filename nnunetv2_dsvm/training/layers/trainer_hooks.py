@@ -14,7 +14,7 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_dsvm.errors import UserValueError
-from nnunetv2_dsvm.training.checkpoint_files import KEY, write_checkpoint
+from nnunetv2_dsvm.training.checkpoints.files import KEY, write_checkpoint
 from nnunetv2_dsvm.training.layers.class_settings import (
     SETTINGS,
     ClassSetting,

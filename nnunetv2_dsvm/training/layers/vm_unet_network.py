@@ -9,14 +9,14 @@ from torch import nn
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.errors import UserValueError
-from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
-from nnunetv2_dsvm.training.network import (
+from nnunetv2_dsvm.planning.network_of_plans import (
     build_vm_unet,
     in_words,
     planned_stages,
     refuse_constant_output,
     refuse_unless_2d,
 )
+from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
 
 _OF_THE_NETWORK = ("build_network_architecture", "_get_deep_supervision_scales")
 

@@ -1,0 +1,89 @@
+"""The quickstart's output folder: claimed once, remembers what was finished, touches nothing of anybody else's."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.files.listing import visible
+from nnunetv2_dsvm.files.places_to_write import refuse_folder_place
+
+STATE_FILE = "quickstart_state.json"
+
+
+class OutputFolder:
+    """A folder with a state file: the options it was made with and the steps that are finished (seconds each).
+
+    Args:
+        path: the folder; created if it is missing.
+        options: what decides the result. A folder made with other options is refused.
+
+    Raises:
+        UserError: `path` is not a folder, holds files that are not ours, or was made with other options.
+    """
+
+    def __init__(self, path: Path, options: Mapping[str, Any]) -> None:
+        self.path = path
+        self._state = {"made_by": "nnUNetv2_dsvm quickstart", "options": dict(options), "finished_s": {}}
+        elsewhere = "Choose another folder with --output."
+        refuse_folder_place(path, "choose another folder with --output")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if not (path / STATE_FILE).exists():
+                if visible(path):
+                    raise UserError(
+                        f"{path} is not empty and was not made by this command (it has no {STATE_FILE}); "
+                        f"nothing in it was touched. {elsewhere}"
+                    )
+                self._save()
+                return
+            stored = self._read(elsewhere)
+        except OSError as error:
+            raise UserError(f"cannot use {path} as the output folder: {error}. {elsewhere}") from error
+        if stored["options"] != self._state["options"]:
+            asked = self._state["options"]
+            raise UserError(
+                f"{path} was made with {_words(stored['options'])}, and this run has {_words(asked)}. "
+                f"{elsewhere} Or delete {path}, or run again with the options it was made with."
+            )
+        self._state = stored
+
+    def is_finished(self, step: str) -> bool:
+        return step in self._state["finished_s"]
+
+    @property
+    def finished_s(self) -> dict[str, float]:
+        """Seconds that each finished step took, in their order."""
+        return dict(self._state["finished_s"])
+
+    def once(self, step: str, action: Callable[[], None]) -> None:
+        """Do `action` unless an earlier run has finished it; it is recorded when it ends without an error."""
+        if self.is_finished(step):
+            return
+        started = time.monotonic()
+        action()
+        self._state["finished_s"][step] = round(time.monotonic() - started, 1)
+        self._save()
+
+    def _read(self, elsewhere: str) -> dict[str, Any]:
+        try:
+            stored = json.loads((self.path / STATE_FILE).read_text(encoding="utf-8"))
+            ours = stored["made_by"] == self._state["made_by"]
+            ours = ours and isinstance(stored["options"], dict) and isinstance(stored["finished_s"], dict)
+        except (ValueError, KeyError, TypeError):
+            ours = False
+        if not ours:
+            raise UserError(f"{self.path / STATE_FILE} is not one of this command's; nothing was touched. {elsewhere}")
+        return stored
+
+    def _save(self) -> None:
+        partial = self.path / (STATE_FILE + ".partial")
+        partial.write_text(json.dumps(self._state, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, self.path / STATE_FILE)
+
+
+def _words(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in options.items())

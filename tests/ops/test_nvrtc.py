@@ -1,0 +1,180 @@
+"""The CUDA C++ kernels without a GPU: that they compile, the launch plan, the cache of cubins, the refusals."""
+
+import math
+
+import pytest
+import torch
+
+from nnunetv2_dsvm.ops.nvrtc import compile as nvrtc
+from nnunetv2_dsvm.ops.nvrtc import scan
+from nnunetv2_dsvm.ops.triton import launch
+
+needs_nvrtc = pytest.mark.skipif(bool(nvrtc.nvrtc_problem()), reason=nvrtc.nvrtc_problem() or "NVRTC is there")
+CUDA, BF16 = torch.device("cuda"), torch.bfloat16
+
+
+def _macros(warps: int) -> dict[str, int]:
+    return scan.macros("scan_backward", warps)
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
+    return tmp_path / "nnunetv2_dsvm" / "kernels"
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(("capability", "warps"), [((8, 0), 4), ((8, 6), 3), ((9, 0), 4), ((9, 0), 2), ((9, 0), 1)])
+@pytest.mark.parametrize("name", ["scan_forward", "scan_backward"])
+def test_compiles(empty_cache, name, capability, warps):
+    """The sources themselves assert that `shared_bytes` is the size of their shared memory."""
+    assert nvrtc.cubin(name, capability, scan.macros(name, warps))[:4] == b"\x7fELF"
+    assert scan.shared_bytes(name, warps) <= 227 * 1024
+
+
+@needs_nvrtc
+def test_a_gpu_without_the_instructions_is_refused_with_the_compilers_words(empty_cache):
+    with pytest.raises(nvrtc.CompileError, match="scan_backward.cu"):
+        nvrtc.cubin("scan_backward", (7, 5), _macros(4))
+    assert not empty_cache.exists()
+
+
+@needs_nvrtc
+def test_a_wrong_size_of_shared_memory_is_refused(empty_cache):
+    with pytest.raises(nvrtc.CompileError, match="shared memory"):
+        nvrtc.cubin("scan_backward", (9, 0), _macros(4) | {"SHARED_BYTES": 16})
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    calls = []
+
+    def fake(name, source, options):
+        calls.append(options)
+        return f"cubin {len(calls)}".encode()
+
+    monkeypatch.setattr(nvrtc, "_compile", fake)
+    monkeypatch.setattr(nvrtc, "nvrtc_version", lambda: (13, 0))
+    return calls
+
+
+def test_a_kernel_is_compiled_once(empty_cache, counted):
+    first = nvrtc.cubin("scan_backward", (9, 0), _macros(4))
+    assert nvrtc.cubin("scan_backward", (9, 0), _macros(4)) == first and len(counted) == 1
+    assert len(list(empty_cache.iterdir())) == 1
+
+
+def test_another_gpu_size_compiler_or_source_is_another_kernel(empty_cache, counted, monkeypatch, tmp_path):
+    nvrtc.cubin("scan_backward", (9, 0), _macros(4))
+    nvrtc.cubin("scan_backward", (10, 0), _macros(4))
+    nvrtc.cubin("scan_backward", (9, 0), _macros(2))
+    monkeypatch.setattr(nvrtc, "nvrtc_version", lambda: (13, 1))
+    nvrtc.cubin("scan_backward", (9, 0), _macros(4))
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    for name in (*nvrtc.COMMON, "scan_backward.cu"):
+        (sources / name).write_text((nvrtc.SOURCES / name).read_text() + "\n")
+    monkeypatch.setattr(nvrtc, "SOURCES", sources)
+    nvrtc.cubin("scan_backward", (9, 0), _macros(4))
+    assert len(counted) == 5 == len(list(empty_cache.iterdir()))
+
+
+def test_without_a_writable_home_it_compiles_for_itself(tmp_path, counted, monkeypatch):
+    (tmp_path / "file").write_text("not a folder")
+    for variable in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(variable, str(tmp_path / "file"))
+    assert nvrtc.cubin("scan_backward", (9, 0), _macros(4)) == b"cubin 1"
+
+
+@pytest.mark.parametrize("length", [1, 32, 33, 4096, 16384, 262144])
+@pytest.mark.parametrize("channels", [8, 40, 192, 1000, 1536])
+@pytest.mark.parametrize("batch", [1, 12, 40])
+@pytest.mark.parametrize("name", ["scan_forward", "scan_backward"])
+def test_the_plan_covers_all_channels_and_tokens(name, batch, channels, length):
+    p = scan.plan(name, batch, length, channels, 132)
+    assert (p.blocks - 1) * p.warps * 16 < channels <= p.blocks * p.warps * 16
+    assert (p.chunks - 1) * p.chunk_length < length <= p.chunks * p.chunk_length
+    assert p.chunks == 1 or p.chunk_intervals >= 4 or length < 8 * scan.INTERVAL
+
+
+def test_the_plan_fills_the_gpu():
+    """32 images at stage 1 are 128 blocks of the backward: a wave of an H100. 12 larger ones are cut into chunks."""
+    assert scan.plan("scan_backward", 32, 4096, 192, 132)[:3] == (12, 1, 1)
+    few = scan.plan("scan_backward", 12, 16384, 192, 132)
+    assert few.chunks > 1 and 0.9 <= 12 * 4 * few.blocks * few.chunks / 132 / math.ceil(12 * 4 * few.chunks / 132) <= 1
+
+
+@pytest.fixture(autouse=True)
+def turned_on(monkeypatch):
+    monkeypatch.setenv(scan.VARIABLE, "1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ((CUDA, torch.float16, 16, 64), "takes bfloat16, not torch.float16"),
+        ((CUDA, BF16, 8, 64), "d_state 16, not 8"),
+        ((CUDA, BF16, 16, 36), "multiple of 8 channels, not 36"),
+        ((torch.device("cpu"), BF16, 16, 64), "NVIDIA GPUs, not on cpu"),
+    ],
+)
+def test_refuses_with_the_reason(arguments, reason):
+    supported, why = scan.supports(*arguments)
+    assert not supported and reason in why
+
+
+@pytest.mark.parametrize("value", ["", "0"])
+def test_it_is_off_unless_asked_for(monkeypatch, value):
+    monkeypatch.setenv("NNUNETV2_DSVM_NVRTC", value)
+    assert scan.supports(CUDA, BF16, 16, 64) == (False, "it is experimental: NNUNETV2_DSVM_NVRTC=1 turns it on")
+
+
+@pytest.fixture
+def hopper(monkeypatch):
+    """As if an H100 were there, whose kernel cannot be loaded here."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    monkeypatch.setattr(torch.cuda, "device", lambda index: torch.no_grad())
+    monkeypatch.setattr(scan, "nvrtc_problem", lambda: "")
+    monkeypatch.setattr(scan, "nvrtc_version", lambda: (13, 0))
+    monkeypatch.setattr(scan, "_kernel", lambda *_: None)
+    scan._gpu_problem.cache_clear()
+    yield monkeypatch
+    scan._gpu_problem.cache_clear()
+
+
+def test_forward_saves_for_the_kernel_that_backward_will_use(hopper):
+    """The same bytes: bfloat16 twice as often."""
+    problem = launch.Problem(2, 16, 16, 64, 16, CUDA)
+    assert problem.saved(BF16) == (32, (2, 4, 8, 16, 64), BF16)
+    assert problem.saved(torch.float32) == (64, (2, 4, 4, 16, 64), torch.float32)
+    assert launch.Problem(2, 16, 16, 64, 8, CUDA).saved(BF16).dtype == torch.float32
+
+
+def _raises(error):
+    def kernel(*_):
+        raise error
+
+    return kernel
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("nvrtc_problem", lambda: "NVRTC of CUDA 13.0 was not found", "was not found"),
+        ("_kernel", _raises(nvrtc.CompileError("NVRTC cannot compile\nlog")), "cannot compile"),
+        ("_kernel", _raises(OSError("libcuda.so.1")), "libcuda.so.1"),
+    ],
+)
+def test_what_fails_on_the_gpu_is_a_reason_and_the_triton_kernels_go_on(hopper, name, value, reason):
+    hopper.setattr(scan, name, value)
+    supported, why = scan.supports(CUDA, BF16, 16, 64)
+    assert not supported and reason in why and "\n" not in why
+    assert launch.Problem(1, 8, 8, 64, 16, CUDA).saved(BF16).dtype == torch.float32
+
+
+def test_an_older_gpu_is_refused(hopper):
+    hopper.setattr(torch.cuda, "get_device_capability", lambda index: (8, 0))
+    assert "this GPU has 8.0" in scan.supports(CUDA, BF16, 16, 64)[1]
