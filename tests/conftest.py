@@ -16,7 +16,7 @@ import torch
 # `python -m pytest` takes the package from the folder it is run in, `pytest` the installed one: the processes that the
 # tests start, in folders of their own, are to run the same code as the tests.
 TESTED, TESTS = Path(find_spec("nnunetv2_dsvm").origin).parents[1], Path(__file__).resolve().parent
-PATHS = [str(TESTED)] if TESTED == TESTS.parent else []
+PATHS = [str(TESTED)] if TESTS.parent == TESTED else []
 # Their scripts find the tests' helpers too.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*PATHS, str(TESTS), os.environ.get("PYTHONPATH")]))
 

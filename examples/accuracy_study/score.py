@@ -23,7 +23,7 @@ from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS
 from nnunetv2_dsvm.evaluation.summary import summarise
 from nnunetv2_dsvm.evaluation.tables import as_csv, number, write_all
 from nnunetv2_dsvm.files.listing import visible_files, visible_folders
-from nnunetv2_dsvm.files.places_to_write import refuse_folder_place
+from nnunetv2_dsvm.files.places_to_write import check_folder_place
 from nnunetv2_dsvm.nnunet.folders import check_folder_variables
 
 ENDING = ".nii.gz"
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("-np", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
     args = parser.parse_args()
     check_folder_variables("raw", "preprocessed")
-    refuse_folder_place(args.to, "choose another folder with --to")
+    check_folder_place(args.to, "choose another folder with --to")
     raw, preprocessed = (Path(os.environ[name]) for name in ("nnUNet_raw", "nnUNet_preprocessed"))
     found = dict(predictions(args.results, raw))
     sets = [prediction_set(key, folder, raw, preprocessed) for key, folder in found.items()]

@@ -1,5 +1,6 @@
 """VM-UNet (arXiv 2402.02491): a U-shaped network of Visual State Space blocks, as a plain `nn.Module`."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from nnunetv2_dsvm.architecture.blocks.resampling import (
     pad_to_multiple,
 )
 from nnunetv2_dsvm.architecture.blocks.vss_block import VSSBlock
-from nnunetv2_dsvm.architecture.finite_image import finite_or_refused, is_recorded, refuse_if_not_finite
+from nnunetv2_dsvm.architecture.finite_image import check_finite, finite_or_refused, is_recorded
 from nnunetv2_dsvm.architecture.precision import inference_precision, without_autocast_cache
 from nnunetv2_dsvm.architecture.traced_size import at_this_size_only
 from nnunetv2_dsvm.cuda_graphs import CudaGraphs
@@ -290,7 +291,7 @@ class VMUNet(nn.Module):
             return self._run(x)
         with inference_precision(x.device.type):
             if not is_recorded():
-                refuse_if_not_finite(x)
+                check_finite(x)
             return self._run(x)
 
     def _in_a_training_step(self) -> bool:
@@ -351,7 +352,7 @@ def _check_sizes(
             f"dims {tuple(dims)}, encoder_depths {tuple(encoder_depths)} and decoder_depths {tuple(decoder_depths)} "
             f"must have one entry per stage"
         )
-    if any(larger != 2 * smaller for smaller, larger in zip(dims, dims[1:], strict=False)) or dims[0] % PATCH_SIZE:
+    if any(larger != 2 * smaller for smaller, larger in itertools.pairwise(dims)) or dims[0] % PATCH_SIZE:
         raise ValueError(f"dims {tuple(dims)} must double from stage to stage and start with a multiple of 4")
     if min(*encoder_depths, *decoder_depths) < 1:
         raise ValueError(f"every stage needs a block, got depths {tuple(encoder_depths)} and {tuple(decoder_depths)}")

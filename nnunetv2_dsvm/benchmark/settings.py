@@ -60,7 +60,7 @@ _ONE_IMAGE = (ImageShape(1, 256, 256),)  # of two processes that share a CPU
 # Of the scan, the core, the network, its scaling and the sharing of a CPU.
 _GPU_SHAPES = (_GPU_IMAGES, _GPU_IMAGES, _GPU_IMAGES, (ImageShape(64, 256, 256),), _ONE_IMAGE)
 # Stage 1 of two images of 256²: 64×64 tokens, d_inner 192. The networks get what two cores do in a minute.
-_CPU_SHAPES = tuple((ImageShape(2, edge, edge),) for edge in (256, 128, 64, 64)) + (_ONE_IMAGE,)
+_CPU_SHAPES = (*tuple((ImageShape(2, edge, edge),) for edge in (256, 128, 64, 64)), _ONE_IMAGE)
 _QUICK_IMAGES = (ImageShape(2, 32, 32),)
 _SMALL_SIZES = NetworkSizes(
     **{name: PRESETS["small"][name] for name in ("dims", "encoder_depths", "decoder_depths", "d_state")}

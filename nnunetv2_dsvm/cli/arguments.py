@@ -20,7 +20,7 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def refuse_paths(args: argparse.Namespace) -> None:
+def check_paths(args: argparse.Namespace) -> None:
     """Paths that no shell has made ready, such as that of `--output=~/results`, which would become a folder named `~`.
 
     Raises:
@@ -34,7 +34,7 @@ def refuse_paths(args: argparse.Namespace) -> None:
                 raise UserError(f"a path on the command line {fault[0]}; {fault[1]}")
 
 
-def refuse_options(args: argparse.Namespace, names: Sequence[str], why: str) -> None:
+def check_options(args: argparse.Namespace, names: Sequence[str], why: str) -> None:
     """Options that would be ignored are an error of the user's.
 
     Args:

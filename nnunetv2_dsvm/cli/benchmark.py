@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.files.places_to_write import refuse_file_place
+from nnunetv2_dsvm.files.places_to_write import check_file_place
 
 SUITES = ("scan", "core", "network", "distillation", "scaling", "sharing", "memory")
 _ON_REQUEST = ("scaling", "sharing", "memory")  # they want all GPUs, all of the CPU, or all of one GPU
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.json:
-        refuse_file_place(args.json, "name another file with --json", in_place=True)
+        check_file_place(args.json, "name another file with --json", in_place=True)
     import torch
 
     from nnunetv2_dsvm.benchmark import table

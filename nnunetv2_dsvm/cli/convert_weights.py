@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.files.places_to_write import refuse_file_place
+from nnunetv2_dsvm.files.places_to_write import check_file_place
 
 # Those of architecture/vm_unet.py and training/network.py, which import torch.
 PRESETS = ("small", "base", "large", "wide", "deep", "huge")
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     _refuse_output(args.file, args.o, args.overwrite)
 
-    from nnunetv2_dsvm.models.pretrained.fitting import fit, refuse_little
+    from nnunetv2_dsvm.models.pretrained.fitting import check_enough_fits, fit
     from nnunetv2_dsvm.models.pretrained.load_report import load_report
     from nnunetv2_dsvm.models.pretrained.reading import read_pretrained
     from nnunetv2_dsvm.models.pretrained.writing import origin, write_weights
@@ -54,14 +54,14 @@ def run(args: argparse.Namespace) -> int:
     network = _network(args, pretrained.sizes["input_channels"])
     fitted = fit(pretrained, network, args.decoder)
     print(load_report(pretrained, fitted, network, args.decoder))
-    refuse_little(pretrained, fitted, network, args.force)
+    check_enough_fits(pretrained, fitted, network, args.force)
     write_weights(fitted, origin(pretrained, fitted, network, args.decoder), args.o)
     print(f"Wrote {args.o}: nnUNetv2_train … -pretrained_weights {args.o}")
     return 0
 
 
 def _refuse_output(file: Path, output: Path, overwrite: bool) -> None:
-    refuse_file_place(output, "name a file in a folder that exists with -o")
+    check_file_place(output, "name a file in a folder that exists with -o")
     if output.exists() and output.resolve() == file.resolve():
         raise UserError(f"-o {output} is the file to be read; name another one")
     if output.exists() and not overwrite:

@@ -4,9 +4,9 @@ import argparse
 import os
 from pathlib import Path
 
-from nnunetv2_dsvm.cli.arguments import positive, refuse_options
+from nnunetv2_dsvm.cli.arguments import check_options, positive
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.files.places_to_write import refuse_folder_place
+from nnunetv2_dsvm.files.places_to_write import check_folder_place
 
 PROTOCOLS = ("nnunet", "isic", "synapse")
 
@@ -69,14 +69,14 @@ def run(args: argparse.Namespace) -> int:
     if args.tolerance_mm is not None and "NSD" not in protocol.metrics:
         raise UserError(f"--tolerance-mm is that of the NSD, which the protocol {protocol.name} does not have")
     if args.o:
-        refuse_folder_place(args.o, _ELSEWHERE)
+        check_folder_place(args.o, _ELSEWHERE)
     sets, problems = _prediction_sets(args)
     folders = [_output(args.o, s.model, len(sets)) or s.folder for s in sets]
     if len(set(folders)) < len(folders):
         raise UserError(f"two of the models would be written into one folder below {args.o}: name them one by one")
     compared = [f"comparison_{protocol.name}"] if len(sets) > 1 else []
     for folder, names in [*((f, [f"metrics_{protocol.name}"]) for f in folders), (args.o or folders[0], compared)]:
-        refuse_folder_place(folder, _ELSEWHERE, tuple(name + end for name in names for end in (".json", ".csv")))
+        check_folder_place(folder, _ELSEWHERE, tuple(name + end for name in names for end in (".json", ".csv")))
     if not problems:
         check_comparable(sets)
     processes = args.np or _processes()
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _prediction_sets(args: argparse.Namespace):
     if args.d is None:
-        refuse_options(args, ("tr", "p", "c", "f"), "belong to -d ID, the cross-validation of trained models")
+        check_options(args, ("tr", "p", "c", "f"), "belong to -d ID, the cross-validation of trained models")
         if len(args.folders) < 2:
             raise UserError("name a folder of references and one or more of predictions, or -d ID -tr TRAINER")
         from nnunetv2_dsvm.evaluation.prediction_set import from_folders

@@ -39,11 +39,11 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2_dsvm.errors import UserError
     from nnunetv2_dsvm.models.export.agreement import TOLERANCE
     from nnunetv2_dsvm.models.export.metadata import NOT_INSIDE
-    from nnunetv2_dsvm.models.export.write import refuse_place, write_portable_model
+    from nnunetv2_dsvm.models.export.write import check_place, write_portable_model
     from nnunetv2_dsvm.models.trained_network import load_trained_network
     from nnunetv2_dsvm.nnunet.trained_model import find_models
 
-    refuse_place(args.o, args.format, args.overwrite)
+    check_place(args.o, args.format, args.overwrite)
     if len(args.models) > 1:
         raise UserError(f"one model makes one file, and {len(args.models)} model folders were given")
     if len(args.models) == 1 and args.d is None:

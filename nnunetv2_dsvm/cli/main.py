@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 
-from nnunetv2_dsvm.cli.arguments import refuse_paths
+from nnunetv2_dsvm.cli.arguments import check_paths
 from nnunetv2_dsvm.errors import Refusal
 from nnunetv2_dsvm.version import __version__
 
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     args = parser.parse_args(argv)
     try:
-        refuse_paths(args)
+        check_paths(args)
         return _module(args.subcommand).run(args)
     except Refusal as error:
         print(f"\nnnUNetv2_dsvm {args.subcommand}: {error}", file=sys.stderr)

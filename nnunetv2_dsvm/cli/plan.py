@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.files.places_to_write import refuse_folder_place
+from nnunetv2_dsvm.files.places_to_write import check_folder_place
 from nnunetv2_dsvm.nnunet.folders import OTHER_FILES_OF_A_DATASET, check_folder_variables
 from nnunetv2_dsvm.nnunet.listing import nnunet_passing_over_litter
 
@@ -130,7 +130,7 @@ def check_planning_options(args: argparse.Namespace) -> None:
         UserError: nnU-Net's variables are not set as they can be meant, or an option's value is none.
     """
     check_folder_variables("raw", "preprocessed")
-    refuse_plans_name(args.plans_name, "-overwrite_plans_name")
+    check_plans_name(args.plans_name, "-overwrite_plans_name")
     from nnunetv2_dsvm.planning.planner import check_size
 
     try:
@@ -141,11 +141,11 @@ def check_planning_options(args: argparse.Namespace) -> None:
     of_datasets = (path for i in args.dataset_ids for path in preprocessed.glob(f"Dataset{i:03d}_*"))
     for folder in (preprocessed, *of_datasets):
         files = ("dataset.json", f"{args.plans_name}.json") if folder != preprocessed else ()
-        refuse_folder_place(folder, "let nnUNet_preprocessed name another folder", files)
-    refuse_unknown_class(args.preprocessor_name, "-preprocessor_name", "preprocessing")
+        check_folder_place(folder, "let nnUNet_preprocessed name another folder", files)
+    check_network_class(args.preprocessor_name, "-preprocessor_name", "preprocessing")
 
 
-def refuse_plans_name(plans_name: str, option: str) -> None:
+def check_plans_name(plans_name: str, option: str) -> None:
     """Raises UserError unless plans of this name, which the option gave, can be a file and part of a folder's name."""
     if not re.fullmatch(r"[^\W_]([\w.-]*[^\W_])?", plans_name) or "__" in plans_name:
         raise UserError(
@@ -153,12 +153,12 @@ def refuse_plans_name(plans_name: str, option: str) -> None:
             "__: letters, digits, '-', '.' and single '_' between them"
         )
     if plans_name.endswith(".json"):
-        raise UserError(f"{option} {plans_name!r}: give the name without its ending, {plans_name[:-len('.json')]}")
+        raise UserError(f"{option} {plans_name!r}: give the name without its ending, {plans_name[: -len('.json')]}")
     if plans_name in OTHER_FILES_OF_A_DATASET:
         raise UserError(f"{option} {plans_name!r}: {plans_name}.json is another file of nnU-Net's, beside the plans")
 
 
-def refuse_unknown_class(name: str, option: str, package: str) -> None:
+def check_network_class(name: str, option: str, package: str) -> None:
     """Raises UserError unless nnU-Net finds a class of this name below nnunetv2.`package`, where it looks for it."""
     import nnunetv2
     from nnunetv2.utilities.find_class_by_name import recursive_find_python_class

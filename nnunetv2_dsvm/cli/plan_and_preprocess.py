@@ -4,10 +4,10 @@ import argparse
 
 from nnunetv2_dsvm.cli.plan import (
     add_planning_arguments,
+    check_network_class,
     check_planning_options,
     plan_datasets,
     print_training_commands,
-    refuse_unknown_class,
 )
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.nnunet.listing import nnunet_passing_over_litter
@@ -42,15 +42,15 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"-np has {len(args.np)} numbers for {len(args.configurations)} configurations: give one or each"
         )
-    refuse_unknown_class(args.fpe, "-fpe", "experiment_planning")
+    check_network_class(args.fpe, "-fpe", "experiment_planning")
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, preprocess
 
-    from nnunetv2_dsvm.datasets.raw_labels import refuse_what_are_no_labels
+    from nnunetv2_dsvm.datasets.raw_labels import check_label_values
 
     show = {"verbose": args.verbose, "show_progress_bar": not args.no_pbar}
     with nnunet_passing_over_litter():
         try:
-            refuse_what_are_no_labels(args.dataset_ids, workers=args.npfp)
+            check_label_values(args.dataset_ids, workers=args.npfp)
             extract_fingerprints(
                 args.dataset_ids, args.fpe, args.npfp, args.verify_dataset_integrity, args.clean, **show
             )  # fmt: skip

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from nnunetv2_dsvm.cli.arguments import refuse_options
-from nnunetv2_dsvm.files.places_to_write import refuse_folder_place
+from nnunetv2_dsvm.cli.arguments import check_options
+from nnunetv2_dsvm.files.places_to_write import check_folder_place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,9 +40,9 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2_dsvm.reporting.build import write_report
 
     if args.d is None:
-        refuse_options(args, ("tr", "p", "c"), "belong to -d ID; a MODEL_FOLDER names trainer, plans and configuration")
+        check_options(args, ("tr", "p", "c"), "belong to -d ID; a MODEL_FOLDER names trainer, plans and configuration")
     check_folder_variables()  # images and ground truth are looked up in them
-    refuse_folder_place(args.o, "choose another folder with -o", ("report.html",))
+    check_folder_place(args.o, "choose another folder with -o", ("report.html",))
     trainers = args.tr or ["nnUNetTrainerDSVM"]
     models = find_models(args.models, args.d, trainers, args.p or "nnUNetPlans", args.c or "2d")
     folds = choose_folds(models, args.f)

@@ -15,7 +15,7 @@ from nnunetv2_dsvm.datasets.splits import SPLITS_FILE, Fold, check_splits, put_s
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.json_files import read_json
 from nnunetv2_dsvm.files.listing import files_below, left_by_a_system
-from nnunetv2_dsvm.files.places_to_write import refuse_folder_place
+from nnunetv2_dsvm.files.places_to_write import check_folder_place
 from nnunetv2_dsvm.files.replaced_folder import recover, written_beside
 from nnunetv2_dsvm.host.workers import map_with_progress
 from nnunetv2_dsvm.images.nifti_files import check_whole, is_nifti
@@ -66,9 +66,9 @@ class RawFolder:
         self.path = raw.absolute() / self.name
         self.preprocessed = preprocessed.absolute() / self.name if preprocessed else None
         self._roots = [root for root in (raw, preprocessed, results) if root]
-        refuse_folder_place(self.path, "let nnUNet_raw name another folder")
+        check_folder_place(self.path, "let nnUNet_raw name another folder")
         if self.preprocessed:
-            refuse_folder_place(self.preprocessed, "let nnUNet_preprocessed name another folder", (SPLITS_FILE,))
+            check_folder_place(self.preprocessed, "let nnUNet_preprocessed name another folder", (SPLITS_FILE,))
         self._check_id()
         self._check_ours()
 

@@ -9,7 +9,7 @@ from nnunetv2_dsvm.host.workers import map_with_progress
 from nnunetv2_dsvm.images.label_maps import read_label_map
 
 
-def refuse_what_are_no_labels(dataset_ids: Sequence[int], *, workers: int) -> None:
+def check_label_values(dataset_ids: Sequence[int], *, workers: int) -> None:
     """Read every training label of the datasets below nnUNet_raw.
 
     Raises:

@@ -161,7 +161,7 @@ def _check_arrays(image: np.ndarray, label: np.ndarray, volume: Volume) -> list[
     volume.shapes.add(image.shape)
     texts = []
     low, high = float(image.min()), float(image.max())
-    if not (-OVERSHOOT <= low and high <= 1 + OVERSHOOT):  # false for NaN too
+    if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):  # false for NaN too
         texts.append(f"has intensities from {low:g} to {high:g}, expected [0, 1]")
     volume.range = min(volume.range[0], low), max(volume.range[1], high)
     if wrong := no_labels(label):

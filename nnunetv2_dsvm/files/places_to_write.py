@@ -10,7 +10,7 @@ from nnunetv2_dsvm.errors import UserError
 _BLOCK = 4096  # bytes; an empty file can be made on a full disk
 
 
-def refuse_file_place(path: Path, advice: str, *, in_place: bool = False) -> None:
+def check_file_place(path: Path, advice: str, *, in_place: bool = False) -> None:
     """Raises UserError unless a file can be written at `path`, in a folder that exists; one that is there is kept.
 
     Args:
@@ -40,7 +40,7 @@ def refuse_file_place(path: Path, advice: str, *, in_place: bool = False) -> Non
         raise UserError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
 
 
-def refuse_folder_place(folder: Path, advice: str, files: tuple[str, ...] = ()) -> None:
+def check_folder_place(folder: Path, advice: str, files: tuple[str, ...] = ()) -> None:
     """Raises UserError unless files can be written in `folder`, or the folder can be made.
 
     Args:
@@ -57,7 +57,7 @@ def refuse_folder_place(folder: Path, advice: str, files: tuple[str, ...] = ()) 
         raise UserError(f"cannot write into {folder}: {error.strerror or error}; {advice}") from error
     if folder.is_dir():
         for name in files:
-            refuse_file_place(folder / name, advice)
+            check_file_place(folder / name, advice)
 
 
 def _mode(path: Path) -> int:

@@ -50,7 +50,7 @@ def check_folder_variables(*needed: Kind) -> None:
             needed and have one folder with the preprocessed ones, in which nnU-Net cannot plan.
     """
     kinds: tuple[Kind, ...] = ("raw", "preprocessed", "results")
-    refuse_unusable_folders(*(kind for kind in kinds if kind in needed or os.environ.get(f"nnUNet_{kind}")))
+    check_usable_folders(*(kind for kind in kinds if kind in needed or os.environ.get(f"nnUNet_{kind}")))
     raw, preprocessed = nnunet_folder("raw"), nnunet_folder("preprocessed")
     if "raw" in needed and preprocessed and one_folder(raw, preprocessed):
         raise UserError(f"nnUNet_raw and nnUNet_preprocessed are one folder, {raw}: set nnUNet_preprocessed to another")
@@ -68,7 +68,7 @@ def unusable_folders(*kinds: Kind) -> str:
     return "\n  ".join(problem for problem in problems if problem)
 
 
-def refuse_unusable_folders(*kinds: Kind) -> None:
+def check_usable_folders(*kinds: Kind) -> None:
     """Raises UserError unless nnU-Net's variables are set to what can be meant as folders."""
     if problems := unusable_folders(*kinds):
         raise UserError(problems)
@@ -98,7 +98,7 @@ def preprocessed_folder(dataset: str) -> Path:
     Raises:
         UserError: nnUNet_preprocessed cannot be used, or there is no such dataset, or more than one.
     """
-    refuse_unusable_folders("preprocessed")
+    check_usable_folders("preprocessed")
     folder = Path(os.environ["nnUNet_preprocessed"])
     return _of_dataset(folder, dataset, "plans and preprocessed data (nnUNet_preprocessed)")
 

@@ -42,9 +42,7 @@ def output_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype == torch.float16 else dtype
 
 
-def _parameters(
-    problem: launch.Problem, x: Tensor, weight: Tensor, dt_bias: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _parameters(problem: launch.Problem, x: Tensor, weight: Tensor, dt_bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """delta, B and C of all directions: views into one matrix product, softplus in place."""
     p = problem
     product = torch.mm(x.view(-1, p.channels), weight.t()).view(p.batch, p.length, -1)

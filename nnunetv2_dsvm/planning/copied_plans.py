@@ -12,7 +12,7 @@ from nnunetv2_dsvm.architecture.vm_unet import VMUNet, strides_of
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.listing import visible_files
 from nnunetv2_dsvm.nnunet.folders import OTHER_FILES_OF_A_DATASET
-from nnunetv2_dsvm.planning.network_of_plans import NETWORK_CLASS_NAME, refuse_constant_output, refuse_unless_2d
+from nnunetv2_dsvm.planning.network_of_plans import NETWORK_CLASS_NAME, check_output_varies, refuse_unless_2d
 
 
 def vm_unet_architecture(sizes: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def _refuse_what_cannot_be_built(configuration: dict[str, Any], network: Mapping
         if "patch_size" in configuration:  # it may be inherited
             refuse_unless_2d(ConfigurationManager(configuration))
         if network is not None:
-            refuse_constant_output(ConfigurationManager(configuration))
+            check_output_varies(ConfigurationManager(configuration))
             with torch.device("meta"):
                 VMUNet(1, 2, **network)
     except (TypeError, ValueError) as error:

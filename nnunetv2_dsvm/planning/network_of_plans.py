@@ -21,7 +21,7 @@ def refuse_unless_2d(configuration_manager: ConfigurationManager) -> None:
         )
 
 
-def refuse_constant_output(configuration_manager: ConfigurationManager) -> None:
+def check_output_varies(configuration_manager: ConfigurationManager) -> None:
     """Raises UserValueError where the plans ask for a VM-UNet so narrow that its output is the same for all images."""
     if configuration_manager.network_arch_class_name != NETWORK_CLASS_NAME:
         return

@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.listing import visible
-from nnunetv2_dsvm.files.places_to_write import refuse_folder_place
+from nnunetv2_dsvm.files.places_to_write import check_folder_place
 
 STATE_FILE = "quickstart_state.json"
 
@@ -29,7 +29,7 @@ class OutputFolder:
         self.path = path
         self._state = {"made_by": "nnUNetv2_dsvm quickstart", "options": dict(options), "finished_s": {}}
         elsewhere = "Choose another folder with --output."
-        refuse_folder_place(path, "choose another folder with --output")
+        check_folder_place(path, "choose another folder with --output")
         try:
             path.mkdir(parents=True, exist_ok=True)
             if not (path / STATE_FILE).exists():

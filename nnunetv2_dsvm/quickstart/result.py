@@ -47,11 +47,11 @@ def evaluate(project: NnUNetProject, prediction: Path, baselines: Path) -> None:
     """
     truth = project.raw / "labelsTs"
     for folder in (prediction, *(baselines / title.replace(" ", "_") for title in BASELINES)):
-        refuse_incomparable(truth, folder, project.raw / "dataset.json")
+        check_comparable_cases(truth, folder, project.raw / "dataset.json")
         project.evaluate(truth, folder)
 
 
-def refuse_incomparable(truth: Path, predictions: Path, dataset_json: Path) -> None:
+def check_comparable_cases(truth: Path, predictions: Path, dataset_json: Path) -> None:
     """
     Raises:
         UserError: a prediction is missing, lies on another grid than its truth, or one of them holds no labels.

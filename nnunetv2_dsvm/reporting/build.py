@@ -16,7 +16,7 @@ from nnunetv2_dsvm.reporting.curves import Curves, limits, read_curves, write_cu
 from nnunetv2_dsvm.reporting.figure import Figure, picture_name
 from nnunetv2_dsvm.reporting.html import PACKAGE, Column, render
 from nnunetv2_dsvm.reporting.papers import read_papers_numbers
-from nnunetv2_dsvm.reporting.results import MEAN, Results, read_results, refuse_other_tolerances
+from nnunetv2_dsvm.reporting.results import MEAN, Results, check_same_tolerance, read_results
 from nnunetv2_dsvm.reporting.tables import shown_spread
 from nnunetv2_dsvm.reporting.training_effort import shown_duration
 
@@ -51,7 +51,7 @@ def write_report(
     say("reading metrics and checkpoints")
     results = [read_results(model, folds) for model in models]
     if all(result.tolerance_mm is not None for result in results):  # else NSD is not compared
-        refuse_other_tolerances({title: result.tolerance_mm for title, result in zip(titles, results, strict=True)})
+        check_same_tolerance({title: result.tolerance_mm for title, result in zip(titles, results, strict=True)})
     curves = [read_curves(model, folds) for model in models]
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -130,7 +130,7 @@ def write_curves(path: Path, curves: Curves, ranges: Mapping[str, tuple[float, f
         canvas = FigureCanvasAgg(figure)
         all_axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
         for axes, panel in zip(all_axes, panels, strict=True):
-            _draw(axes, panel, curves, ranges[panel.title] if panel.title in ranges else None)
+            _draw(axes, panel, curves, ranges.get(panel.title, None))
         all_axes[-1].set_xlabel("epoch")
         all_axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         handles = [Line2D([], [], color=_colour(i), label=f"fold {fold}") for i, fold in enumerate(curves.histories)]

@@ -126,7 +126,7 @@ def _evaluated(model: TrainedModel, folds: Sequence[str], files: Sequence[Path])
     tolerance = None
     if "NSD" in metrics:
         tolerances = {f"fold {fold}": content["tolerance_mm"] for fold, content in zip(folds, contents, strict=False)}
-        refuse_other_tolerances(tolerances)
+        check_same_tolerance(tolerances)
         tolerance = contents[0]["tolerance_mm"]
         notes.append(f"NSD: normalised surface Dice at {tolerance:g} mm.")
     notes.append(f"Empty masks: {contents[0]['rule_for_empty_masks'].rstrip('.')}.")
@@ -145,7 +145,7 @@ def _evaluated(model: TrainedModel, folds: Sequence[str], files: Sequence[Path])
     return Results(metrics, tuple(cases), spreads_in_file(contents[0]), tuple(notes), tolerance)
 
 
-def refuse_other_tolerances(tolerances_mm: Mapping[str, float]) -> None:
+def check_same_tolerance(tolerances_mm: Mapping[str, float]) -> None:
     """
     Args:
         tolerances_mm: of the NSD, by what was measured with it.

@@ -281,7 +281,7 @@ def test_initial_values_of_the_scan():
     assert torch.allclose(ss2d.A_log.exp(), torch.arange(1.0, 17.0).expand(4, 128, 16))
     assert (ss2d.D == 1).all()
     steps = torch.nn.functional.softplus(ss2d.dt_bias)
-    assert DT_MIN * 0.999 <= steps.min() and steps.max() <= DT_MAX * 1.001
+    assert steps.min() >= DT_MIN * 0.999 and steps.max() <= DT_MAX * 1.001
     # log-uniform: the median of 512 draws lies near the geometric mean
     assert steps.median().log10().item() == pytest.approx(-2, abs=0.15)
     assert ss2d.dt_proj.abs().max() <= ss2d.dt_rank**-0.5

@@ -72,7 +72,7 @@ class TestYardsticks:
         sizes = {"dims": (8, 16), "encoder_depths": (1, 1), "decoder_depths": (1, 1), "d_state": 2}
         network = VMUNet(3, 2, **sizes, scan_backend="reference")
         twin = conventional_network(network, scan_loop)
-        assert not any("VSSBlock" == type(m).__name__ for m in twin.modules())
+        assert not any(type(m).__name__ == "VSSBlock" for m in twin.modules())
         assert correctness.check_network(twin, network, torch.float32, CPU) < 1e-5
 
     @pytest.mark.parametrize(("edge", "millions"), [(256, 33), (512, 46)])

@@ -123,8 +123,6 @@ def test_one_cause_makes_few_lines(folders, source, tmp_path, capsys):
     assert len(message.strip().splitlines()) == 1 and "holds no frames patientXXX_frameYY.nii.gz" in message
 
 
-
-
 def test_problems_at_once(folders, source, tmp_path, capsys):
     source = shutil.copytree(source, tmp_path / "download")
     training = source / "database" / "training"

@@ -81,7 +81,7 @@ class TestFolders:
         (tmp_path / "secret").chmod(0o700)
         os.seteuid(65534)
         try:
-            findings = check_folders({name: f"{tmp_path}/secret/raw" for name in VARIABLES})
+            findings = check_folders(dict.fromkeys(VARIABLES, f"{tmp_path}/secret/raw"))
         finally:
             os.seteuid(0)
         assert severities(findings) == dict.fromkeys(VARIABLES, Severity.BLOCKER)

@@ -314,7 +314,7 @@ def test_what_a_fold_lacks_is_said_with_the_command_that_makes_it(trained, tmp_p
 
 
 def test_a_fold_with_missing_or_alien_cases_is_refused(trained, capsys):
-    results, cases = trained
+    results, _cases = trained
     validation = results / f"{TRAINER}__nnUNetPlans__2d" / "fold_0" / "validation"
     (validation / "case_1.nii.gz").rename(validation / "case_3.nii.gz")
     message = refused(capsys, "-d", 905, "-tr", TRAINER, "-f", 0, 1, "-np", 1)

@@ -15,7 +15,7 @@ from nnunetv2_dsvm.datasets.nifti_pairs import check_pair
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.images.image_grid import grid_differences, grid_of_image, resampled
 from nnunetv2_dsvm.nnunet.trained_model import TrainedModel
-from nnunetv2_dsvm.quickstart.result import read_cases, refuse_incomparable
+from nnunetv2_dsvm.quickstart.result import check_comparable_cases, read_cases
 from nnunetv2_dsvm.reporting.case_slices import read_case_slices
 
 SPACING, ORIGIN = SPACING_MM[::-1], (-120.5, 80.25, -400.0)
@@ -264,9 +264,9 @@ def test_the_quickstarts_truth_lies_on_its_image_and_under_its_prediction(tmp_pa
     mask = volume(blobs(1))
     labels, prediction = folders(tmp_path, mask, sitk.DICOMOrient(mask, "RAS"))
     with pytest.raises(UserError, match="case.nii.gz lies on another grid than its reference"):
-        refuse_incomparable(labels, prediction, prediction / "dataset.json")
+        check_comparable_cases(labels, prediction, prediction / "dataset.json")
     sitk.WriteImage(mask, str(prediction / "case.nii.gz"))
-    refuse_incomparable(labels, prediction, prediction / "dataset.json")
+    check_comparable_cases(labels, prediction, prediction / "dataset.json")
 
     raw = tmp_path / "raw"
     for name in ("imagesTs", "labelsTs"):

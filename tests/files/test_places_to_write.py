@@ -11,7 +11,7 @@ import pytest
 
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.files.places_to_write import refuse_file_place, refuse_folder_place
+from nnunetv2_dsvm.files.places_to_write import check_file_place, check_folder_place
 
 FILES = {
     "benchmark": ["--device", "cpu", "--json"],
@@ -89,18 +89,18 @@ def test_places_that_can_be_written_are_left_as_they_are(tmp_path):
     file = tmp_path / "there.json"
     file.write_text("older")
     times = os.stat(file)
-    refuse_file_place(file, "")
-    refuse_file_place(tmp_path / "new.json", "")
-    refuse_file_place(Path(os.devnull), "", in_place=True)
+    check_file_place(file, "")
+    check_file_place(tmp_path / "new.json", "")
+    check_file_place(Path(os.devnull), "", in_place=True)
     with pytest.raises(UserError, match="no ordinary file"):  # os.replace would remove the device
-        refuse_file_place(Path(os.devnull), "")
-    refuse_folder_place(tmp_path / "to" / "be" / "made", "")
-    refuse_folder_place(tmp_path, "", ("there.json", "new.json"))
+        check_file_place(Path(os.devnull), "")
+    check_folder_place(tmp_path / "to" / "be" / "made", "")
+    check_folder_place(tmp_path, "", ("there.json", "new.json"))
     assert list(tmp_path.iterdir()) == [file] and file.read_text() == "older"
     assert os.stat(file).st_mtime_ns == times.st_mtime_ns
     (tmp_path / "link.json").symlink_to(tmp_path / "nowhere" / "file.json")
     with pytest.raises(UserError, match="nowhere does not exist"):
-        refuse_file_place(tmp_path / "link.json", "")
+        check_file_place(tmp_path / "link.json", "")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
@@ -109,6 +109,6 @@ def test_a_full_disk(tmp_path, monkeypatch, refused):
     assert "No space left on device" in refused("benchmark", FILES["benchmark"], Path("/dev/full"))
     monkeypatch.setattr(tempfile, "NamedTemporaryFile", lambda **_: open("/dev/full", "wb", buffering=0))
     with pytest.raises(UserError, match="No space left on device"):
-        refuse_folder_place(tmp_path / "new", "")
+        check_folder_place(tmp_path / "new", "")
     with pytest.raises(UserError, match="No space left on device"):
-        refuse_file_place(tmp_path / "a.pt2", "")
+        check_file_place(tmp_path / "a.pt2", "")

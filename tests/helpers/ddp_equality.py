@@ -62,7 +62,7 @@ CASES = {
 class OnCPU:
     """Mixed into a trainer: where there are ranks, nnU-Net takes GPUs."""
 
-    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cpu")):  # noqa: B008
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cpu")):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.device, self.grad_scaler = torch.device("cpu"), None
 

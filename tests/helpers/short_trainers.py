@@ -25,7 +25,7 @@ class ShortRun:
     default_num_epochs = 3
     cut_off_at = None
 
-    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cpu")):  # noqa: B008
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cpu")):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.default_num_epochs
         self.num_iterations_per_epoch = 2

@@ -1,6 +1,5 @@
 """Values that are no labels, in every label file that a command reads. ITK reads NaN in NIfTI as 0, without a word."""
 
-
 import nibabel
 import numpy as np
 import pytest

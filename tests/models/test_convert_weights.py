@@ -459,4 +459,4 @@ def test_presets_are_those_of_the_network():
     from nnunetv2_dsvm.cli import convert_weights
     from nnunetv2_dsvm.planning.network_of_plans import DEFAULT_PRESET
 
-    assert convert_weights.PRESETS == tuple(PRESETS) and convert_weights.DEFAULT_PRESET == DEFAULT_PRESET
+    assert tuple(PRESETS) == convert_weights.PRESETS and convert_weights.DEFAULT_PRESET == DEFAULT_PRESET

@@ -161,9 +161,7 @@ def test_commands_see_folders_of_their_own(project, monkeypatch, tmp_path):
     monkeypatch.setenv("nnUNet_n_proc_DA", "7")
     project.train(0)
     environment = ran[0][1]
-    assert {environment[name] for name in project.VARIABLES} == {
-        str(tmp_path / name) for name in project.VARIABLES
-    }
+    assert {environment[name] for name in project.VARIABLES} == {str(tmp_path / name) for name in project.VARIABLES}
     assert environment["nnUNet_n_proc_DA"] == "7"
     assert os.environ["nnUNet_results"] == "/the/users/own"
 

@@ -78,7 +78,10 @@ os.environ["nnUNet_extTrainer"] = "/mine"
 
 
 def test_a_program_that_sets_the_variable_after_torch(tmp_path):
-    code = SET_AFTER_TORCH + FIND + """
+    code = (
+        SET_AFTER_TORCH
+        + FIND
+        + """
 def found():
     try:
         return find("nnUNetTrainerDSVM").__name__
@@ -93,6 +96,7 @@ nnunetv2_dsvm.register_trainers()
 answers.append(found())
 print(answers, os.environ["nnUNet_extTrainer"].split(os.pathsep)[0])
 """
+    )
     expected = "[None, 'nnUNetTrainerDSVM', 'nnUNetTrainerDSVM'] /other"
     assert fresh_python(code, tmp_path) == expected
     code = SET_AFTER_TORCH + "import nnunetv2_dsvm\nprint(os.environ['nnUNet_extTrainer'])"

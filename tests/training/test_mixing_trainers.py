@@ -52,7 +52,7 @@ BATCH_NORM = nnunets("network_architecture.nnUNetTrainerBN", "nnUNetTrainerBN")
 class Thousand(nnUNetTrainer):
     """Sets what nnU-Net's own trainer has anyway."""
 
-    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = 1000
 
@@ -167,7 +167,7 @@ def test_another_network_is_refused(make, tmp_path, ours):
 
 def test_deep_supervision_that_inference_would_not_know_of_is_refused(make):
     class Switched(nnUNetTrainerDSVM):
-        def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
+        def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):
             super().__init__(plans, configuration, fold, dataset_json, device)
             self.enable_deep_supervision = True
 
@@ -283,7 +283,7 @@ class Logs(nnUNetTrainerDSVM):
 
 
 class OldInit(nnUNetTrainer):
-    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):  # noqa: B008
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):
         nnUNetTrainer.__init__(self, plans, configuration, fold, dataset_json, device)
         self.num_epochs = 5
 

@@ -78,7 +78,7 @@ class ConventionalSS2D(nn.Module):
 
     def core(self, x: Tensor) -> Tensor:
         """From the convolution's output `(B, d_inner, H, W)` to the merged sum `(B, H, W, d_inner)`, fp32."""
-        batch, channels, height, width = x.shape
+        _batch, channels, height, width = x.shape
         forwards = torch.stack([x.flatten(2), x.transpose(2, 3).flatten(2)], dim=1)
         copies = torch.cat([forwards, forwards.flip(-1)], dim=1)  # (B, K, channels, L), each in its scan order
         parameters = torch.einsum("bkdl,kcd->bkcl", copies, self.x_proj)

@@ -126,7 +126,7 @@ class NetworkCase:
 
 def _distillation_loss(network: VMUNet, segmentation_loss: nn.Module) -> SegmentationWithDistillationLoss:
     distillation = DualSelfDistillation(network.encoder.output_channels, network.decoder.output_channels)
-    weights = {name: 1.0 for name in distillation.terms}
+    weights = dict.fromkeys(distillation.terms, 1.0)
     loss = SegmentationWithDistillationLoss(segmentation_loss, distillation, weights, ramp_epochs=1)
     loss.set_epoch(1)
     return loss

@@ -1,5 +1,6 @@
 """How long a call takes: CUDA events on a GPU, the wall clock elsewhere; medians of repeated calls."""
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -108,7 +109,7 @@ def _take_turns(
     """The seconds between the marks of each call, per repetition. CUDA is read at the end: it must not wait for us."""
 
     def intervals(marks: list[Any]) -> list[float]:
-        return [clock.seconds(a, b) for a, b in zip(marks, marks[1:], strict=False)]
+        return [clock.seconds(a, b) for a, b in itertools.pairwise(marks)]
 
     repeats = effort.least
     for _ in range(effort.warm_up):

@@ -84,7 +84,7 @@ def load(path: Path, format: Format) -> Callable[[Tensor], Tensor]:
     return lambda image: torch.from_numpy(session.run(["logits"], {"image": image.numpy()})[0])
 
 
-def refuse_missing_packages(format: Format) -> None:
+def check_packages(format: Format) -> None:
     """Raises UserError where the format needs a package that is not there."""
     for package in ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ():
         try:

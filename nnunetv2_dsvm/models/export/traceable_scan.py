@@ -32,7 +32,7 @@ def scan_by_rows(
     Returns:
         `(batch, H, W, d_inner)`, the sum over the directions.
     """
-    batch, height, width, channels = x.shape
+    batch, height, _width, channels = x.shape
     d_state = A.shape[-1]
     # One tensor of all that a step reads, so that it is brought into the order of the scan once.
     tokens = [torch.cat([dt[k], dt[k] * x, B[k], C[k]], dim=-1) for k in range(NUM_DIRECTIONS)]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.files.places_to_write import refuse_file_place
+from nnunetv2_dsvm.files.places_to_write import check_file_place
 from nnunetv2_dsvm.models.export import formats
 from nnunetv2_dsvm.models.export.agreement import largest_difference, shapes_to_check
 from nnunetv2_dsvm.models.export.formats import SUFFIXES, Format
@@ -40,8 +40,8 @@ def write_portable_model(
         UserError: the place is taken or cannot be written, the suffix is not the format's, torch cannot trace the
             network, a package is missing, or the file disagrees. Nothing is left then, and an older file is as it was.
     """
-    refuse_place(path, format, overwrite)
-    formats.refuse_missing_packages(format)
+    check_place(path, format, overwrite)
+    formats.check_packages(format)
     channels = trained.network.encoder.patch_embedding.projection.in_channels
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.stem}_", dir=path.absolute().parent) as beside:
@@ -60,10 +60,10 @@ def write_portable_model(
     return difference
 
 
-def refuse_place(path: Path, format: Format, overwrite: bool) -> None:
+def check_place(path: Path, format: Format, overwrite: bool) -> None:
     """Raises UserError unless a file of this format may be written there."""
     if path.suffix.lower() != SUFFIXES[format]:
         raise UserError(f"{path} must end in {SUFFIXES[format]} for --format {format}")
-    refuse_file_place(path, "name another file with -o")
+    check_file_place(path, "name another file with -o")
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists: name another file, or add --overwrite to replace it")

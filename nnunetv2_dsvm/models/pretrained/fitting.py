@@ -106,7 +106,7 @@ def to_input_channels(weight: Tensor, channels: int) -> Tensor:
     return weight.sum(dim=1, keepdim=True).expand(-1, channels, -1, -1) / channels
 
 
-def refuse_little(pretrained: Pretrained, fitted: Fitted, network: VMUNet, force: bool = False) -> None:
+def check_enough_fits(pretrained: Pretrained, fitted: Fitted, network: VMUNet, force: bool = False) -> None:
     """Raises UserError where the file fills less than half of the encoder's parameters; with `force`, where none."""
     share = fitted.share("encoder.")
     if share >= SMALLEST_SHARE or (force and share > 0):

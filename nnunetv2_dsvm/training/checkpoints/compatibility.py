@@ -22,7 +22,7 @@ def difference(stored: Mapping[str, torch.Tensor], here: Mapping[str, torch.Tens
     return f"{len(names)} of {len({**here, **stored})} tensors differ: {first}" + (", …" if len(names) > 1 else "")
 
 
-def refuse_other_network(
+def check_same_network(
     filename: str, checkpoint: Mapping[str, Any], network_weights: Mapping[str, torch.Tensor]
 ) -> None:
     """Raises UserError unless the checkpoint holds the weights of such a network."""
@@ -36,7 +36,7 @@ def refuse_other_network(
         )
 
 
-def refuse_other_distillation(
+def check_same_distillation(
     filename: str, checkpoint: Mapping[str, Any], own: Mapping[str, Any], trainer_name: str
 ) -> None:
     """Raises UserError unless the checkpoint's projections are those of this trainer.
@@ -69,7 +69,7 @@ def _with(settings: Mapping[str, Any] | None) -> str:
     return "with" if settings else "without"
 
 
-def refuse_other_optimizer(filename: str, checkpoint: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+def check_same_optimizer(filename: str, checkpoint: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
     """Raises UserError where the groups of parameters of the two differ in number or size."""
     there, here = len(checkpoint["optimizer_state"]["param_groups"]), len(optimizer.param_groups)
     if there != here:

@@ -29,7 +29,7 @@ _OF_THE_DATASET = ("channel_names", "modality", "labels", "regions_class_order")
 _LONGEST = 80  # characters of a value in a message
 
 
-def refuse_mixed_plans(
+def check_plans_of_folder(
     trainer_name: str, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
 ) -> None:
     """Raises UserError unless this training can go into the folder that nnU-Net gives it.

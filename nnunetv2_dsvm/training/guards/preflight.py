@@ -13,7 +13,7 @@ from nnunetv2_dsvm.files.listing import visible
 _SHOWN = 10  # names in a message
 
 
-def refuse_missing_preprocessing(trainer: nnUNetTrainer) -> None:
+def check_preprocessing(trainer: nnUNetTrainer) -> None:
     """Raises UserError unless the trainer's configuration is preprocessed."""
     folder = trainer.preprocessed_dataset_folder
     if not visible(Path(folder)):
@@ -23,7 +23,7 @@ def refuse_missing_preprocessing(trainer: nnUNetTrainer) -> None:
         )
 
 
-def refuse_missing_fingerprint(trainer: nnUNetTrainer) -> None:
+def check_fingerprint(trainer: nnUNetTrainer) -> None:
     """Raises UserError unless the dataset has the fingerprint that nnU-Net copies into its results."""
     folder = trainer.preprocessed_dataset_folder_base
     if not os.path.isfile(os.path.join(folder, "dataset_fingerprint.json")):
@@ -33,7 +33,7 @@ def refuse_missing_fingerprint(trainer: nnUNetTrainer) -> None:
         )
 
 
-def refuse_missing_cases(trainer: nnUNetTrainer, datasets: Sequence[nnUNetBaseDataset]) -> None:
+def check_cases(trainer: nnUNetTrainer, datasets: Sequence[nnUNetBaseDataset]) -> None:
     """Raises UserError unless every case is preprocessed: nnU-Net would stop when it draws the first that is not.
 
     Args:
@@ -52,7 +52,7 @@ def refuse_missing_cases(trainer: nnUNetTrainer, datasets: Sequence[nnUNetBaseDa
         )
 
 
-def refuse_missing_ground_truth(trainer: nnUNetTrainer, cases: Iterable[str]) -> None:
+def check_ground_truth(trainer: nnUNetTrainer, cases: Iterable[str]) -> None:
     """Raises UserError unless the final validation will find the ground truth of its cases, which it reads at its end.
 
     Args:

@@ -18,7 +18,7 @@ _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _ROOM = 2**16  # bytes: nnU-Net empties the plans.json and dataset.json of all folds before it writes them anew
 
 
-def refuse_missing_device(device: torch.device) -> None:
+def check_device(device: torch.device) -> None:
     """Raises UserError unless torch can compute on this kind of device here."""
     available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
     if device.type in available and not available[device.type]():
@@ -29,7 +29,7 @@ def refuse_missing_device(device: torch.device) -> None:
         )
 
 
-def refuse_unequal_shares(configuration: ConfigurationManager) -> None:
+def check_equal_shares(configuration: ConfigurationManager) -> None:
     """Raises UserError where several GPUs would get unequal parts of a batch whose Dice is computed over all."""
     ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     batch = configuration.batch_size
@@ -41,7 +41,7 @@ def refuse_unequal_shares(configuration: ConfigurationManager) -> None:
         )
 
 
-def refuse_unwritable(folder: str) -> None:
+def check_writable(folder: str) -> None:
     """Raises UserError unless files can be written in this existing folder, and its disk has room for them."""
     if error := _fault_of_writing(folder):
         raise UserError(unwritable(folder, error)) from error
@@ -87,7 +87,7 @@ def unwritable(folder: str, error: OSError) -> str:
     )
 
 
-def refuse_missing_segmentations(cases: Iterable[str], folder: str, previous_stage: str) -> None:
+def check_segmentations(cases: Iterable[str], folder: str, previous_stage: str) -> None:
     """Raises UserError unless this folder holds the previous stage's segmentation of every case."""
     endings = (".b2nd", ".npy", ".npz")  # of nnU-Net's two kinds of datasets
     there = set(os.listdir(folder)) if os.path.isdir(folder) else set()

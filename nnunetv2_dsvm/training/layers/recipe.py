@@ -33,7 +33,7 @@ class VisionMambaRecipe(TrainerHooks):
     def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
         super().preflight(planned, device)
         if device.type == "cuda" and cuts_off(type(self), TrainerHooks, "run_training", is_layer):
-            self.refuse_where_cut_off("train_step", f"its precision ({self.precision}), as its run_training does not")
+            self.check_not_cut_off("train_step", f"its precision ({self.precision}), as its run_training does not")
 
     def initialize(self):
         if training_dtype(self.device, self.precision) != torch.float16:

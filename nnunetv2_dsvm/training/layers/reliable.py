@@ -12,12 +12,12 @@ from torch import distributed as dist
 
 from nnunetv2_dsvm.architecture.precision import VARIABLE as PRECISION_VARIABLE
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.nnunet.folders import refuse_unusable_folders
+from nnunetv2_dsvm.nnunet.folders import check_usable_folders
 from nnunetv2_dsvm.nnunet.listing import cases_passing_over_litter
 from nnunetv2_dsvm.training.checkpoints.compatibility import (
-    refuse_other_distillation,
-    refuse_other_network,
-    refuse_other_optimizer,
+    check_same_distillation,
+    check_same_network,
+    check_same_optimizer,
 )
 from nnunetv2_dsvm.training.checkpoints.continuing import last_epoch_of_later_best, where_it_goes_on
 from nnunetv2_dsvm.training.checkpoints.files import (
@@ -35,12 +35,12 @@ from nnunetv2_dsvm.training.guards.finite_checks import (
     gradients_finite,
     parameters_not_finite,
 )
-from nnunetv2_dsvm.training.guards.other_plans import refuse_mixed_plans
+from nnunetv2_dsvm.training.guards.other_plans import check_plans_of_folder
 from nnunetv2_dsvm.training.guards.preflight import (
-    refuse_missing_cases,
-    refuse_missing_fingerprint,
-    refuse_missing_ground_truth,
-    refuse_missing_preprocessing,
+    check_cases,
+    check_fingerprint,
+    check_ground_truth,
+    check_preprocessing,
 )
 from nnunetv2_dsvm.training.guards.processes import (
     ending_loaders,
@@ -49,11 +49,11 @@ from nnunetv2_dsvm.training.guards.processes import (
 )
 from nnunetv2_dsvm.training.guards.refusals import end_in_a_sentence
 from nnunetv2_dsvm.training.guards.surroundings import (
+    check_device,
+    check_equal_shares,
+    check_segmentations,
+    check_writable,
     explaining_unwritable,
-    refuse_missing_device,
-    refuse_missing_segmentations,
-    refuse_unequal_shares,
-    refuse_unwritable,
     unwritable,
 )
 from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
@@ -72,30 +72,30 @@ class ReliableTraining(TrainerHooks):
         configuration: str,
         fold: int,
         dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net's own signature)
+        device: torch.device = torch.device("cuda"),
     ):
-        refuse_mixed_plans(type(self).__name__, plans, configuration, dataset_json)
+        check_plans_of_folder(type(self).__name__, plans, configuration, dataset_json)
         self.continued_from: str | None = None  # the checkpoint that was loaded
         try:
             super().__init__(plans, configuration, fold, dataset_json, device)
         except OSError as error:
             raise UserError(unwritable(os.environ.get("nnUNet_results", ""), error)) from error
-        refuse_unwritable(self.output_folder)
+        check_writable(self.output_folder)
 
     def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
         super().preflight(planned, device)
-        refuse_missing_device(device)
-        refuse_unequal_shares(planned)
-        refuse_unusable_folders("preprocessed", "results")
+        check_device(device)
+        check_equal_shares(planned)
+        check_usable_folders("preprocessed", "results")
         self.seed = seed_from_environment()
         if self.seed is not None:
-            self.refuse_where_cut_off("on_epoch_start", "the seed of each epoch")
+            self.check_not_cut_off("on_epoch_start", "the seed of each epoch")
 
     def is_deterministic(self) -> bool:
         return self.seed is not None
 
     def initialize(self):
-        refuse_missing_preprocessing(self)
+        check_preprocessing(self)
         if self.seed is not None:
             seed_all(self.seed)
         with cases_passing_over_litter():
@@ -116,16 +116,16 @@ class ReliableTraining(TrainerHooks):
         with cases_passing_over_litter():
             datasets = super().get_tr_and_val_datasets()
         spawn_to_end_with_this_one(datasets)
-        refuse_missing_cases(self, datasets)
-        refuse_missing_ground_truth(self, datasets[1].identifiers)
+        check_cases(self, datasets)
+        check_ground_truth(self, datasets[1].identifiers)
         if self.is_cascaded:
             cases = {case for dataset in datasets for case in dataset.identifiers}
             previous_stage = self.configuration_manager.previous_stage_name
-            refuse_missing_segmentations(cases, self.folder_with_segs_from_previous_stage, previous_stage)
+            check_segmentations(cases, self.folder_with_segs_from_previous_stage, previous_stage)
         return datasets
 
     def on_train_start(self):
-        refuse_missing_fingerprint(self)
+        check_fingerprint(self)
         ruined, count = parameters_not_finite(self.trained_modules()) if self.was_initialized else ([], 0)
         if ruined:
             raise UserError(
@@ -182,7 +182,7 @@ class ReliableTraining(TrainerHooks):
 
     @cases_passing_over_litter()
     def perform_actual_validation(self, save_probabilities: bool = False):
-        refuse_missing_ground_truth(self, self.do_split()[1])
+        check_ground_truth(self, self.do_split()[1])
         with self._explaining_out_of_memory("the final validation"), explaining_unwritable(self.output_folder):
             try:
                 super().perform_actual_validation(save_probabilities)
@@ -268,9 +268,9 @@ class ReliableTraining(TrainerHooks):
         if not self.was_initialized:
             self.initialize()
         checkpoint, own = read_checkpoint(filename_or_checkpoint), self.own_checkpoint_entry()
-        refuse_other_network(filename_or_checkpoint, checkpoint, self.bare_network().state_dict())
-        refuse_other_distillation(filename_or_checkpoint, checkpoint, own, type(self).__name__)
-        refuse_other_optimizer(filename_or_checkpoint, checkpoint, self.optimizer)
+        check_same_network(filename_or_checkpoint, checkpoint, self.bare_network().state_dict())
+        check_same_distillation(filename_or_checkpoint, checkpoint, own, type(self).__name__)
+        check_same_optimizer(filename_or_checkpoint, checkpoint, self.optimizer)
         super().load_checkpoint(filename_or_checkpoint)
         self.continued_from = filename_or_checkpoint
         self._catch_up_with_the_best()

@@ -44,7 +44,7 @@ class TrainerHooks(_Trainer):
 
     def __new__(cls, *arguments: Any, **keywords: Any):
         for hook in _MUST_CHAIN:
-            cls.refuse_where_cut_off(hook, "what it adds there")
+            cls.check_not_cut_off(hook, "what it adds there")
         return super().__new__(cls)
 
     def __init__(
@@ -53,7 +53,7 @@ class TrainerHooks(_Trainer):
         configuration: str,
         fold: int,
         dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net's own signature)
+        device: torch.device = torch.device("cuda"),
     ):
         self.preflight(PlansManager(plans).get_configuration(configuration), device)
         super().__init__(plans, configuration, fold, dataset_json, device)
@@ -101,7 +101,7 @@ class TrainerHooks(_Trainer):
         return next((c for c in behind if hook in vars(c) and c is not nnUNetTrainer and not is_layer(c)), None)
 
     @classmethod
-    def refuse_where_cut_off(cls, hook: str, loss: str) -> None:
+    def check_not_cut_off(cls, hook: str, loss: str) -> None:
         """Raises ValueError, naming the loss, where a class in front overrides a hook without calling `super()`."""
         if owner := cuts_off(cls, TrainerHooks, hook, is_layer):
             raise UserValueError(

@@ -112,9 +112,9 @@ def test_a_batch_that_several_gpus_cannot_share_is_refused(monkeypatch, batch, b
     configuration = SimpleNamespace(batch_size=batch, batch_dice=batch_dice)
     if refused:
         with pytest.raises(RuntimeError, match="A batch of 7 cannot be shared equally by 2 GPUs.*set batch_size to 6"):
-            surroundings.refuse_unequal_shares(configuration)
+            surroundings.check_equal_shares(configuration)
     else:
-        surroundings.refuse_unequal_shares(configuration)
+        surroundings.check_equal_shares(configuration)
 
 
 # --- what --c says ----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from helpers.tiny_dataset import NETWORK, PLANS
 
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.training.guards.other_plans import refuse_mixed_plans
+from nnunetv2_dsvm.training.guards.other_plans import check_plans_of_folder
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures", "one_epoch")
 LARGER = {**NETWORK, "dims": [16, 32, 64]}
@@ -110,10 +110,10 @@ def test_the_order_of_regions_is_the_networks(trained, tiny_dataset, monkeypatch
     dataset_json = {**tiny_dataset.load_dataset_json(), "labels": regions, "regions_class_order": [1, 2]}
     (trained(ShortVMUNet) / "dataset.json").write_text(json.dumps(dataset_json))
     plans = tiny_dataset.load_plans()
-    refuse_mixed_plans("ShortVMUNet", plans, "2d", dataset_json)
+    check_plans_of_folder("ShortVMUNet", plans, "2d", dataset_json)
     reversed_regions = {**dataset_json, "labels": dict(reversed(regions.items()))}
     with pytest.raises(UserError, match="the order of labels is .*whole.*core.* and not .*core.*whole"):
-        refuse_mixed_plans("ShortVMUNet", plans, "2d", reversed_regions)
+        check_plans_of_folder("ShortVMUNet", plans, "2d", reversed_regions)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
