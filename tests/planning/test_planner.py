@@ -178,7 +178,7 @@ def test_what_the_integrity_check_finds_is_said(plan, copied_dataset, capsys):
             ["-preset", "small", "-precision", "float16"],
             "in float16\nThere is no CUDA GPU here. A CPU trains in "
             "float32 and far slower: plan with -preset small alone",
-        ),  # fmt: skip
+        ),
         ([], "of 8 GB of a GPU, in bfloat16\nThere is no CUDA GPU here. A CPU trains in float32 and far slower"),
     ],
     ids=str,
