@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.files.text import first_line
 from nnunetv2_dsvm.nnunet.folders import CHECKPOINTS
 from nnunetv2_dsvm.nnunet.trained_model import TrainedModel
 from nnunetv2_dsvm.reporting.style import FOLD_COLOURS, STYLE
@@ -86,8 +87,7 @@ def read_curves(model: TrainedModel, folds: Sequence[str]) -> Curves:
             # The tensors stay on the disk. Published models may lack what a continued training needs: ask for no more.
             checkpoint = torch.load(present[0], map_location="cpu", weights_only=False, mmap=True)
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{present[0]} cannot be read as a checkpoint: {reason}") from error
+            raise UserError(f"{present[0]} cannot be read as a checkpoint: {first_line(error)}") from error
         content = checkpoint if isinstance(checkpoint, Mapping) else {}
         parameters = parameters or number_of_parameters(content.get("network_weights"))
         logged = content.get("logging")
