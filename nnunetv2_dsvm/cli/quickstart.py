@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_dsvm.datasets.grouped_splits import write_grouped_splits
+from nnunetv2_dsvm.datasets.splits import write_grouped_splits
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.nnunet.project import NnUNetProject
 from nnunetv2_dsvm.quickstart.output_folder import OutputFolder

@@ -1,13 +1,13 @@
 """The quickstart's output folder: claimed once, remembers what was finished, touches nothing of anybody else's."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.files.json_files import write_json
 from nnunetv2_dsvm.files.listing import visible
 from nnunetv2_dsvm.files.places_to_write import check_folder_place
 
@@ -80,9 +80,7 @@ class OutputFolder:
         return stored
 
     def _save(self) -> None:
-        partial = self.path / (STATE_FILE + ".partial")
-        partial.write_text(json.dumps(self._state, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, self.path / STATE_FILE)
+        write_json(self.path / STATE_FILE, self._state, indent=2)
 
 
 def _words(options: Mapping[str, Any]) -> str:

@@ -1,14 +1,13 @@
 """Make the report: read everything, draw in a folder of its own, and move the finished files into their place."""
 
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.files.atomic_write import beside, put_in_place
 from nnunetv2_dsvm.files.listing import visible_files
 from nnunetv2_dsvm.nnunet.trained_model import TrainedModel
 from nnunetv2_dsvm.reporting.case_figures import case_figures
@@ -53,9 +52,10 @@ def write_report(
     if all(result.tolerance_mm is not None for result in results):  # else NSD is not compared
         check_same_tolerance({title: result.tolerance_mm for title, result in zip(titles, results, strict=True)})
     curves = [read_curves(model, folds) for model in models]
+    drawing = ExitStack()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".report-", dir=folder))
+        partial = drawing.enter_context(beside(folder / REPORT))
     except OSError as error:
         raise UserError(f"cannot write into {folder}: {error}. Choose another folder with -o") from error
     try:
@@ -84,7 +84,7 @@ def write_report(
     except OSError as error:
         raise UserError(f"the report could not be written into {folder}: {error}") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        drawing.close()
 
 
 def _pictures_of_earlier_report(folder: Path) -> list[str]:
@@ -106,7 +106,7 @@ def _move_into_place(partial: Path, folder: Path, earlier: Sequence[str]) -> lis
             "choose another folder with -o"
         )
     for name in [*pictures, REPORT]:
-        os.replace(partial / name, folder / name)
+        put_in_place(partial / name, folder / name)
     for name in set(earlier) - set(pictures):
         (folder / name).unlink(missing_ok=True)
     return [folder / name for name in [REPORT, *pictures]]

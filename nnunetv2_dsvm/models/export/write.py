@@ -1,11 +1,10 @@
 """From a trained network to a checked file."""
 
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.files.atomic_write import replaced_file
 from nnunetv2_dsvm.files.places_to_write import check_file_place
 from nnunetv2_dsvm.models.export import formats
 from nnunetv2_dsvm.models.export.agreement import largest_difference, shapes_to_check
@@ -44,8 +43,7 @@ def write_portable_model(
     formats.check_packages(format)
     channels = trained.network.encoder.patch_embedding.projection.in_channels
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.stem}_", dir=path.absolute().parent) as beside:
-            temporary = Path(beside, path.name)
+        with replaced_file(path) as temporary:
             say("tracing the network")
             program = formats.trace(trained.network, channels)
             say(f"writing {path.name}")
@@ -54,7 +52,6 @@ def write_portable_model(
             exported = formats.load(temporary, format)
             shapes = shapes_to_check(trained.configuration.patch_size)
             difference = largest_difference(trained.network, exported, shapes, channels)
-            os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error}") from error
     return difference
