@@ -4,6 +4,7 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class _Type:
     """In the place of `numpy.dtype`."""
 
     def __init__(self, name: str, *_: Any) -> None:
-        self.name, self.order = name, "="
+        self.name, self.order = name, "<"
 
     def __setstate__(self, state: tuple) -> None:
         self.order = state[1]
@@ -68,7 +69,7 @@ class _Type:
         dtype = np.dtype(str(self.name))
         if dtype.kind not in "biufc":
             return None
-        return dtype if self.order == "|" else dtype.newbyteorder(self.order)
+        return dtype.newbyteorder(">") if self.order == ">" else dtype
 
 
 def _scalar(cls: type, dtype: _Type, data: bytes) -> np.generic | None:
@@ -97,7 +98,7 @@ def _named(module: str, name: str, *bases: type, **methods: Any) -> type:
 
 
 _ARRAY = _named("numpy", "ndarray", _Array)
-_STAND_INS = [
+_STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     _ARRAY,
     _named("builtins", "bytes", __new__=lambda cls: b""),  # of an array without elements
     _named("numpy", "dtype", _Type),
