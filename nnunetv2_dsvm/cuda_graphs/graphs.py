@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from nnunetv2_dsvm.cuda_graphs.recorded_call import GraphMemory, Hold, NothingToDifferentiate, RecordedCall
+from nnunetv2_dsvm.files.text import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -247,7 +248,7 @@ class CudaGraphs:
                 shelf.calls[key] = _NEVER
             if not isinstance(error, NothingToDifferentiate):
                 _forget_all_graphs()
-            logger.warning("no CUDA graph, running without: %s", str(error).split("\n")[0])
+            logger.warning("no CUDA graph, running without: %s", first_line(error))
             return None
         finally:
             _recording.release()

@@ -10,6 +10,7 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 
 from nnunetv2_dsvm.architecture.blocks.resampling import PATCH_SIZE
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
+from nnunetv2_dsvm.files.text import by
 from nnunetv2_dsvm.planning.copied_plans import vm_unet_architecture
 from nnunetv2_dsvm.planning.memory import GIGABYTE, Precision, largest_batch, training_memory
 
@@ -135,7 +136,7 @@ class DSVMPlanner(ExperimentPlanner):
                 smaller = list(PRESETS)[: list(PRESETS).index(self.preset)]  # PRESETS ascends
                 raise ValueError(
                     f"a training of the preset {self.preset!r} with {self.UNet_min_batch_size} images of "
-                    f"{patch[0]}×{patch[1]} pixels takes {self.memory_gb(patch, self.UNet_min_batch_size):.1f} GB, "
+                    f"{by(patch)} pixels takes {self.memory_gb(patch, self.UNet_min_batch_size):.1f} GB, "
                     f"more than the target of {self.UNet_vram_target_GB:g} GB: raise -gpu_memory_target"
                     + (f" or choose a smaller -preset ({', '.join(smaller)})" if smaller else "")
                 )

@@ -16,6 +16,7 @@ from torch.fx import GraphModule
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.files.text import first_line
 from nnunetv2_dsvm.models.export.metadata import KEY
 from nnunetv2_dsvm.models.export.traceable_network import TraceableVMUNet
 
@@ -97,10 +98,9 @@ def check_packages(format: Format) -> None:
 
 
 def _needs_newer(what: str, error: Exception) -> str:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
     return (
-        f"torch {torch.__version__} cannot {what}: {reason}. Exporting was made with torch 2.14 and uses what older "
-        "versions lack: update torch"
+        f"torch {torch.__version__} cannot {what}: {first_line(error)}. Exporting was made with torch 2.14 and uses "
+        "what older versions lack: update torch"
     )
 
 
