@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.evaluation.case_result import Case
+from nnunetv2_dsvm.evaluation.case_result import EvaluatedCase
 from nnunetv2_dsvm.evaluation.labels import read_labels
 from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet, case_names, file_ending, reader
 from nnunetv2_dsvm.files.json_files import read_json_object
@@ -50,7 +50,7 @@ def from_cross_validation(
         content = read_json_object(model / "dataset.json")
         ending = file_ending(content)
         training_cases = _training_cases(parent.name, ending)
-        cases: dict[str, Case] = {}
+        cases: dict[str, EvaluatedCase] = {}
         for fold in folds:
             validation = model / f"fold_{fold}" / "validation"
             present = case_names(validation, ending)
@@ -71,7 +71,7 @@ def from_cross_validation(
                         "one by one with -f"
                     )
                 else:
-                    cases[case] = Case(case, reference, prediction)
+                    cases[case] = EvaluatedCase(case, reference, prediction)
             if set(expected or ()) - set(present):
                 problems.append(what_a_fold_lacks(model, fold, dataset))
         if not cases:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.evaluation.case_result import Case
+from nnunetv2_dsvm.evaluation.case_result import EvaluatedCase
 from nnunetv2_dsvm.evaluation.labels import Labels, read_labels
 from nnunetv2_dsvm.files.json_files import read_json_object
 from nnunetv2_dsvm.files.listing import visible_files
@@ -26,7 +26,7 @@ class PredictionSet:
 
     model: str
     folder: Path
-    cases: tuple[Case, ...]
+    cases: tuple[EvaluatedCase, ...]
     labels: Labels
     reader_class: type
 
@@ -62,7 +62,7 @@ def from_folders(
         problems += [f"{folder / (case + ending)} is missing" for case in missing]
         problems += [f"{folder / (case + ending)} has no reference in {reference}" for case in surplus]
         both = sorted({*expected} & {*present})
-        cases = tuple(Case(case, reference / (case + ending), folder / (case + ending)) for case in both)
+        cases = tuple(EvaluatedCase(case, reference / (case + ending), folder / (case + ending)) for case in both)
         example = reference / (expected[0] + ending)
         sets.append(PredictionSet(name, folder, cases, read_labels(content), reader(content, plans_file, example)))
     return sets, problems

@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.files.text import first_line
+from nnunetv2_dsvm.models.checkpoint import read_checkpoint
 from nnunetv2_dsvm.nnunet.folders import CHECKPOINTS
 from nnunetv2_dsvm.nnunet.trained_model import TrainedModel
 from nnunetv2_dsvm.reporting.style import FOLD_COLOURS, STYLE
@@ -73,25 +72,18 @@ def read_curves(model: TrainedModel, folds: Sequence[str]) -> Curves:
     """Read each fold's series from its final checkpoint, or from the last one of a training that is not finished.
 
     Raises:
-        UserError: a checkpoint is broken.
+        UserError: a checkpoint is broken, or asks for code to be run.
     """
-    import torch
-
     histories, notes, parameters, seconds = {}, [], None, {}
     for fold in folds:
         present = [path for name in CHECKPOINTS if (path := model.fold_folder(fold) / name).is_file()]
         if not present:
             notes.append(f"Fold {fold} has no checkpoint, and so no curves.")
             continue
-        try:
-            # The tensors stay on the disk. Published models may lack what a continued training needs: ask for no more.
-            checkpoint = torch.load(present[0], map_location="cpu", weights_only=False, mmap=True)
-        except Exception as error:
-            raise UserError(f"{present[0]} cannot be read as a checkpoint: {first_line(error)}") from error
-        content = checkpoint if isinstance(checkpoint, Mapping) else {}
-        parameters = parameters or number_of_parameters(content.get("network_weights"))
-        logged = content.get("logging")
-        if not logged or not isinstance(logged, Mapping):
+        checkpoint = read_checkpoint(present[0])
+        parameters = parameters or number_of_parameters(checkpoint.weights)
+        logged = checkpoint.logged
+        if not logged:
             notes.append(f"Fold {fold}: {present[0].name} holds no training curves.")
             continue
         keys = {key for panel in PANELS for key, _, _ in panel.series}

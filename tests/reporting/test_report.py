@@ -227,7 +227,7 @@ def test_a_fold_without_validation_is_named(tmp_path, report, capsys):
     assert f"nnUNetPlans__2d has no finished validation; make it with {command}" in capsys.readouterr().err
     (folder / "fold_0" / "checkpoint_final.pth").write_bytes(b"half a checkpoint")
     assert report(drawn, "-f", "0")[0] == 1
-    assert "cannot be read as a checkpoint" in capsys.readouterr().err
+    assert "(17 bytes) cannot be read" in capsys.readouterr().err
 
 
 def test_an_output_folder_that_is_a_file(small, report, tmp_path, capsys):

@@ -175,12 +175,14 @@ def test_models_without_a_common_case_have_no_difference():
 
 def test_curves_of_ours_and_of_a_stock_trainer(tmp_path):
     drawn = Drawn(tmp_path, "RGB", cases=2)
-    ours, stock = (
-        read_curves(TrainedModel(make_model(drawn, trainer, ours=ours, epochs=7, checkpoint=name)), ["0", "1"])
+    folders = [
+        make_model(drawn, trainer, ours=ours, epochs=7, checkpoint=name)
         for trainer, ours, name in (("a", True, "checkpoint_final.pth"), ("b", False, "checkpoint_latest.pth"))
-    )
+    ]
+    ours, stock = (read_curves(TrainedModel(folder), ["0", "1"]) for folder in folders)
     assert [panel.title for panel in stock.panels] == ["loss", "pseudo Dice", "learning rate"]
-    assert len(ours.panels) == 7 and len(ours.histories["1"]["L_proj"]) == 7
+    logged = torch.load(folders[0] / "fold_1" / "checkpoint_final.pth", weights_only=False)["logging"]
+    assert len(ours.panels) == 7 and ours.histories["1"] == {key: logged[key] for key in ours.histories["1"]}
     assert ours.parameters == 12 and list(ours.epoch_seconds) == ["0", "1"]
     assert ours.epoch_seconds["1"] == pytest.approx([2.5] * 7)
     assert ours.notes == () and stock.notes[0] == "Fold 0 is not finished: checkpoint_latest.pth, after 7 epochs."
