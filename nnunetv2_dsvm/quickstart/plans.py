@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+# `planning.network_of_plans` makes it of the class itself, and with it loads torch, which takes seconds.
 NETWORK_CLASS = "nnunetv2_dsvm.architecture.vm_unet.VMUNet"
 
 
