@@ -89,7 +89,9 @@ def extract(archive_path: Path, wanted: Callable[[str], bool], folder: Path) -> 
                 raise UserError(f"{archive_path}: refusing to unpack the path {member.name!r}")
             target = folder.joinpath(*parts)
             target.parent.mkdir(parents=True, exist_ok=True)
-            with tar.extractfile(member) as source, open(target, "wb") as destination:
+            source = tar.extractfile(member)
+            assert source is not None  # a regular file has content
+            with source, open(target, "wb") as destination:
                 shutil.copyfileobj(source, destination)
 
 
