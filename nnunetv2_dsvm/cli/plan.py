@@ -8,8 +8,9 @@ from pathlib import Path
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.places_to_write import check_folder_place
 from nnunetv2_dsvm.files.text import by
-from nnunetv2_dsvm.nnunet.folders import OTHER_FILES_OF_A_DATASET, check_folder_variables
+from nnunetv2_dsvm.nnunet.folders import check_folder_variables
 from nnunetv2_dsvm.nnunet.listing import nnunet_passing_over_litter
+from nnunetv2_dsvm.nnunet.names import DATASET_JSON, OTHER_FILES_OF_A_DATASET
 
 _DEFAULT_GB = 8.0
 
@@ -140,7 +141,7 @@ def check_planning_options(args: argparse.Namespace) -> None:
     preprocessed = Path(os.environ["nnUNet_preprocessed"])
     of_datasets = (path for i in args.dataset_ids for path in preprocessed.glob(f"Dataset{i:03d}_*"))
     for folder in (preprocessed, *of_datasets):
-        files = ("dataset.json", f"{args.plans_name}.json") if folder != preprocessed else ()
+        files = (DATASET_JSON, f"{args.plans_name}.json") if folder != preprocessed else ()
         check_folder_place(folder, "let nnUNet_preprocessed name another folder", files)
     check_network_class(args.preprocessor_name, "-preprocessor_name", "preprocessing")
 

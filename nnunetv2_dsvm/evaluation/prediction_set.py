@@ -7,9 +7,10 @@ from typing import Any
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.case_result import EvaluatedCase
-from nnunetv2_dsvm.evaluation.labels import Labels, read_labels
 from nnunetv2_dsvm.files.json_files import read_json_object
 from nnunetv2_dsvm.files.listing import visible_files
+from nnunetv2_dsvm.nnunet.labels import Labels, read_labels
+from nnunetv2_dsvm.nnunet.names import DATASET_JSON, PLANS_JSON
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ def from_folders(
     names = _distinct_names(predictions)
     sets, problems = [], []
     for name, folder in zip(names, predictions, strict=True):
-        content = read_json_object(dataset_json or _beside(folder, "dataset.json", "-djfile"))
-        plans_file = plans or (folder / "plans.json" if (folder / "plans.json").is_file() else None)
+        content = read_json_object(dataset_json or _beside(folder, DATASET_JSON, "-djfile"))
+        plans_file = plans or (folder / PLANS_JSON if (folder / PLANS_JSON).is_file() else None)
         ending = file_ending(content)
         expected, present = case_names(reference, ending), case_names(folder, ending)
         if not expected:

@@ -12,7 +12,7 @@ from nnunetv2_dsvm.architecture.vm_unet import VMUNet, strides_of
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.json_files import write_json
 from nnunetv2_dsvm.files.listing import visible_files
-from nnunetv2_dsvm.nnunet.folders import OTHER_FILES_OF_A_DATASET
+from nnunetv2_dsvm.nnunet.names import OTHER_FILES_OF_A_DATASET
 from nnunetv2_dsvm.planning.network_of_plans import NETWORK_CLASS_NAME, check_output_varies, refuse_unless_2d
 
 

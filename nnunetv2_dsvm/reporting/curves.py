@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from nnunetv2_dsvm.models.checkpoint import read_checkpoint
-from nnunetv2_dsvm.nnunet.folders import CHECKPOINTS
+from nnunetv2_dsvm.nnunet.names import CHECKPOINTS, FINAL
 from nnunetv2_dsvm.nnunet.trained_model import TrainedModel
 from nnunetv2_dsvm.reporting.style import FOLD_COLOURS, STYLE
 from nnunetv2_dsvm.reporting.training_effort import epoch_seconds, number_of_parameters
@@ -90,7 +90,7 @@ def read_curves(model: TrainedModel, folds: Sequence[str]) -> Curves:
         histories[fold] = {key: [float(v) for v in values] for key, values in logged.items() if key in keys}
         if of_epochs := epoch_seconds(logged):
             seconds[fold] = of_epochs
-        if present[0].name != CHECKPOINTS[0]:
+        if present[0].name != FINAL:
             epochs = len(histories[fold].get("train_losses", ()))
             notes.append(f"Fold {fold} is not finished: {present[0].name}, after {epochs} epochs.")
     return Curves(histories, tuple(notes), parameters, seconds)

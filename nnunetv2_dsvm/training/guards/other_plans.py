@@ -16,7 +16,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.json_files import read_json_object
 from nnunetv2_dsvm.files.listing import is_litter, visible_files
-from nnunetv2_dsvm.nnunet.folders import OTHER_FILES_OF_A_DATASET, unusable_folders
+from nnunetv2_dsvm.nnunet.folders import unusable_folders
+from nnunetv2_dsvm.nnunet.names import DATASET_JSON, OTHER_FILES_OF_A_DATASET, PLANS_JSON
 
 # What a training may change without another prediction: of a configuration, and of its network's arguments.
 _TRAINING_ONLY = {"batch_size", "batch_dice", "data_identifier", "median_image_size_in_voxels", "inherits_from"}
@@ -52,7 +53,7 @@ def check_plans_of_folder(
     folds = sorted({file.parent.name for file in checkpoints})
     other = _differences(folder, plans, configuration, dataset_json) if folds else []
     file = _file_of_another_name(plans, Path(os.environ["nnUNet_preprocessed"], dataset))
-    if file and not (folds and _whole(_read(folder / "plans.json")) == _whole(plans)):
+    if file and not (folds and _whole(_read(folder / PLANS_JSON)) == _whole(plans)):
         raise UserError(
             f'{file} calls itself "{name}" inside (plans_name), and nnU-Net would put its results with those of the '
             f'plans {name}. Nothing was trained. Write "plans_name": "{file.stem}" into it, or make the copy with '
@@ -80,7 +81,7 @@ def _differences(
     folder: Path, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
 ) -> list[str]:
     """Which values are others in the folder's plans.json and dataset.json, in words; a missing file has no others."""
-    stored, stored_dataset = _read(folder / "plans.json"), _read(folder / "dataset.json")
+    stored, stored_dataset = _read(folder / PLANS_JSON), _read(folder / DATASET_JSON)
     different: list[str] = []
     if configuration in stored.get("configurations", {}):
         _compare(_of_prediction(stored, configuration), _of_prediction(plans, configuration), "", different)
