@@ -62,6 +62,7 @@ class RawFolder:
             raise UserError(f"-d {dataset_id}: nnU-Net's dataset IDs go from 1 to 999")
         check_folder_variables("raw")
         raw, preprocessed, results = (nnunet_folder(kind) for kind in ("raw", "preprocessed", "results"))
+        assert raw is not None  # it was needed
         self.dataset_id = dataset_id
         self.name = dataset_name(dataset_id, title)
         self.path = raw.absolute() / self.name

@@ -49,7 +49,7 @@ def check_folder_variables(*needed: Kind) -> None:
     kinds: tuple[Kind, ...] = ("raw", "preprocessed", "results")
     check_usable_folders(*(kind for kind in kinds if kind in needed or os.environ.get(f"nnUNet_{kind}")))
     raw, preprocessed = nnunet_folder("raw"), nnunet_folder("preprocessed")
-    if "raw" in needed and preprocessed and one_folder(raw, preprocessed):
+    if "raw" in needed and raw and preprocessed and one_folder(raw, preprocessed):
         raise UserError(f"nnUNet_raw and nnUNet_preprocessed are one folder, {raw}: set nnUNet_preprocessed to another")
 
 
