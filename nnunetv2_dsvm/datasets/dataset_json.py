@@ -1,9 +1,9 @@
 """nnU-Net's `dataset.json`."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from nnunetv2_dsvm.files.json_files import write_json
 from nnunetv2_dsvm.files.listing import visible_files
 from nnunetv2_dsvm.version import __version__
 
@@ -36,4 +36,4 @@ def write_dataset_json(
         "file_ending": file_ending,
         "overwrite_image_reader_writer": reader,
     }
-    (folder / "dataset.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "dataset.json", content, indent=2)

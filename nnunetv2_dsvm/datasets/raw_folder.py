@@ -13,10 +13,10 @@ from pathlib import Path
 
 from nnunetv2_dsvm.datasets.splits import SPLITS_FILE, Fold, check_splits, put_splits
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.files.json_files import read_json
+from nnunetv2_dsvm.files.atomic_write import recover, replaced_folder
+from nnunetv2_dsvm.files.json_files import read_json, write_json
 from nnunetv2_dsvm.files.listing import files_below, left_by_a_system
 from nnunetv2_dsvm.files.places_to_write import check_folder_place
-from nnunetv2_dsvm.files.replaced_folder import recover, written_beside
 from nnunetv2_dsvm.host.workers import map_with_progress
 from nnunetv2_dsvm.images.nifti_files import check_whole, is_nifti
 from nnunetv2_dsvm.nnunet.folders import check_folder_variables, nnunet_folder
@@ -83,7 +83,7 @@ class RawFolder:
         old_folds = self._old_folds()
         try:
             check_splits(self.preprocessed, old=old_folds, new=contents.folds)
-            with written_beside(self.path) as partial:
+            with replaced_folder(self.path) as partial:
                 contents.write(partial)
                 _check_nifti_files(partial, workers)
                 if contents.folds:
@@ -143,7 +143,7 @@ def _fingerprint(path: Path) -> str:
 
 def _write_manifest(folder: Path) -> None:
     content = {"made_by": f"nnunetv2_dsvm {__version__}", "files": _fingerprints(folder)}
-    (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / MANIFEST, content, indent=1)
 
 
 def _check_nifti_files(folder: Path, workers: int) -> None:

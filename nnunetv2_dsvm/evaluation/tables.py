@@ -4,9 +4,8 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from nnunetv2_dsvm.evaluation.case_result import CaseResult
 from nnunetv2_dsvm.evaluation.labels import Labels
 from nnunetv2_dsvm.evaluation.protocols import Protocol
 from nnunetv2_dsvm.evaluation.summary import OVER_LABELS, Statistic, Summary, repeats_its_only_label
+from nnunetv2_dsvm.files.atomic_write import beside, put_in_place
 from nnunetv2_dsvm.files.json_files import read_json_object
 from nnunetv2_dsvm.files.text import aligned
 from nnunetv2_dsvm.host.versions import PACKAGE, installed_version
@@ -125,17 +125,16 @@ def write_all(contents: Mapping[Path, str]) -> None:
     Raises:
         UserError: one of them cannot be written; older files are as they were.
     """
-    partial = {path: path.with_name(path.name + ".partial") for path in contents}
     try:
-        for path, text in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial[path].write_text(text, encoding="utf-8")
-        for path, beside in partial.items():
-            os.replace(beside, path)
+        with ExitStack() as folders:
+            written = {}
+            for path, text in contents.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                written[path] = folders.enter_context(beside(path)) / path.name
+                written[path].write_text(text, encoding="utf-8")
+            for path, file in written.items():
+                put_in_place(file, path)
     except OSError as error:
-        for beside in partial.values():
-            with suppress(OSError):
-                beside.unlink()
         raise UserError(f"cannot write the metrics: {error}; choose another folder with -o") from error
 
 

@@ -19,7 +19,7 @@ from nnunetv2_dsvm.files.listing import visible_files
 from nnunetv2_dsvm.nnunet.project import NnUNetProject
 from nnunetv2_dsvm.quickstart.baseline import Box, CopiedSlice, body_boxes, copy_best_slice, copy_most_similar_slice
 from nnunetv2_dsvm.quickstart.overlay import write_overlay
-from nnunetv2_dsvm.quickstart.result_table import Column, read_dice, write_report
+from nnunetv2_dsvm.quickstart.result_table import DiceColumn, read_dice, write_table
 
 SIMILAR, BEST = "copied slice", "best copied slice"
 BASELINES = {SIMILAR: copy_most_similar_slice, BEST: copy_best_slice}
@@ -82,9 +82,9 @@ def write_result(
     labels = json.loads((project.raw / "dataset.json").read_text(encoding="utf-8"))["labels"]
     labels.pop("background")
     chosen = json.loads((baselines / "chosen.json").read_text(encoding="utf-8"))
-    columns = [Column("DSVM-UNet", read_dice(prediction / "summary.json", labels))]
+    columns = [DiceColumn("DSVM-UNet", read_dice(prediction / "summary.json", labels))]
     for baseline in BASELINES:
-        columns.append(Column(baseline, read_dice(baselines / baseline.replace(" ", "_") / "summary.json", labels)))
+        columns.append(DiceColumn(baseline, read_dice(baselines / baseline.replace(" ", "_") / "summary.json", labels)))
     notes = [
         note,
         f"{SIMILAR}: the baseline without learning. The labels of one training slice ({chosen[SIMILAR]}), the one "
@@ -92,7 +92,7 @@ def write_result(
         f"{BEST}: the same with the training slice that gives the highest mean Dice ({chosen[BEST]}), chosen by "
         "looking at the answer: copying one slice cannot reach more.",
     ]
-    text = write_report(project.folder, title=title, columns=columns, notes=notes, details=details)
+    text = write_table(project.folder, title=title, columns=columns, notes=notes, details=details)
 
     test = read_test_case(project.raw)
     image = sitk.GetArrayFromImage(test.image)

@@ -1,16 +1,15 @@
 """Make the report, as `nnUNetv2_dsvm report` does: read everything, draw beside the place, move the finished files."""
 
 import logging
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.files.atomic_write import beside, put_in_place
 from nnunetv2_dsvm.files.listing import visible_files
 from nnunetv2_dsvm.files.places_to_write import check_folder_place
 from nnunetv2_dsvm.nnunet.folders import check_folder_variables
@@ -86,9 +85,10 @@ def _written(models: Sequence[TrainedModel], folds: Sequence[str], folder: Path)
     if len(tolerances) == len(results):  # else NSD is not compared
         check_same_tolerance(tolerances)
     curves = [read_curves(model, folds) for model in models]
+    drawing = ExitStack()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".report-", dir=folder))
+        partial = drawing.enter_context(beside(folder / REPORT))
     except OSError as error:
         raise UserError(f"cannot write into {folder}: {error}. Choose another folder with -o") from error
     try:
@@ -104,7 +104,7 @@ def _written(models: Sequence[TrainedModel], folds: Sequence[str], folder: Path)
     except OSError as error:
         raise UserError(f"the report could not be written into {folder}: {error}") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        drawing.close()
     return Report(html, pictures, results)
 
 
@@ -150,7 +150,7 @@ def _move_into_place(partial: Path, folder: Path, earlier: Sequence[str]) -> lis
             "choose another folder with -o"
         )
     for name in [*pictures, REPORT]:
-        os.replace(partial / name, folder / name)
+        put_in_place(partial / name, folder / name)
     for name in set(earlier) - set(pictures):
         (folder / name).unlink(missing_ok=True)
     return [folder / name for name in [REPORT, *pictures]]

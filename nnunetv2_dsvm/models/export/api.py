@@ -1,6 +1,5 @@
 """Export a trained network as one file, as `nnUNetv2_dsvm export` does."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +8,6 @@ from nnunetv2_dsvm.models.export.formats import Format
 from nnunetv2_dsvm.models.export.metadata import NOT_INSIDE
 from nnunetv2_dsvm.models.export.write import check_place, write_portable_model
 from nnunetv2_dsvm.models.trained_network import load_trained_network
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,4 +61,4 @@ def export(
     file = Path(output)
     check_place(file, format, overwrite)
     trained = load_trained_network(model, fold, checkpoint)
-    return ExportedModel(file, write_portable_model(trained, file, format, overwrite=overwrite, say=_LOG.info))
+    return ExportedModel(file, write_portable_model(trained, file, format, overwrite=overwrite))
