@@ -1,6 +1,6 @@
 """From a trained network to a checked file."""
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
@@ -12,6 +12,8 @@ from nnunetv2_dsvm.models.export.formats import SUFFIXES, Format
 from nnunetv2_dsvm.models.export.metadata import describe
 from nnunetv2_dsvm.models.trained_network import TrainedNetwork
 
+_LOG = logging.getLogger(__name__)
+
 
 def write_portable_model(
     trained: TrainedNetwork,
@@ -19,7 +21,6 @@ def write_portable_model(
     format: Format,
     *,
     overwrite: bool = False,
-    say: Callable[[str], None] = lambda text: None,
 ) -> float:
     """Exports a trained network, on the CPU, to a file that is read back and compared with the network before it stays.
 
@@ -30,7 +31,6 @@ def write_portable_model(
         path: ends in `.pt2` (torch-export) or `.onnx`.
         format: of the file.
         overwrite: whether a file of that name is replaced.
-        say: told what is being done.
 
     Returns:
         The largest difference found, as a part of the largest absolute logit.
@@ -44,11 +44,11 @@ def write_portable_model(
     channels = trained.network.encoder.patch_embedding.projection.in_channels
     try:
         with replaced_file(path) as temporary:
-            say("tracing the network")
+            _LOG.info("tracing the network")
             program = formats.trace(trained.network, channels)
-            say(f"writing {path.name}")
+            _LOG.info("writing %s", path.name)
             formats.write(program, format, describe(trained), temporary)
-            say("running the file, and comparing it with the network")
+            _LOG.info("running the file, and comparing it with the network")
             exported = formats.load(temporary, format)
             shapes = shapes_to_check(trained.configuration.patch_size)
             difference = largest_difference(trained.network, exported, shapes, channels)
