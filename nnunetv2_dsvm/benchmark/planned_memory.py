@@ -78,19 +78,5 @@ def measure_planned(progress: Callable[[str], None]) -> Iterator[PlannedTraining
             yield replace(training, peak=str(error).strip().splitlines()[-1])
 
 
-def as_table(trainings: list[PlannedTraining]) -> str:
-    """In Markdown, GB of 10^9 bytes."""
-    columns = "target", "preset", "patch", "batch", "precision", "channels, classes", "planned GB", "took GB", "ratio"
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for t in trainings:
-        peak = t.peak
-        took = peak if isinstance(peak, str) else f"{peak.total / GIGABYTE:.2f} | {peak.total / t.planned:.3f}"
-        lines.append(
-            f"| {t.target_gb} | {t.preset} | {t.patch_size[0]}×{t.patch_size[1]} | {t.batch_size} | {t.precision} "
-            f"| {t.input_channels}, {t.num_classes} | {t.planned / GIGABYTE:.2f} | {took} |"
-        )
-    return "\n".join(lines)
-
-
 def _sizes(preset: str) -> dict:
     return {key: PRESETS[preset][key] for key in ("dims", "encoder_depths", "decoder_depths")}
