@@ -93,7 +93,7 @@ def reader(dataset_json: dict[str, Any], plans_file: Path | None, example: Path)
             return registry.recursive_find_reader_writer_by_name(read_json_object(plans_file)["image_reader_writer"])
         return registry.determine_reader_writer_from_dataset_json(dataset_json, str(example), verbose=False)
     except (RuntimeError, KeyError) as error:
-        raise UserError(f"nnU-Net has no reader for {example} ({plans_file or 'dataset.json'}): {error}") from error
+        raise UserError(f"nnU-Net has no reader for {example} ({plans_file or DATASET_JSON}): {error}") from error
 
 
 def _beside(folder: Path, name: str, option: str) -> Path:

@@ -37,9 +37,14 @@ def fold_folder(model: Path, fold: str | int) -> Path:
     return model / f"fold_{fold}"
 
 
+def fold_folders(model: Path) -> list[Path]:
+    """Those that are there."""
+    return visible_folders(model, "fold_")
+
+
 def folds_of_model(model: Path) -> list[str]:
     """The folds that have a folder, numbers first."""
-    names = [path.name.removeprefix("fold_") for path in visible_folders(model, "fold_")]
+    names = [path.name.removeprefix("fold_") for path in fold_folders(model)]
     return sorted(names, key=lambda name: (not name.isdigit(), name.zfill(4)))
 
 

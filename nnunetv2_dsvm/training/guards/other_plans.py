@@ -15,9 +15,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.json_files import read_json_object
-from nnunetv2_dsvm.files.listing import is_litter, visible_files
+from nnunetv2_dsvm.files.listing import visible_files
 from nnunetv2_dsvm.nnunet.folders import unusable_folders
-from nnunetv2_dsvm.nnunet.names import DATASET_JSON, OTHER_FILES_OF_A_DATASET, PLANS_JSON
+from nnunetv2_dsvm.nnunet.names import DATASET_JSON, OTHER_FILES_OF_A_DATASET, PLANS_JSON, fold_folders
 
 # What a training may change without another prediction: of a configuration, and of its network's arguments.
 _TRAINING_ONLY = {"batch_size", "batch_dice", "data_identifier", "median_image_size_in_voxels", "inherits_from"}
@@ -49,8 +49,7 @@ def check_plans_of_folder(
         return
     name, dataset = plans["plans_name"], plans["dataset_name"]
     folder = Path(get_output_folder(dataset, trainer_name, name, configuration))
-    checkpoints = (file for file in folder.glob("fold_*/*checkpoint_*.pth") if not is_litter(file.name))
-    folds = sorted({file.parent.name for file in checkpoints})
+    folds = sorted(path.name for path in fold_folders(folder) if _has_checkpoints(path))
     other = _differences(folder, plans, configuration, dataset_json) if folds else []
     file = _file_of_another_name(plans, Path(os.environ["nnUNet_preprocessed"], dataset))
     if file and not (folds and _whole(_read(folder / PLANS_JSON)) == _whole(plans)):
@@ -68,6 +67,11 @@ def check_plans_of_folder(
             f"these plans a name of their own, nnUNetv2_dsvm copy-plans -d {dataset} -p {name} -o NEW_NAME, and train "
             "with -p NEW_NAME; or move the folder away"
         )
+
+
+def _has_checkpoints(fold: Path) -> bool:
+    """nnU-Net's own, or those that a newer training has set aside."""
+    return any("checkpoint_" in path.name for path in visible_files(fold, ".pth"))
 
 
 def _file_of_another_name(plans: Mapping[str, Any], folder: Path) -> Path | None:
