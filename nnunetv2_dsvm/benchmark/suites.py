@@ -18,6 +18,7 @@ from nnunetv2_dsvm.benchmark.measuring.timing import time_inference, time_traini
 from nnunetv2_dsvm.benchmark.scaling import measure_scaling, rank_counts
 from nnunetv2_dsvm.benchmark.settings import ImageShape, Plan
 from nnunetv2_dsvm.benchmark.sharing import TOGETHER, measure_sharing
+from nnunetv2_dsvm.files.text import last_line
 from nnunetv2_dsvm.ops import backend_report
 
 _PLAIN_TORCH = ("torch_chunked", "reference")
@@ -171,7 +172,7 @@ class Runner:
             except WrongResult as wrong:
                 yield replace(result, note=f"wrong result, no speed reported: {wrong}", failed=True)
             except RuntimeError as failure:
-                yield replace(result, note=f"failed: {str(failure).strip().splitlines()[-1]}", failed=True)
+                yield replace(result, note=f"failed: {last_line(failure)}", failed=True)
             else:
                 measurement = Measurement(times.inference, times.forward, times.training, None, None)
                 yield replace(result, measurement=measurement)
@@ -186,7 +187,7 @@ class Runner:
         except torch.OutOfMemoryError:
             return [replace(result, note=f"does not fit into the memory of these {ranks} GPUs")]
         except (WrongResult, RuntimeError) as failure:
-            return [replace(result, note=str(failure).strip().splitlines()[-1], failed=True)]
+            return [replace(result, note=last_line(failure), failed=True)]
         alone = f"{ranks} GPUs, no all-reduce"
         return [
             replace(result, measurement=Measurement(None, times.forward, times.training, None, None)),
@@ -234,8 +235,7 @@ class Runner:
         except torch.OutOfMemoryError:
             return replace(result, note=f"does not fit into the memory of this {self.device.type} device")
         except RuntimeError as failure:
-            lines = str(failure).strip().splitlines() or [type(failure).__name__]
-            return replace(result, note=f"failed: {lines[-1]}", failed=True)
+            return replace(result, note=f"failed: {last_line(failure)}", failed=True)
         finally:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()

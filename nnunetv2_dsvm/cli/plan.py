@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.places_to_write import check_folder_place
+from nnunetv2_dsvm.files.text import by
 from nnunetv2_dsvm.nnunet.folders import OTHER_FILES_OF_A_DATASET, check_folder_variables
 from nnunetv2_dsvm.nnunet.listing import nnunet_passing_over_litter
 
@@ -89,11 +90,10 @@ def plan_datasets(args: argparse.Namespace) -> None:
             raise UserError(f"dataset {dataset_id}: {error}. A raw dataset has a dataset.json") from error
         except (RuntimeError, ValueError, OSError) as error:
             raise UserError(f"dataset {dataset_id}: {error}") from error
-        height, width = plan["patch_size"]
         needed = planner.memory_gb(plan["patch_size"], plan["batch_size"])
         on_gpu = f"about {needed:.1f} of {target:g} GB of a GPU, in {precision}"
         print(
-            f"2d: VM-UNet, preset {planner.preset}, patch {height}×{width}, batch {plan['batch_size']}: "
+            f"2d: VM-UNet, preset {planner.preset}, patch {by(plan['patch_size'])}, batch {plan['batch_size']}: "
             f"{'for a CPU, which trains in float32' if for_cpu else on_gpu}"
         )
         if for_cpu:

@@ -20,6 +20,7 @@ from nnunetv2_dsvm.datasets.problems import Problems, check_is_folder, contents
 from nnunetv2_dsvm.datasets.raw_folder import Contents
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.listing import folders_down, inner_folder, visible_files
+from nnunetv2_dsvm.files.text import by
 from nnunetv2_dsvm.host.workers import map_with_progress
 
 PARTS = ("training", "validation", "test")
@@ -107,8 +108,7 @@ def check_lesion(lesion: Lesion, *, threshold_masks: bool) -> tuple[list[tuple[P
                 other = ", ".join(map(str, sorted(values - {0, 255})[:8]))
                 findings.append((path, f"has the values {other}, expected 0 and 255 (--threshold-masks takes it)"))
     if len(sizes) == 2 and sizes["RGB"] != sizes["L"]:
-        (width, height), (mask_width, mask_height) = sizes["RGB"], sizes["L"]
-        findings.append((lesion.mask, f"is {mask_width}×{mask_height} pixels, its image {width}×{height}"))
+        findings.append((lesion.mask, f"is {by(sizes['L'])} pixels, its image {by(sizes['RGB'])}"))
     return findings, largest
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from nnunetv2_dsvm.files.text import last_line
 from nnunetv2_dsvm.images.image_grid import grid_differences, grid_of_image
 from nnunetv2_dsvm.images.label_values import in_words, no_labels
 from nnunetv2_dsvm.images.nifti_files import check_whole
@@ -48,15 +49,10 @@ def _read(path: Path, findings: list[tuple[Path, str]]) -> sitk.Image | None:
             findings.append((path, f"has values that are not numbers: {in_words(not_numbers)}"))
         image = sitk.ReadImage(str(path))
     except Exception as error:  # whatever nibabel, gzip and ITK raise
-        findings.append((path, f"cannot be read: {_last_line(error)}"))
+        findings.append((path, f"cannot be read: {last_line(error)}"))
         return None
     dimensions, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
     if dimensions != 3 or components != 1:
         findings.append((path, f"has {dimensions} dimensions and {components} values a voxel, expected 3 and 1"))
         return None
     return image
-
-
-def _last_line(error: Exception) -> str:
-    """ITK's messages begin with places in its source code."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()

@@ -11,7 +11,8 @@ from nnunetv2_dsvm.evaluation.paired_statistics import CONFIDENCE, RESAMPLES, ho
 from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet
 from nnunetv2_dsvm.evaluation.protocols import Protocol
 from nnunetv2_dsvm.evaluation.summary import OVER_LABELS, case_mean, repeats_its_only_label
-from nnunetv2_dsvm.evaluation.tables import aligned, as_csv, number
+from nnunetv2_dsvm.evaluation.tables import as_csv, number
+from nnunetv2_dsvm.files.text import aligned
 
 Values = Mapping[str, Mapping[str, float]]  # of a case: label -> metric -> value, NaN where it is undefined
 

@@ -15,6 +15,7 @@ from nnunetv2_dsvm.evaluation.case_result import CaseResult
 from nnunetv2_dsvm.evaluation.labels import Labels
 from nnunetv2_dsvm.evaluation.protocols import Protocol
 from nnunetv2_dsvm.evaluation.summary import OVER_LABELS, Statistic, Summary, repeats_its_only_label
+from nnunetv2_dsvm.files.text import aligned
 from nnunetv2_dsvm.host.versions import PACKAGE, installed_version
 from nnunetv2_dsvm.version import __version__
 
@@ -81,16 +82,6 @@ def summary_table(summary: Summary, protocol: Protocol) -> str:
 def to_read(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Without the mean over the labels where there is but one label."""
     return {label: of for label, of in summary.items() if label != OVER_LABELS or not repeats_its_only_label(summary)}
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text, the first to the left and the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for first, *others in rows:
-        cells = [first.ljust(widths[0]), *(text.rjust(width) for text, width in zip(others, widths[1:], strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 def as_csv(rows: Sequence[Sequence[Any]]) -> str:

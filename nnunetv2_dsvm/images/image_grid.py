@@ -9,6 +9,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from nnunetv2_dsvm.files.text import by
+
 # Two programs round a header differently: NIfTI stores single precision and an orientation as a quaternion, others
 # decimals. The first voxel is stored directly; rounding of spacing and direction adds up towards the last one, where it
 # may not reach half a voxel: then the nearest neighbour of every voxel is its counterpart.
@@ -57,7 +59,7 @@ class Grid:
         oblique = np.abs(self.direction).max(axis=0).min() < 1 - 1e-6
         cosines = f" (direction {', '.join(f'{c:.6g}' for c in self.direction[:n, :n].ravel())})" if oblique else ""
         return (
-            f"{_by(self.size[:n])} voxels of {_by(self.spacing[:n])} mm, "
+            f"{by(self.size[:n])} voxels of {by(self.spacing[:n])} mm, "
             f"origin ({', '.join(f'{o:.7g}' for o in self.origin[:n])}) mm, axes towards {self.orientation}{cosines}"
         )
 
@@ -147,9 +149,9 @@ def grid_problem(array: PlacedArray, other: PlacedArray, what: str, other_path: 
             f"It has {array.grid}; {what} has {other.grid}"
         )
     if array.values.shape != other.values.shape:
-        return f"has shape {_by(array.values.shape)}, {what} {other_path} {_by(other.values.shape)}"
+        return f"has shape {by(array.values.shape)}, {what} {other_path} {by(other.values.shape)}"
     if not np.allclose(array.spacing_mm, other.spacing_mm, rtol=RELATIVE_SPACING, atol=0):
-        return f"has spacing {_by(array.spacing_mm)} mm, {what} {other_path} {_by(other.spacing_mm)} mm"
+        return f"has spacing {by(array.spacing_mm)} mm, {what} {other_path} {by(other.spacing_mm)} mm"
     return None
 
 
@@ -184,7 +186,3 @@ def _checked(grid: Grid) -> Grid:
     if not np.isfinite(grid.affine).all() or not grid.spacing.all() or abs(np.linalg.det(grid.direction)) < 1e-6:
         raise ValueError(f"its header gives no grid: from voxels to mm by {grid.affine[:3].tolist()}")
     return grid
-
-
-def _by(lengths) -> str:
-    return "×".join(f"{length:.6g}" for length in lengths)

@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from nnunetv2_dsvm.files.text import by
 from nnunetv2_dsvm.images.label_values import count_not_numbers
 
 BLOCK = 1 << 20  # bytes; a multiple of every type's size
@@ -58,4 +59,4 @@ def _check_spacing(header: nibabel.Nifti1Header, start: bytes) -> None:
     spacing = np.array(stored.get_zooms()[:3], float)
     several = np.array(stored.get_data_shape()[:3]) > 1
     if not np.isfinite(spacing).all() or not spacing[several].all():
-        raise ValueError(f"its header has the spacing {'×'.join(f'{s:g}' for s in spacing)} mm")
+        raise ValueError(f"its header has the spacing {by(spacing)} mm")

@@ -42,7 +42,7 @@ def write_portable_model(
     """
     check_place(path, format, overwrite)
     formats.check_packages(format)
-    channels = trained.network.encoder.patch_embedding.projection.in_channels
+    channels = trained.network.input_channels
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.stem}_", dir=path.absolute().parent) as beside:
             temporary = Path(beside, path.name)

@@ -9,6 +9,7 @@ import torch
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.files.text import first_line
 from nnunetv2_dsvm.models.pretrained.fitting import DecoderSource, Fitted, sizes
 from nnunetv2_dsvm.models.pretrained.reading import Pretrained
 from nnunetv2_dsvm.training.checkpoints.files import KEY
@@ -43,4 +44,4 @@ def write_weights(fitted: Fitted, origin: dict[str, Any], path: Path) -> None:
                 torch.save({"network_weights": fitted.weights, KEY: origin}, file)
             os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch turns some failed writes into RuntimeError
-        raise UserError(f"cannot write {path}: {str(error).splitlines()[0]}. Choose another place with -o.") from error
+        raise UserError(f"cannot write {path}: {first_line(error)}. Choose another place with -o.") from error

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from nnunetv2_dsvm.errors import Refusal, UserError
+from nnunetv2_dsvm.files.text import first_line
 from nnunetv2_dsvm.nnunet.folders import CHECKPOINTS
 
 KEY = "nnunetv2_dsvm"
@@ -57,10 +58,9 @@ def _not_written(filename: str, size: int, error: Exception) -> str:
     folder = os.path.dirname(filename)
     free = f"{shutil.disk_usage(folder).free / 2**20:.1f} MiB" if os.path.isdir(folder) else "an unknown amount"
     kept = "The file of that name is as it was" if os.path.exists(filename) else "There was no file of that name"
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
     return (
-        f"The checkpoint {filename} could not be written: {reason}. It needs about {size / 2**20:.1f} MiB, and {free} "
-        f"are free on its disk. {kept}. Make room (or the folder writable) and {how_to_go_on(folder)}"
+        f"The checkpoint {filename} could not be written: {first_line(error)}. It needs about "
+        f"{size / 2**20:.1f} MiB, and {free} are free on its disk. {kept}. Make room (or the folder writable) and {how_to_go_on(folder)}"
     )
 
 
@@ -85,10 +85,10 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{filename} ({os.path.getsize(filename)} bytes) cannot be read as a checkpoint: {reason}. It is "
-            f"truncated, as by an interrupted copy, or no checkpoint at all. {_others(filename)} Nothing was changed."
+            f"{filename} ({os.path.getsize(filename)} bytes) cannot be read as a checkpoint: {first_line(error)}. It "
+            "is truncated, as by an interrupted copy, or no checkpoint at all. "
+            f"{_others(filename)} Nothing was changed."
         ) from error
     _refuse_damaged(filename)
     _refuse_foreign(checkpoint, filename, advice=_others(filename))
