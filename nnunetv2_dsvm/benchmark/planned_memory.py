@@ -39,8 +39,10 @@ class PlannedTraining:
     @property
     def planned(self) -> float:
         """Bytes."""
-        network = {"input_channels": self.input_channels, "num_classes": self.num_classes, **_sizes(self.preset)}
-        return training_memory(self.patch_size, self.batch_size, **network, precision=self.precision)
+        return training_memory(
+            self.patch_size, self.batch_size, PRESETS[self.preset],
+            input_channels=self.input_channels, num_classes=self.num_classes, precision=self.precision,
+        )  # fmt: skip
 
     @property
     def took_more(self) -> bool:
@@ -49,7 +51,7 @@ class PlannedTraining:
     def case(self) -> TrainingCase:
         labels = {"background": 0, **{f"class {i}": i for i in range(1, self.num_classes)}}
         return TrainingCase(
-            self.patch_size, self.batch_size, _sizes(self.preset), self.precision, self.input_channels, labels
+            self.patch_size, self.batch_size, dict(PRESETS[self.preset]), self.precision, self.input_channels, labels
         )
 
     def as_row(self) -> dict[str, Any]:
@@ -63,8 +65,8 @@ def planned_trainings(memory: int) -> list[PlannedTraining]:
     for target in (gb for gb in _TARGETS_GB if gb * GIGABYTE <= memory):
         preset = preset_for(target)
         for patch_size, precision, channels, classes in _IMAGES:
-            network = {"input_channels": channels, "num_classes": classes, **_sizes(preset)}
-            batch = largest_batch(target * GIGABYTE, patch_size, **network, precision=precision)
+            images = {"input_channels": channels, "num_classes": classes, "precision": precision}
+            batch = largest_batch(target * GIGABYTE, patch_size, PRESETS[preset], **images)
             found.append(PlannedTraining(target, preset, patch_size, batch, precision, channels, classes))
     return found
 
@@ -77,7 +79,3 @@ def measure_planned(progress: Callable[[str], None]) -> Iterator[PlannedTraining
             yield replace(training, peak=run_isolated(measure_training_memory, training.case()))
         except RuntimeError as error:
             yield replace(training, peak=last_line(error))
-
-
-def _sizes(preset: str) -> dict:
-    return {key: PRESETS[preset][key] for key in ("dims", "encoder_depths", "decoder_depths")}
