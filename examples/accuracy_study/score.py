@@ -16,7 +16,6 @@ from typing import Any
 from run_grid import DONE
 
 from nnunetv2_dsvm.evaluation.case_result import EvaluatedCase
-from nnunetv2_dsvm.evaluation.labels import read_labels
 from nnunetv2_dsvm.evaluation.parallel import measure_sets
 from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet, reader
 from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS
@@ -25,6 +24,7 @@ from nnunetv2_dsvm.evaluation.tables import as_csv, number, write_all
 from nnunetv2_dsvm.files.listing import visible_files, visible_folders
 from nnunetv2_dsvm.files.places_to_write import check_folder_place
 from nnunetv2_dsvm.nnunet.folders import check_folder_variables
+from nnunetv2_dsvm.nnunet.labels import read_labels
 
 ENDING = ".nii.gz"
 SCORES = ("dataset", "run", "seed", "part", "label", "Dice", "HD95_mm", "missed")

@@ -7,6 +7,7 @@ from pathlib import Path
 from nnunetv2_dsvm.cli.arguments import positive
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.places_to_write import check_file_place
+from nnunetv2_dsvm.nnunet.names import DATASET_JSON
 
 # Those of architecture/vm_unet.py and training/network.py, which import torch.
 PRESETS = ("small", "base", "large", "wide", "deep", "huge")
@@ -89,7 +90,7 @@ def _planned_network(file: Path, configuration: str, channels: int | None):
 
     from nnunetv2_dsvm.planning.network_of_plans import build_vm_unet
 
-    dataset_json = file.with_name("dataset.json")
+    dataset_json = file.with_name(DATASET_JSON)
     try:
         plans = PlansManager(json.loads(file.read_text(encoding="utf-8")))
         planned = plans.get_configuration(configuration)

@@ -6,6 +6,7 @@ from pathlib import Path
 from nnunetv2_dsvm.cli.arguments import CONFIGURATION, PLANS, TRAINER, add_model_arguments
 from nnunetv2_dsvm.cli.steps import shown_steps
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.nnunet.names import FINAL
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,9 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         fold="fold, a number or all; one file each",
         several=False,
     )
-    parser.add_argument(
-        "-chk", metavar="CHECKPOINT", default="checkpoint_final.pth", help="default: checkpoint_final.pth"
-    )
+    parser.add_argument("-chk", metavar="CHECKPOINT", default=FINAL, help=f"default: {FINAL}")
     parser.add_argument("-o", type=Path, required=True, metavar="FILE", help="ends in .pt2 or .onnx")
     parser.add_argument(
         "--format", choices=("torch-export", "onnx"), default="torch-export",

@@ -31,13 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from nnunetv2_dsvm.files.places_to_write import check_folder_place
     from nnunetv2_dsvm.nnunet.folders import check_folder_variables
     from nnunetv2_dsvm.nnunet.trained_model import find_models
-    from nnunetv2_dsvm.reporting.api import report
+    from nnunetv2_dsvm.reporting.api import REPORT, report
 
     if args.d is None:
         check_options(args, ("tr", "p", "c"), "belong to -d ID; a MODEL_FOLDER names trainer, plans and configuration")
     check_folder_variables()
+    check_folder_place(args.o, "choose another folder with -o", (REPORT,))
     models = find_models(args.models, args.d, args.tr or [TRAINER], args.p or PLANS, args.c or CONFIGURATION)
     with shown_steps("nnunetv2_dsvm.reporting"):
         written = report([model.folder for model in models], args.o, folds=args.f)

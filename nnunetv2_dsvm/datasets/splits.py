@@ -11,8 +11,8 @@ from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.json_files import read_json, write_json
 from nnunetv2_dsvm.files.listing import visible_files
 from nnunetv2_dsvm.files.places_to_write import try_to_write
+from nnunetv2_dsvm.nnunet.names import GROUND_TRUTH, SPLITS_JSON
 
-SPLITS_FILE = "splits_final.json"
 NUM_FOLDS = 5  # of nnU-Net's own splits
 Fold = dict[str, list[str]]  # "train" and "val": names of cases
 
@@ -33,7 +33,7 @@ def check_splits(folder: Path | None, *, old: Sequence[Fold], new: Sequence[Fold
         return
     if new:
         try_to_write(next(place for place in (folder, *folder.parents) if place.exists()))
-    path = folder / SPLITS_FILE
+    path = folder / SPLITS_JSON
     if not path.is_file():
         return
     found = read_json(path, "Move it away")
@@ -45,7 +45,7 @@ def check_splits(folder: Path | None, *, old: Sequence[Fold], new: Sequence[Fold
 
 def put_splits(folder: Path, folds: Sequence[Fold], *, old: Sequence[Fold] = ()) -> None:
     """Write `folds`, or remove the `old` ones where there are no new ones. Other folds were refused before."""
-    path = folder / SPLITS_FILE
+    path = folder / SPLITS_JSON
     found = read_json(path) if path.is_file() else None
     if folds and (found is None or found[: len(folds)] != list(folds)):
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def write_grouped_splits(dataset_folder: Path, group_of: Callable[[str], str]) -
     Raises:
         ValueError: there are fewer groups than folds.
     """
-    references = visible_files(dataset_folder / "gt_segmentations", ".nii.gz")
+    references = visible_files(dataset_folder / GROUND_TRUTH, ".nii.gz")
     cases = sorted(path.name.removesuffix(".nii.gz") for path in references)
     groups = sorted({group_of(case) for case in cases})
     if len(groups) < NUM_FOLDS:
@@ -81,6 +81,6 @@ def write_grouped_splits(dataset_folder: Path, group_of: Callable[[str], str]) -
                 "val": [case for case in cases if group_of(case) in held_out],
             }
         )
-    path = dataset_folder / SPLITS_FILE
+    path = dataset_folder / SPLITS_JSON
     write_json(path, splits, indent=4)
     return path

@@ -8,10 +8,10 @@ import numpy as np
 from scipy import ndimage
 
 from nnunetv2_dsvm.evaluation.confusion import Counts, counts_of, joint_histogram
-from nnunetv2_dsvm.evaluation.labels import Labels
 from nnunetv2_dsvm.evaluation.protocols import Protocol
 from nnunetv2_dsvm.evaluation.segmentations import Pair
 from nnunetv2_dsvm.evaluation.surface import SurfaceDistances, surface_distances
+from nnunetv2_dsvm.nnunet.labels import Labels
 
 Slices = tuple[slice, ...]
 

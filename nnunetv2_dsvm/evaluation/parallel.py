@@ -9,10 +9,10 @@ from tqdm import tqdm
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.case_result import CaseResult, EvaluatedCase, measure_case
-from nnunetv2_dsvm.evaluation.labels import Labels
 from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet
 from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS
 from nnunetv2_dsvm.evaluation.segmentations import read_pair
+from nnunetv2_dsvm.nnunet.labels import Labels
 
 Outcome = tuple[CaseResult | None, list[str]]
 Task = tuple[EvaluatedCase, Labels, type, str, float, bool, bool]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_dsvm.evaluation.labels import Labels
 from nnunetv2_dsvm.images.image_grid import PlacedArray, grid_problem, resampled
 from nnunetv2_dsvm.images.label_maps import read_label_map
+from nnunetv2_dsvm.nnunet.labels import Labels
 
 ADVICE = "--resample brings it onto the reference's grid"
 CANNOT = "--resample cannot: it needs two places in space, which PNG and TIFF do not have, in as many dimensions"

@@ -11,13 +11,13 @@ from typing import Any
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.case_result import CaseResult
-from nnunetv2_dsvm.evaluation.labels import Labels
 from nnunetv2_dsvm.evaluation.protocols import Protocol
 from nnunetv2_dsvm.evaluation.summary import OVER_LABELS, Statistic, Summary, repeats_its_only_label
 from nnunetv2_dsvm.files.atomic_write import beside, put_in_place
 from nnunetv2_dsvm.files.json_files import read_json_object
 from nnunetv2_dsvm.files.text import aligned
 from nnunetv2_dsvm.host.versions import PACKAGE, installed_version
+from nnunetv2_dsvm.nnunet.labels import Labels
 from nnunetv2_dsvm.version import __version__
 
 _RENAMED = {"MSD_mm": "ASSD_mm"}  # of 0.1.0, and now

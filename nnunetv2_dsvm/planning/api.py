@@ -16,6 +16,7 @@ from nnunetv2_dsvm.files.places_to_write import check_folder_place
 from nnunetv2_dsvm.host.devices import trains_in_bf16
 from nnunetv2_dsvm.nnunet.folders import check_folder_variables
 from nnunetv2_dsvm.nnunet.listing import nnunet_passing_over_litter
+from nnunetv2_dsvm.nnunet.names import DATASET_JSON
 from nnunetv2_dsvm.planning.memory import Precision
 from nnunetv2_dsvm.planning.planner import PLANS_NAME, DSVMPlanner, check_size
 from nnunetv2_dsvm.planning.plans_name import check_plans_name
@@ -152,7 +153,7 @@ def check_plan_arguments(
     preprocessed = Path(os.environ["nnUNet_preprocessed"])
     of_datasets = (path for i in dataset_ids for path in preprocessed.glob(f"Dataset{i:03d}_*"))
     for folder in (preprocessed, *of_datasets):
-        files = ("dataset.json", f"{plans_name}.json") if folder != preprocessed else ()
+        files = (DATASET_JSON, f"{plans_name}.json") if folder != preprocessed else ()
         check_folder_place(folder, "let nnUNet_preprocessed name another folder", files)
     check_nnunet_class(preprocessor_name, "-preprocessor_name", "preprocessing")
 

@@ -3,7 +3,7 @@
 import re
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.nnunet.folders import OTHER_FILES_OF_A_DATASET
+from nnunetv2_dsvm.nnunet.names import OTHER_FILES_OF_A_DATASET
 
 
 def check_plans_name(plans_name: str, option: str) -> None:

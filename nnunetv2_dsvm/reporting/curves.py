@@ -8,7 +8,7 @@ from typing import Any
 
 from nnunetv2_dsvm.files.safe_load import UnsafePickle
 from nnunetv2_dsvm.models.checkpoint import read_checkpoint
-from nnunetv2_dsvm.nnunet.folders import CHECKPOINTS
+from nnunetv2_dsvm.nnunet.names import CHECKPOINTS, FINAL
 from nnunetv2_dsvm.nnunet.trained_model import TrainedModel
 from nnunetv2_dsvm.reporting.style import LineStyle
 
@@ -93,7 +93,7 @@ def read_curves(model: TrainedModel, folds: Sequence[str]) -> Curves:
         histories[fold] = {key: values for key, values in logged.items() if key in keys}
         if of_epochs := epoch_seconds(logged):
             seconds[fold] = of_epochs
-        if present[0].name != CHECKPOINTS[0]:
+        if present[0].name != FINAL:
             epochs = len(histories[fold].get("train_losses", ()))
             notes.append(f"Fold {fold} is not finished: {present[0].name}, after {epochs} epochs.")
     return Curves(histories, tuple(notes), parameters, seconds)

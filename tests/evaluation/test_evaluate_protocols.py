@@ -13,10 +13,10 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.evaluation.case_result import EvaluatedCase, measure_case
-from nnunetv2_dsvm.evaluation.labels import Labels, read_labels
 from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS
 from nnunetv2_dsvm.evaluation.segmentations import Pair
 from nnunetv2_dsvm.evaluation.summary import summarise
+from nnunetv2_dsvm.nnunet.labels import Labels, read_labels
 
 ONE = Labels({"organ": (1,)}, None, (0, 1))
 REGIONS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "active": [3]}

@@ -8,6 +8,7 @@ from nnunetv2_dsvm.models.export.formats import Format
 from nnunetv2_dsvm.models.export.metadata import NOT_INSIDE
 from nnunetv2_dsvm.models.export.write import check_place, write_portable_model
 from nnunetv2_dsvm.models.trained_network import load_trained_network
+from nnunetv2_dsvm.nnunet.names import FINAL
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def export(
     *,
     fold: str | int,
     format: Format = "torch-export",
-    checkpoint: str = "checkpoint_final.pth",
+    checkpoint: str = FINAL,
     overwrite: bool = False,
 ) -> ExportedModel:
     """Writes the network of one fold as a file that runs without this package, for any batch and image size.

@@ -36,7 +36,8 @@ def trace(network: VMUNet, input_channels: int) -> ExportedProgram:
     sizes = {0: Dim("batch", min=1), 2: Dim("height", min=1), 3: Dim("width", min=1)}
     try:
         # Otherwise torch reasons that a size is not 1 because the example's is not, and refuses a batch of one later.
-        with torch.no_grad(), torch.fx.experimental._config.patch(backed_size_oblivious=True):
+        config = torch.fx.experimental._config
+        with torch.no_grad(), config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]  # torch adds it
             program = torch.export.export(TraceableVMUNet(network), (example,), dynamic_shapes=(sizes,), strict=False)
     except Exception as error:
         raise UserError(_needs_newer("trace the network", error)) from error
@@ -67,6 +68,7 @@ def write(program: ExportedProgram, format: Format, metadata: Mapping[str, Any],
             )  # fmt: skip
         except Exception as error:
             raise UserError(_needs_newer("write the network as ONNX", error)) from error
+        assert model is not None  # it is one where dynamo=True
         model.model.metadata_props[KEY] = text
         model.save(path)
 

@@ -41,7 +41,7 @@ def write_portable_model(
     """
     check_place(path, format, overwrite)
     formats.check_packages(format)
-    channels = trained.network.encoder.patch_embedding.projection.in_channels
+    channels = trained.network.input_channels
     try:
         with replaced_file(path) as temporary:
             _LOG.info("tracing the network")

@@ -9,7 +9,7 @@ from nnunetv2_dsvm.models.pretrained.fitting import HEADS, DecoderSource, Fitted
 from nnunetv2_dsvm.models.pretrained.reading import PATCH_EMBEDDING, Pretrained
 
 # The network's parts, by how the names of their weights start.
-PARTS = {
+PARTS: dict[str, str | tuple[str, ...]] = {
     "patch embedding": "encoder.patch_embedding.",
     "encoder's blocks": "encoder.stages.",
     "patch mergings": "encoder.mergings.",

@@ -15,7 +15,7 @@ import torch
 from nnunetv2_dsvm.errors import Refusal, UserError
 from nnunetv2_dsvm.files.atomic_write import beside, remove_unfinished, replaced_file, set_aside
 from nnunetv2_dsvm.files.text import first_line
-from nnunetv2_dsvm.nnunet.folders import CHECKPOINTS
+from nnunetv2_dsvm.nnunet.names import CHECKPOINTS, FINAL
 
 KEY = "nnunetv2_dsvm"
 _NNUNETS_KEYS = ("network_weights", "optimizer_state", "current_epoch", "init_args", "trainer_name", "logging")
@@ -60,7 +60,7 @@ def how_to_go_on(folder: str) -> str:
     there = [name for name in CHECKPOINTS if os.path.isfile(os.path.join(folder, name))]
     if not there:
         return "start the training again, without --c: it has written no checkpoint to continue from"
-    if there[0] == CHECKPOINTS[0]:
+    if there[0] == FINAL:
         return "repeat the final validation with --val: the training itself is finished"
     return f"continue with --c from {there[0]}"
 
@@ -96,8 +96,8 @@ def in_a_file(checkpoint: Mapping[str, Any], folder: str) -> Iterator[str]:
         UserError: it is no checkpoint of an nnU-Net training.
     """
     _refuse_foreign(checkpoint, "the dictionary", advice="Give what a checkpoint file of nnU-Net holds.")
-    with beside(Path(folder, CHECKPOINTS[0])) as unfinished:
-        filename = str(unfinished / CHECKPOINTS[0])
+    with beside(Path(folder, FINAL)) as unfinished:
+        filename = str(unfinished / FINAL)
         torch.save(dict(checkpoint), filename)
         yield filename
 
