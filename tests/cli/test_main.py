@@ -48,7 +48,9 @@ def test_the_command_offers_every_protocol():
     assert tuple(PROTOCOLS) == evaluate.PROTOCOL_NAMES
 
 
-@pytest.mark.parametrize("name", ["plan", "evaluate", "evaluate_cross_validation", "report", "export"])
+@pytest.mark.parametrize(
+    "name", ["plan", "evaluate", "evaluate_cross_validation", "report", "export", "convert_weights"]
+)
 def test_what_commands_do_can_be_imported_from_the_package(name):
     function = getattr(nnunetv2_dsvm, name)
     assert function.__name__ == name and name in nnunetv2_dsvm.__all__
