@@ -11,8 +11,13 @@ from nnunetv2_dsvm import autoregister, version  # as attributes too: torch may 
 if TYPE_CHECKING:
     from nnunetv2_dsvm.architecture.vm_unet import VMUNet, VMUNetOutput
     from nnunetv2_dsvm.distillation.dual import DualSelfDistillation
+    from nnunetv2_dsvm.evaluation.api import evaluate, evaluate_cross_validation
+    from nnunetv2_dsvm.models.export.api import export
+    from nnunetv2_dsvm.models.pretrained.api import convert_weights
     from nnunetv2_dsvm.models.trained_network import load_trained_network
     from nnunetv2_dsvm.ops import ss2d_scan
+    from nnunetv2_dsvm.planning.api import plan
+    from nnunetv2_dsvm.reporting.api import report
 
 __version__ = version.__version__
 
@@ -27,6 +32,7 @@ _HOME_OF = {
     "evaluate_cross_validation": "nnunetv2_dsvm.evaluation.api",
     "report": "nnunetv2_dsvm.reporting.api",
     "export": "nnunetv2_dsvm.models.export.api",
+    "convert_weights": "nnunetv2_dsvm.models.pretrained.api",
 }
 
 __all__ = [
@@ -34,8 +40,14 @@ __all__ = [
     "VMUNet",
     "VMUNetOutput",
     "__version__",
+    "convert_weights",
+    "evaluate",
+    "evaluate_cross_validation",
+    "export",
     "load_trained_network",
+    "plan",
     "register_trainers",
+    "report",
     "ss2d_scan",
 ]
 

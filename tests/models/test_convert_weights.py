@@ -8,6 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from helpers.examples_in_docstrings import run_example
 from helpers.places import DATA
 from helpers.scan_inputs import relative_error
 from helpers.vmamba_checkpoints import (
@@ -18,6 +19,7 @@ from helpers.vmamba_checkpoints import (
     second_generation_shapes,
 )
 
+import nnunetv2_dsvm
 from nnunetv2_dsvm import VMUNet
 from nnunetv2_dsvm.architecture.blocks.resampling import PatchEmbedding
 from nnunetv2_dsvm.cli.main import main
@@ -445,3 +447,14 @@ def test_presets_are_those_of_the_network():
     from nnunetv2_dsvm.planning.network_of_plans import DEFAULT_PRESET
 
     assert tuple(PRESETS) == convert_weights.PRESETS and convert_weights.DEFAULT_PRESET == DEFAULT_PRESET
+
+
+def test_a_call_writes_what_the_command_writes_and_prints_nothing(convert, vmamba, monkeypatch, capsys):
+    by_command = convert({"model": vmamba})
+    monkeypatch.chdir(convert.out.parent)
+    run_example(nnunetv2_dsvm.convert_weights)
+    assert capsys.readouterr() == ("", "")
+    by_call = torch.load("weights.pth", weights_only=True)
+    assert by_call["nnunetv2_dsvm"] == by_command["nnunetv2_dsvm"]
+    assert list(by_call["network_weights"]) == list(by_command["network_weights"])
+    assert all(torch.equal(by_call["network_weights"][name], t) for name, t in by_command["network_weights"].items())
