@@ -7,7 +7,7 @@ from typing import Any
 
 from nnunetv2_dsvm.files.json_files import write_json
 
-# `planning.network_of_plans` makes it of the class itself, and with it loads torch, which takes seconds.
+# NETWORK_CLASS_NAME of `planning.network_of_plans`, which loads torch for seconds; a test compares the two.
 NETWORK_CLASS = "nnunetv2_dsvm.architecture.vm_unet.VMUNet"
 
 
