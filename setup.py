@@ -52,7 +52,7 @@ setup(
     extras_require={
         "datasets": ["h5py"],  # the preprocessed Synapse
         "export": EXPORT,  # ONNX; torch.export needs nothing
-        "test": ["pytest>=8", "pytest-timeout", "pytest-xdist>=3.8", "hypothesis", "ruff", "h5py", "medpy>=0.5.2", *EXPORT],
+        "test": ["pytest>=8", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "h5py", "medpy>=0.5.2", *EXPORT],
         "cuda": ["mamba-ssm", "causal-conv1d"],
     },
     entry_points={
