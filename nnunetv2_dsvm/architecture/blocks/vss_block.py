@@ -58,6 +58,7 @@ class SS2D(nn.Module):
     def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         """SS2D(norm(x)); fused into one operator where the kernels for that can run."""
         if self._fused(x):
+            assert self.conv.bias is not None
             return ss2d_block(
                 x, _weights(norm), self.in_proj.weight, self.conv.weight, self.conv.bias, self._projection(),
                 self._A(), self.D, self.dt_bias, _weights(self.out_norm), self.out_proj.weight,

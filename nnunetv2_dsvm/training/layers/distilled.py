@@ -11,6 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunetv2_dsvm.architecture.stage_info import channels_of
 from nnunetv2_dsvm.distillation.distances import DistanceKind, FeatureDistance
 from nnunetv2_dsvm.distillation.dual import DualSelfDistillation, Term
 from nnunetv2_dsvm.distillation.features import ProjectionKind
@@ -64,8 +65,8 @@ class DistilledTraining(TrainerHooks):
                 f"{type(network).__name__}: leave out the class that it comes from"
             )
         distillation = DualSelfDistillation(
-            network.encoder.output_channels,
-            network.decoder.output_channels,
+            channels_of(network.encoder_stages),
+            channels_of(network.decoder_stages),
             terms=self.distillation_terms,
             distance=self.distillation_distance,
             temperature=self.distillation_temperature,
@@ -101,6 +102,7 @@ class DistilledTraining(TrainerHooks):
             not_ignored,
             share_of_all_ranks if self.is_ddp else None,
             lambda: self.current_epoch,
+            self.bare_network().encoder_stages[0].stride,
         )
 
     @cached_property
