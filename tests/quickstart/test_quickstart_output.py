@@ -1,6 +1,7 @@
 """The quickstart's output folder, its commands, and how it resumes. nnU-Net is not run here."""
 
 import dataclasses
+import io
 import json
 import os
 import signal
@@ -91,17 +92,19 @@ def test_failed_command_is_an_error_with_its_log(python_is_the_command, tmp_path
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX")
 def test_interrupt_ends_the_command_and_what_it_started(python_is_the_command, tmp_path, monkeypatch):
-    def interrupted(process, log, started):
-        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-            time.sleep(0.05)
-        raise KeyboardInterrupt
+    class Screen(io.StringIO):
+        def write(self, text):
+            if text.startswith("child "):
+                raise KeyboardInterrupt
+            return super().write(text)
 
-    monkeypatch.setattr(commands, "_stream", interrupted)
+    monkeypatch.setattr(sys, "stdout", Screen())
     sleeper = "import time; time.sleep(60)"
     code = f"""
 import pathlib, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", {sleeper!r}], stderr=subprocess.DEVNULL)
 pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(child.pid))
+print("child", child.pid, flush=True)
 time.sleep(60)
 """
     with pytest.raises(KeyboardInterrupt):
