@@ -148,18 +148,20 @@ def test_value_of_the_variable(monkeypatch, before, after):
     assert os.environ["nnUNet_extTrainer"] == after
 
 
-def test_the_users_own_value_is_known(monkeypatch):
+def test_the_users_own_value_is_known(tmp_path):
     """The doctor asks nnU-Net with that value: what this process has appended would hide a registration that fails."""
-    monkeypatch.delenv("NNUNETV2_DSVM_AUTOREGISTER", raising=False)
-    monkeypatch.setattr(autoregister, "_appended", False)
-    for value in (f"/a{os.pathsep}{DISCOVERY_DIRECTORY}", DISCOVERY_DIRECTORY):  # set by hand
-        monkeypatch.setenv("nnUNet_extTrainer", value)
-        append_discovery_directory()
-        assert autoregister.listed_by_the_user() == value
-    for value in ("", "/a", os.pathsep.join(["/a", "/b"])):
-        monkeypatch.setenv("nnUNet_extTrainer", value)
-        append_discovery_directory()
-        assert autoregister.listed_by_the_user() == value
+    listed_by_hand = [f"/a{os.pathsep}{DISCOVERY_DIRECTORY}", DISCOVERY_DIRECTORY]
+    values = [*listed_by_hand, "", "/a", os.pathsep.join(["/a", "/b"])]
+    code = f"""
+import os
+from nnunetv2_dsvm import autoregister
+known = []
+for os.environ["nnUNet_extTrainer"] in {values}:
+    autoregister.append_discovery_directory()
+    known.append(autoregister.listed_by_the_user())
+print(known)
+"""
+    assert fresh_python(code, tmp_path, nnUNet_extTrainer=values[0]) == str(values)
 
 
 def test_it_never_raises(monkeypatch):
