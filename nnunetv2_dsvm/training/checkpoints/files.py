@@ -122,8 +122,8 @@ def _refuse_foreign(checkpoint: Any, name: str, advice: str) -> None:
 
 
 def _others(filename: str) -> str:
-    others = [Path(filename).with_name(name) for name in CHECKPOINTS]
-    others = [path.name for path in others if path != Path(filename) and path.is_file()]
+    paths = [Path(filename).with_name(name) for name in CHECKPOINTS]
+    others = [path.name for path in paths if path != Path(filename) and path.is_file()]
     if not others:
         return "There is no other checkpoint beside it: start the training again, without --c."
     return f"Beside it lie {', '.join(others)}: move the broken file away, and --c goes on from {others[0]}."

@@ -25,6 +25,7 @@ from nnunetv2_dsvm.training.loss import (
     share_of_all_ranks,
 )
 from nnunetv2_dsvm.training.loss_plot import plot_distillation_progress
+from nnunetv2_dsvm.training.unwrapping import unwrap_model
 
 LOG_KEYS = {SEGMENTATION: "segmentation_loss", "projection": "L_proj", "progressive": "L_prog"}
 RAMP_KEY = "distillation_ramp"
@@ -58,7 +59,7 @@ class DistilledTraining(TrainerHooks):
     @cached_property
     def distillation(self) -> DualSelfDistillation:
         """The terms with their projections, made at the first use: when the optimiser is, or the loss."""
-        network = self.bare_network()
+        network = unwrap_model(self.network)
         if not hasattr(network, "return_features"):
             raise UserValueError(
                 f"{type(self).__name__} distils the features of a VM-UNet, but its build_network_architecture gives a "
@@ -132,7 +133,7 @@ class DistilledTraining(TrainerHooks):
     def initialize(self):
         super().initialize()
         self._train_projections_too(self.optimizer)  # where configure_optimizers of a class in front stands alone
-        network = self.bare_network()
+        network = unwrap_model(self.network)
         network.return_features = True
         self.distillation.cuda_graphs.training = network.cuda_graphs.training
         self._add_log_keys()
@@ -155,7 +156,8 @@ class DistilledTraining(TrainerHooks):
                 plot_distillation_progress(history, os.path.join(self.output_folder, "progress_distillation.png"))
 
     def loss_terms_of_last_step(self) -> dict[str, float]:
-        return {LOG_KEYS[name]: value.item() for name, value in self.loss.last_terms.items()}
+        terms = {LOG_KEYS[name]: value.item() for name, value in self.loss.last_terms.items()}
+        return {**super().loss_terms_of_last_step(), **terms}
 
     def distillation_settings(self) -> dict[str, Any]:
         return {
