@@ -22,6 +22,11 @@ _HOME_OF = {
     "VMUNetOutput": "nnunetv2_dsvm.architecture.vm_unet",
     "load_trained_network": "nnunetv2_dsvm.models.trained_network",
     "ss2d_scan": "nnunetv2_dsvm.ops",
+    "plan": "nnunetv2_dsvm.planning.api",
+    "evaluate": "nnunetv2_dsvm.evaluation.api",
+    "evaluate_cross_validation": "nnunetv2_dsvm.evaluation.api",
+    "report": "nnunetv2_dsvm.reporting.api",
+    "export": "nnunetv2_dsvm.models.export.api",
 }
 
 __all__ = [

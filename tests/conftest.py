@@ -75,15 +75,13 @@ def one_epoch(monkeypatch):
 
 
 @pytest.fixture
-def new_dataset(tmp_path, monkeypatch):
+def new_dataset(tmp_path):
     """A dataset of the test's own, not yet written, for nnU-Net's own functions in this process."""
-    from helpers.tiny_dataset import TinyDataset, threads_instead_of_processes
+    from helpers.tiny_dataset import TinyDataset
 
     dataset = TinyDataset(tmp_path / "dataset")
-    for name, value in dataset.environment.items():
-        monkeypatch.setenv(name, value)
-    threads_instead_of_processes(monkeypatch)
-    return dataset
+    with dataset.here():
+        yield dataset
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
 from nnunetv2_dsvm.benchmark.cases.training_memory import TrainingCase, TrainingPeak, measure_training_memory
 from nnunetv2_dsvm.benchmark.measuring.isolated import run_isolated
-from nnunetv2_dsvm.files.text import by, last_line
+from nnunetv2_dsvm.files.text import last_line
 from nnunetv2_dsvm.planning.memory import GIGABYTE, Precision, largest_batch, training_memory
 from nnunetv2_dsvm.planning.planner import PRESET_FROM_GB, preset_for
 
@@ -79,17 +79,3 @@ def measure_planned(progress: Callable[[str], None]) -> Iterator[PlannedTraining
             yield replace(training, peak=run_isolated(measure_training_memory, training.case()))
         except RuntimeError as error:
             yield replace(training, peak=last_line(error))
-
-
-def as_table(trainings: list[PlannedTraining]) -> str:
-    """In Markdown, GB of 10^9 bytes."""
-    columns = "target", "preset", "patch", "batch", "precision", "channels, classes", "planned GB", "took GB", "ratio"
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for t in trainings:
-        peak = t.peak
-        took = peak if isinstance(peak, str) else f"{peak.total / GIGABYTE:.2f} | {peak.total / t.planned:.3f}"
-        lines.append(
-            f"| {t.target_gb} | {t.preset} | {by(t.patch_size)} | {t.batch_size} | {t.precision} "
-            f"| {t.input_channels}, {t.num_classes} | {t.planned / GIGABYTE:.2f} | {took} |"
-        )
-    return "\n".join(lines)

@@ -4,8 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
+from nnunetv2_dsvm.cli.arguments import positive
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.places_to_write import check_file_place
+from nnunetv2_dsvm.nnunet.names import DATASET_JSON
 
 # Those of architecture/vm_unet.py and training/network.py, which import torch.
 PRESETS = ("small", "base", "large", "wide", "deep", "huge")
@@ -28,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.add_argument("file", type=Path, metavar="FILE", help="the checkpoint")
     parser.add_argument("-o", type=Path, required=True, metavar="OUT", help="the file to write")
-    parser.add_argument("--input-channels", type=_channels, metavar="N", help="channels of your images (default: those "
+    parser.add_argument("--input-channels", type=positive, metavar="N", help="channels of your images (default: those "
                         "of the dataset.json beside --plans, or the file's)")  # fmt: skip
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--preset", choices=PRESETS, help=f"size of the network (default: {DEFAULT_PRESET})")
@@ -88,7 +90,7 @@ def _planned_network(file: Path, configuration: str, channels: int | None):
 
     from nnunetv2_dsvm.planning.network_of_plans import build_vm_unet
 
-    dataset_json = file.with_name("dataset.json")
+    dataset_json = file.with_name(DATASET_JSON)
     try:
         plans = PlansManager(json.loads(file.read_text(encoding="utf-8")))
         planned = plans.get_configuration(configuration)
@@ -101,10 +103,3 @@ def _planned_network(file: Path, configuration: str, channels: int | None):
         if isinstance(error, UserError):
             raise
         raise UserError(f"{file} gives no network for the configuration {configuration}: {error}") from error
-
-
-def _channels(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
-    return value

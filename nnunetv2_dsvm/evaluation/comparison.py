@@ -84,8 +84,9 @@ def compare(models: Mapping[str, Sequence[Values]], metrics: Sequence[str]) -> l
             for label in (*labels, OVER_LABELS):
                 found.append((one, another, label, metric))
                 columns.append([_paired(a, b, label, metric) for a, b in pairs])
-    differences = [PairedDifference(*of, *s) for of, s in zip(found, paired_statistics(columns), strict=True)]
-    corrected = {}
+    measured = zip(found, paired_statistics(columns), strict=True)
+    differences = [PairedDifference(one, another, label, metric, *s) for (one, another, label, metric), s in measured]
+    corrected: dict[int, float] = {}
     for of in dict.fromkeys((d.label, d.metric) for d in differences):
         which = [i for i, d in enumerate(differences) if (d.label, d.metric) == of]
         corrected.update(zip(which, holm([differences[i].p_value for i in which]), strict=True))

@@ -14,6 +14,10 @@ import torch
 from nnunetv2_dsvm.errors import UserError
 
 
+class UnsafePickle(UserError):
+    """A file asks for more than tensors, numbers and plain values, which could run code; nothing of it was run."""
+
+
 def load_safely(path: Path) -> Any:
     """`torch.load(weights_only=True)` on the CPU, with an error that says what to do.
 
@@ -21,7 +25,8 @@ def load_safely(path: Path) -> Any:
     tensors of a zip file, torch's format since 1.6, stay on the disk until they are used.
 
     Raises:
-        UserError: the file is missing, truncated, no checkpoint, or asks for more than tensors and plain values.
+        UserError: the file is missing, truncated or no checkpoint.
+        UnsafePickle: it asks for more than tensors, numbers and plain values; a UserError too.
     """
     if not path.is_file():
         raise UserError(f"there is no file {path}")
@@ -38,7 +43,7 @@ def load_safely(path: Path) -> Any:
     except Exception as error:
         foreign = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if foreign:
-            raise UserError(
+            raise UnsafePickle(
                 f"{path} was not loaded: it asks for {foreign[1]}, and only tensors, numbers and plain values are "
                 "read, because anything else can run code. Nothing of it was run. If you trust its origin, load it in "
                 "Python yourself (weights_only=False) and save without that entry what it holds"

@@ -95,20 +95,21 @@ def placed(values: np.ndarray, properties: Mapping[str, Any]) -> PlacedArray:
     Raises:
         ValueError: as `grid_of_image`.
     """
-    return PlacedArray(values, tuple(float(s) for s in properties["spacing"]), _grid_as_read(properties, values.shape))
+    z, y, x = (float(length) for length in properties["spacing"])
+    return PlacedArray(values, (z, y, x), _grid_as_read(properties, values.shape))
 
 
 def _grid_as_read(properties: Mapping[str, Any], shape: tuple[int, ...]) -> Grid | None:
-    size = shape[::-1]
+    z, y, x = shape
     if "sitk_stuff" in properties:
         stuff = properties["sitk_stuff"]
-        if len(stuff["spacing"]) == 2 and len(shape) == 3 and shape[0] > 1:
-            raise ValueError(f"it has {shape[-1]} values a pixel, expected 1")
-        return _grid(size, stuff["spacing"], stuff["origin"], stuff["direction"])
+        if len(stuff["spacing"]) == 2 and z > 1:
+            raise ValueError(f"it has {x} values a pixel, expected 1")
+        return _grid((x, y, z), stuff["spacing"], stuff["origin"], stuff["direction"])
     if "nibabel_stuff" in properties:
         stuff = properties["nibabel_stuff"]
         affine = np.asarray(stuff.get("reoriented_affine", stuff["original_affine"]), float)
-        return _checked(Grid(size, np.diag([-1.0, -1, 1, 1]) @ affine))  # nibabel's x and y go right and anterior
+        return _checked(Grid((x, y, z), np.diag([-1.0, -1, 1, 1]) @ affine))  # nibabel's x and y go right and anterior
     return None
 
 

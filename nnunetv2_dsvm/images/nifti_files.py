@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
 
 from nnunetv2_dsvm.files.text import by
 from nnunetv2_dsvm.images.label_values import count_not_numbers
@@ -29,9 +30,11 @@ def check_whole(path: Path) -> dict[str, int]:
 
     Raises:
         Exception: what nibabel, gzip or zlib raise at a header that is none, or at a wrong check sum.
-        ValueError: the file is shorter than its header says, has no spacing, or holds complex numbers.
+        ValueError: the file is shorter than its header says, has no spacing, or holds complex numbers or no image.
     """
     image = nibabel.load(path)
+    if not (isinstance(image, nibabel.Nifti1Pair) and isinstance(image.dataobj, ArrayProxy)):
+        raise ValueError("it holds no NIfTI image")  # but a table, as CIFTI does under the same ending
     dtype = image.get_data_dtype()
     if dtype.kind == "c":
         raise ValueError("it holds complex numbers")  # nnU-Net's readers drop the imaginary part

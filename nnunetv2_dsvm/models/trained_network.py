@@ -11,8 +11,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.files.listing import visible_files, visible_folders
+from nnunetv2_dsvm.files.listing import visible_files
 from nnunetv2_dsvm.models.checkpoint import Checkpoint, read_checkpoint
+from nnunetv2_dsvm.nnunet.names import DATASET_JSON, FINAL, PLANS_JSON, fold_folder, folds_of_model
 from nnunetv2_dsvm.planning.network_of_plans import build_vm_unet
 from nnunetv2_dsvm.training.checkpoints.compatibility import difference
 
@@ -42,7 +43,7 @@ class TrainedNetwork:
 def load_trained_network(
     model_folder: str | Path,
     fold: int | str,
-    checkpoint: str = "checkpoint_final.pth",
+    checkpoint: str = FINAL,
     device: torch.device | str = "cpu",
 ) -> TrainedNetwork:
     """Builds the VM-UNet of a trained model and loads its weights; needs neither nnU-Net's variables nor the trainer.
@@ -63,7 +64,7 @@ def load_trained_network(
     """
     folder = Path(model_folder)
     file = _checkpoint_file(folder, str(fold), checkpoint)
-    plans, dataset_json = (_read_json(folder / name) for name in ("plans.json", "dataset.json"))
+    plans, dataset_json = (_read_json(folder / name) for name in (PLANS_JSON, DATASET_JSON))
     stored = _read_checkpoint(file)
     weights = stored.weights
     try:
@@ -87,7 +88,7 @@ def load_trained_network(
     if other := difference(weights, network.state_dict()):
         raise UserError(
             f"{file} was trained by {stored.trainer} and is not of the VM-UNet that this package's trainers "
-            f"build from {folder / 'plans.json'}: {other}. Only networks of this package's trainers can be read here"
+            f"build from {folder / PLANS_JSON}: {other}. Only networks of this package's trainers can be read here"
         )
     network = network.to_empty(device=device)
     network.load_state_dict(weights)
@@ -105,13 +106,12 @@ def load_trained_network(
 
 
 def _checkpoint_file(folder: Path, fold: str, checkpoint: str) -> Path:
-    missing = [name for name in ("plans.json", "dataset.json") if not (folder / name).is_file()]
+    missing = [name for name in (PLANS_JSON, DATASET_JSON) if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder} is not the folder of a trained model: it has no {' and no '.join(missing)}")
-    file = folder / f"fold_{fold}" / checkpoint
+    file = fold_folder(folder, fold) / checkpoint
     if not file.parent.is_dir():
-        folds = [path.name.removeprefix("fold_") for path in visible_folders(folder, "fold_")]
-        raise UserError(f"{folder} has no fold {fold}; it has {', '.join(folds) or 'none'}")
+        raise UserError(f"{folder} has no fold {fold}; it has {', '.join(folds_of_model(folder)) or 'none'}")
     if not file.is_file():
         present = [path.name for path in visible_files(file.parent, ".pth")]
         raise UserError(f"{file.parent} has no {checkpoint}; it has {', '.join(present) or 'no checkpoint'}")

@@ -3,12 +3,16 @@
 import io
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
+from nnunetv2_dsvm.files.json_files import read_json_object, write_json
 from nnunetv2_dsvm.files.text import by
 from nnunetv2_dsvm.planning.memory import GIGABYTE, Precision, largest_batch, training_memory
 from nnunetv2_dsvm.planning.network_of_plans import vm_unet_architecture
@@ -91,6 +95,17 @@ class DSVMPlanner(ExperimentPlanner):
             if line.startswith(("WARNING", "Plans were saved")):
                 print(line)
         return plans
+
+    def save_plans(self, plans: dict[str, Any]) -> None:
+        """As nnU-Net's: a plans file that is there keeps its other configurations. Written in one step."""
+        recursive_fix_for_json_export(plans)
+        path = Path(nnUNet_preprocessed, self.dataset_name, f"{self.plans_identifier}.json")
+        if path.is_file():
+            for name, configuration in read_json_object(path)["configurations"].items():
+                plans["configurations"].setdefault(name, configuration)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, plans, indent=4)
+        print(f"Plans were saved to {path}")
 
     def get_plans_for_configuration(
         self,

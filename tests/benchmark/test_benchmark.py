@@ -12,27 +12,32 @@ import torch
 import torch.nn.functional as F
 
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS, VMUNet
-from nnunetv2_dsvm.benchmark import correctness, planned_memory, scaling, table
+from nnunetv2_dsvm.benchmark import correctness, planned_memory, scaling, suites, table
+from nnunetv2_dsvm.benchmark import run as run_module
 from nnunetv2_dsvm.benchmark.cases import plain_conv_unet
 from nnunetv2_dsvm.benchmark.cases.conventional import conventional_network
 from nnunetv2_dsvm.benchmark.cases.core import CoreCase
 from nnunetv2_dsvm.benchmark.cases.network import DiceAndCrossEntropy, NetworkCase, NetworkSizes
-from nnunetv2_dsvm.benchmark.cases.scan import ScanCase, ScanShape
+from nnunetv2_dsvm.benchmark.cases.scan import ScanCase
 from nnunetv2_dsvm.benchmark.cases.training_memory import TrainingCase, TrainingPeak, train_some_steps
 from nnunetv2_dsvm.benchmark.cases.workload import Workload
-from nnunetv2_dsvm.benchmark.correctness import WrongResult
 from nnunetv2_dsvm.benchmark.measuring import measure
 from nnunetv2_dsvm.benchmark.measuring.isolated import run_isolated
 from nnunetv2_dsvm.benchmark.measuring.measure import Measurement
 from nnunetv2_dsvm.benchmark.measuring.memory import PeakMemory, kept_for_backward
 from nnunetv2_dsvm.benchmark.measuring.timing import ONCE, Effort, Timing, time_inference, time_training
 from nnunetv2_dsvm.benchmark.planned_memory import planned_trainings
+from nnunetv2_dsvm.benchmark.result import BenchmarkResult
+from nnunetv2_dsvm.benchmark.run import BenchmarkResults
+from nnunetv2_dsvm.benchmark.run import benchmark as run_benchmark
+from nnunetv2_dsvm.benchmark.runner import Runner
 from nnunetv2_dsvm.benchmark.scaling import measure_scaling
+from nnunetv2_dsvm.benchmark.settings import choose_settings
 from nnunetv2_dsvm.benchmark.sharing import SharingTimes, measure_sharing
-from nnunetv2_dsvm.benchmark.suites import Result, Runner
 from nnunetv2_dsvm.cli import main as command
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.ops.backends import torch_chunked
+from nnunetv2_dsvm.ops.testing import AUTOCAST_TOLERANCE, TOLERANCE, ScanShape, WrongResult, check_scan, relative_l2
 
 CPU = torch.device("cpu")
 TINY = ["--device", "cpu", "--quick", "--repeats", "1", "--dims", "8,16", "--encoder-depths", "1,1"]
@@ -66,7 +71,7 @@ class TestYardsticks:
     def test_conventional_core_equals_ours(self, dtype):
         name = str(dtype).removeprefix("torch.")
         case = CoreCase("core", "conventional", 2, 3, 4, dim=16, d_state=4, dtype=name, device="cpu")
-        assert correctness.check_core(case, scan=scan_loop) <= correctness.AUTOCAST_TOLERANCE[dtype]
+        assert correctness.check_core(case, scan=scan_loop) <= AUTOCAST_TOLERANCE[dtype]
 
     def test_conventional_network_equals_ours(self):
         sizes = {"dims": (8, 16), "encoder_depths": (1, 1), "decoder_depths": (1, 1), "d_state": 2}
@@ -123,15 +128,15 @@ class TestCorrectnessFirst:
         assert capsys.readouterr().out.count("REFUSED") == 5  # core, block, VM-UNet, and the two of the distillation
 
     def test_a_result_that_is_not_finite_is_wrong(self):
-        assert correctness.relative_l2(torch.tensor([1.0, float("nan")]), torch.ones(2)) == float("inf")
+        assert relative_l2(torch.tensor([1.0, float("nan")]), torch.ones(2)) == float("inf")
 
     def test_relative_l2(self):
-        assert correctness.relative_l2(torch.tensor([3.0, 4.4]), torch.tensor([3.0, 4.0])) == pytest.approx(0.08)
+        assert relative_l2(torch.tensor([3.0, 4.4]), torch.tensor([3.0, 4.0])) == pytest.approx(0.08)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
     def test_a_right_backend_passes(self, dtype):
-        error = correctness.check_scan("torch_chunked", ScanShape(2, 3, 4, 5, 2), dtype, CPU)
-        assert 0 < error <= correctness.TOLERANCE[dtype]
+        error = check_scan("torch_chunked", ScanShape(2, 3, 4, 5, 2), dtype, CPU)
+        assert 0 < error <= TOLERANCE[dtype]
 
 
 class TestMeasuring:
@@ -196,45 +201,60 @@ class TestCommand:
         assert rows["network", "batch 2", "PlainConvUNet"]["measurement"]["inference"]["median"] > 0
 
     def test_the_default_on_a_cpu_is_the_documented_scan(self):
-        plan = self._plan("--device", "cpu")
-        (images,) = plan.scan_images
-        assert (images.batch, images.tokens(1), 2 * plan.sizes.dims[0], plan.sizes.d_state) == (2, (64, 64), 192, 16)
-        assert (tuple(plan.scan_stages), plan.dtype) == ((1,), "float32")
+        settings = choose_settings(device="cpu")
+        (images,) = settings.scan_images
+        assert (images.batch, images.tokens(1)) == (2, (64, 64))
+        assert (2 * settings.sizes.dims[0], settings.sizes.d_state) == (192, 16)
+        assert (tuple(settings.scan_stages), settings.dtype) == ((1,), "float32")
 
     def test_batch_and_size_hold_for_every_suite(self):
-        plan = self._plan("--device", "cpu", "--batch", "3", "--size", "40x24")
-        for images in (plan.scan_images, plan.core_images, plan.network_images, plan.scaling_images):
+        chosen = choose_settings(device="cpu", batch=3, size=(40, 24))
+        for images in (chosen.scan_images, chosen.core_images, chosen.network_images, chosen.scaling_images):
             assert [dataclasses.astuple(i) for i in images] == [(3, 40, 24)]
-        assert plan.scan_images[0].tokens(4) == (2, 1)
+        assert chosen.scan_images[0].tokens(4) == (2, 1)
 
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--backends", "fast"], "unknown scan backend fast"),
-            (["--stages", "5"], "stages"),
-            (["--dims", "8,16"], "one entry per stage"),
-            *([] if torch.cuda.is_available() else [(["--device", "cuda"], "no CUDA device")]),
+            ({"backends": ["fast"]}, "unknown scan backend fast"),
+            ({"stages": (5,)}, "stages"),
+            ({"dims": (8, 16)}, "one entry per stage"),
+            *([] if torch.cuda.is_available() else [({"device": "cuda"}, "no CUDA device")]),
         ],
     )
     def test_what_cannot_be_measured_is_refused(self, options, message):
         with pytest.raises(UserError, match=message):
-            self._plan(*options)
+            choose_settings(**options)
 
-    @staticmethod
-    def _plan(*options):
-        import argparse
+    @pytest.mark.parametrize(
+        ("device", "compile", "expected"),
+        [
+            ("cuda", False, ["PlainConvUNet", "PlainConvUNet, compiled", "VM-UNet"]),
+            ("cuda", True, ["PlainConvUNet", "PlainConvUNet, compiled", "VM-UNet", "VM-UNet, compiled"]),
+            ("cpu", False, ["PlainConvUNet", "VM-UNet"]),
+        ],
+    )
+    def test_plain_conv_unet_is_compiled_where_nnunet_compiles(self, device, compile, expected, monkeypatch):
+        settings = dataclasses.replace(choose_settings(device="cpu", quick=True, compile=compile), device=device)
+        monkeypatch.setattr(suites.conventional, "kernel", lambda: (None, "not here"))
+        monkeypatch.setattr(Runner, "measured", lambda self, suite, label, name, case, check: (name, case.compiled))
+        _, *measured = suites.network(Runner(settings, lambda _: None))
+        assert measured == [(name, name.endswith("compiled")) for name in expected]
 
-        from nnunetv2_dsvm.benchmark.settings import make_plan
-        from nnunetv2_dsvm.cli.benchmark import add_arguments
-
-        parser = argparse.ArgumentParser()
-        add_arguments(parser)
-        return make_plan(parser.parse_args(options))
+    def test_as_a_call(self, in_this_process):
+        options = {"dims": (8, 16), "encoder_depths": (1, 1), "decoder_depths": (1, 1), "d_state": 2}
+        settings = choose_settings(device="cpu", quick=True, repeats=1, size=(16, 16), **options)
+        shown = []
+        found = run_benchmark(settings, ["scan"], show=shown.append)
+        assert [r.implementation for r in found.results if r.measurement] == ["torch_chunked", "reference"]
+        assert shown == [found.results] and found.failed == [] and found.environment["device"] == "cpu"
+        with pytest.raises(UserError, match="unknown suite scam: choose any of scan,"):
+            run_benchmark(settings, ["scam"])
 
     def test_ratios_are_against_the_yardstick(self):
         def result(name, seconds, count):
             timing = Timing(seconds, seconds, seconds, 1)
-            return Result("scan", "case", name, Measurement(timing, timing, timing, count, count))
+            return BenchmarkResult("scan", "case", name, Measurement(timing, timing, timing, count, count))
 
         text = table.as_table([result("torch_chunked", 0.1, 2**20), result("reference", 2.0, 2**22)])
         fast, slow = text.splitlines()[-2:]
@@ -245,13 +265,13 @@ class TestCommand:
         def out_of_memory(*_):
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-        monkeypatch.setattr("nnunetv2_dsvm.benchmark.suites.measure", out_of_memory)
-        plan = self._plan("--device", "cpu", "--quick", "--size", "8", "--d-state", "2", "--backends", "torch_chunked")
-        (result,) = Runner(plan, lambda _: None).run("scan")
+        monkeypatch.setattr("nnunetv2_dsvm.benchmark.runner.measure", out_of_memory)
+        settings = choose_settings(device="cpu", quick=True, size=(8, 8), d_state=2, backends=["torch_chunked"])
+        (result,) = suites.scan(Runner(settings, lambda _: None))
         assert result.measurement is None and "does not fit" in result.note and not result.failed
 
     def test_needs_no_nnunet(self):
-        code = "import sys; sys.modules['nnunetv2'] = None; import nnunetv2_dsvm.benchmark.settings"
+        code = "import sys; sys.modules['nnunetv2'] = None; import nnunetv2_dsvm.benchmark.table"
         subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -264,7 +284,7 @@ class TestScaling:
         assert times.training.median > times.forward.median > 0
 
     def test_weights_that_differ_are_a_wrong_result(self, monkeypatch):
-        monkeypatch.setattr(scaling, "_rank", rank_without_ddp)
+        monkeypatch.setattr(scaling, "time_rank", rank_without_ddp)
         with pytest.raises(WrongResult, match="differ between 2 GPUs"):
             measure_scaling(self.CASE, ranks=2, repeats=1)
 
@@ -276,9 +296,9 @@ class TestScaling:
         def too_large(*_, **__):
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-        one_gpu = Result("scaling", "case", "1 GPU", note="not measured in this test")
-        monkeypatch.setattr("nnunetv2_dsvm.benchmark.suites.rank_counts", lambda device: [2, 8])
-        monkeypatch.setattr(Runner, "_measured", lambda *arguments: one_gpu)
+        one_gpu = BenchmarkResult("scaling", "case", "1 GPU", note="not measured in this test")
+        monkeypatch.setattr("nnunetv2_dsvm.benchmark.process_suites.rank_counts", lambda device: [2, 8])
+        monkeypatch.setattr(Runner, "measured", lambda *arguments: one_gpu)
         monkeypatch.setattr(scaling.multiprocessing, "spawn", too_large)
         assert benchmark("--suite", "scaling") == 0
         printed = capsys.readouterr().out
@@ -304,7 +324,7 @@ class TestSharing:
             timing = Timing.of([0.1 * processes])
             return SharingTimes(timing, timing, timing)
 
-        monkeypatch.setattr("nnunetv2_dsvm.benchmark.suites.measure_sharing", measured)
+        monkeypatch.setattr("nnunetv2_dsvm.benchmark.process_suites.measure_sharing", measured)
         file = tmp_path / "numbers.json"
         assert benchmark("--suite", "sharing", "--json", str(file)) == 0
         assert "VM-UNet, batch 2" in (printed := capsys.readouterr().out) and "×0.5" in printed
@@ -313,9 +333,9 @@ class TestSharing:
         assert rows[1]["inference_speedup"] == 0.5 and rows[1]["error"] < 1e-4
 
     def test_by_default_it_is_the_preset_small_and_one_image(self):
-        plan = TestCommand._plan("--device", "cpu")
-        assert [dataclasses.astuple(images) for images in plan.sharing_images] == [(1, 256, 256)]
-        assert plan.sharing_sizes.dims == PRESETS["small"]["dims"] and plan.sharing_sizes.d_state == 8
+        settings = choose_settings(device="cpu")
+        assert [dataclasses.astuple(images) for images in settings.sharing_images] == [(1, 256, 256)]
+        assert settings.sharing_sizes.dims == PRESETS["small"]["dims"] and settings.sharing_sizes.d_state == 8
 
     def test_wrong_results_get_no_speed(self, monkeypatch, capsys):
         def wrong(*_):
@@ -356,13 +376,13 @@ class TestPlannedMemory:
         take = {"enough": one.planned - 1e9, "too much": one.planned - 0.5e9}
         for name, reserved in take.items():
             measured = [dataclasses.replace(one, peak=TrainingPeak(0, round(reserved), round(0.9e9)))]
-            args = ["benchmark", "--device", "cpu", "--quick", "--suite", "memory", "--json", str(tmp_path / "a.json")]
-            monkeypatch.setattr("nnunetv2_dsvm.cli.benchmark._planned_memory", lambda *_, m=measured: m)
-            assert command.main(args) == (name == "too much")
-            assert ("more memory than planned" in capsys.readouterr().err) == (name == "too much")
+            found = BenchmarkResults({}, choose_settings(device="cpu"), [], measured)
+            monkeypatch.setattr(run_module, "benchmark", lambda *_, found=found, **__: found)
+            assert benchmark("--json", str(tmp_path / "a.json")) == (name == "too much")
+            assert ("more memory than planned" in (shown := capsys.readouterr()).err) == (name == "too much")
             (row,) = json.loads((tmp_path / "a.json").read_text())["planned_memory"]
             assert row["planned"] == one.planned and row["peak"]["reserved"] == round(reserved)
-        assert f"{(take['too much'] + 0.9e9) / one.planned:.3f} |" in planned_memory.as_table(measured)
+        assert f"{(take['too much'] + 0.9e9) / one.planned:.3f} |" in shown.out
 
     def test_a_training_that_does_not_fit_is_a_failure(self, monkeypatch):
         def too_large(*_):
@@ -387,4 +407,4 @@ def rank_without_ddp(rank, ranks, port, case, repeats, answers):
                 return super().forward(*inputs)
 
     scaling.DistributedDataParallel = NotShared
-    scaling._rank(rank, ranks, port, case, repeats, answers)
+    scaling.time_rank(rank, ranks, port, case, repeats, answers)

@@ -407,7 +407,7 @@ def test_a_disk_that_fills_up_leaves_older_metrics(tmp_path, capsys, monkeypatch
 
     monkeypatch.setattr(Path, "write_text", fails)
     assert "No space left" in refused(capsys, reference, prediction, "-np", 1)
-    assert json.loads(old.read_text()) == {"old": 1} and not list(prediction.glob("*.partial"))
+    assert json.loads(old.read_text()) == {"old": 1} and not list(prediction.glob(".*"))
 
 
 def test_a_slab_of_one_slice_is_measured_in_two_dimensions(tmp_path):

@@ -14,7 +14,7 @@ from nnunetv2_dsvm.host import waiting_threads
 PROGRAM = """
 import itertools, json, os, resource, sys, threading, time
 import torch
-from nnunetv2_dsvm import waiting_threads
+from nnunetv2_dsvm.host import waiting_threads
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 
 def cpu_s():

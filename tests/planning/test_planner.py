@@ -1,6 +1,7 @@
 """DSVMPlanner: its patches, batches and networks, and nnU-Net's commands on its plans."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -219,6 +220,23 @@ def test_channels_and_classes_of_the_dataset_count(plan, copied_dataset):
     assert batch(40, range(3)) <= few
     expected = largest_batch(8 * GIGABYTE, (256, 256), BASE, **{**IMAGES, "num_classes": 61})
     assert many == expected
+
+
+def test_plans_that_are_there_keep_other_configurations_and_survive_a_full_disk(plan, copied_dataset, monkeypatch):
+    file = copied_dataset.preprocessed / f"{PLANS_NAME}.json"
+    file.write_text(json.dumps({"configurations": {"2d": {"batch_size": 2}, "mine": {"inherits_from": "2d"}}}))
+    planner = plan()[0]
+    planner.save_plans({"configurations": {"2d": {"batch_size": np.int64(3)}}})
+    saved = file.read_text()
+    assert json.loads(saved) == {"configurations": {"2d": {"batch_size": 3}, "mine": {"inherits_from": "2d"}}}
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        planner.save_plans({"configurations": {}})
+    assert file.read_text() == saved and not list(file.parent.glob(".*"))
 
 
 def test_missing_folders_datasets_and_fingerprints_are_named(plan, copied_dataset, monkeypatch, capsys):

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from nnunetv2_dsvm.cli import quickstart
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.nnunet import commands
 from nnunetv2_dsvm.nnunet import project as project_module
 from nnunetv2_dsvm.nnunet.commands import find_command, run_command
+from nnunetv2_dsvm.nnunet.folders import VARIABLES
 from nnunetv2_dsvm.nnunet.project import NnUNetProject
+from nnunetv2_dsvm.quickstart import run as quickstart
 from nnunetv2_dsvm.quickstart.output_folder import STATE_FILE, OutputFolder
 
 OPTIONS = {"data": "Dataset900_X", "epochs": 5}
@@ -161,7 +162,7 @@ def test_commands_see_folders_of_their_own(project, monkeypatch, tmp_path):
     monkeypatch.setenv("nnUNet_n_proc_DA", "7")
     project.train(0)
     environment = ran[0][1]
-    assert {environment[name] for name in project.VARIABLES} == {str(tmp_path / name) for name in project.VARIABLES}
+    assert {environment[name] for name in VARIABLES} == {str(tmp_path / name) for name in VARIABLES}
     assert environment["nnUNet_n_proc_DA"] == "7"
     assert os.environ["nnUNet_results"] == "/the/users/own"
 

@@ -12,7 +12,7 @@ from helpers.report_models import Drawn, dice_and_iou, make_model, shifted
 from scipy.stats import bootstrap, wilcoxon
 
 from nnunetv2_dsvm.cli.main import main
-from nnunetv2_dsvm.reporting import build
+from nnunetv2_dsvm.reporting import api
 
 GENERATOR = '<meta name="generator" content="nnunetv2_dsvm">'
 
@@ -197,7 +197,7 @@ def test_a_failure_leaves_the_earlier_report(small, report, tmp_path, monkeypatc
     def full(**_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(build, "render", full)
+    monkeypatch.setattr(api, "render", full)
     status, _ = report(small)
     assert status == 1 and "No space left on device" in capsys.readouterr().err
     assert [path.name for path in out.iterdir()] == ["report.html"] and (out / "report.html").read_text() == GENERATOR
@@ -258,4 +258,4 @@ def test_the_report_is_offered(capsys):
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("MODEL_FOLDER", "-tr TRAINER", "-o OUT_FOLDER")), shown
-    assert os.path.exists(os.path.join(os.path.dirname(build.__file__), "report.html.j2"))
+    assert os.path.exists(os.path.join(os.path.dirname(api.__file__), "report.html.j2"))

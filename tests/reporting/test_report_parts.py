@@ -17,24 +17,26 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2_dsvm import VMUNet
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.evaluation.summary import Statistic
 from nnunetv2_dsvm.nnunet.trained_model import TrainedModel, choose_folds, find_models
 from nnunetv2_dsvm.reporting.case_picture import write_case_picture
 from nnunetv2_dsvm.reporting.case_slices import colours_of_classes, read_case_slices
-from nnunetv2_dsvm.reporting.curves import limits, read_curves, write_curves
+from nnunetv2_dsvm.reporting.curves import limits, number_of_parameters, read_curves, shown_duration
+from nnunetv2_dsvm.reporting.curves_picture import write_curves
 from nnunetv2_dsvm.reporting.display import displayed, slice_to_show, upright
+from nnunetv2_dsvm.reporting.illustrations import notable_cases
 from nnunetv2_dsvm.reporting.papers import PapersNumbers
-from nnunetv2_dsvm.reporting.results import MEAN, Spread, ValidationCase, read_results
+from nnunetv2_dsvm.reporting.results import MEAN, ValidationCase, read_results
 from nnunetv2_dsvm.reporting.tables import comparison_of, tables_of_one
-from nnunetv2_dsvm.reporting.training_effort import number_of_parameters, shown_duration
-from nnunetv2_dsvm.reporting.worst_cases import notable_cases
 
 
-def case(name: str, *dice: float | None) -> ValidationCase:
+def case(name: str, *dice: float) -> ValidationCase:
     return ValidationCase(name, None, None, None, {str(i): {"Dice": value} for i, value in enumerate(dice)})
 
 
 def test_best_median_and_worst_by_mean_dice_over_what_is_defined():
-    cases = [case("a", 0.5), case("b", 0.9, None), case("c", 0.1, 0.3), case("d", 0.8, 0.8), case("empty", None)]
+    nan = math.nan
+    cases = [case("a", 0.5), case("b", 0.9, nan), case("c", 0.1, 0.3), case("d", 0.8, 0.8), case("empty", nan)]
     assert {rank: c.name for rank, c in notable_cases(cases).items()} == {"best": "b", "median": "a", "worst": "c"}
 
 
@@ -83,7 +85,7 @@ def test_our_own_metrics_are_preferred_and_the_cross_validations_most(tmp_path):
     model = TrainedModel(make_model(drawn, "nnUNetTrainer", folds=2, epochs=2, evaluated=True))
     results = read_results(model, ["0", "1"])
     assert results.metrics == ("Dice", "IoU", "HD95_mm", "NSD") and results.summary["liver"]["HD95_mm"].n == 4
-    assert results.summary["liver"]["NSD"] == (None, None, 0)
+    assert results.summary["liver"]["NSD"].n == 0 and math.isnan(results.summary["liver"]["NSD"].mean)
 
     together = model.folder / "crossval_results_folds_0_1"
     together.mkdir()
@@ -129,24 +131,24 @@ def test_metrics_older_than_a_prediction_are_said_to_be(tmp_path):
 
 def test_many_metrics_of_one_model_stand_below_each_other():
     metrics = tuple("abcdefghi")
-    model = PapersNumbers(metrics, {MEAN: {m: Spread(0.5, 0.1, 3) for m in metrics}}, {}, ())
+    model = PapersNumbers(metrics, {MEAN: {m: Statistic(0.5, 0.1, 3) for m in metrics}}, {}, ())
     assert [table["heads"] for table in tables_of_one(model)] == [
         [f"{m} ↑" for m in part] for part in ("abcdef", "ghi")
     ]
 
 
-def numbers(dice: dict[str, float | None]) -> PapersNumbers:
+def numbers(dice: dict[str, float]) -> PapersNumbers:
     """Of one class, by case."""
-    known = [value for value in dice.values() if value is not None]
-    spread = {"Dice": Spread(np.mean(known), None, len(known))}
+    known = [value for value in dice.values() if not math.isnan(value)]
+    summary = {"Dice": Statistic(np.mean(known), math.nan, len(known))}
     per_case = {name: {"lesion": {"Dice": value}} for name, value in dice.items()}
-    return PapersNumbers(("Dice",), {"lesion": spread, MEAN: spread}, per_case, ())
+    return PapersNumbers(("Dice",), {"lesion": summary, MEAN: summary}, per_case, ())
 
 
 def test_three_models_are_each_compared_with_the_first_on_common_cases():
-    first = {"a": 0.9, "b": 0.8, "c": 0.7, "d": None}
-    second = {name: value and value - 0.1 for name, value in first.items()}
-    third = {"a": 0.9, "b": None, "c": 0.9, "e": 0.1}
+    first = {"a": 0.9, "b": 0.8, "c": 0.7, "d": math.nan}
+    second = {name: value - 0.1 for name, value in first.items()}
+    third = {"a": 0.9, "b": math.nan, "c": 0.9, "e": 0.1}
     table = comparison_of(["one", "two", "three"], [numbers(of) for of in (first, second, third)], pooled=True)
     assert table["pairs"] == ["one − two", "one − three"] and table["only_class"] == "lesion"
     assert table["heads"] == ["mean", "95 % interval", "p", "p (Holm)"]

@@ -115,7 +115,7 @@ def test_a_continued_training_is_an_uninterrupted_one(results):
         assert straight["losses"] == cut["losses"] + continued["losses"] and len(cut["losses"]) == 4
         assert_equal(straight["weights"], continued["weights"])
         assert_equal(straight["projections"], continued["projections"])
-        assert not any(name.endswith(".tmp") for name in continued["files"])
+        assert not any(name.startswith(".partial_") for name in continued["files"])
 
 
 def test_the_validation_is_shared_out(results):

@@ -263,7 +263,7 @@ def test_terms_are_in_the_log_file_the_logger_and_a_picture(make):
     assert len(lines) == 3
     for picture in ("progress.png", "progress_distillation.png"):
         assert os.path.getsize(os.path.join(trainer.output_folder, picture)) > 5000
-    assert not [name for name in os.listdir(trainer.output_folder) if name.endswith(".tmp")]
+    assert not [name for name in os.listdir(trainer.output_folder) if name.startswith(".")]
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -31,8 +31,8 @@ def explained(what: str, configuration: str, plans: str, patch_size: Sequence[in
             raise
         raise OutOfGpuMemory(
             f"Out of GPU memory during {what} with a patch of {by(patch_size)} pixels and a batch of {batch_size}. In "
-            f'a copy of the plans (nnUNetv2_dsvm copy-plans -d DATASET -p {plans} -o NEW_NAME), lower "batch_size" of the '
-            f'configuration {configuration}, or, at a batch of 1, "patch_size"; a smaller network or '
-            '"gradient_checkpointing": true in its arch_kwargs needs less too. Close other programs on this GPU first '
-            f"(nvidia-smi lists them). torch says: {first_line(error)}"
+            f"a copy of the plans (nnUNetv2_dsvm copy-plans -d DATASET -p {plans} -o NEW_NAME), lower "
+            f'"batch_size" of the configuration {configuration}, or, at a batch of 1, "patch_size"; a smaller network '
+            'or "gradient_checkpointing": true in its arch_kwargs needs less too. Close other programs on this GPU '
+            f"first (nvidia-smi lists them). torch says: {first_line(error)}"
         ) from error

@@ -14,6 +14,7 @@ from nnunetv2_dsvm.architecture.precision import VARIABLE as PRECISION_VARIABLE
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.nnunet.folders import check_usable_folders
 from nnunetv2_dsvm.nnunet.listing import cases_passing_over_litter
+from nnunetv2_dsvm.nnunet.names import BEST
 from nnunetv2_dsvm.training.checkpoints.compatibility import (
     check_same_distillation,
     check_same_network,
@@ -287,5 +288,5 @@ class ReliableTraining(TrainerHooks):
             if last_epoch_of_later_best(self.output_folder, self.current_epoch) is not None:
                 return
             self.current_epoch -= 1  # save_checkpoint stores the epoch that comes next
-            self.save_checkpoint(os.path.join(self.output_folder, "checkpoint_best.pth"))
+            self.save_checkpoint(os.path.join(self.output_folder, BEST))
             self.current_epoch += 1

@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_dsvm.files.json_files import write_json
+
+# `planning.network_of_plans` makes it of the class itself, and with it loads torch, which takes seconds.
 NETWORK_CLASS = "nnunetv2_dsvm.architecture.vm_unet.VMUNet"
 
 
@@ -44,5 +47,5 @@ def write_reduced_plans(
     plans["plans_name"] = plans_name
     plans["configurations"] = {"2d": configuration}
     path = dataset_folder / f"{plans_name}.json"
-    path.write_text(json.dumps(plans, indent=4) + "\n", encoding="utf-8")
+    write_json(path, plans, indent=4)
     return path

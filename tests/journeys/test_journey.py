@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.label_maps import label_maps
-from helpers.tiny_dataset import PLANS, TinyDataset, make_tiny_dataset
+from helpers.tiny_dataset import PLANS, TinyDataset, plan_and_preprocess, write_raw_dataset
 
 TRAINER = "nnUNetTrainerDSVM_journey"
 MODEL = f"{TRAINER}__{PLANS}__2d"
@@ -32,7 +32,9 @@ class Journey:
     """A dataset and the user's environment; `run` is one command typed by the user."""
 
     def __init__(self, root: Path) -> None:
-        self.dataset: TinyDataset = make_tiny_dataset(root, test_cases=2)
+        self.dataset = TinyDataset(root)
+        write_raw_dataset(self.dataset, test_cases=2)
+        plan_and_preprocess(self.dataset)
         self.environment = {"nnUNet_extTrainer": str(root / "my_trainers"), "NNUNETV2_DSVM_SEED": "1"}
         (root / "my_trainers").mkdir()
         (root / "my_trainers" / "my_trainer.py").write_text(USERS_TRAINER)

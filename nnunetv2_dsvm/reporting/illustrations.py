@@ -1,27 +1,47 @@
-"""The report's pictures of cases: which, in which colours, and what is written below."""
+"""The report's pictures and what is written about them; of the cases also which, and in which colours."""
 
-from collections.abc import Callable, Sequence
+import logging
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_dsvm.nnunet.trained_model import TrainedModel
 from nnunetv2_dsvm.reporting.case_picture import write_case_picture
 from nnunetv2_dsvm.reporting.case_slices import CaseSlices, colours_of_classes, read_case_slices
-from nnunetv2_dsvm.reporting.figure import Figure, picture_name
 from nnunetv2_dsvm.reporting.results import Results, ValidationCase
 from nnunetv2_dsvm.reporting.tables import shown
-from nnunetv2_dsvm.reporting.worst_cases import notable_cases
 
-Say = Callable[[str], None]
+RANKS = ("best", "median", "worst")
+
+_LOG = logging.getLogger(__name__)
 
 
-def case_figures(
-    folder: Path, models: Sequence[TrainedModel], titles: Sequence[str], results: Sequence[Results], say: Say
-) -> list[Figure]:
+@dataclass(frozen=True)
+class Illustration:
+    """A picture with its caption; without a file, the caption says why there is none."""
+
+    heading: str
+    file: Path | None
+    alternative: str
+    caption: str
+
+
+def picture_name(kind: str, title: str) -> str:
+    """The file name of a picture; other characters than those of plain names give way to a checksum."""
+    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in title)
+    unique = plain if plain == title else f"{plain}_{zlib.crc32(title.encode()):08x}"  # or two could have one name
+    return f"report_{kind}_{unique}.png"
+
+
+def case_illustrations(
+    folder: Path, models: Sequence[TrainedModel], titles: Sequence[str], results: Sequence[Results]
+) -> list[Illustration]:
     """Draw each model's best, median and worst case into `folder`; a class has one colour in all of the pictures.
 
     Args:
         titles: of the models, as `results`, which hold their cases.
-        say: told what is being done.
     """
     chosen = _notable(titles, results)
     found = {name: _of_models(titles, results, name) for name in chosen}
@@ -29,14 +49,14 @@ def case_figures(
     labels = models[0].labels
     colours = colours_of_classes([case for case in read.values() if isinstance(case, CaseSlices)], labels)
     ignored = models[0].dataset_json["labels"].get("ignore")
-    figures = []
+    illustrations = []
     for name, ranks in chosen.items():
         heading, dice = f"{name}: {', '.join(ranks)}", _dice(found[name], len(titles) == 1, len(labels) == 1)
         case = read[name]
         if isinstance(case, str):
-            figures.append(Figure(heading, None, "", f"{dice} No picture: {case}"))
+            illustrations.append(Illustration(heading, None, "", f"{dice} No picture: {case}"))
             continue
-        say(f"drawing {name}")
+        _LOG.info("drawing %s", name)
         file = folder / picture_name("case", name)
         write_case_picture(file, case, labels, colours, ignored)
         of_fold = next((f" (fold {c.fold})" for c in found[name].values() if c.fold is not None), "")
@@ -47,8 +67,25 @@ def case_figures(
             f"From the left: the image, {', '.join(panels)}."
         )
         alternative = f"{name}: image, {', '.join(case.segmentations)} side by side."
-        figures.append(Figure(heading, file, alternative, caption))
-    return figures
+        illustrations.append(Illustration(heading, file, alternative, caption))
+    return illustrations
+
+
+def notable_cases(cases: Sequence[ValidationCase]) -> dict[str, ValidationCase]:
+    """The best, the median and the worst case by mean foreground Dice; fewer where there are fewer than three.
+
+    Cases in which no class has a Dice (all masks empty) are left out. Of an even number, the median is the lower one
+    of the two in the middle; ties go by name.
+    """
+    ranked = sorted((c for c in cases if not math.isnan(c.mean_dice)), key=lambda case: (-case.mean_dice, case.name))
+    if not ranked:
+        return {}
+    places = {"best": 0, "worst": len(ranked) - 1, "median": len(ranked) // 2}
+    taken: dict[int, str] = {}
+    for rank, place in places.items():
+        taken.setdefault(place, rank)
+    chosen = {rank: ranked[place] for place, rank in taken.items()}
+    return {rank: chosen[rank] for rank in RANKS if rank in chosen}
 
 
 def _notable(titles: Sequence[str], results: Sequence[Results]) -> dict[str, list[str]]:
