@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunetv2_dsvm.ops.fused_core import split, ss2d_core, uses_core
+from nnunetv2_dsvm.ops.fused_core import ss2d_core, uses_core
+from nnunetv2_dsvm.ops.projections import split
 from nnunetv2_dsvm.ops.scan import ss2d_scan
 from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS
 
@@ -149,7 +150,7 @@ def _projected_scan(inputs: Sequence[Tensor], shape: ScanShape, grad: Tensor, ba
     inputs = [t.detach().requires_grad_() for t in inputs]
     x, weight, A, D, dt_bias = inputs
     if uses_core(backend, x.device, x.dtype, shape.d_state):
-        y = ss2d_core(x, weight, A, D, dt_bias, height=shape.height, width=shape.width)
+        y = ss2d_core(x, weight, A, D, dt_bias, height=shape.height, width=shape.width, backend=backend)
     else:
         dt, B, C = split(F.linear(x, weight.to(x.dtype)), shape.d_inner, shape.d_state)
         y = ss2d_scan(x, dt, A, B, C, D, dt_bias, height=shape.height, width=shape.width, backend=backend)

@@ -15,8 +15,8 @@ import torch
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 from nnunetv2_dsvm.distillation import DualSelfDistillation
+from nnunetv2_dsvm.ops.backend import SAVED_STATES_INTERVAL
 from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS
-from nnunetv2_dsvm.ops.triton.launch import INTERVAL
 
 Precision = Literal["bfloat16", "float16"]
 
@@ -60,7 +60,7 @@ def training_memory(
     features = sum(count * dim for count, dim in zip(tokens, dims, strict=True))
     in_blocks = sum(count * dim * n for count, dim, n in zip(tokens, dims, blocks, strict=True))
     states = sum(
-        math.ceil(count / INTERVAL) * NUM_DIRECTIONS * d_state * 2 * dim * n
+        math.ceil(count / SAVED_STATES_INTERVAL) * NUM_DIRECTIONS * d_state * 2 * dim * n
         for count, dim, n in zip(tokens, dims, blocks, strict=True)
     )
     projected = tokens[0] * NUM_DIRECTIONS * (2 * dims[0] + 2 * d_state)

@@ -1,15 +1,14 @@
 """Triton kernels of the four-direction selective scan: forward, and the passes that cut L into chunks.
 
 A program walks one direction of one image (or of one chunk of it) token by token, for a block of channels: see
-`triton_tiles`. Names: delta = softplus(dt + bias), a2 = A log2(e), decay = exp2(delta a2), u = delta x, h the state,
-flow the gradient of the state. All arithmetic is fp32.
+`tiles`. Names: delta = softplus(dt + bias), a2 = A log2(e), decay = exp2(delta a2), u = delta x, h the state,
+dh the gradient of the state. All arithmetic is fp32.
 """
 
 import triton
 import triton.language as tl
 
-from nnunetv2_dsvm.ops.triton.tiles import (
-    DIRECTIONS,
+from nnunetv2_dsvm.ops.triton.kernels.tiles import (
     LOG2_E,
     across_states,
     channel_block,
@@ -33,12 +32,12 @@ def chunk_end_kernel(
     v_ptr, delta_ptr, a_ptr, w_ptr, end_ptr, time_ptr,
     L, D, N, height, width, chunks, chunk_length, stride_v, stride_delta, stride_w, stride_wk, one,
     REVERSE: tl.constexpr, EVEN_L: tl.constexpr, STRAIGHT: tl.constexpr, EVEN_D: tl.constexpr, EVEN_N: tl.constexpr,
-    VECTOR: tl.constexpr, PACKED: tl.constexpr, WIDE: tl.constexpr,
+    VECTOR: tl.constexpr, PACKED: tl.constexpr, WIDE: tl.constexpr, K: tl.constexpr,
     T: tl.constexpr, LD: tl.constexpr, LN: tl.constexpr, SD: tl.constexpr, SN: tl.constexpr,
 ):  # fmt: skip
     """What a chunk by itself leaves at its end, `(batch, K, chunks, N, D)`, and the sum of its delta.
 
-    Forward: h after the chunk, from v = x and w = B. Reverse: flow before it, from v = the gradient of y and w = C.
+    Forward: h after the chunk, from v = x and w = B. Reverse: dh before it, from v = the gradient of y and w = C.
     """
     k = tl.program_id(1)
     image = tl.program_id(2) // chunks
@@ -86,7 +85,7 @@ def chunk_end_kernel(
                 time += delta
         rows = next_rows
         tokens = next_tokens
-    index = ((image * DIRECTIONS + k) * chunks + chunk).to(tl.int64)
+    index = ((image * K + k) * chunks + chunk).to(tl.int64)
     store_states(end_ptr + index * N * D, block, h)
     first_n = one_lane_of_states(block, LN, EVEN_D)
     tl.store(time_ptr + index * D + (d_lane + d_step), time, mask=first_n)
@@ -94,7 +93,7 @@ def chunk_end_kernel(
 
 @triton.jit
 def chunk_entry_kernel(
-    end_ptr, time_ptr, a_ptr, D, N, chunks, REVERSE: tl.constexpr, BLOCK: tl.constexpr
+    end_ptr, time_ptr, a_ptr, D, N, chunks, REVERSE: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Turns what each chunk leaves by itself into what enters it, in place."""
     sequence = tl.program_id(1)  # image * K + direction
@@ -102,24 +101,24 @@ def chunk_entry_kernel(
     mask = element < N * D
     n = element // D
     d = element % D
-    a2 = tl.load(a_ptr + ((sequence % DIRECTIONS) * D + d) * N + n, mask=mask, other=0.0) * LOG2_E
-    entering = tl.zeros([BLOCK], dtype=tl.float32)
+    a2 = tl.load(a_ptr + ((sequence % K) * D + d) * N + n, mask=mask, other=0.0) * LOG2_E
+    initial_state = tl.zeros([BLOCK], dtype=tl.float32)
     for i in range(chunks):
         chunk = chunks - 1 - i if REVERSE else i
         index = sequence.to(tl.int64) * chunks + chunk
         own = tl.load(end_ptr + index * N * D + element, mask=mask, other=0.0)
         time = tl.load(time_ptr + index * D + d, mask=mask, other=0.0)
-        tl.store(end_ptr + index * N * D + element, entering, mask=mask)
-        entering = entering * tl.exp2(a2 * time) + own
+        tl.store(end_ptr + index * N * D + element, initial_state, mask=mask)
+        initial_state = initial_state * tl.exp2(a2 * time) + own
 
 
 @triton.jit(do_not_specialize=["one"])
 def forward_kernel(
-    x_ptr, delta_ptr, a_ptr, b_ptr, c_ptr, y_ptr, entering_ptr, boundary_ptr,
+    x_ptr, delta_ptr, a_ptr, b_ptr, c_ptr, y_ptr, initial_state_ptr, saved_states_ptr,
     L, D, N, height, width, chunks, chunk_length, intervals, stride_x, stride_delta, stride_b, stride_bk, one,
-    HAS_ENTERING: tl.constexpr, SAVE: tl.constexpr, INTERVAL: tl.constexpr,
+    HAS_INITIAL_STATE: tl.constexpr, SAVE: tl.constexpr, INTERVAL: tl.constexpr,
     EVEN_L: tl.constexpr, STRAIGHT: tl.constexpr, EVEN_D: tl.constexpr, EVEN_N: tl.constexpr,
-    VECTOR: tl.constexpr, PACKED: tl.constexpr, WIDE: tl.constexpr,
+    VECTOR: tl.constexpr, PACKED: tl.constexpr, WIDE: tl.constexpr, K: tl.constexpr,
     T: tl.constexpr, LD: tl.constexpr, LN: tl.constexpr, SD: tl.constexpr, SN: tl.constexpr,
 ):  # fmt: skip
     """y of each direction without the skip, `(batch, L, K, D)`; with SAVE also h before every INTERVAL-th token."""
@@ -141,12 +140,12 @@ def forward_kernel(
         stream(b_base, stride_b, n_lane, n_step, N, one, EVEN_N, VECTOR, PACKED),
         stream(c_base, stride_b, n_lane, n_step, N, one, EVEN_N, VECTOR, PACKED),
     )
-    y_lane = y_ptr + (row0 * DIRECTIONS + k) * D + d_lane
+    y_lane = y_ptr + (row0 * K + k) * D + d_lane
     direction = walk(k, L, height, width)
 
-    sequence = (image * DIRECTIONS + k).to(tl.int64)
-    if HAS_ENTERING:
-        h = load_states(entering_ptr + (sequence * chunks + chunk) * N * D, block, 1, D)
+    sequence = (image * K + k).to(tl.int64)
+    if HAS_INITIAL_STATE:
+        h = load_states(initial_state_ptr + (sequence * chunks + chunk) * N * D, block, 1, D)
     else:
         h = tl.zeros([LD, LN, SD, SN], dtype=tl.float32)
 
@@ -156,7 +155,7 @@ def forward_kernel(
     tokens = load_group(streams, rows, start, L, EVEN_L)
     for t0 in range(start, end, INTERVAL):
         if SAVE:
-            store_states(boundary_ptr + (sequence * intervals + t0 // INTERVAL) * N * D, block, h)
+            store_states(saved_states_ptr + (sequence * intervals + t0 // INTERVAL) * N * D, block, h)
         for t1 in range(t0, tl.minimum(t0 + INTERVAL, end), T):
             t = t1 + T
             next_rows, place = group_rows(place, L, direction, T, STRAIGHT, WIDE)
@@ -178,6 +177,6 @@ def forward_kernel(
                     if not EVEN_L:
                         inside = inside & (t1 + i < L)
                     y = across_states(parts[i]).to(y_ptr.dtype.element_ty)
-                    tl.store((y_lane + rows[i] * (DIRECTIONS * D)) + d_step, y, mask=inside)
+                    tl.store((y_lane + rows[i] * (K * D)) + d_step, y, mask=inside)
             rows = next_rows
             tokens = next_tokens

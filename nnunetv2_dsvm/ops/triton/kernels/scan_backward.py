@@ -1,10 +1,9 @@
-"""Triton kernel of the backward of the four-direction selective scan; names as in `triton_scan`."""
+"""Triton kernel of the backward of the four-direction selective scan; names as in `scan_forward`."""
 
 import triton
 import triton.language as tl
 
-from nnunetv2_dsvm.ops.triton.tiles import (
-    DIRECTIONS,
+from nnunetv2_dsvm.ops.triton.kernels.tiles import (
     LN_2,
     LOG2_E,
     across_channels,
@@ -42,18 +41,18 @@ def softplus_slope(delta, dtype: tl.constexpr):
 
 @triton.jit(do_not_specialize=["one"])
 def backward_kernel(
-    gy_ptr, x_ptr, delta_ptr, a_ptr, b_ptr, c_ptr, boundary_ptr, flow_ptr, scratch_ptr,
+    gy_ptr, x_ptr, delta_ptr, a_ptr, b_ptr, c_ptr, saved_states_ptr, final_dh_ptr, scratch_ptr,
     gx_ptr, gdt_ptr, gb_ptr, gc_ptr, ga_ptr, gbias_ptr,
     L, D, N, height, width, chunks, chunk_length, intervals,
     stride_gy, stride_x, stride_delta, stride_b, stride_bk, stride_gdt, one,
-    HAS_FLOW: tl.constexpr, INTERVAL: tl.constexpr,
+    HAS_FINAL_DH: tl.constexpr, INTERVAL: tl.constexpr,
     EVEN_L: tl.constexpr, STRAIGHT: tl.constexpr, EVEN_D: tl.constexpr, EVEN_N: tl.constexpr,
-    VECTOR: tl.constexpr, PACKED: tl.constexpr, WIDE: tl.constexpr,
+    VECTOR: tl.constexpr, PACKED: tl.constexpr, WIDE: tl.constexpr, K: tl.constexpr,
     T: tl.constexpr, LD: tl.constexpr, LN: tl.constexpr, SD: tl.constexpr, SN: tl.constexpr,
 ):  # fmt: skip
     """All gradients, one interval of tokens after the other from the end.
 
-    A first pass over an interval walks the states from its saved boundary, leaves one per T tokens in scratch and makes
+    A first pass over an interval walks the states from its saved state, leaves one per T tokens in scratch and makes
     gc; it also brings the interval's tokens into the cache. The second goes backward, T tokens at a time in registers.
     Written are gx `(batch, L, K, D)`, gdt `(batch, L, K, D)` (of dt: through softplus), and without atomics, for a
     deterministic sum afterwards: gb and gc per block of channels, `(blocks, batch, L, K, N)`, ga
@@ -81,12 +80,12 @@ def backward_kernel(
         stream(gy_base, stride_gy, d_lane, d_step, D, one, EVEN_D, VECTOR, PACKED),
     )
     streams = first_streams + (stream(c_base, stride_b, n_lane, n_step, N, one, EVEN_N, VECTOR, PACKED),)
-    gx_lane = gx_ptr + (row0 * DIRECTIONS + k) * D + d_lane
+    gx_lane = gx_ptr + (row0 * K + k) * D + d_lane
     gdt_lane = gdt_ptr + row0 * stride_gdt + k * D + d_lane
     images = tl.num_programs(2) // chunks
     block_row0 = (tl.program_id(0).to(tl.int64) * images + image) * L
-    gb_lane = gb_ptr + (block_row0 * DIRECTIONS + k) * N + n_lane
-    gc_lane = gc_ptr + (block_row0 * DIRECTIONS + k) * N + n_lane
+    gb_lane = gb_ptr + (block_row0 * K + k) * N + n_lane
+    gc_lane = gc_ptr + (block_row0 * K + k) * N + n_lane
     direction = walk(k, L, height, width)
     program = (tl.program_id(2) * tl.num_programs(1) + k) * tl.num_programs(0) + tl.program_id(0)
     # Registers of a lane that lie together, SN, stay together; lanes lie next to each other around them.
@@ -94,11 +93,11 @@ def backward_kernel(
     scratch_lane += lane[:, :, :, None] * SN + over_channels(tl.arange(0, SN)[None, None, :])
     scratch_lane += over_states(tl.arange(0, SD)[None, None, :]) * (LD * LN * SN)
 
-    sequence = (image * DIRECTIONS + k).to(tl.int64)
-    if HAS_FLOW:
-        flow = load_states(flow_ptr + (sequence * chunks + chunk) * N * D, block, 1, D)
+    sequence = (image * K + k).to(tl.int64)
+    if HAS_FINAL_DH:
+        dh = load_states(final_dh_ptr + (sequence * chunks + chunk) * N * D, block, 1, D)
     else:
-        flow = tl.zeros([LD, LN, SD, SN], dtype=tl.float32)
+        dh = tl.zeros([LD, LN, SD, SN], dtype=tl.float32)
     ga = tl.zeros([LD, LN, SD, SN], dtype=tl.float32)
     gbias = tl.zeros([LD, LN, SD], dtype=tl.float32)
 
@@ -108,7 +107,7 @@ def backward_kernel(
     for s in range(intervals_here):
         t0 = start + (intervals_here - 1 - s) * INTERVAL
         groups = (tl.minimum(end - t0, INTERVAL) + T - 1) // T
-        h = load_states(boundary_ptr + (sequence * intervals + t0 // INTERVAL) * N * D, block, 1, D)
+        h = load_states(saved_states_ptr + (sequence * intervals + t0 // INTERVAL) * N * D, block, 1, D)
 
         rows, place = group_rows(place_of(t0, direction), L, direction, T, STRAIGHT, WIDE)
         tokens = load_group(first_streams, rows, t0, L, EVEN_L)
@@ -134,7 +133,7 @@ def backward_kernel(
                     if not EVEN_L:
                         inside = inside & (t0 + g * T + i < L)
                     gc = across_channels(parts[i])
-                    tl.store((gc_lane + rows[i] * (DIRECTIONS * N)) + n_step, gc, mask=inside)
+                    tl.store((gc_lane + rows[i] * (K * N)) + n_step, gc, mask=inside)
             rows = next_rows
             tokens = next_tokens
 
@@ -166,9 +165,9 @@ def backward_kernel(
                     gy = widen(gys[i], gy_ptr.dtype.element_ty)
                     b = over_channels(widen(bs[i], b_ptr.dtype.element_ty))
                     c = over_channels(widen(cs[i], c_ptr.dtype.element_ty))
-                    gh = flow + over_states(gy) * c
-                    flow = gh * decays[i]
-                    gexponent = flow * befores[i]
+                    gh = dh + over_states(gy) * c
+                    dh = gh * decays[i]
+                    gexponent = dh * befores[i]
                     ga += gexponent * over_states(delta)
                     gb = in_lane_channels(gh * over_states(x * delta))
                     parts += ((gb, in_lane_states(gh * b), in_lane_states(gexponent * a2)),)
@@ -188,13 +187,13 @@ def backward_kernel(
                         in_n = in_n & (t1 + i < L)
                         in_d = in_d & (t1 + i < L)
                     row = rows[i]
-                    tl.store((gb_lane + row * (DIRECTIONS * N)) + n_step, across_channels(gb), mask=in_d)
+                    tl.store((gb_lane + row * (K * N)) + n_step, across_channels(gb), mask=in_d)
                     gx = (gu * delta).to(gx_ptr.dtype.element_ty)
-                    tl.store((gx_lane + row * (DIRECTIONS * D)) + d_step, gx, mask=in_n)
+                    tl.store((gx_lane + row * (K * D)) + d_step, gx, mask=in_n)
                     tl.store((gdt_lane + row * stride_gdt) + d_step, gdt.to(gdt_ptr.dtype.element_ty), mask=in_n)
                 tokens = next_tokens
             rows = next_rows
 
-    index = tl.program_id(2).to(tl.int64) * DIRECTIONS + k
+    index = tl.program_id(2).to(tl.int64) * K + k
     store_states(ga_ptr + index * N * D, block, ga)
     tl.store(gbias_ptr + index * D + (d_lane + d_step), gbias, mask=first_n)
