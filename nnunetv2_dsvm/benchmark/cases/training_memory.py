@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from nnunetv2_dsvm.benchmark.measuring.memory import inside_cuda_graphs
+from nnunetv2_dsvm.planning.architecture_entry import architecture_entry
 from nnunetv2_dsvm.planning.memory import Precision
-from nnunetv2_dsvm.planning.network_of_plans import NETWORK_CLASS_NAME
 
 _DATASET = "Dataset001_Memory"
 _TRAINING_STEPS, _VALIDATION_STEPS = 8, 4  # before and after each other, until all CUDA graphs are recorded
@@ -57,11 +57,7 @@ class TrainingCase:
             "patch_size": list(self.patch_size),
             "spacing": [1.0, 1.0],
             "batch_dice": True,
-            "architecture": {
-                "network_class_name": NETWORK_CLASS_NAME,
-                "arch_kwargs": self.architecture,
-                "_kw_requires_import": [],
-            },
+            "architecture": architecture_entry(self.architecture),
         }
         return {
             "dataset_name": _DATASET,
