@@ -1,20 +1,24 @@
 """VMUNet.from_nnunet, and `nnUNetv2_dsvm export`: a trained model folder becomes a module, a program, an ONNX model."""
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from helpers.examples_in_docstrings import run_example
 from helpers.scan_inputs import relative_error, scan_inputs
 from helpers.short_trainers import ShortRun, without_pictures
 from helpers.tiny_dataset import PLANS
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+import nnunetv2_dsvm
 from nnunetv2_dsvm import VMUNet
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.errors import UserError
@@ -54,11 +58,14 @@ def model(trained):
 
 @pytest.fixture(scope="module")
 def exported(model, tmp_path_factory):
-    """The model's files, by their suffix."""
-    folder = tmp_path_factory.mktemp("exported")
-    for format, suffix in FORMATS:
-        arguments = ["export", str(model), "-f", "0", "-o", str(folder / f"model{suffix}"), "--format", format]
-        assert main(arguments) == 0
+    """The model's files, by their suffix: one by the call, which prints nothing, the other by the command."""
+    folder, printed = tmp_path_factory.mktemp("exported"), io.StringIO()
+    (folder / "model").symlink_to(model)
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.chdir(folder)
+        run_example(nnunetv2_dsvm.export)
+    assert not printed.getvalue()
+    assert main(["export", str(model), "-f", "0", "-o", str(folder / "model.onnx"), "--format", "onnx"]) == 0
     return {suffix: folder / f"model{suffix}" for _, suffix in FORMATS}
 
 

@@ -10,11 +10,13 @@ import pytest
 import SimpleITK as sitk
 import torch
 from helpers.dataset_miniatures import threads_for_processes
+from helpers.examples_in_docstrings import run_example
 from helpers.litter import scatter
 from helpers.places import DATA as TEST_DATA
 from helpers.tiny_dataset import SHAPE
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+import nnunetv2_dsvm
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
 from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 from nnunetv2_dsvm.cli.main import main
@@ -220,6 +222,24 @@ def test_channels_and_classes_of_the_dataset_count(plan, copied_dataset):
     assert batch(40, range(3)) <= few
     expected = largest_batch(8 * GIGABYTE, (256, 256), BASE, **{**IMAGES, "num_classes": 61})
     assert many == expected
+
+
+def test_a_call_writes_the_commands_plans_and_prints_nothing(plan, copied_dataset, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    run_example(nnunetv2_dsvm.plan)
+    capsys.readouterr()
+    planned = nnunetv2_dsvm.plan(901, preset="small", plans_name="byCall")
+    assert capsys.readouterr() == ("", "") and planned.for_cpu and "2d: {" in planned.said
+    assert main(["plan", "-d", "901", "-preset", "small", "-overwrite_plans_name", "byCommand"]) == 0
+    shown = capsys.readouterr().out
+    size = "×".join(map(str, planned.patch_size))
+    assert f"2d: VM-UNet, preset small, patch {size}, batch {planned.batch_size}: for a CPU" in shown
+    by_call, by_command = (
+        json.loads((copied_dataset.preprocessed / f"{name}.json").read_text()) for name in ("byCall", "byCommand")
+    )
+    assert planned.file == copied_dataset.preprocessed / "byCall.json"
+    as_text = json.dumps(by_call).replace("byCall", "byCommand")
+    assert json.loads(as_text) == by_command and by_command["configurations"]["2d"]["batch_size"] == planned.batch_size
 
 
 def test_plans_that_are_there_keep_other_configurations_and_survive_a_full_disk(plan, copied_dataset, monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 
 import matplotlib.image
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from helpers.places import DATA
 from helpers.report_models import Drawn, dice_and_iou, make_model, shifted
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
@@ -116,6 +118,37 @@ def test_nsd_of_two_tolerances_is_not_mixed(tmp_path, monkeypatch, capsys):
     assert "NSD was measured for a at 2 mm, b at 1 mm" in capsys.readouterr().err
     assert not (tmp_path / "out" / "report.html").exists()
     assert read_results(models[1], ["1"]).tolerance_mm == 1
+
+
+def test_metrics_of_version_0_1_0_stand_beside_those_of_now(tmp_path):
+    """There the average symmetric surface distance is MSD_mm."""
+    models = [tmp_path / f"{name}__smallPlans__2d" for name in ("then", "now")]
+    files = [model / "crossval_results_folds_0_1" / "metrics_nnunet.json" for model in models]
+    for model, file in zip(models, files, strict=True):
+        shutil.copytree(DATA / "version_0_1_0" / "finished", model)
+        file.touch()  # after the predictions
+    old = files[0].read_text(encoding="utf-8")
+    files[1].write_text(old.replace("MSD_mm", "ASSD_mm").replace("HD95 and MSD ", "HD95 and ASSD "), encoding="utf-8")
+    then, now = (read_results(TrainedModel(model), ["0", "1"]) for model in models)
+    assert "ASSD_mm" in now.metrics and then.metrics == now.metrics and then.notes == now.notes
+    assert str(then.summary) == str(now.summary) and str(then.per_case) == str(now.per_case)  # with NaN
+    (case, *_) = json.loads(old)["per_case"]
+    defined = {label: values["MSD_mm"] for label, values in case["values"].items() if values["MSD_mm"] is not None}
+    assert defined and all(then.per_case[case["case"]][label]["ASSD_mm"] == value for label, value in defined.items())
+    table = comparison_of(["then", "now"], [then, now])
+    (rows,) = (group["rows"] for group in table["groups"] if group["title"] == "ASSD (mm) ↓")
+    assert {row["cells"][2]["text"] for row in rows} == {"+0.00", "–"}  # where it is undefined
+    curves = read_curves(TrainedModel(models[0]), ["0", "1"])
+    assert [len(of_fold["train_losses"]) for of_fold in curves.histories.values()] == [4, 4] and not curves.notes
+
+
+def test_logged_values_that_are_no_numbers_leave_gaps(tmp_path):
+    model = TrainedModel(make_model(Drawn(tmp_path, "RGB", cases=1), "a", folds=1, epochs=2))
+    logging = {"train_losses": ["x", 0.5], "val_losses": "no list", "epoch_start_timestamps": [None, 1.0],
+               "epoch_end_timestamps": [2.0, 3.0]}  # fmt: skip
+    torch.save({"logging": logging}, model.fold_folder("0") / "checkpoint_final.pth")
+    curves = read_curves(model, ["0"])
+    assert curves.values(curves.panels[0]) == [0.5] and curves.epoch_seconds["0"] == [2.0]
 
 
 def test_metrics_older_than_a_prediction_are_said_to_be(tmp_path):
