@@ -5,14 +5,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from nnunetv2_dsvm.architecture.blocks.resampling import PATCH_SIZE
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
 from nnunetv2_dsvm.benchmark.cases.network import NetworkSizes
 from nnunetv2_dsvm.benchmark.measuring.timing import Effort
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.ops import BACKEND_NAMES
 from nnunetv2_dsvm.training.precision import trains_in_bf16
-
-PATCH_SIZE = 4  # tokens of stage 1 are patches of 4 x 4 pixels
 
 
 @dataclass(frozen=True)
@@ -91,9 +90,8 @@ _CPU_IMAGES = SuiteImages(
 )
 _TINY = (ImageShape(2, 32, 32),)
 _QUICK_IMAGES = SuiteImages(scan=_TINY, core=_TINY, network=_TINY, scaling=_TINY, sharing=_TINY)
-_SMALL_SIZES = NetworkSizes(
-    **{name: PRESETS["small"][name] for name in ("dims", "encoder_depths", "decoder_depths", "d_state")}
-)
+_SMALL = PRESETS["small"]
+_SMALL_SIZES = NetworkSizes(_SMALL.dims, _SMALL.encoder_depths, _SMALL.decoder_depths, _SMALL.d_state)
 _QUICK_SIZES = NetworkSizes(dims=(8, 16, 32, 64), encoder_depths=(1, 1, 1, 1), decoder_depths=(1, 1, 1, 1))
 
 _CPU_EFFORT = Effort(warm_up=1, least=3, most=20, seconds=1.0, long_call=4.0)
