@@ -9,26 +9,20 @@ from nnunetv2_dsvm.architecture.blocks.resampling import PATCH_SIZE
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS, VMUNet
 from nnunetv2_dsvm.architecture.vm_unet_sizes import strides_of
 from nnunetv2_dsvm.errors import UserValueError
+from nnunetv2_dsvm.planning.architecture_entry import NETWORK_CLASS_NAME, architecture_entry
 
-NETWORK_CLASS_NAME = "nnunetv2_dsvm.architecture.vm_unet.VMUNet"  # in plans that users have: it stays
 # Our networks by the name that plans give them. A name that is not here is another package's.
 NETWORKS: dict[str, type[VMUNet]] = {NETWORK_CLASS_NAME: VMUNet}
 DEFAULT_PRESET = "base"
 _NNUNETS = "dynamic_network_architectures."  # where the networks of nnU-Net's own planners come from
 
 
-def architecture_entry(sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """The entry `architecture` of a configuration with a network of ours, and no arguments but these.
+def vm_unet_architecture(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry `architecture` of a configuration, for our trainers and for nnU-Net's own.
 
     Args:
-        sizes: arguments of `VMUNet` besides channels and classes.
+        sizes: arguments of `VMUNet` besides channels and classes, with `dims`.
     """
-    arguments = {key: list(value) if isinstance(value, tuple) else value for key, value in sizes.items()}
-    return {"network_class_name": NETWORK_CLASS_NAME, "arch_kwargs": arguments, "_kw_requires_import": []}
-
-
-def vm_unet_architecture(sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """The same, for our trainers and for nnU-Net's own; `sizes` has `dims`."""
     # For nnU-Net's own trainers: heads with and without deep supervision, and their scales.
     return architecture_entry({**sizes, "auxiliary_heads": True, "strides": strides_of(len(sizes["dims"]))})
 

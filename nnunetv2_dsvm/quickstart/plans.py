@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_dsvm.files.json_files import write_json
-
-# NETWORK_CLASS_NAME of `planning.network_of_plans`, which loads torch for seconds; a test compares the two.
-NETWORK_CLASS = "nnunetv2_dsvm.architecture.vm_unet.VMUNet"
+from nnunetv2_dsvm.planning.architecture_entry import architecture_entry
 
 
 def write_reduced_plans(
@@ -39,11 +37,7 @@ def write_reduced_plans(
         min(planned, largest) for planned, largest in zip(configuration["patch_size"], largest_patch_size, strict=True)
     ]
     configuration["batch_size"] = batch_size
-    configuration["architecture"] = {
-        "network_class_name": NETWORK_CLASS,
-        "arch_kwargs": dict(network),
-        "_kw_requires_import": [],
-    }
+    configuration["architecture"] = architecture_entry(network)
     plans["plans_name"] = plans_name
     plans["configurations"] = {"2d": configuration}
     path = dataset_folder / f"{plans_name}.json"

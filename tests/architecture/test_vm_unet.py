@@ -1,7 +1,6 @@
 """The network: against the official VM-UNet's numbers, and as a module that anybody can use."""
 
 import json
-from pydoc import locate
 
 import pytest
 import torch
@@ -9,12 +8,12 @@ from helpers.network_contract import NetworkContract
 from helpers.places import DATA
 from helpers.scan_inputs import relative_error
 
+import nnunetv2_dsvm
 from nnunetv2_dsvm import VMUNet
 from nnunetv2_dsvm.architecture import checkpoints
 from nnunetv2_dsvm.architecture.blocks.vss_block import DT_MAX, DT_MIN, SS2D, DropPath
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
 from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
-from nnunetv2_dsvm.planning.network_of_plans import NETWORKS
 
 TINY = {"dims": (8, 16, 32, 64), "encoder_depths": (1, 1, 1, 1), "decoder_depths": (1, 1, 1, 1), "d_state": 4}
 
@@ -157,15 +156,19 @@ def test_autocast_stays_near_fp32(dtype):
     assert relative_error(got, expected) < 3e-2
 
 
-def test_a_class_has_the_name_that_plans_give_it():
-    """Plans that users have name it so, with these arguments."""
-    (name, network_class), *others = NETWORKS.items()
-    assert name == "nnunetv2_dsvm.architecture.vm_unet.VMUNet" and not others
-    assert network_class is VMUNet is locate(name)
-    assert dict(PRESETS["base"]) == {
-        "dims": (96, 192, 384, 768), "encoder_depths": (2, 2, 2, 2), "decoder_depths": (2, 2, 2, 1)
-    }  # fmt: skip
-    assert list(PRESETS["small"]) == ["dims", "encoder_depths", "decoder_depths", "d_state", "drop_path_rate"]
+def test_presets_are_arguments_of_the_class():
+    base = PRESETS["base"]
+    assert dict(base) == {key: base[key] for key in ("dims", "encoder_depths", "decoder_depths")}
+    assert {**base, "d_state": 8} == {**VMUNetSizes(d_state=8)} and VMUNet(1, 2, **PRESETS["small"]).sizes.d_state == 8
+    with pytest.raises(KeyError):
+        base["d_state"]  # the default
+
+
+def test_public_names_are_imported_when_they_are_asked_for():
+    assert all(getattr(nnunetv2_dsvm, name) for name in nnunetv2_dsvm.__all__)
+    assert set(nnunetv2_dsvm.__all__) <= set(dir(nnunetv2_dsvm))
+    with pytest.raises(AttributeError, match="has no attribute 'VMUnet'"):
+        nnunetv2_dsvm.VMUnet  # noqa: B018
 
 
 def test_named_sizes_and_overrides():

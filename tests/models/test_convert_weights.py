@@ -24,9 +24,9 @@ from nnunetv2_dsvm import VMUNet
 from nnunetv2_dsvm.architecture.blocks.resampling import PatchEmbedding
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.models.pretrained.fitting import to_input_channels
+from nnunetv2_dsvm.planning.architecture_entry import architecture_entry
 
 FIRST_BLOCK = "layers.0.blocks.0.self_attention"
-NETWORK_CLASS = f"{VMUNet.__module__}.VMUNet"
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -81,8 +81,7 @@ def convert(golden, tmp_path, capsys):
 
 
 def write_plans(folder, sizes):
-    architecture = {"network_class_name": NETWORK_CLASS, "arch_kwargs": sizes, "_kw_requires_import": []}
-    configuration = {"patch_size": [32, 64], "architecture": architecture}
+    configuration = {"patch_size": [32, 64], "architecture": architecture_entry(sizes)}
     plans = {"plans_name": "goldenPlans", "dataset_name": "Dataset001", "configurations": {"2d": configuration}}
     (folder / "plans.json").write_text(json.dumps(plans))
     return folder / "plans.json"

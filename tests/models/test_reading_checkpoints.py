@@ -30,7 +30,6 @@ def test_no_reader_runs_what_a_pickle_asks_for(tmp_path, capsys):
     torch.save(torch.load(file, weights_only=False) | {"logging": RunsCode(f"touch {witness}")}, file)
     sentence = f"it asks for {os.system.__module__}.system, and only tensors, numbers and plain values are read"
     for command in (
-        ["report", str(model), "-o", str(out)],
         ["export", str(model), "-f", "0", "-o", f"{out}.pt2"],
         ["convert-weights", str(file), "-o", f"{out}.pth"],
     ):

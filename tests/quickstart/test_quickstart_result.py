@@ -184,10 +184,3 @@ def test_reduced_plans_change_the_network_the_patch_and_the_batch_only(tmp_path)
             },
         }
     }
-
-
-def test_named_network_class_exists():
-    from nnunetv2_dsvm.planning.network_of_plans import NETWORK_CLASS_NAME
-    from nnunetv2_dsvm.quickstart.plans import NETWORK_CLASS
-
-    assert NETWORK_CLASS == NETWORK_CLASS_NAME

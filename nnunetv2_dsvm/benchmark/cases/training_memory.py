@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from nnunetv2_dsvm.benchmark.measuring.memory import inside_cuda_graphs
+from nnunetv2_dsvm.planning.architecture_entry import architecture_entry
 from nnunetv2_dsvm.planning.memory import Precision
-from nnunetv2_dsvm.planning.network_of_plans import architecture_entry
 
 _DATASET = "Dataset001_Memory"
 _TRAINING_STEPS, _VALIDATION_STEPS = 8, 4  # before and after each other, until all CUDA graphs are recorded
