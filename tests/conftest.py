@@ -1,6 +1,7 @@
 """Set-up of every test: memory that was never written is NaN, and processes share few cores peacefully."""
 
 import os
+from collections import Counter
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,13 @@ TESTED, TESTS = Path(find_spec("nnunetv2_dsvm").origin).parents[1], Path(__file_
 PATHS = [str(TESTED)] if TESTS.parent == TESTED else []
 # Their scripts find the tests' helpers too.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*PATHS, str(TESTS), os.environ.get("PYTHONPATH")]))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, so that none is begun last: those with slow tests, then those with many."""
+    tests = Counter(item.path for item in items)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in slow, -tests[item.path]))
 
 
 @pytest.fixture(autouse=True)
@@ -75,15 +83,13 @@ def one_epoch(monkeypatch):
 
 
 @pytest.fixture
-def new_dataset(tmp_path, monkeypatch):
+def new_dataset(tmp_path):
     """A dataset of the test's own, not yet written, for nnU-Net's own functions in this process."""
-    from helpers.tiny_dataset import TinyDataset, threads_instead_of_processes
+    from helpers.tiny_dataset import TinyDataset
 
     dataset = TinyDataset(tmp_path / "dataset")
-    for name, value in dataset.environment.items():
-        monkeypatch.setenv(name, value)
-    threads_instead_of_processes(monkeypatch)
-    return dataset
+    with dataset.here():
+        yield dataset
 
 
 @pytest.fixture

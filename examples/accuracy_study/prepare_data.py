@@ -15,7 +15,7 @@ from pathlib import Path
 
 from colin27 import write_colin27, write_mirrored_label
 
-from nnunetv2_dsvm.datasets.grouped_splits import write_grouped_splits
+from nnunetv2_dsvm.datasets.splits import write_grouped_splits
 from nnunetv2_dsvm.nnunet.folders import check_folder_variables
 from nnunetv2_dsvm.quickstart.result import write_baselines
 from nnunetv2_dsvm.quickstart.totalsegmentator_example import slab_of, write_totalsegmentator_example

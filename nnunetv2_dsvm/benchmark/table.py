@@ -4,32 +4,22 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnunetv2_dsvm.benchmark.measuring.timing import Timing
-from nnunetv2_dsvm.benchmark.suites import Result
+from nnunetv2_dsvm.benchmark.result import BenchmarkResult
+from nnunetv2_dsvm.benchmark.run import BenchmarkResults
+from nnunetv2_dsvm.benchmark.suite import SUITES
+from nnunetv2_dsvm.files.text import by
+from nnunetv2_dsvm.planning.memory import GIGABYTE
 
-# What the others are compared with: the first of these that was measured.
-YARDSTICKS = {
-    "scan": ("reference", "mamba_ssm", "torch_chunked"),
-    "core": ("conventional",),
-    "network": ("conventional VM-UNet", "PlainConvUNet"),
-    "distillation": ("VM-UNet",),
-    "scaling": ("1 GPU",),
-    "sharing": ("one process",),
-}
+if TYPE_CHECKING:  # it imports nnU-Net, which the other suites do without
+    from nnunetv2_dsvm.benchmark.planned_memory import PlannedTraining
+
 _COLUMNS = ("inference", "forward", "training")
-_TITLES = {
-    "scan": "Selective scan: one call",
-    "core": "SS2D core (convolution's output to merged sum) and VSS block",
-    "network": "Network: inference and training step",
-    "distillation": "Dual self-distillation on top of VM-UNet",
-    "scaling": "DSVM-UNet on several GPUs that share the batch",
-    "sharing": "Two processes at once on one CPU: × is the speed that is left to each",
-}
 
 
-def ratios(result: Result, yardstick: Result) -> dict[str, float]:
+def ratios(result: BenchmarkResult, yardstick: BenchmarkResult) -> dict[str, float]:
     """How many times faster than the yardstick, and which fraction of its memory, by what was measured."""
     ours, theirs = result.measurement, yardstick.measurement
     found = {}
@@ -42,21 +32,16 @@ def ratios(result: Result, yardstick: Result) -> dict[str, float]:
     return found
 
 
-def _yardstick(results: Sequence[Result]) -> Result | None:
+def _yardstick(results: Sequence[BenchmarkResult]) -> BenchmarkResult | None:
     measured = {r.implementation: r for r in results if r.measurement}
-    return next((measured[name] for name in YARDSTICKS[results[0].suite] if name in measured), None)
+    return next((measured[name] for name in SUITES[results[0].suite].yardsticks if name in measured), None)
 
 
-def as_json(
-    environment: dict[str, Any],
-    settings: dict[str, Any],
-    results: Sequence[Result],
-    planned_memory: Sequence[dict[str, Any]] = (),
-) -> str:
+def as_json(found: BenchmarkResults) -> str:
     """Everything that was measured, in seconds and bytes."""
     rows = []
-    for _, group in groupby(results, key=lambda r: (r.suite, r.case)):
-        group = list(group)
+    for _, of_case in groupby(found.results, key=lambda r: (r.suite, r.case)):
+        group = list(of_case)
         yardstick = _yardstick(group)
         for result in group:
             row = dataclasses.asdict(result)
@@ -64,25 +49,43 @@ def as_json(
                 row["compared_with"] = yardstick.implementation
                 row.update(ratios(result, yardstick))
             rows.append(row)
-    written = {"environment": environment, "settings": settings, "results": rows}
-    if planned_memory:
-        written["planned_memory"] = list(planned_memory)
+    written: dict[str, Any] = {
+        "environment": found.environment,
+        "settings": dataclasses.asdict(found.settings),
+        "results": rows,
+    }
+    if found.planned_memory:
+        written["planned_memory"] = [training.as_row() for training in found.planned_memory]
     return json.dumps(written, indent=2) + "\n"
 
 
-def as_table(results: Sequence[Result]) -> str:
+def as_table(results: Sequence[BenchmarkResult]) -> str:
     """One block per case. Times are medians in ms ± half the distance from fastest to slowest; memory in MiB."""
     lines: list[str] = []
     for suite, in_suite in groupby(results, key=lambda r: r.suite):
-        lines += ["", _TITLES[suite]]
+        lines += ["", SUITES[suite].title]
         for case, group in groupby(in_suite, key=lambda r: r.case):
             lines += ["", f"  {case}", *("    " + line for line in _block(list(group)))]
     return "\n".join(lines)
 
 
-def _block(results: Sequence[Result]) -> list[str]:
+def planned_memory_table(trainings: "Sequence[PlannedTraining]") -> str:
+    """The trainings of the suite memory in Markdown, GB of 10^9 bytes."""
+    columns = "target", "preset", "patch", "batch", "precision", "channels, classes", "planned GB", "took GB", "ratio"
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for t in trainings:
+        peak = t.peak
+        took = peak if isinstance(peak, str) else f"{peak.total / GIGABYTE:.2f} | {peak.total / t.planned:.3f}"
+        lines.append(
+            f"| {t.target_gb} | {t.preset} | {by(t.patch_size)} | {t.batch_size} | {t.precision} "
+            f"| {t.input_channels}, {t.num_classes} | {t.planned / GIGABYTE:.2f} | {took} |"
+        )
+    return "\n".join(lines)
+
+
+def _block(results: Sequence[BenchmarkResult]) -> list[str]:
     yardstick = _yardstick(results)
-    step = "step" if results[0].suite in ("network", "distillation", "scaling", "sharing") else "fwd+bwd"
+    step = SUITES[results[0].suite].step
     header = ["", "inference ms", "", "training: forward ms", "", f"{step} ms", "", "peak: inference MiB", ""]
     header += [f"{step} MiB", ""]
     with_kept = any(r.measurement and r.measurement.kept_bytes is not None for r in results)
@@ -99,7 +102,7 @@ def _block(results: Sequence[Result]) -> list[str]:
     return (table if len(rows) > 1 else []) + notes
 
 
-def _row(result: Result, yardstick: Result | None, with_kept: bool) -> list[str]:
+def _row(result: BenchmarkResult, yardstick: BenchmarkResult | None, with_kept: bool) -> list[str]:
     compared = ratios(result, yardstick) if yardstick and yardstick is not result else {}
 
     def ratio(key: str, sign: str) -> str:

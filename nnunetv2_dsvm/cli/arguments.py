@@ -4,9 +4,12 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.nnunet.folder_values import fault_of_path
+
+TRAINER, PLANS, CONFIGURATION = "nnUNetTrainerDSVM", "nnUNetPlans", "2d"  # where none is named
 
 
 def positive(text: str) -> int:
@@ -18,6 +21,24 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
     return int(text)
+
+
+def add_model_arguments(
+    parser: argparse.ArgumentParser, *, dataset: str, trainer: str, fold: str, several: bool = True
+) -> None:
+    """`-d -tr -p -c -f`: trained models by nnU-Net's names. An option that is not given is None.
+
+    Args:
+        dataset, trainer, fold: the help of `-d`, `-tr` and `-f`.
+        several: of trainers and of folds; else there is one of each, and the fold must be named.
+    """
+    many: dict[str, Any] = {"nargs": "+"} if several else {}
+    which = "with -d: the " if several else ""
+    parser.add_argument("-d", metavar="ID", help=dataset)
+    parser.add_argument("-tr", metavar="TRAINER", help=trainer, **many)
+    parser.add_argument("-p", metavar="PLANS", help=f"{which}plans (default: {PLANS})")
+    parser.add_argument("-c", metavar="CONFIGURATION", help=f"{which}configuration (default: {CONFIGURATION})")
+    parser.add_argument("-f", metavar="FOLD", help=fold, required=not several, **many)
 
 
 def check_paths(args: argparse.Namespace) -> None:

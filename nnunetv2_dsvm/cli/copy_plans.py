@@ -3,9 +3,9 @@
 import argparse
 
 from nnunetv2_dsvm.cli.arguments import positive
-from nnunetv2_dsvm.cli.plan import check_plans_name
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.nnunet.folders import preprocessed_folder
+from nnunetv2_dsvm.planning.plans_name import check_plans_name
 
 DESCRIPTION = """\
 Copies the plans of a dataset. nnU-Net names the results after the name inside the plans, so that a copy which still

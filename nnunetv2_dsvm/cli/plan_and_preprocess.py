@@ -4,9 +4,8 @@ import argparse
 
 from nnunetv2_dsvm.cli.plan import (
     add_planning_arguments,
-    check_network_class,
     check_planning_options,
-    plan_datasets,
+    plan_and_show,
     print_training_commands,
 )
 from nnunetv2_dsvm.errors import UserError
@@ -42,10 +41,12 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"-np has {len(args.np)} numbers for {len(args.configurations)} configurations: give one or each"
         )
-    check_network_class(args.fpe, "-fpe", "experiment_planning")
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, preprocess
 
     from nnunetv2_dsvm.datasets.raw_labels import check_label_values
+    from nnunetv2_dsvm.planning.api import check_nnunet_class
+
+    check_nnunet_class(args.fpe, "-fpe", "experiment_planning")
 
     show = {"verbose": args.verbose, "show_progress_bar": not args.no_pbar}
     with nnunet_passing_over_litter():
@@ -56,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
             )  # fmt: skip
         except (RuntimeError, AssertionError, OSError) as error:  # the integrity check's are AssertionErrors
             raise UserError(f"{str(error) or type(error).__name__}. Nothing was planned") from error
-        plan_datasets(args)
+        for dataset_id in args.dataset_ids:
+            plan_and_show(dataset_id, args)
         if not args.no_pp:
             preprocess(args.dataset_ids, args.plans_name, args.configurations, args.np, **show)
     print("Next:")

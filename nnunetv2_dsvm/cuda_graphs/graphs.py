@@ -6,20 +6,19 @@ launches them all at once. Kernels, their order and so the results are those of 
 
 import copy
 import logging
-import os
 import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from nnunetv2_dsvm.cuda_graphs.recorded_call import GraphMemory, Hold, NothingToDifferentiate, RecordedCall
+from nnunetv2_dsvm.cuda_graphs.conditions import state_key, turned_off, watched
+from nnunetv2_dsvm.cuda_graphs.recorded_call import GraphMemory, NothingToDifferentiate, RecordedCall
+from nnunetv2_dsvm.cuda_graphs.shelf import Shelf, TrainersShelf
+from nnunetv2_dsvm.files.text import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +26,6 @@ CALLS_BEFORE = 2  # of a kind, without a graph: they compile kernels, and a size
 # The same where several threads have called. A recording forbids the others to wait for the whole GPU, and needs what
 # cuDNN makes for each thread: it is for times in which only one calls.
 CALLS_BEFORE_OF_ONE_THREAD = 32
-MAX_GRAPHS = 4
-_MAX_REMEMBERED = 64
-_NEVER = -1  # instead of a number of calls: recording has failed
-VARIABLE = "NNUNETV2_DSVM_CUDA_GRAPHS"
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 # Torch records one graph at a time. Nobody waits for this lock: who does not get it calls without a graph.
 _recording = threading.Lock()
@@ -42,48 +36,6 @@ _recorded: "weakref.WeakSet[RecordedCall]" = weakref.WeakSet()
 
 class _Changed(Exception):
     """Another thread changed the module or torch's settings during a recording."""
-
-
-class _Shelf:
-    """Graphs that share memory, and the calls that may get one; used under the lock of its `CudaGraphs`."""
-
-    def __init__(self, memory: GraphMemory) -> None:
-        self.memory = memory
-        self.graphs: OrderedDict[Any, RecordedCall] = OrderedDict()
-        self.calls: OrderedDict[Any, int] = OrderedDict()
-        self.pending: Callable[[], Hold | None] = lambda: None
-
-    def find(self, key: Any) -> RecordedCall | None:
-        if key in self.graphs:
-            self.graphs.move_to_end(key)
-        return self.graphs.get(key)
-
-    def is_due(self, key: Any, calls_before: int) -> bool:
-        """Counts a call without a graph; whether it should be recorded instead."""
-        calls = self.calls.pop(key, 0)
-        due = calls >= calls_before
-        self.calls[key] = calls if due or calls == _NEVER else calls + 1
-        if len(self.calls) > _MAX_REMEMBERED:
-            self.calls.popitem(last=False)
-        return due
-
-    def count_again(self) -> None:
-        self.calls = OrderedDict((key, _NEVER) for key, calls in self.calls.items() if calls == _NEVER)
-
-    def make_room(self) -> None:
-        while len(self.graphs) >= MAX_GRAPHS:
-            self.graphs.popitem(last=False)
-        if not self.graphs:
-            self.memory.renew()
-
-
-class _TrainersShelf(_Shelf):
-    """That of the one thread, and stream, that calls with autograd."""
-
-    def __init__(self, memory: GraphMemory, thread: threading.Thread, stream: Any) -> None:
-        super().__init__(memory)
-        self.thread = thread
-        self.stream = stream
 
 
 class CudaGraphs:
@@ -116,8 +68,8 @@ class CudaGraphs:
         self.inputs_stay = inputs_stay
         # Held to launch a graph, never to record one: a recording waits for autograd's thread, which may call us.
         self._lock = threading.Lock()
-        self._shared: dict[torch.device, _Shelf] = {}
-        self._trainers: _TrainersShelf | None = None
+        self._shared: dict[torch.device, Shelf] = {}
+        self._trainers: TrainersShelf | None = None
         self._one_trainer = True
         self._thread: int | None = None  # that called last
         self._calls_before = CALLS_BEFORE
@@ -149,19 +101,18 @@ class CudaGraphs:
         with self._lock:
             self._look_for_other_threads()
             shelf = self._shelf(inputs[0].device, stream, grad)
+            graph, due = None, False
             # A forward whose backward is still to come must not be overwritten.
-            if shelf is None or shelf.pending() is not None:
-                graph = due = None
-            elif graph := shelf.find(key):
-                return self._run(shelf, graph, inputs, stream, grad)
-            else:
+            if shelf is not None and shelf.pending() is None:
+                if graph := shelf.find(key):
+                    return self._run(shelf, graph, inputs, stream, grad)
                 due = shelf.is_due(key, self._calls_before)
-        if due and (graph := self._record(shelf, key, module, function, x)):
+        if shelf is not None and due and (graph := self._record(shelf, key, module, function, x)):
             with self._lock:
                 return self._run(shelf, graph, inputs, stream, grad)
         return function(x)
 
-    def _shelves(self) -> list[_Shelf]:
+    def _shelves(self) -> list[Shelf]:
         return [*self._shared.values(), *([self._trainers] if self._trainers else [])]
 
     def _look_for_other_threads(self) -> None:
@@ -174,14 +125,14 @@ class CudaGraphs:
                 shelf.count_again()
         self._thread = thread
 
-    def _shelf(self, device: torch.device, stream: Any, grad: bool) -> _Shelf | None:
+    def _shelf(self, device: torch.device, stream: Any, grad: bool) -> Shelf | None:
         """Where the calling thread's graphs are; None where it must not have any."""
         thread, trainers = threading.current_thread(), self._trainers
         if trainers and trainers.thread is thread and trainers.stream == stream:
             return trainers
         if not grad:
             if device not in self._shared:
-                self._shared[device] = _Shelf(self.memory_type(device))
+                self._shared[device] = Shelf(self.memory_type(device))
             return self._shared[device]
         if trainers and trainers.thread is not thread and trainers.thread.is_alive() and self._one_trainer:
             # Each would move the other's gradients while they are read.
@@ -189,11 +140,11 @@ class CudaGraphs:
             self._one_trainer, self._trainers = False, None
         if not self._one_trainer:
             return None
-        self._trainers = _TrainersShelf(self.memory_type(device), thread, stream)
+        self._trainers = TrainersShelf(self.memory_type(device), thread, stream)
         return self._trainers
 
-    def _run(self, shelf: _Shelf, graph: RecordedCall, inputs: Sequence[Tensor], stream: Any, grad: bool) -> Any:
-        for other in shelf.graphs.values() if isinstance(shelf, _TrainersShelf) else ():
+    def _run(self, shelf: Shelf, graph: RecordedCall, inputs: Sequence[Tensor], stream: Any, grad: bool) -> Any:
+        for other in shelf.graphs.values() if isinstance(shelf, TrainersShelf) else ():
             other.keep_gradients()  # they lie in the memory that all graphs share
         if grad:
             output, shelf.pending = graph.train(inputs)
@@ -206,8 +157,7 @@ class CudaGraphs:
 
     def _possible(self, inputs: Sequence[Tensor]) -> bool:
         """Whether a graph can stand for a call on these inputs at all, parameters apart."""
-        off = torch.version.hip is not None or os.environ.get(VARIABLE, "1") == "0"
-        if off or any(x.device.type != self.memory_type.device_type for x in inputs) or _watched():
+        if turned_off() or any(x.device.type != self.memory_type.device_type for x in inputs) or watched():
             return False
         if self.memory_type.is_being_recorded():
             return False
@@ -218,13 +168,13 @@ class CudaGraphs:
         return not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs))
 
     def _key(self, module: nn.Module, inputs: Sequence[Tensor], originals: Mapping[int, int] | None = None) -> Any:
-        state = _state(module, inputs, originals or {})
+        state = state_key(module, inputs, originals or {})
         if state is None or not self.inputs_stay:
             return state
         return state, tuple((x.data_ptr(), x.requires_grad) for x in inputs)
 
     def _record(
-        self, shelf: _Shelf, key: Any, module: nn.Module, function: Callable[[Any], Any], x: Any
+        self, shelf: Shelf, key: Any, module: nn.Module, function: Callable[[Any], Any], x: Any
     ) -> RecordedCall | None:
         if not _recording.acquire(blocking=False):
             return None
@@ -237,17 +187,16 @@ class CudaGraphs:
             with _registry:
                 _recorded.add(graph)
             with self._lock:
-                shelf.graphs[key] = graph
-                shelf.calls.pop(key, None)
+                shelf.keep(key, graph)
             return graph
         except _Changed:
             return None
         except Exception as error:  # out of memory, a kernel that cannot be recorded, or cannot be compiled
             with self._lock:
-                shelf.calls[key] = _NEVER
+                shelf.never_record(key)
             if not isinstance(error, NothingToDifferentiate):
                 _forget_all_graphs()
-            logger.warning("no CUDA graph, running without: %s", str(error).split("\n")[0])
+            logger.warning("no CUDA graph, running without: %s", first_line(error))
             return None
         finally:
             _recording.release()
@@ -261,8 +210,10 @@ class CudaGraphs:
         has what another thread does with the module meanwhile.
         """
         with torch.inference_mode(False):
-            leaves = {p: nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in module.parameters()}
-        memo = {id(p): leaf for p, leaf in leaves.items()} | {id(b): b for b in module.buffers()}
+            leaves: dict[Tensor, Tensor] = {
+                p: nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in module.parameters()
+            }
+        memo: dict[int, Any] = {id(p): leaf for p, leaf in leaves.items()} | {id(b): b for b in module.buffers()}
         twin = copy.deepcopy(module, memo)
         graph = memory.record(copy.deepcopy(function, memo), x, leaves, self.inputs_stay)
         inputs, _ = pytree.tree_flatten(x)
@@ -278,58 +229,3 @@ def _forget_all_graphs() -> None:
         with graphs._lock:
             for shelf in graphs._shelves():
                 shelf.graphs.clear()
-
-
-def _watched() -> bool:
-    """Whether something has to see the single operations."""
-    return bool(
-        torch_module._global_forward_hooks
-        or torch_module._global_forward_pre_hooks
-        or torch_module._global_backward_hooks
-        or torch_module._global_backward_pre_hooks
-        or _get_current_dispatch_mode() is not None
-        or torch.is_anomaly_enabled()
-        or torch.jit.is_tracing()
-        or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
-    )
-
-
-def _state(root: nn.Module, inputs: Sequence[Tensor], originals: Mapping[int, int]) -> Any:
-    """What a graph depends on; None where a module wants to see every call.
-
-    `originals` has for the id of a parameter's leaf that of the parameter.
-    """
-    parts: list[Any] = []
-    grad = torch.is_grad_enabled()
-    modules, seen = [root], set()
-    while modules:  # instead of root.modules(), whose nested generators take longer than the rest
-        module = modules.pop()
-        if module is None or id(module) in seen:
-            continue
-        seen.add(id(module))
-        # Not by attribute: a module looks in three places before it says that it has none, and this runs in every call.
-        own = module.__dict__
-        modules += own["_modules"].values()
-        replica = own.get("_is_replica")  # nn.DataParallel's, whose weights are another copy in every call
-        if (
-            replica
-            or any(own[hooks] for hooks in _HOOKS)
-            or (grad and own["training"] and own.get("gradient_checkpointing"))
-        ):
-            return None
-        parts += (own["training"], own.get("return_features"), own.get("deep_supervision"))
-        for tensors in (own["_parameters"], own["_buffers"]):
-            for t in tensors.values():
-                if t is not None:
-                    parts.append((originals.get(id(t), id(t)), t.data_ptr(), t.dtype, t.requires_grad))
-    device = inputs[0].device.type
-    modes = (
-        torch.is_grad_enabled(),
-        torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
-        torch.are_deterministic_algorithms_enabled(),
-        torch.get_float32_matmul_precision(),
-        torch.backends.cudnn.allow_tf32,
-        torch.backends.cudnn.benchmark,
-        torch.backends.cudnn.deterministic,
-    )
-    return tuple((x.shape, x.stride(), x.dtype, x.device) for x in inputs), modes, tuple(parts)

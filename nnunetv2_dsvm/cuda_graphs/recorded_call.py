@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 from torch.utils import _pytree as pytree
 
 
@@ -185,14 +186,16 @@ class RecordedCall:
 
 def _leaves_reached(outputs: Sequence[Tensor]) -> set[Tensor]:
     """The tensors into which autograd would accumulate gradients of these outputs."""
-    nodes, seen, leaves = [t.grad_fn for t in outputs], set(), set()
+    nodes = [t.grad_fn for t in outputs]
+    seen: set[Node] = set()
+    leaves: set[Tensor] = set()
     while nodes:
         node = nodes.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
         if type(node).__name__ == "AccumulateGrad":
-            leaves.add(node.variable)
+            leaves.add(node.variable)  # type: ignore[attr-defined]  # nodes of this kind have it
         nodes += [earlier for earlier, _ in node.next_functions]
     return leaves
 

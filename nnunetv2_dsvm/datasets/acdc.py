@@ -13,7 +13,7 @@ takes hidden files for frames.
 import gzip
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,7 +149,7 @@ def _check_patients(frames: list[Frame], folder: Path, problems: Problems) -> No
         problems.add(folder / f"patient{patient:03d}", "is none of the 100 training patients")
 
 
-def _write(folder: Path, places: dict[str, Sequence[Frame]], workers: int) -> None:
+def _write(folder: Path, places: Mapping[str, Sequence[Frame]], workers: int) -> None:
     files: list[tuple[Path, Path]] = []
     for place, frames in places.items():
         for frame in frames:

@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_dsvm.datasets.dataset_json import write_dataset_json
-from nnunetv2_dsvm.files.replaced_folder import written_beside
+from nnunetv2_dsvm.files.atomic_write import replaced_folder
 
 
 @dataclass
@@ -66,7 +66,7 @@ def write_dataset(
         channel: its name, from which nnU-Net takes how to normalise: "CT", "noNorm", any other as MRI.
         pixel_type: SimpleITK's, of the images written.
     """
-    with written_beside(folder) as partial:
+    with replaced_folder(folder) as partial:
         _write_cases(training, partial / "imagesTr", partial / "labelsTr", pixel_type)
         _write_cases(test, partial / "imagesTs", partial / "labelsTs", pixel_type)
         write_dataset_json(

@@ -7,6 +7,7 @@ from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.json_files import read_json_object
 from nnunetv2_dsvm.host.workers import map_with_progress
 from nnunetv2_dsvm.images.label_maps import read_label_map
+from nnunetv2_dsvm.nnunet.names import DATASET_JSON
 
 
 def check_label_values(dataset_ids: Sequence[int], *, workers: int) -> None:
@@ -23,7 +24,7 @@ def check_label_values(dataset_ids: Sequence[int], *, workers: int) -> None:
 
     for dataset_id in dataset_ids:
         raw = Path(nnUNet_raw, maybe_convert_to_dataset_name(dataset_id))
-        dataset_json = read_json_object(raw / "dataset.json")
+        dataset_json = read_json_object(raw / DATASET_JSON)
         cases = get_filenames_of_train_images_and_targets(str(raw), dataset_json)
         files = [Path(case["label"]) for case in cases.values()]
         if not files:

@@ -44,6 +44,7 @@ def _check(variable: str, value: str | None) -> Finding:
     fault = fault_of_value(variable, value)
     if fault:
         return Finding(SECTION, variable, Severity.BLOCKER, *fault)
+    assert value is not None  # a variable that is not set has a fault
     folder = Path(value)
     existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(p))
     try:

@@ -1,10 +1,11 @@
-"""Read the JSON files that nnU-Net, this package and users write."""
+"""The JSON files that nnU-Net, this package and users write."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.files.atomic_write import write_text
 
 
 def read_json(path: Path, advice: str = "") -> Any:
@@ -32,3 +33,13 @@ def read_json_object(path: Path, advice: str = "") -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object" + (f". {advice}" if advice else ""))
     return content
+
+
+def write_json(path: Path, content: Any, *, indent: int, new: bool = False) -> None:
+    """Writes a JSON file in one step; see `atomic_write.replaced_file`.
+
+    Raises:
+        FileExistsError: something lies there, though it must be new.
+        OSError: it cannot be written.
+    """
+    write_text(path, json.dumps(content, indent=indent) + "\n", new=new)

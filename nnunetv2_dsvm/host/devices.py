@@ -33,6 +33,11 @@ def device_name(device: torch.device) -> str:
     return cpu_name() if device.type == "cpu" else f"Apple GPU ({cpu_name()})"
 
 
+def trains_in_bf16(device: torch.device) -> bool:
+    """Whether `device` computes bf16 in hardware (CUDA compute capability >= 8, not emulated)."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def device_report() -> dict[str, Any]:
     """CPU cores and threads, CUDA GPUs with memory (GiB) and compute capability, and whether MPS works.
 

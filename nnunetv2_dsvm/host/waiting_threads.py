@@ -15,13 +15,13 @@ from contextlib import suppress
 
 import torch
 
-_WINDOW_S = 0.25
+WINDOW_S = 0.25
 # A process alone loses a CPU to another a few times a second, one of two that compete for them about 50 times and more.
 _LOSSES_PER_S = 30
 _WINDOWS = 2  # one after the other, so that a short-lived neighbour changes nothing
 _PER_THREAD = 2**15  # elements: torch takes one thread more for each so many
 
-_started_in: int | None = None  # the process; a fork has none of its parent's threads
+started_in: int | None = None  # the process; a fork has none of its parent's threads
 
 
 def sleep_when_crowded() -> None:
@@ -29,10 +29,10 @@ def sleep_when_crowded() -> None:
 
     Nothing happens where the user has set how they wait, or that there is one thread.
     """
-    global _started_in
-    if _started_in == os.getpid():
+    global started_in
+    if started_in == os.getpid():
         return
-    _started_in = os.getpid()
+    started_in = os.getpid()
     if sys.platform != "linux" or torch.get_num_threads() == 1:
         return
     if "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ:
@@ -44,9 +44,9 @@ def sleep_when_crowded() -> None:
 def _watch() -> None:
     crowded, before = 0, _lost_cpus()
     while crowded < _WINDOWS:
-        time.sleep(_WINDOW_S)
+        time.sleep(WINDOW_S)
         now = _lost_cpus()
-        crowded = crowded + 1 if now - before >= _LOSSES_PER_S * _WINDOW_S else 0
+        crowded = crowded + 1 if now - before >= _LOSSES_PER_S * WINDOW_S else 0
         before = now
     # Gives this thread a team of its own, kept while it lives. Torch's default is a thread per core: with two hardware
     # threads a core there are twice as many CPUs.

@@ -9,6 +9,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from nnunetv2_dsvm.files.text import by
+
 # Two programs round a header differently: NIfTI stores single precision and an orientation as a quaternion, others
 # decimals. The first voxel is stored directly; rounding of spacing and direction adds up towards the last one, where it
 # may not reach half a voxel: then the nearest neighbour of every voxel is its counterpart.
@@ -57,7 +59,7 @@ class Grid:
         oblique = np.abs(self.direction).max(axis=0).min() < 1 - 1e-6
         cosines = f" (direction {', '.join(f'{c:.6g}' for c in self.direction[:n, :n].ravel())})" if oblique else ""
         return (
-            f"{_by(self.size[:n])} voxels of {_by(self.spacing[:n])} mm, "
+            f"{by(self.size[:n])} voxels of {by(self.spacing[:n])} mm, "
             f"origin ({', '.join(f'{o:.7g}' for o in self.origin[:n])}) mm, axes towards {self.orientation}{cosines}"
         )
 
@@ -93,20 +95,21 @@ def placed(values: np.ndarray, properties: Mapping[str, Any]) -> PlacedArray:
     Raises:
         ValueError: as `grid_of_image`.
     """
-    return PlacedArray(values, tuple(float(s) for s in properties["spacing"]), _grid_as_read(properties, values.shape))
+    z, y, x = (float(length) for length in properties["spacing"])
+    return PlacedArray(values, (z, y, x), _grid_as_read(properties, values.shape))
 
 
 def _grid_as_read(properties: Mapping[str, Any], shape: tuple[int, ...]) -> Grid | None:
-    size = shape[::-1]
+    z, y, x = shape
     if "sitk_stuff" in properties:
         stuff = properties["sitk_stuff"]
-        if len(stuff["spacing"]) == 2 and len(shape) == 3 and shape[0] > 1:
-            raise ValueError(f"it has {shape[-1]} values a pixel, expected 1")
-        return _grid(size, stuff["spacing"], stuff["origin"], stuff["direction"])
+        if len(stuff["spacing"]) == 2 and z > 1:
+            raise ValueError(f"it has {x} values a pixel, expected 1")
+        return _grid((x, y, z), stuff["spacing"], stuff["origin"], stuff["direction"])
     if "nibabel_stuff" in properties:
         stuff = properties["nibabel_stuff"]
         affine = np.asarray(stuff.get("reoriented_affine", stuff["original_affine"]), float)
-        return _checked(Grid(size, np.diag([-1.0, -1, 1, 1]) @ affine))  # nibabel's x and y go right and anterior
+        return _checked(Grid((x, y, z), np.diag([-1.0, -1, 1, 1]) @ affine))  # nibabel's x and y go right and anterior
     return None
 
 
@@ -147,9 +150,9 @@ def grid_problem(array: PlacedArray, other: PlacedArray, what: str, other_path: 
             f"It has {array.grid}; {what} has {other.grid}"
         )
     if array.values.shape != other.values.shape:
-        return f"has shape {_by(array.values.shape)}, {what} {other_path} {_by(other.values.shape)}"
+        return f"has shape {by(array.values.shape)}, {what} {other_path} {by(other.values.shape)}"
     if not np.allclose(array.spacing_mm, other.spacing_mm, rtol=RELATIVE_SPACING, atol=0):
-        return f"has spacing {_by(array.spacing_mm)} mm, {what} {other_path} {_by(other.spacing_mm)} mm"
+        return f"has spacing {by(array.spacing_mm)} mm, {what} {other_path} {by(other.spacing_mm)} mm"
     return None
 
 
@@ -184,7 +187,3 @@ def _checked(grid: Grid) -> Grid:
     if not np.isfinite(grid.affine).all() or not grid.spacing.all() or abs(np.linalg.det(grid.direction)) < 1e-6:
         raise ValueError(f"its header gives no grid: from voxels to mm by {grid.affine[:3].tolist()}")
     return grid
-
-
-def _by(lengths) -> str:
-    return "×".join(f"{length:.6g}" for length in lengths)

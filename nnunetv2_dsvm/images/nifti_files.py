@@ -7,7 +7,9 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
 
+from nnunetv2_dsvm.files.text import by
 from nnunetv2_dsvm.images.label_values import count_not_numbers
 
 BLOCK = 1 << 20  # bytes; a multiple of every type's size
@@ -28,9 +30,11 @@ def check_whole(path: Path) -> dict[str, int]:
 
     Raises:
         Exception: what nibabel, gzip or zlib raise at a header that is none, or at a wrong check sum.
-        ValueError: the file is shorter than its header says, has no spacing, or holds complex numbers.
+        ValueError: the file is shorter than its header says, has no spacing, or holds complex numbers or no image.
     """
     image = nibabel.load(path)
+    if not (isinstance(image, nibabel.Nifti1Pair) and isinstance(image.dataobj, ArrayProxy)):
+        raise ValueError("it holds no NIfTI image")  # but a table, as CIFTI does under the same ending
     dtype = image.get_data_dtype()
     if dtype.kind == "c":
         raise ValueError("it holds complex numbers")  # nnU-Net's readers drop the imaginary part
@@ -58,4 +62,4 @@ def _check_spacing(header: nibabel.Nifti1Header, start: bytes) -> None:
     spacing = np.array(stored.get_zooms()[:3], float)
     several = np.array(stored.get_data_shape()[:3]) > 1
     if not np.isfinite(spacing).all() or not spacing[several].all():
-        raise ValueError(f"its header has the spacing {'×'.join(f'{s:g}' for s in spacing)} mm")
+        raise ValueError(f"its header has the spacing {by(spacing)} mm")

@@ -11,8 +11,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.files.listing import visible_files, visible_folders
-from nnunetv2_dsvm.files.safe_load import load_safely
+from nnunetv2_dsvm.files.listing import visible_files
+from nnunetv2_dsvm.models.checkpoint import Checkpoint, read_checkpoint
+from nnunetv2_dsvm.nnunet.names import DATASET_JSON, FINAL, PLANS_JSON, fold_folder, folds_of_model
 from nnunetv2_dsvm.planning.network_of_plans import build_vm_unet
 from nnunetv2_dsvm.training.checkpoints.compatibility import difference
 
@@ -42,12 +43,12 @@ class TrainedNetwork:
 def load_trained_network(
     model_folder: str | Path,
     fold: int | str,
-    checkpoint: str = "checkpoint_final.pth",
+    checkpoint: str = FINAL,
     device: torch.device | str = "cpu",
 ) -> TrainedNetwork:
     """Builds the VM-UNet of a trained model and loads its weights; needs neither nnU-Net's variables nor the trainer.
 
-    The network is the one that our trainers build from the plans (`training.network.build_vm_unet`), with the channels
+    The network is the one that our trainers build from the plans (`planning.network_of_plans`), with the channels
     that nnU-Net counts (those of a cascade's previous stage too), the classes that it predicts, and the auxiliary heads
     of deep supervision where the checkpoint has them, switched off.
 
@@ -59,15 +60,15 @@ def load_trained_network(
 
     Raises:
         UserError: something is missing (the message names what is there), the checkpoint is broken or holds more than
-            `torch.load(weights_only=True)` allows, or it is of another network.
+            tensors, numbers and plain values, or it is of another network.
     """
     folder = Path(model_folder)
     file = _checkpoint_file(folder, str(fold), checkpoint)
-    plans, dataset_json = (_read_json(folder / name) for name in ("plans.json", "dataset.json"))
+    plans, dataset_json = (_read_json(folder / name) for name in (PLANS_JSON, DATASET_JSON))
     stored = _read_checkpoint(file)
-    weights = stored["network_weights"]
+    weights = stored.weights
     try:
-        name = stored["init_args"]["configuration"]
+        name = stored.init_args["configuration"]
         manager = PlansManager(plans)
         configuration = manager.get_configuration(name)
         with torch.device("meta"):  # the weights are the checkpoint's, so none are drawn
@@ -81,13 +82,13 @@ def load_trained_network(
     except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
         # 3D, sizes in the plans that do not fit together, or files that lack what nnU-Net writes into them
         raise UserError(
-            f"{folder}, trained by {stored['trainer_name']}: its checkpoint, plans.json and dataset.json give no "
+            f"{folder}, trained by {stored.trainer}: its checkpoint, plans.json and dataset.json give no "
             f"VM-UNet: {error if isinstance(error, ValueError) else repr(error)}"
         ) from error
     if other := difference(weights, network.state_dict()):
         raise UserError(
-            f"{file} was trained by {stored['trainer_name']} and is not of the VM-UNet that this package's trainers "
-            f"build from {folder / 'plans.json'}: {other}. Only networks of this package's trainers can be read here"
+            f"{file} was trained by {stored.trainer} and is not of the VM-UNet that this package's trainers "
+            f"build from {folder / PLANS_JSON}: {other}. Only networks of this package's trainers can be read here"
         )
     network = network.to_empty(device=device)
     network.load_state_dict(weights)
@@ -97,21 +98,20 @@ def load_trained_network(
         configuration=configuration,
         configuration_name=name,
         dataset_json=dataset_json,
-        trainer=stored["trainer_name"],
+        trainer=stored.trainer,
         fold=str(fold),
         checkpoint=checkpoint,
-        mirroring_axes=tuple(stored.get("inference_allowed_mirroring_axes") or ()),
+        mirroring_axes=stored.mirroring_axes,
     )
 
 
 def _checkpoint_file(folder: Path, fold: str, checkpoint: str) -> Path:
-    missing = [name for name in ("plans.json", "dataset.json") if not (folder / name).is_file()]
+    missing = [name for name in (PLANS_JSON, DATASET_JSON) if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder} is not the folder of a trained model: it has no {' and no '.join(missing)}")
-    file = folder / f"fold_{fold}" / checkpoint
+    file = fold_folder(folder, fold) / checkpoint
     if not file.parent.is_dir():
-        folds = [path.name.removeprefix("fold_") for path in visible_folders(folder, "fold_")]
-        raise UserError(f"{folder} has no fold {fold}; it has {', '.join(folds) or 'none'}")
+        raise UserError(f"{folder} has no fold {fold}; it has {', '.join(folds_of_model(folder)) or 'none'}")
     if not file.is_file():
         present = [path.name for path in visible_files(file.parent, ".pth")]
         raise UserError(f"{file.parent} has no {checkpoint}; it has {', '.join(present) or 'no checkpoint'}")
@@ -125,12 +125,12 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
-def _read_checkpoint(file: Path) -> dict[str, Any]:
-    stored = load_safely(file)
-    lacking = [key for key in _NEEDED if not isinstance(stored, dict) or key not in stored]
+def _read_checkpoint(file: Path) -> Checkpoint:
+    stored = read_checkpoint(file)
+    lacking = [key for key in _NEEDED if key not in stored.entries]
     if lacking:
         raise UserError(f"{file} is not a checkpoint of an nnU-Net training: it has no {', '.join(lacking)}")
-    bad = [name for name, value in stored["network_weights"].items() if not value.isfinite().all()]
+    bad = [name for name, value in stored.weights.items() if not value.isfinite().all()]
     if bad:
         raise UserError(f"{file} is damaged: {bad[0]} and {len(bad) - 1} other tensors hold NaN or infinite values")
     return stored

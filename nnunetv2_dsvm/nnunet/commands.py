@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from nnunetv2_dsvm.errors import UserError
 
@@ -58,7 +59,8 @@ def run_command(command: Sequence[str], *, environment: Mapping[str, str], log_f
     try:
         with open(log_file, "a", encoding="utf-8") as log:
             log.write(f"$ {shlex.join(command)}\n")
-            _stream(process, log, started)
+            assert process.stdout is not None  # it is a pipe
+            _stream(process.stdout, log, started)
         status = process.wait()
     except BaseException:
         _end(process)
@@ -68,11 +70,11 @@ def run_command(command: Sequence[str], *, environment: Mapping[str, str], log_f
     print(f"({command[0]}: {_clock(time.monotonic() - started)})", flush=True)
 
 
-def _stream(process: subprocess.Popen, log, started: float) -> None:
+def _stream(output: IO[bytes], log: IO[str], started: float) -> None:
     chunks: queue.Queue[bytes] = queue.Queue()
 
     def read() -> None:
-        while chunk := os.read(process.stdout.fileno(), 65536):
+        while chunk := os.read(output.fileno(), 65536):
             chunks.put(chunk)
         chunks.put(b"")
 
@@ -93,7 +95,7 @@ def _stream(process: subprocess.Popen, log, started: float) -> None:
             return
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     """End a command and everything it started: first politely, then for good."""
     if not hasattr(os, "killpg"):
         process.terminate()

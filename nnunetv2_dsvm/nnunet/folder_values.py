@@ -9,6 +9,8 @@ import re
 import unicodedata
 from pathlib import Path
 
+from nnunetv2_dsvm.nnunet.names import TRAINING_IMAGES
+
 QUOTES = "\"'“”„‘’‚«»"
 UNEXPANDED = (
     (re.compile(r"\$([A-Za-z_]\w*|\{[^}]*\}|\([^)]*\))|`[^`]*`"), "which no shell has replaced"),
@@ -120,7 +122,7 @@ def _not_a_folder(value: str) -> Fault | None:
 
 def _one_dataset(value: str) -> Fault | None:
     folder = Path(value).absolute()
-    if DATASET.fullmatch(folder.name) or os.path.isdir(folder / "imagesTr"):
+    if DATASET.fullmatch(folder.name) or os.path.isdir(folder / TRAINING_IMAGES):
         return f"is {value!r}, the folder of one dataset", f"set it to the folder above it, {folder.parent}"
     return None
 

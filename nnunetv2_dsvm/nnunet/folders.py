@@ -7,13 +7,10 @@ from typing import Literal
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.listing import visible_folders
 from nnunetv2_dsvm.nnunet.folder_values import fault_of_value
+from nnunetv2_dsvm.nnunet.names import GROUND_TRUTH, TRAINING_LABELS, dataset_name
 
 Kind = Literal["raw", "preprocessed", "results"]
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
-# Of a fold, in the order in which nnU-Net's --c takes them.
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
-# JSON files beside the plans in a preprocessed dataset, without their ending.
-OTHER_FILES_OF_A_DATASET = ("dataset", "dataset_fingerprint", "splits_final")
 
 
 def problem_of_value(name: str, value: str | None) -> str | None:
@@ -52,7 +49,7 @@ def check_folder_variables(*needed: Kind) -> None:
     kinds: tuple[Kind, ...] = ("raw", "preprocessed", "results")
     check_usable_folders(*(kind for kind in kinds if kind in needed or os.environ.get(f"nnUNet_{kind}")))
     raw, preprocessed = nnunet_folder("raw"), nnunet_folder("preprocessed")
-    if "raw" in needed and preprocessed and one_folder(raw, preprocessed):
+    if "raw" in needed and raw and preprocessed and one_folder(raw, preprocessed):
         raise UserError(f"nnUNet_raw and nnUNet_preprocessed are one folder, {raw}: set nnUNet_preprocessed to another")
 
 
@@ -105,7 +102,7 @@ def preprocessed_folder(dataset: str) -> Path:
 
 def _of_dataset(folder: Path, dataset: str, what_it_keeps: str) -> Path:
     if dataset.isdecimal():
-        found = visible_folders(folder, f"Dataset{int(dataset):03d}_")
+        found = visible_folders(folder, dataset_name(int(dataset), ""))
     else:
         found = [folder / dataset] if dataset and (folder / dataset).is_dir() else []
     if len(found) != 1:
@@ -121,6 +118,6 @@ def ground_truth_folders(dataset_name: str) -> list[Path]:
     Args:
         dataset_name: `DatasetXXX_Name`.
     """
-    places: tuple[tuple[Kind, str], ...] = (("raw", "labelsTr"), ("preprocessed", "gt_segmentations"))
+    places: tuple[tuple[Kind, str], ...] = (("raw", TRAINING_LABELS), ("preprocessed", GROUND_TRUTH))
     folders = [(nnunet_folder(kind), below) for kind, below in places]
     return [folder / dataset_name / below for folder, below in folders if folder is not None]

@@ -8,6 +8,7 @@ import numpy as np
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.json_files import read_json
 from nnunetv2_dsvm.nnunet.folders import nnunet_folder
+from nnunetv2_dsvm.nnunet.names import SPLITS_JSON
 
 SEED = 12345  # of nnU-Net's random splits
 
@@ -88,7 +89,7 @@ def _explaining(present: Sequence[str], possible: Sequence[list[str]]) -> list[s
 
 def _splits(dataset_name: str) -> list[Any] | None:
     places = [folder for kind in ("preprocessed", "raw") if (folder := nnunet_folder(kind)) is not None]
-    files = [folder / dataset_name / "splits_final.json" for folder in places]  # nnU-Net copies the raw folder's
+    files = [folder / dataset_name / SPLITS_JSON for folder in places]  # nnU-Net copies the raw folder's
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         return None

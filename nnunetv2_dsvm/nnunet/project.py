@@ -10,6 +10,15 @@ from pathlib import Path
 
 from nnunetv2_dsvm.nnunet.commands import run_command
 from nnunetv2_dsvm.nnunet.folders import VARIABLES
+from nnunetv2_dsvm.nnunet.names import (
+    CHECKPOINTS,
+    DATASET_JSON,
+    FINAL,
+    fold_folder,
+    folds_of_model,
+    model_name,
+    validation_folder,
+)
 
 CONFIGURATION = "2d"
 
@@ -48,7 +57,7 @@ class NnUNetProject:
 
     @property
     def model(self) -> Path:
-        return self.folder / "nnUNet_results" / self.dataset / f"{self.trainer}__{self.plans}__{CONFIGURATION}"
+        return self.folder / "nnUNet_results" / self.dataset / model_name(self.trainer, self.plans, CONFIGURATION)
 
     def variables(self) -> dict[str, str]:
         """What nnU-Net's commands find in their environment besides the user's own."""
@@ -74,10 +83,10 @@ class NnUNetProject:
 
     def train(self, fold: int, *, save_probabilities: bool = False) -> None:
         """Train a fold and predict its validation cases; goes on from a checkpoint if an interrupted run left one."""
-        fold_folder = self.model / f"fold_{fold}"
-        if (fold_folder / "checkpoint_final.pth").is_file():
+        present = [name for name in CHECKPOINTS if (fold_folder(self.model, fold) / name).is_file()]
+        if FINAL in present:
             go_on = ["--val"]
-        elif any((fold_folder / f"checkpoint_{name}.pth").is_file() for name in ("latest", "best")):
+        elif present:
             go_on = ["--c"]
         else:
             go_on = []
@@ -113,7 +122,7 @@ class NnUNetProject:
     def evaluate(self, truth: Path, predictions: Path) -> Path:
         """Write and return `predictions/summary.json`."""
         self._run(
-            "nnUNetv2_evaluate_folder", str(truth), str(predictions), "-djfile", str(self.raw / "dataset.json"),
+            "nnUNetv2_evaluate_folder", str(truth), str(predictions), "-djfile", str(self.raw / DATASET_JSON),
             "-pfile", str(self.preprocessed / f"{self.plans}.json"), "-np", "1",
         )  # fmt: skip
         return predictions / "summary.json"
@@ -123,8 +132,10 @@ class NnUNetProject:
         plans = json.loads((self.preprocessed / f"{self.plans}.json").read_text(encoding="utf-8"))
         identifier = plans["configurations"][CONFIGURATION]["data_identifier"]
         shutil.rmtree(self.preprocessed / identifier, ignore_errors=True)
-        for probabilities in [*self.model.glob("fold_*/validation/*.npz"), *self.model.glob("fold_*/validation/*.pkl")]:
-            probabilities.unlink()
+        for fold in folds_of_model(self.model):
+            validation = validation_folder(self.model, fold)
+            for probabilities in [*validation.glob("*.npz"), *validation.glob("*.pkl")]:
+                probabilities.unlink()
 
     def preprocess_again_command(self) -> str:
         """What brings the preprocessed arrays back."""

@@ -9,12 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.evaluation.cross_validation import folder_of_metrics
-from nnunetv2_dsvm.evaluation.labels import read_labels
 from nnunetv2_dsvm.files.json_files import read_json_object
 from nnunetv2_dsvm.files.listing import visible_folders
 from nnunetv2_dsvm.nnunet.folders import folder_of_models, ground_truth_folders, nnunet_folder
 from nnunetv2_dsvm.nnunet.folds import folds_of_splits, named_folds
+from nnunetv2_dsvm.nnunet.labels import read_labels
+from nnunetv2_dsvm.nnunet.names import (
+    DATASET_JSON,
+    PLANS_JSON,
+    TRAINING_IMAGES,
+    fold_folder,
+    folder_of_metrics,
+    folds_of_model,
+    model_name,
+    names_a_model,
+    validation_folder,
+)
 from nnunetv2_dsvm.nnunet.unfinished_folds import what_a_fold_lacks
 
 
@@ -46,11 +56,11 @@ class TrainedModel:
 
     @cached_property
     def plans(self) -> dict[str, Any]:
-        return read_json_object(self.folder / "plans.json")
+        return read_json_object(self.folder / PLANS_JSON)
 
     @cached_property
     def dataset_json(self) -> dict[str, Any]:
-        return read_json_object(self.folder / "dataset.json")
+        return read_json_object(self.folder / DATASET_JSON)
 
     @property
     def labels(self) -> dict[str, tuple[int, ...]]:
@@ -60,14 +70,13 @@ class TrainedModel:
     @property
     def folds(self) -> list[str]:
         """The folds that have a folder, numbers first."""
-        names = [path.name[len("fold_") :] for path in visible_folders(self.folder, "fold_")]
-        return sorted(names, key=lambda name: (not name.isdigit(), name.zfill(4)))
+        return folds_of_model(self.folder)
 
     def fold_folder(self, fold: str) -> Path:
-        return self.folder / f"fold_{fold}"
+        return fold_folder(self.folder, fold)
 
     def validation_folder(self, fold: str) -> Path:
-        return self.fold_folder(fold) / "validation"
+        return validation_folder(self.folder, fold)
 
     def metrics_folder(self, folds: Sequence[str]) -> Path:
         """Where `nnUNetv2_dsvm evaluate` writes the metrics of these folds."""
@@ -85,14 +94,14 @@ class TrainedModel:
         if raw is None:
             return []
         folder = raw / self.dataset
-        description = folder / "dataset.json"
+        description = folder / DATASET_JSON
         listed = read_json_object(description).get("dataset") if description.is_file() else None
         if listed:
             names = [os.path.expandvars(name) for name in listed.get(case, {}).get("images", [])]
             files = [folder / name for name in names]
             return files if all(file.is_file() for file in files) else []
         pattern = re.compile(re.escape(case) + r"_\d{4}" + re.escape(self.dataset_json["file_ending"]))
-        images = folder / "imagesTr"
+        images = folder / TRAINING_IMAGES
         return sorted(path for path in images.iterdir() if pattern.fullmatch(path.name)) if images.is_dir() else []
 
     def reference_file(self, case: str, recorded: str | None) -> Path | None:
@@ -120,12 +129,12 @@ def find_models(
         raise UserError("give either model folders, or -d with -tr, -p and -c")
     if dataset:
         parent = folder_of_models(dataset)
-        folders = [parent / f"{trainer}__{plans}__{configuration}" for trainer in trainers]
+        folders = [parent / model_name(trainer, plans, configuration) for trainer in trainers]
     models = []
     for folder in dict.fromkeys(Path(os.path.abspath(folder)) for folder in folders):
-        if not (folder / "plans.json").is_file() or len(folder.name.split("__")) != 3:
-            models_there = [path for path in visible_folders(folder.parent) if path.name.count("__") == 2]
-            beside = [path.name for path in models_there if (path / "plans.json").is_file()]
+        if not (folder / PLANS_JSON).is_file() or not names_a_model(folder):
+            models_there = [path for path in visible_folders(folder.parent) if names_a_model(path)]
+            beside = [path.name for path in models_there if (path / PLANS_JSON).is_file()]
             found = f"Beside it are: {', '.join(beside)}." if beside else "There is no model beside it either."
             raise UserError(
                 f"{folder} is not a trained model: expected a folder TRAINER__PLANS__CONFIGURATION with plans.json "
@@ -141,8 +150,8 @@ def find_models(
 
 def _refuse_incomplete(model: TrainedModel) -> None:
     needed = {
-        "plans.json": (model.plans, ("dataset_name", "image_reader_writer")),
-        "dataset.json": (model.dataset_json, ("labels", "file_ending")),
+        PLANS_JSON: (model.plans, ("dataset_name", "image_reader_writer")),
+        DATASET_JSON: (model.dataset_json, ("labels", "file_ending")),
     }
     for file, (content, keys) in needed.items():
         missing = [key for key in keys if key not in content]

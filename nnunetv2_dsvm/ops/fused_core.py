@@ -1,26 +1,32 @@
 """SS2D from the activated convolution to the merged sum: projections and scan as one differentiable operator.
 
-For the fused kernels only. One matrix product gives dt, B and C of all directions, and the kernels read them where it
-left them. Backward keeps the input and the scan's sparse states, and computes the product again.
+For backends with fused operators only.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from nnunetv2_dsvm.ops.device import on_its_device
-from nnunetv2_dsvm.ops.dispatch import saves_for_backward, select_backend
-from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS
-from nnunetv2_dsvm.ops.triton import launch
+from nnunetv2_dsvm.ops.dispatch import BACKENDS, fused_operators, saves_for_backward, select_backend
+from nnunetv2_dsvm.ops.projections import output_dtype
+from nnunetv2_dsvm.ops.scan_inputs import ScanShape
 
 
-def ss2d_core(x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, *, height: int, width: int) -> Tensor:
+def ss2d_core(
+    x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor,
+    *, height: int, width: int, backend: str = "auto",
+) -> Tensor:  # fmt: skip
     """The scan of x with its input-dependent parameters `x @ weight.T`.
 
     Args:
         x: `(batch, L, d_inner)`, L = height * width.
-        weight: `(K * (d_inner + 2 N), d_inner)`: the rows of dt of all K = 4 directions, then B and C of each.
+        weight: `(K * (d_inner + 2 N), d_inner)`: the rows of dt of all K directions, then B and C of each
+            (`projections.split`).
         A, D, dt_bias: as in `ss2d_scan`; fp32.
         height, width: of the token grid.
+        backend: as in `ss2d_scan`, one that `uses_core` says yes to.
 
     Returns:
         `(batch, L, d_inner)` in x's dtype; fp32 for fp16 inputs, whose range the sum over states can exceed.
@@ -28,111 +34,64 @@ def ss2d_core(x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, 
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
     save = saves_for_backward(x, weight, A, D, dt_bias)
-    return _core(x, weight, A, D, dt_bias, height, width, save)[0]
+    return _core(x, weight, A, D, dt_bias, (height, width), backend, save)[0]
 
 
 @torch.compiler.assume_constant_result
 def uses_core(backend: str, device: torch.device, dtype: torch.dtype, d_state: int) -> bool:
-    """Whether `backend`, which may be `"auto"`, means the fused kernels for such a call; raises as `select_backend`."""
-    return select_backend(backend, device, dtype, d_state) == "triton"
+    """Whether `backend`, which may be `"auto"`, has fused operators for such a call; raises as `select_backend`."""
+    return BACKENDS[select_backend(backend, device, dtype, d_state)].fused is not None
 
 
-def output_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Of y, for x of `dtype`."""
-    return torch.float32 if dtype == torch.float16 else dtype
-
-
-def _parameters(problem: launch.Problem, x: Tensor, weight: Tensor, dt_bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """delta, B and C of all directions: views into one matrix product, softplus in place."""
-    p = problem
-    product = torch.mm(x.view(-1, p.channels), weight.t()).view(p.batch, p.length, -1)
-    dt, B, C = split(product, p.channels, p.d_state)
-    delta = dt if x.dtype == torch.float32 else dt.view(launch.delta_dtype(x.dtype))
-    return launch.softplus(dt, dt_bias, delta), B, C
-
-
-def split(product: Tensor, channels: int, d_state: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The columns of dt `(batch, L, K, channels)`, B and C `(batch, L, K, N)`."""
-    dt = product[..., : NUM_DIRECTIONS * channels].unflatten(-1, (NUM_DIRECTIONS, channels))
-    B, C = product[..., NUM_DIRECTIONS * channels :].unflatten(-1, (NUM_DIRECTIONS, 2, d_state)).unbind(-2)
-    return dt, B, C
-
-
-def core_forward(
-    x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, height: int, width: int, save: bool
-) -> tuple[Tensor, Tensor | None]:
-    """y, and with `save` the sparse states that `core_backward` starts from."""
-    problem = launch.Problem(x.shape[0], height, width, x.shape[2], A.shape[2], x.device)
-    x, A, dt_bias = x.contiguous(), A.contiguous(), dt_bias.contiguous()
-    delta, B, C = _parameters(problem, x, weight.to(x.dtype), dt_bias)
-    dtype = output_dtype(x.dtype)
-    parts, boundary = launch.scan_forward(problem, x, delta, A, B, C, save, dtype)
-    return launch.merge(parts, x, D.sum(0), dtype)[0], boundary
-
-
-def core_backward(
-    grad: Tensor, boundary: Tensor, x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor,
-    height: int, width: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """The gradients of x, weight, A, D and dt_bias from `grad`, that of y."""
-    problem = launch.Problem(x.shape[0], height, width, x.shape[2], A.shape[2], x.device)
-    grad, x, A, dt_bias = grad.contiguous(), x.contiguous(), A.contiguous(), dt_bias.contiguous()
-    matrix = weight.to(x.dtype)
-    delta, B, C = _parameters(problem, x, matrix, dt_bias)
-    grad_product = x.new_empty(*x.shape[:2], weight.shape[0])
-    grad_dt, grad_B, grad_C = split(grad_product, problem.channels, problem.d_state)
-    g = launch.scan_backward(problem, grad, x, delta, A, B, C, boundary, grad_dt, grad_B, grad_C)
-    grad_x, grad_D = launch.merge(g.x, grad, D.sum(0), x.dtype, other=x)
-    columns = grad_product.flatten(0, 1)
-    grad_x = torch.addmm(grad_x.flatten(0, 1), columns, matrix).view_as(x)
-    grad_weight = torch.mm(columns.t(), x.flatten(0, 1)).to(weight.dtype)
-    return grad_x, grad_weight, g.A.contiguous(), grad_D.expand_as(D).contiguous(), g.dt_bias
-
-
-def boundary_of(image: Tensor, channels: int, d_state: int, dtype: torch.dtype) -> Tensor:
-    """An empty tensor like the states saved for `image` `(B, H, W, …)` and a scan in `dtype`."""
-    problem = launch.Problem(*image.shape[:3], channels, d_state, image.device)
-    return problem.saved(dtype).empty(image)
+def core_backend(backend: str, x: Tensor, A: Tensor) -> str:
+    """The name of the backend that runs a core of x `(batch, …, channels)`."""
+    return select_backend(backend, x.device, x.dtype, A.shape[2])
 
 
 @torch.library.custom_op("nnunetv2_dsvm::ss2d_core", mutates_args=())
 @on_its_device
 def _core(
-    x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, height: int, width: int, save: bool
+    x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, sizes: Sequence[int], backend: str, save: bool
 ) -> tuple[Tensor, Tensor]:
-    y, boundary = core_forward(x, weight, A, D, dt_bias, height, width, save)
-    return y, x.new_empty(0) if boundary is None else boundary
+    """y, and with `save` what backward starts from."""
+    fused = fused_operators(core_backend(backend, x, A))
+    y, saved = fused.core_forward(x, weight, A, D, dt_bias, tuple(sizes), save)
+    return y, x.new_empty(0) if saved is None else saved
 
 
 @torch.library.custom_op("nnunetv2_dsvm::ss2d_core_backward", mutates_args=())
 @on_its_device
 def _core_backward(
-    grad: Tensor, boundary: Tensor, x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor,
-    height: int, width: int,
+    grad: Tensor, saved: Tensor, x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor,
+    sizes: Sequence[int], backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    return core_backward(grad, boundary, x, weight, A, D, dt_bias, height, width)
+    fused = fused_operators(core_backend(backend, x, A))
+    return fused.core_backward(grad, saved, x, weight, A, D, dt_bias, tuple(sizes))
 
 
 @_core.register_fake
-def _(x, weight, A, D, dt_bias, height, width, save):
-    image = x.unflatten(1, (height, width))
-    boundary = boundary_of(image, x.shape[2], A.shape[2], x.dtype) if save else x.new_empty(0)
-    return x.new_empty(x.shape, dtype=output_dtype(x.dtype)), boundary
+def _(x, weight, A, D, dt_bias, sizes, backend, save):
+    y = x.new_empty(x.shape, dtype=output_dtype(x.dtype))
+    if not save:
+        return y, x.new_empty(0)
+    directions, channels, d_state = A.shape
+    shape = ScanShape(x.shape[0], tuple(sizes), channels, d_state, directions)
+    return y, BACKENDS[core_backend(backend, x, A)].saved_states(shape, x.dtype, x)
 
 
 @_core_backward.register_fake
-def _(grad, boundary, x, weight, A, D, dt_bias, height, width):
+def _(grad, saved, x, weight, A, D, dt_bias, sizes, backend):
     return tuple(t.new_empty(t.shape) for t in (x, weight, A, D, dt_bias))
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    x, weight, A, D, dt_bias, ctx.height, ctx.width, _ = inputs
+    x, weight, A, D, dt_bias, ctx.sizes, ctx.backend, _ = inputs
     ctx.save_for_backward(output[1], x, weight, A, D, dt_bias)
     ctx.mark_non_differentiable(output[1])
 
 
 def _backward(ctx, grad: Tensor, _):
-    grads = _core_backward(grad, *ctx.saved_tensors, ctx.height, ctx.width)
+    grads = _core_backward(grad, *ctx.saved_tensors, ctx.sizes, ctx.backend)
     return *grads, None, None, None
 
 

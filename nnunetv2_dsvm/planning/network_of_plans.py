@@ -1,13 +1,30 @@
-"""The network that nnU-Net's plans ask for."""
+"""Between nnU-Net's plans and our networks: which class and sizes plans ask for, and how they say it."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunetv2_dsvm.architecture.blocks.resampling import PATCH_SIZE
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS, VMUNet
+from nnunetv2_dsvm.architecture.vm_unet_sizes import strides_of
 from nnunetv2_dsvm.errors import UserValueError
+from nnunetv2_dsvm.planning.architecture_entry import NETWORK_CLASS_NAME, architecture_entry
 
-NETWORK_CLASS_NAME = f"{VMUNet.__module__}.{VMUNet.__qualname__}"
+# Our networks by the name that plans give them. A name that is not here is another package's.
+NETWORKS: dict[str, type[VMUNet]] = {NETWORK_CLASS_NAME: VMUNet}
 DEFAULT_PRESET = "base"
+_NNUNETS = "dynamic_network_architectures."  # where the networks of nnU-Net's own planners come from
+
+
+def vm_unet_architecture(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry `architecture` of a configuration, for our trainers and for nnU-Net's own.
+
+    Args:
+        sizes: arguments of `VMUNet` besides channels and classes, with `dims`.
+    """
+    # For nnU-Net's own trainers: heads with and without deep supervision, and their scales.
+    return architecture_entry({**sizes, "auxiliary_heads": True, "strides": strides_of(len(sizes["dims"]))})
 
 
 def refuse_unless_2d(configuration_manager: ConfigurationManager) -> None:
@@ -21,11 +38,28 @@ def refuse_unless_2d(configuration_manager: ConfigurationManager) -> None:
         )
 
 
+def planned_network(configuration_manager: ConfigurationManager) -> tuple[type[VMUNet], Mapping[str, Any]]:
+    """The class of the network that our trainers build for a configuration, and its arguments by the plans.
+
+    Plans made for a network of nnU-Net's own get the published recipe, the preset "base".
+
+    Raises:
+        UserValueError: the plans are for a network of another package.
+    """
+    name = configuration_manager.network_arch_class_name
+    if name in NETWORKS:
+        return NETWORKS[name], configuration_manager.network_arch_init_kwargs
+    if name.startswith(_NNUNETS):
+        return VMUNet, PRESETS[DEFAULT_PRESET]
+    raise UserValueError(
+        f"the plans ask for the network {name}, which is none of this package's ({', '.join(NETWORKS)}) and none of "
+        "nnU-Net's own: plan with nnUNetv2_dsvm plan, or name other plans with -p"
+    )
+
+
 def check_output_varies(configuration_manager: ConfigurationManager) -> None:
     """Raises UserValueError where the plans ask for a VM-UNet so narrow that its output is the same for all images."""
-    if configuration_manager.network_arch_class_name != NETWORK_CLASS_NAME:
-        return
-    dims = list(configuration_manager.network_arch_init_kwargs.get("dims", ()))
+    dims = list(planned_network(configuration_manager)[1].get("dims", ()))
     if dims and dims[0] < 2 * PATCH_SIZE:
         raise UserValueError(
             f"dims {dims} in the plans: the last expanding would leave {dims[0] // PATCH_SIZE} channel, of which its "
@@ -43,40 +77,36 @@ def build_vm_unet(
 ) -> VMUNet:
     """The VM-UNet of an nnU-Net configuration; loads no file.
 
-    Sizes come from the plans when their network class is our VMUNet (its `arch_kwargs` are VMUNet's arguments). Plans
-    made for another network, as nnU-Net's planners write them, get the preset "base", the published recipe.
+    Sizes come from the plans when their network class is ours (its `arch_kwargs` are the class's arguments), else from
+    `planned_network`.
 
     Raises:
-        UserValueError: the configuration is not 2D, or its sizes do not fit together.
+        UserValueError: the configuration is not 2D, its sizes do not fit together, or it is another package's.
     """
     refuse_unless_2d(configuration_manager)
+    network_class, arguments = planned_network(configuration_manager)
     heads = {"deep_supervision": deep_supervision, "auxiliary_heads": auxiliary_heads}
-    if configuration_manager.network_arch_class_name == NETWORK_CLASS_NAME:
-        sizes = {**configuration_manager.network_arch_init_kwargs, **heads}
-        try:
-            return VMUNet(input_channels=input_channels, num_classes=num_classes, **sizes)
-        except (TypeError, ValueError) as error:
-            raise UserValueError(f"The plans' arch_kwargs give no VM-UNet: {error}") from error
-    return VMUNet.from_preset(DEFAULT_PRESET, input_channels, num_classes, **heads)
+    try:
+        return network_class(input_channels=input_channels, num_classes=num_classes, **{**arguments, **heads})
+    except (TypeError, ValueError) as error:
+        raise UserValueError(f"The plans' arch_kwargs give no VM-UNet: {error}") from error
 
 
 def planned_stages(configuration_manager: ConfigurationManager) -> int:
     """The number of stages of the network that `build_vm_unet` makes."""
-    default = PRESETS[DEFAULT_PRESET]["dims"]
-    is_planned = configuration_manager.network_arch_class_name == NETWORK_CLASS_NAME
-    return len(configuration_manager.network_arch_init_kwargs.get("dims", default) if is_planned else default)
+    return len(planned_network(configuration_manager)[1].get("dims", PRESETS[DEFAULT_PRESET].dims))
 
 
 def in_words(configuration_manager: ConfigurationManager, network: VMUNet) -> str:
     """Which network is trained and why this size; the plans, which nnU-Net logs, may describe another one."""
-    encoder, decoder = network.encoder, network.decoder
+    sizes = network.sizes
     planned = configuration_manager.network_arch_class_name
     origin = "as the plans ask"
-    if planned != NETWORK_CLASS_NAME:
+    if planned not in NETWORKS:
         origin = f"the published size, and not the {planned.rsplit('.', 1)[-1]} that the plans describe"
     return (
-        f"{type(network).__name__} with dims {encoder.output_channels}, "
-        f"encoder_depths {[len(stage.blocks) for stage in encoder.stages]}, "
-        f"decoder_depths {[len(stage.blocks) for stage in decoder.stages]} "
+        f"{type(network).__name__} with dims {list(sizes.dims)}, "
+        f"encoder_depths {list(sizes.encoder_depths)}, "
+        f"decoder_depths {list(sizes.decoder_depths)} "
         f"and {sum(p.numel() for p in network.parameters()):,} parameters: {origin}"
     )

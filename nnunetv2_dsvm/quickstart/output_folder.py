@@ -1,17 +1,18 @@
 """The quickstart's output folder: claimed once, remembers what was finished, touches nothing of anybody else's."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.files.json_files import write_json
 from nnunetv2_dsvm.files.listing import visible
 from nnunetv2_dsvm.files.places_to_write import check_folder_place
 
 STATE_FILE = "quickstart_state.json"
+MADE_BY = "nnUNetv2_dsvm quickstart"
 
 
 class OutputFolder:
@@ -27,7 +28,8 @@ class OutputFolder:
 
     def __init__(self, path: Path, options: Mapping[str, Any]) -> None:
         self.path = path
-        self._state = {"made_by": "nnUNetv2_dsvm quickstart", "options": dict(options), "finished_s": {}}
+        self._options = dict(options)
+        self._finished_s: dict[str, float] = {}
         elsewhere = "Choose another folder with --output."
         check_folder_place(path, "choose another folder with --output")
         try:
@@ -40,49 +42,48 @@ class OutputFolder:
                     )
                 self._save()
                 return
-            stored = self._read(elsewhere)
+            stored_options, finished_s = self._read(elsewhere)
         except OSError as error:
             raise UserError(f"cannot use {path} as the output folder: {error}. {elsewhere}") from error
-        if stored["options"] != self._state["options"]:
-            asked = self._state["options"]
+        if stored_options != self._options:
             raise UserError(
-                f"{path} was made with {_words(stored['options'])}, and this run has {_words(asked)}. "
+                f"{path} was made with {_words(stored_options)}, and this run has {_words(self._options)}. "
                 f"{elsewhere} Or delete {path}, or run again with the options it was made with."
             )
-        self._state = stored
+        self._finished_s = finished_s
 
     def is_finished(self, step: str) -> bool:
-        return step in self._state["finished_s"]
+        return step in self._finished_s
 
     @property
     def finished_s(self) -> dict[str, float]:
         """Seconds that each finished step took, in their order."""
-        return dict(self._state["finished_s"])
+        return dict(self._finished_s)
 
-    def once(self, step: str, action: Callable[[], None]) -> None:
+    def once(self, step: str, action: Callable[[], object]) -> None:
         """Do `action` unless an earlier run has finished it; it is recorded when it ends without an error."""
         if self.is_finished(step):
             return
         started = time.monotonic()
         action()
-        self._state["finished_s"][step] = round(time.monotonic() - started, 1)
+        self._finished_s[step] = round(time.monotonic() - started, 1)
         self._save()
 
-    def _read(self, elsewhere: str) -> dict[str, Any]:
+    def _read(self, elsewhere: str) -> tuple[dict[str, Any], dict[str, float]]:
+        """The options and the finished steps that the state file holds."""
         try:
             stored = json.loads((self.path / STATE_FILE).read_text(encoding="utf-8"))
-            ours = stored["made_by"] == self._state["made_by"]
+            ours = stored["made_by"] == MADE_BY
             ours = ours and isinstance(stored["options"], dict) and isinstance(stored["finished_s"], dict)
         except (ValueError, KeyError, TypeError):
             ours = False
         if not ours:
             raise UserError(f"{self.path / STATE_FILE} is not one of this command's; nothing was touched. {elsewhere}")
-        return stored
+        return stored["options"], stored["finished_s"]
 
     def _save(self) -> None:
-        partial = self.path / (STATE_FILE + ".partial")
-        partial.write_text(json.dumps(self._state, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, self.path / STATE_FILE)
+        state = {"made_by": MADE_BY, "options": self._options, "finished_s": self._finished_s}
+        write_json(self.path / STATE_FILE, state, indent=2)
 
 
 def _words(options: Mapping[str, Any]) -> str:

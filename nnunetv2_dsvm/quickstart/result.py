@@ -11,15 +11,16 @@ from nnunetv2_dsvm.datasets.nifti_pairs import check_pair
 from nnunetv2_dsvm.datasets.problems import Problems
 from nnunetv2_dsvm.datasets.raw_cases import Case
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.evaluation.labels import read_labels
 from nnunetv2_dsvm.evaluation.prediction_set import case_names
 from nnunetv2_dsvm.evaluation.segmentations import read_pair
 from nnunetv2_dsvm.files.json_files import read_json_object
 from nnunetv2_dsvm.files.listing import visible_files
+from nnunetv2_dsvm.nnunet.labels import read_labels
+from nnunetv2_dsvm.nnunet.names import DATASET_JSON
 from nnunetv2_dsvm.nnunet.project import NnUNetProject
 from nnunetv2_dsvm.quickstart.baseline import Box, CopiedSlice, body_boxes, copy_best_slice, copy_most_similar_slice
 from nnunetv2_dsvm.quickstart.overlay import write_overlay
-from nnunetv2_dsvm.quickstart.result_table import Column, read_dice, write_report
+from nnunetv2_dsvm.quickstart.result_table import DiceColumn, read_dice, write_table
 
 SIMILAR, BEST = "copied slice", "best copied slice"
 BASELINES = {SIMILAR: copy_most_similar_slice, BEST: copy_best_slice}
@@ -47,7 +48,7 @@ def evaluate(project: NnUNetProject, prediction: Path, baselines: Path) -> None:
     """
     truth = project.raw / "labelsTs"
     for folder in (prediction, *(baselines / title.replace(" ", "_") for title in BASELINES)):
-        check_comparable_cases(truth, folder, project.raw / "dataset.json")
+        check_comparable_cases(truth, folder, project.raw / DATASET_JSON)
         project.evaluate(truth, folder)
 
 
@@ -79,12 +80,12 @@ def write_result(
     Returns:
         The Markdown text.
     """
-    labels = json.loads((project.raw / "dataset.json").read_text(encoding="utf-8"))["labels"]
+    labels = json.loads((project.raw / DATASET_JSON).read_text(encoding="utf-8"))["labels"]
     labels.pop("background")
     chosen = json.loads((baselines / "chosen.json").read_text(encoding="utf-8"))
-    columns = [Column("DSVM-UNet", read_dice(prediction / "summary.json", labels))]
+    columns = [DiceColumn("DSVM-UNet", read_dice(prediction / "summary.json", labels))]
     for baseline in BASELINES:
-        columns.append(Column(baseline, read_dice(baselines / baseline.replace(" ", "_") / "summary.json", labels)))
+        columns.append(DiceColumn(baseline, read_dice(baselines / baseline.replace(" ", "_") / "summary.json", labels)))
     notes = [
         note,
         f"{SIMILAR}: the baseline without learning. The labels of one training slice ({chosen[SIMILAR]}), the one "
@@ -92,7 +93,7 @@ def write_result(
         f"{BEST}: the same with the training slice that gives the highest mean Dice ({chosen[BEST]}), chosen by "
         "looking at the answer: copying one slice cannot reach more.",
     ]
-    text = write_report(project.folder, title=title, columns=columns, notes=notes, details=details)
+    text = write_table(project.folder, title=title, columns=columns, notes=notes, details=details)
 
     test = read_test_case(project.raw)
     image = sitk.GetArrayFromImage(test.image)
@@ -126,7 +127,7 @@ def read_cases(raw: Path, part: str) -> list[Case]:
         UserError: an image and its labels lie on different grids, or one of them holds what it should not.
     """
     cases, problems = [], Problems(raw)
-    known = read_labels(read_json_object(raw / "dataset.json")).known
+    known = read_labels(read_json_object(raw / DATASET_JSON)).known
     for label_path in visible_files(raw / f"labels{part}", ".nii.gz"):
         name = label_path.name[: -len(".nii.gz")]
         image_path = raw / f"images{part}" / f"{name}_0000.nii.gz"

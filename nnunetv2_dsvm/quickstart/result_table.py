@@ -10,7 +10,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Column:
+class DiceColumn:
     """One method's Dice per label name; NaN where a label is in neither the truth nor the prediction."""
 
     title: str
@@ -33,7 +33,7 @@ def read_dice(summary_file: Path, label_names: Mapping[str, int]) -> dict[str, f
     return {name: float(means[str(value)]["Dice"]) for name, value in label_names.items()}
 
 
-def markdown_table(columns: list[Column]) -> str:
+def markdown_table(columns: list[DiceColumn]) -> str:
     """A row per label, a column per method, and the means at the end if there are several labels."""
     rows = [["organ", *(column.title for column in columns)]]
     rows += [[name.replace("_", " "), *(_shown(c.dice[name]) for c in columns)] for name in columns[0].dice]
@@ -48,8 +48,8 @@ def markdown_table(columns: list[Column]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def write_report(
-    folder: Path, *, title: str, columns: list[Column], notes: list[str], details: Mapping[str, Any]
+def write_table(
+    folder: Path, *, title: str, columns: list[DiceColumn], notes: list[str], details: Mapping[str, Any]
 ) -> str:
     """Write `result.md`, `result.csv` and `result.json`.
 

@@ -8,12 +8,12 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.files.atomic_write import beside, put_in_place
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ def fetch(archive: SourceArchive) -> Path:
         print(f"{cached} is damaged (its sha256 is not {archive.sha256}); fetching it again", flush=True)
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cached.parent, prefix="download-") as temporary:
-            downloaded = _download_with_pip(archive, Path(temporary), cached)
+        with beside(cached) as temporary:
+            downloaded = _download_with_pip(archive, temporary, cached)
             digest = sha256_of(downloaded)
             if digest != archive.sha256:
                 raise UserError(f"{archive.file_name} has sha256 {digest}, expected {archive.sha256}; not used")
-            os.replace(downloaded, cached)
+            put_in_place(downloaded, cached)
     except OSError as error:
         raise UserError(
             f"cannot write to the cache folder {cached.parent}: {error}. Set XDG_CACHE_HOME to a writable folder."
@@ -89,7 +89,9 @@ def extract(archive_path: Path, wanted: Callable[[str], bool], folder: Path) -> 
                 raise UserError(f"{archive_path}: refusing to unpack the path {member.name!r}")
             target = folder.joinpath(*parts)
             target.parent.mkdir(parents=True, exist_ok=True)
-            with tar.extractfile(member) as source, open(target, "wb") as destination:
+            source = tar.extractfile(member)
+            assert source is not None  # a regular file has content
+            with source, open(target, "wb") as destination:
                 shutil.copyfileobj(source, destination)
 
 

@@ -1,11 +1,13 @@
 """The picture of the loss terms over the epochs, beside nnU-Net's progress.png."""
 
-import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from nnunetv2_dsvm.files.atomic_write import replaced_file
 
 
 def plot_distillation_progress(history: Mapping[str, Sequence[float]], filename: str) -> None:
@@ -25,6 +27,5 @@ def plot_distillation_progress(history: Mapping[str, Sequence[float]], filename:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         panels[-1].set_xlabel("epoch")
         figure.suptitle("training: means over each epoch, terms without their weights")
-        temporary = f"{filename}.tmp"
-        figure.savefig(temporary, format="png", dpi=110)
-    os.replace(temporary, filename)
+        with replaced_file(Path(filename)) as partial:
+            figure.savefig(partial, format="png", dpi=110)

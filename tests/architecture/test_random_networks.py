@@ -55,7 +55,8 @@ def test_network_and_loss_are_finite(
     distillation = DualSelfDistillation(dims, dims, distance=distance, standardise=standardise)
     not_ignored = None if ignored is None else lambda target: pixels_not_ignored(target, IGNORE, False)
     weights = {"projection": 1.0, "progressive": 1.0}
-    loss = SegmentationWithDistillationLoss(cross_entropy, distillation, weights, 0, not_ignored)
+    stride = network.encoder_stages[0].stride
+    loss = SegmentationWithDistillationLoss(cross_entropy, distillation, weights, 0, not_ignored, stride=stride)
     image = scale * torch.randn(batch, channels, height, width)
     target = torch.randint(classes, (batch, 1, height, width))
     if ignored is not None:

@@ -1,17 +1,19 @@
 """The network: against the official VM-UNet's numbers, and as a module that anybody can use."""
 
-import copy
 import json
 
-import numpy as np
 import pytest
 import torch
+from helpers.network_contract import NetworkContract
 from helpers.places import DATA
 from helpers.scan_inputs import relative_error
 
-from nnunetv2_dsvm import VMUNet, VMUNetOutput
+import nnunetv2_dsvm
+from nnunetv2_dsvm import VMUNet
 from nnunetv2_dsvm.architecture import checkpoints
 from nnunetv2_dsvm.architecture.blocks.vss_block import DT_MAX, DT_MIN, SS2D, DropPath
+from nnunetv2_dsvm.architecture.vm_unet import PRESETS
+from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 
 TINY = {"dims": (8, 16, 32, 64), "encoder_depths": (1, 1, 1, 1), "decoder_depths": (1, 1, 1, 1), "d_state": 4}
 
@@ -20,58 +22,21 @@ def tiny(input_channels=1, num_classes=2, **overrides):
     return VMUNet(input_channels, num_classes, **{**TINY, **overrides})
 
 
-@pytest.fixture(scope="module")
-def golden():
-    """Weights and results of the official code on a small model, fp32, CPU."""
-    with np.load(DATA / "vm_unet_golden.npz") as archive:
-        config = json.loads(str(archive["config"]))
-        tensors = {k: torch.from_numpy(archive[k]) for k in archive.files if k != "config"}
-    weights = {k.removeprefix("weight/"): v for k, v in tensors.items() if k.startswith("weight/")}
-    network = VMUNet(
-        config["in_chans"],
-        config["num_classes"],
-        dims=config["dims"],
-        encoder_depths=config["depths"],
-        decoder_depths=config["depths_decoder"],
-        d_state=config["d_state"],
-        drop_path_rate=0.0,
-    )
-    network.load_state_dict(checkpoints.from_official_state_dict(weights))
-    network.train()
-    network.return_features = True
-    output = network(tensors["input"])
-    output.logits.backward(tensors["output_grad"])
-    return network, output, tensors
+class TestContract(NetworkContract):
+    golden_file = DATA / "vm_unet_golden.npz"
 
+    def build(self, input_channels=1, num_classes=2, **options):
+        sizes = {"dims": (16, 32, 64), "encoder_depths": (1, 1, 1), "decoder_depths": (1, 1, 1), "d_state": 2}
+        return VMUNet(input_channels, num_classes, **sizes, drop_path_rate=0.0, **options)
 
-def test_golden_output(golden):
-    _, output, tensors = golden
-    assert relative_error(output.logits, tensors["output"]) <= 1e-5
+    def build_golden(self, config, weights):
+        sizes = VMUNetSizes(config["dims"], config["depths"], config["depths_decoder"], config["d_state"], 0.0)
+        network = VMUNet(config["in_chans"], config["num_classes"], **sizes)
+        network.load_state_dict(checkpoints.from_official_state_dict(weights))
+        return network
 
-
-@pytest.mark.parametrize("level", [1, 2, 3, 4])
-@pytest.mark.parametrize("side", ["encoder", "decoder"])
-def test_golden_features(golden, side, level):
-    _, output, tensors = golden
-    features = getattr(output, f"{side}_features")[level - 1]
-    assert relative_error(features, tensors[f"feature/{side}_stage_{level}"]) <= 1e-5
-
-
-def test_golden_gradients_behind_the_last_norm(golden):
-    """The last norm of the golden model has one channel: its output is its bias, whatever the image.
-
-    So only these gradients are more than rounding noise, and the golden output says nothing of what lies before.
-    """
-    network, _, tensors = golden
-    exact = copy.deepcopy(network).double()
-    exact.zero_grad()
-    exact(tensors["input"].double()).logits.backward(tensors["output_grad"].double())
-    real = {name for name, parameter in exact.named_parameters() if parameter.grad.norm() > 1e-9}
-    assert real == {"decoder.final_expanding.norm.bias", *(f"decoder.seg_layers.0.{n}" for n in ("weight", "bias"))}
-    for name in real:
-        official = checkpoints.to_official_name(name, prefix="")
-        got, expected = network.get_parameter(name).grad.norm().item(), tensors[f"grad_norm/{official}"].item()
-        assert got == pytest.approx(expected, rel=1e-5), official
+    def official_name(self, ours):
+        return checkpoints.to_official_name(ours, prefix="")
 
 
 def test_last_expanding_and_head_pixel_by_pixel():
@@ -145,25 +110,11 @@ def test_key_map_refuses_other_names(name):
         checkpoints.to_our_name(name)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (8, 8), (31, 47), (56, 40), (64, 32), (33, 96)], ids=str)
-def test_any_image_size(size):
-    network = tiny(2, 3).eval()
-    image = torch.randn(2, 2, *size)
-    logits = network(image)
-    assert logits.shape == (2, 3, *size)
-    padded = torch.zeros(2, 2, *(-(-s // 32) * 32 for s in size))
-    padded[..., : size[0], : size[1]] = image
-    assert torch.equal(logits, network(padded)[..., : size[0], : size[1]])
-
-
-@pytest.mark.parametrize("channels", [1, 3, 7])
-@pytest.mark.parametrize("classes", [1, 61])
-def test_any_channels_and_classes(channels, classes):
-    network = tiny(channels, classes)
-    logits = network(torch.randn(1, channels, 32, 32))
-    assert logits.shape == (1, classes, 32, 32)
-    logits.square().mean().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+def test_images_are_padded_with_zeros_to_a_multiple_of_the_stride():
+    network, image = tiny(2, 3).eval(), torch.randn(2, 2, 31, 47)
+    padded = torch.zeros(2, 2, 32, 64)
+    padded[..., :31, :47] = image
+    assert torch.equal(network(image), network(padded)[..., :31, :47])
 
 
 def test_logits_are_raw():
@@ -175,35 +126,12 @@ def test_logits_are_raw():
     torch.testing.assert_close(network(image), before + 100, atol=1e-4, rtol=0)
 
 
-def test_deep_supervision():
-    network = tiny(1, 2, deep_supervision=True)
-    outputs = network(torch.randn(1, 1, 56, 40))
-    assert [tuple(o.shape[2:]) for o in outputs] == [(56, 40), (14, 10), (7, 5), (4, 3)]
-    sum(o.square().mean() for o in outputs).backward()
-    assert all(p.grad is not None for p in network.parameters())
-    network.decoder.deep_supervision = False
-    assert network(torch.randn(1, 1, 56, 40)).shape == (1, 2, 56, 40)
-
-
 def test_auxiliary_heads_do_not_change_the_main_output():
     plain, with_heads = tiny().eval(), tiny(auxiliary_heads=True).eval()
     missing = with_heads.load_state_dict(plain.state_dict(), strict=False).missing_keys
     assert missing and all(".seg_layers." in key and ".seg_layers.0." not in key for key in missing)
     image = torch.randn(1, 1, 32, 32)
     assert torch.equal(plain(image), with_heads(image))
-
-
-def test_features_only_while_training_and_asked_for():
-    network = tiny()
-    image = torch.randn(2, 1, 40, 72)
-    assert isinstance(network(image), torch.Tensor)
-    network.return_features = True
-    output = network(image)
-    assert isinstance(output, VMUNetOutput)
-    shapes = [(2, 8 * 2**i, 64 // (4 * 2**i), 96 // (4 * 2**i)) for i in range(4)]
-    assert [tuple(f.shape) for f in output.encoder_features] == shapes
-    assert [tuple(f.shape) for f in output.decoder_features] == shapes
-    assert isinstance(network.eval()(image), torch.Tensor)
 
 
 def test_gradient_checkpointing_changes_nothing():
@@ -217,20 +145,6 @@ def test_gradient_checkpointing_changes_nothing():
         torch.testing.assert_close(a.grad, b.grad, msg=name)
 
 
-def test_compiles_as_one_graph():
-    network = tiny(drop_path_rate=0.0)
-    network.return_features = True
-    image = torch.randn(1, 1, 40, 32)
-    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
-    got, expected = compiled(image), network(image)
-    torch.testing.assert_close(got.logits, expected.logits)
-    gradient, expected_gradient = (
-        torch.autograd.grad(o.logits.square().sum(), network.encoder.patch_embedding.projection.weight)[0]
-        for o in (got, expected)
-    )
-    torch.testing.assert_close(gradient, expected_gradient)
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
 def test_autocast_stays_near_fp32(dtype):
     network = tiny(dims=(16, 32, 64, 128)).eval()
@@ -240,6 +154,21 @@ def test_autocast_stays_near_fp32(dtype):
         with torch.autocast("cpu", dtype=dtype):
             got = network(image)
     assert relative_error(got, expected) < 3e-2
+
+
+def test_presets_are_arguments_of_the_class():
+    base = PRESETS["base"]
+    assert dict(base) == {key: base[key] for key in ("dims", "encoder_depths", "decoder_depths")}
+    assert {**base, "d_state": 8} == {**VMUNetSizes(d_state=8)} and VMUNet(1, 2, **PRESETS["small"]).sizes.d_state == 8
+    with pytest.raises(KeyError):
+        base["d_state"]  # the default
+
+
+def test_public_names_are_imported_when_they_are_asked_for():
+    assert all(getattr(nnunetv2_dsvm, name) for name in nnunetv2_dsvm.__all__)
+    assert set(nnunetv2_dsvm.__all__) <= set(dir(nnunetv2_dsvm))
+    with pytest.raises(AttributeError, match="has no attribute 'VMUnet'"):
+        nnunetv2_dsvm.VMUnet  # noqa: B018
 
 
 def test_named_sizes_and_overrides():

@@ -1,137 +1,32 @@
-"""`nnUNetv2_dsvm benchmark`: yardsticks are right, wrong results get no speed, numbers reach the table and JSON."""
+"""`nnUNetv2_dsvm benchmark`: what is measured, and how numbers reach the table and JSON."""
 
 import dataclasses
 import json
-import math
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.nn.functional as F
+from helpers.tiny_benchmark import benchmark
 
-from nnunetv2_dsvm.architecture.vm_unet import PRESETS, VMUNet
-from nnunetv2_dsvm.benchmark import correctness, planned_memory, scaling, table
-from nnunetv2_dsvm.benchmark.cases import plain_conv_unet
-from nnunetv2_dsvm.benchmark.cases.conventional import conventional_network
-from nnunetv2_dsvm.benchmark.cases.core import CoreCase
-from nnunetv2_dsvm.benchmark.cases.network import DiceAndCrossEntropy, NetworkCase, NetworkSizes
-from nnunetv2_dsvm.benchmark.cases.scan import ScanCase, ScanShape
-from nnunetv2_dsvm.benchmark.cases.training_memory import TrainingCase, TrainingPeak, train_some_steps
+from nnunetv2_dsvm.benchmark import run as run_module
+from nnunetv2_dsvm.benchmark import suites, table
+from nnunetv2_dsvm.benchmark.cases.scan import ScanCase
 from nnunetv2_dsvm.benchmark.cases.workload import Workload
-from nnunetv2_dsvm.benchmark.correctness import WrongResult
 from nnunetv2_dsvm.benchmark.measuring import measure
 from nnunetv2_dsvm.benchmark.measuring.isolated import run_isolated
 from nnunetv2_dsvm.benchmark.measuring.measure import Measurement
 from nnunetv2_dsvm.benchmark.measuring.memory import PeakMemory, kept_for_backward
 from nnunetv2_dsvm.benchmark.measuring.timing import ONCE, Effort, Timing, time_inference, time_training
-from nnunetv2_dsvm.benchmark.planned_memory import planned_trainings
-from nnunetv2_dsvm.benchmark.scaling import measure_scaling
-from nnunetv2_dsvm.benchmark.sharing import SharingTimes, measure_sharing
-from nnunetv2_dsvm.benchmark.suites import Result, Runner
-from nnunetv2_dsvm.cli import main as command
+from nnunetv2_dsvm.benchmark.result import BenchmarkResult
+from nnunetv2_dsvm.benchmark.run import BenchmarkResults
+from nnunetv2_dsvm.benchmark.run import benchmark as run_benchmark
+from nnunetv2_dsvm.benchmark.runner import Runner
+from nnunetv2_dsvm.benchmark.settings import choose_settings
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.ops.backends import torch_chunked
+from nnunetv2_dsvm.ops.testing import ScanShape
 
 CPU = torch.device("cpu")
-TINY = ["--device", "cpu", "--quick", "--repeats", "1", "--dims", "8,16", "--encoder-depths", "1,1"]
-TINY += ["--decoder-depths", "1,1", "--size", "16", "--d-state", "2"]
-
-
-@pytest.fixture
-def in_this_process(monkeypatch):
-    """Measures without a fresh process per case: fast, but the memory means little."""
-    monkeypatch.setattr(measure, "run_isolated", lambda function, *arguments: function(*arguments))
-
-
-def benchmark(*options):
-    return command.main(["benchmark", *TINY, *options])
-
-
-def scan_loop(u, delta, A, B, C, D, delta_bias):
-    """What mamba-ssm's kernel computes, token by token."""
-    per_group = u.shape[1] // B.shape[1]
-    delta = F.softplus(delta + delta_bias[:, None])
-    B, C = (t.repeat_interleave(per_group, dim=1) for t in (B, C))
-    state, outputs = u.new_zeros(*u.shape[:2], A.shape[1]), []
-    for t in range(u.shape[2]):
-        state = torch.exp(delta[..., t, None] * A) * state + (delta[..., t] * u[..., t])[..., None] * B[..., t]
-        outputs.append((state * C[..., t]).sum(-1) + D * u[..., t])
-    return torch.stack(outputs, dim=-1)
-
-
-class TestYardsticks:
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-    def test_conventional_core_equals_ours(self, dtype):
-        name = str(dtype).removeprefix("torch.")
-        case = CoreCase("core", "conventional", 2, 3, 4, dim=16, d_state=4, dtype=name, device="cpu")
-        assert correctness.check_core(case, scan=scan_loop) <= correctness.AUTOCAST_TOLERANCE[dtype]
-
-    def test_conventional_network_equals_ours(self):
-        sizes = {"dims": (8, 16), "encoder_depths": (1, 1), "decoder_depths": (1, 1), "d_state": 2}
-        network = VMUNet(3, 2, **sizes, scan_backend="reference")
-        twin = conventional_network(network, scan_loop)
-        assert not any(type(m).__name__ == "VSSBlock" for m in twin.modules())
-        assert correctness.check_network(twin, network, torch.float32, CPU) < 1e-5
-
-    @pytest.mark.parametrize(("edge", "millions"), [(256, 33), (512, 46)])
-    def test_plain_conv_unet_is_nnunets_size(self, edge, millions):
-        with torch.device("meta"):
-            network = plain_conv_unet.plain_conv_unet(3, 2, edge, edge)
-        assert round(sum(p.numel() for p in network.parameters()) / 1e6) == millions
-
-    def test_plain_conv_unet_that_cannot_be_imported_is_skipped_with_the_reason(
-        self, monkeypatch, in_this_process, capsys
-    ):
-        monkeypatch.setitem(sys.modules, "dynamic_network_architectures.architectures.unet", None)
-        assert benchmark("--suite", "network") == 0
-        assert (
-            "PlainConvUNet: not measured: dynamic-network-architectures cannot be imported" in capsys.readouterr().out
-        )
-
-    def test_loss_of_a_perfect_and_of_a_useless_prediction(self):
-        target = torch.tensor([[[0, 1], [1, 0]]])
-        perfect = 100 * F.one_hot(target, 2).permute(0, 3, 1, 2).float()
-        loss = DiceAndCrossEntropy()
-        assert loss(perfect, target).item() == pytest.approx(-1, abs=1e-4)
-        assert loss(torch.zeros(1, 2, 2, 2), target).item() == pytest.approx(0.6931 - 0.5, abs=1e-3)
-
-
-class TestCorrectnessFirst:
-    @pytest.mark.parametrize("function", ["forward", "backward"])
-    def test_a_wrong_backend_is_refused(self, function, monkeypatch, in_this_process, capsys, tmp_path):
-        right = getattr(torch_chunked, function)
-
-        def wrong(*arguments):
-            result = right(*arguments)
-            return result * 1.001 if function == "forward" else (*result[:3], result[3] * 1.001, *result[4:])
-
-        monkeypatch.setattr(torch_chunked, function, wrong)
-        file = tmp_path / "numbers.json"
-        assert benchmark("--suite", "scan", "--backends", "torch_chunked", "--json", str(file)) == 1
-        out = capsys.readouterr().out
-        assert "torch_chunked: REFUSED" in out and ("of gradient of B" in out or "of output" in out)
-        assert " ms" not in out
-        (row,) = json.loads(file.read_text())["results"]
-        assert row["failed"] and row["measurement"] is None
-
-    def test_every_network_suite_refuses_too(self, monkeypatch, in_this_process, capsys):
-        right = torch_chunked.forward
-        monkeypatch.setattr(torch_chunked, "forward", lambda *arguments: right(*arguments) + 0.1 * arguments[0])
-        assert benchmark("--suite", "core,network,distillation") == 1
-        assert capsys.readouterr().out.count("REFUSED") == 5  # core, block, VM-UNet, and the two of the distillation
-
-    def test_a_result_that_is_not_finite_is_wrong(self):
-        assert correctness.relative_l2(torch.tensor([1.0, float("nan")]), torch.ones(2)) == float("inf")
-
-    def test_relative_l2(self):
-        assert correctness.relative_l2(torch.tensor([3.0, 4.4]), torch.tensor([3.0, 4.0])) == pytest.approx(0.08)
-
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-    def test_a_right_backend_passes(self, dtype):
-        error = correctness.check_scan("torch_chunked", ScanShape(2, 3, 4, 5, 2), dtype, CPU)
-        assert 0 < error <= correctness.TOLERANCE[dtype]
 
 
 class TestMeasuring:
@@ -196,45 +91,91 @@ class TestCommand:
         assert rows["network", "batch 2", "PlainConvUNet"]["measurement"]["inference"]["median"] > 0
 
     def test_the_default_on_a_cpu_is_the_documented_scan(self):
-        plan = self._plan("--device", "cpu")
-        (images,) = plan.scan_images
-        assert (images.batch, images.tokens(1), 2 * plan.sizes.dims[0], plan.sizes.d_state) == (2, (64, 64), 192, 16)
-        assert (tuple(plan.scan_stages), plan.dtype) == ((1,), "float32")
+        settings = choose_settings(device="cpu")
+        (images,) = settings.scan_images
+        assert (images.batch, images.tokens(1)) == (2, (64, 64))
+        assert (2 * settings.sizes.dims[0], settings.sizes.d_state) == (192, 16)
+        assert (tuple(settings.scan_stages), settings.dtype) == ((1,), "float32")
 
     def test_batch_and_size_hold_for_every_suite(self):
-        plan = self._plan("--device", "cpu", "--batch", "3", "--size", "40x24")
-        for images in (plan.scan_images, plan.core_images, plan.network_images, plan.scaling_images):
+        chosen = choose_settings(device="cpu", batch=3, size=(40, 24))
+        for images in (chosen.scan_images, chosen.core_images, chosen.network_images, chosen.scaling_images):
             assert [dataclasses.astuple(i) for i in images] == [(3, 40, 24)]
-        assert plan.scan_images[0].tokens(4) == (2, 1)
+        assert chosen.scan_images[0].tokens(4) == (2, 1)
 
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--backends", "fast"], "unknown scan backend fast"),
-            (["--stages", "5"], "stages"),
-            (["--dims", "8,16"], "one entry per stage"),
-            *([] if torch.cuda.is_available() else [(["--device", "cuda"], "no CUDA device")]),
+            ({"backends": ["fast"]}, "unknown scan backend fast"),
+            ({"stages": (5,)}, "stages"),
+            ({"dims": (8, 16)}, "one entry per stage"),
+            *([] if torch.cuda.is_available() else [({"device": "cuda"}, "no CUDA device")]),
         ],
     )
     def test_what_cannot_be_measured_is_refused(self, options, message):
         with pytest.raises(UserError, match=message):
-            self._plan(*options)
+            choose_settings(**options)
 
-    @staticmethod
-    def _plan(*options):
-        import argparse
+    @pytest.mark.parametrize(
+        ("device", "compile", "expected"),
+        [
+            ("cuda", False, ["PlainConvUNet", "PlainConvUNet, compiled", "VM-UNet"]),
+            ("cuda", True, ["PlainConvUNet", "PlainConvUNet, compiled", "VM-UNet", "VM-UNet, compiled"]),
+            ("cpu", False, ["PlainConvUNet", "VM-UNet"]),
+        ],
+    )
+    def test_plain_conv_unet_is_compiled_where_nnunet_compiles(self, device, compile, expected, monkeypatch):
+        settings = dataclasses.replace(choose_settings(device="cpu", quick=True, compile=compile), device=device)
+        monkeypatch.setattr(suites.conventional, "kernel", lambda: (None, "not here"))
+        monkeypatch.setattr(Runner, "measured", lambda self, suite, label, name, case, check: (name, case.compiled))
+        _, *measured = suites.network(Runner(settings, lambda _: None))
+        assert measured == [(name, name.endswith("compiled")) for name in expected]
 
-        from nnunetv2_dsvm.benchmark.settings import make_plan
-        from nnunetv2_dsvm.cli.benchmark import add_arguments
+    def test_options_reach_the_settings(self, monkeypatch):
+        asked = []
 
-        parser = argparse.ArgumentParser()
-        add_arguments(parser)
-        return make_plan(parser.parse_args(options))
+        def remember(settings, suites, **_):
+            asked.append((settings, suites))
+            return BenchmarkResults({}, settings, [], [])
+
+        monkeypatch.setattr(run_module, "benchmark", remember)
+        options = [
+            "--batch",
+            "3",
+            "--size",
+            "40x24",
+            "--stages",
+            "2",
+            "--dtype",
+            "bfloat16",
+            "--repeats",
+            "9",
+            "--compile",
+        ]
+        options += ["--suite", "scan,sharing", "--backends", "reference", "--scan-backend", "torch_chunked"]
+        assert benchmark(*options) == 0
+        expected = choose_settings(
+            device="cpu", quick=True, dims=(8, 16), encoder_depths=(1, 1), decoder_depths=(1, 1), d_state=2, batch=3,
+            size=(40, 24), stages=(2,), dtype="bfloat16", repeats=9, compile=True, backends=["reference"],
+            scan_backend="torch_chunked",
+        )  # fmt: skip
+        assert asked == [(expected, ["scan", "sharing"])]
+        assert expected.scan_stages == (2,) and expected.effort.least == 9 and expected.compile
+
+    def test_as_a_call(self, in_this_process):
+        options = {"dims": (8, 16), "encoder_depths": (1, 1), "decoder_depths": (1, 1), "d_state": 2}
+        settings = choose_settings(device="cpu", quick=True, repeats=1, size=(16, 16), **options)
+        shown = []
+        found = run_benchmark(settings, ["scan"], show=shown.append)
+        assert [r.implementation for r in found.results if r.measurement] == ["torch_chunked", "reference"]
+        assert shown == [found.results] and found.failed == [] and found.environment["device"] == "cpu"
+        with pytest.raises(UserError, match="unknown suite scam: choose any of scan,"):
+            run_benchmark(settings, ["scam"])
 
     def test_ratios_are_against_the_yardstick(self):
         def result(name, seconds, count):
             timing = Timing(seconds, seconds, seconds, 1)
-            return Result("scan", "case", name, Measurement(timing, timing, timing, count, count))
+            return BenchmarkResult("scan", "case", name, Measurement(timing, timing, timing, count, count))
 
         text = table.as_table([result("torch_chunked", 0.1, 2**20), result("reference", 2.0, 2**22)])
         fast, slow = text.splitlines()[-2:]
@@ -245,146 +186,11 @@ class TestCommand:
         def out_of_memory(*_):
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-        monkeypatch.setattr("nnunetv2_dsvm.benchmark.suites.measure", out_of_memory)
-        plan = self._plan("--device", "cpu", "--quick", "--size", "8", "--d-state", "2", "--backends", "torch_chunked")
-        (result,) = Runner(plan, lambda _: None).run("scan")
+        monkeypatch.setattr("nnunetv2_dsvm.benchmark.runner.measure", out_of_memory)
+        settings = choose_settings(device="cpu", quick=True, size=(8, 8), d_state=2, backends=["torch_chunked"])
+        (result,) = suites.scan(Runner(settings, lambda _: None))
         assert result.measurement is None and "does not fit" in result.note and not result.failed
 
     def test_needs_no_nnunet(self):
-        code = "import sys; sys.modules['nnunetv2'] = None; import nnunetv2_dsvm.benchmark.settings"
+        code = "import sys; sys.modules['nnunetv2'] = None; import nnunetv2_dsvm.benchmark.table"
         subprocess.run([sys.executable, "-c", code], check=True)
-
-
-class TestScaling:
-    CASE = NetworkCase("DSVM-UNet", 4, 16, 16, NetworkSizes((8, 16), (1, 1), (1, 1), 2), "float32", "cpu")
-
-    def test_two_processes_share_a_batch_and_end_with_the_same_weights(self):
-        times = measure_scaling(self.CASE, ranks=2, repeats=2)
-        assert times.training.repeats == times.alone_training.repeats == 2
-        assert times.training.median > times.forward.median > 0
-
-    def test_weights_that_differ_are_a_wrong_result(self, monkeypatch):
-        monkeypatch.setattr(scaling, "_rank", rank_without_ddp)
-        with pytest.raises(WrongResult, match="differ between 2 GPUs"):
-            measure_scaling(self.CASE, ranks=2, repeats=1)
-
-    def test_a_batch_that_cannot_be_divided_is_refused(self):
-        with pytest.raises(ValueError, match="batch of 4 cannot be shared by 3"):
-            measure_scaling(self.CASE, ranks=3, repeats=1)
-
-    def test_a_batch_that_cannot_be_divided_or_does_not_fit_is_no_failure(self, monkeypatch, capsys):
-        def too_large(*_, **__):
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-
-        one_gpu = Result("scaling", "case", "1 GPU", note="not measured in this test")
-        monkeypatch.setattr("nnunetv2_dsvm.benchmark.suites.rank_counts", lambda device: [2, 8])
-        monkeypatch.setattr(Runner, "_measured", lambda *arguments: one_gpu)
-        monkeypatch.setattr(scaling.multiprocessing, "spawn", too_large)
-        assert benchmark("--suite", "scaling") == 0
-        printed = capsys.readouterr().out
-        assert (
-            "does not fit into the memory of these 2 GPUs" in printed
-            and "a batch of 2 cannot be shared by 8" in printed
-        )
-
-    def test_without_a_second_gpu_the_command_says_so(self, capsys):
-        assert benchmark("--suite", "scaling") == 0
-        assert "two GPUs are needed" in capsys.readouterr().out
-
-
-class TestSharing:
-    def test_two_processes_at_once(self):
-        case = NetworkCase("VM-UNet", 1, 16, 16, NetworkSizes((8, 16), (1, 1), (1, 1), 2), "float32", "cpu")
-        times = measure_sharing(case, 2, dataclasses.replace(ONCE, least=2))
-        assert times.inference.repeats == times.training.repeats == 2
-        assert times.training.median > times.forward.median > 0
-
-    def test_the_table_has_one_process_two_and_the_speed_left(self, monkeypatch, capsys, tmp_path):
-        def measured(case, processes, effort):
-            timing = Timing.of([0.1 * processes])
-            return SharingTimes(timing, timing, timing)
-
-        monkeypatch.setattr("nnunetv2_dsvm.benchmark.suites.measure_sharing", measured)
-        file = tmp_path / "numbers.json"
-        assert benchmark("--suite", "sharing", "--json", str(file)) == 0
-        assert "VM-UNet, batch 2" in (printed := capsys.readouterr().out) and "×0.5" in printed
-        rows = [row for row in json.loads(file.read_text())["results"] if row["case"].startswith("VM-UNet")]
-        assert [row["implementation"] for row in rows] == ["one process", "two at once"]
-        assert rows[1]["inference_speedup"] == 0.5 and rows[1]["error"] < 1e-4
-
-    def test_by_default_it_is_the_preset_small_and_one_image(self):
-        plan = TestCommand._plan("--device", "cpu")
-        assert [dataclasses.astuple(images) for images in plan.sharing_images] == [(1, 256, 256)]
-        assert plan.sharing_sizes.dims == PRESETS["small"]["dims"] and plan.sharing_sizes.d_state == 8
-
-    def test_wrong_results_get_no_speed(self, monkeypatch, capsys):
-        def wrong(*_):
-            raise WrongResult("of output")
-
-        monkeypatch.setattr("nnunetv2_dsvm.benchmark.checks.Checks.network", wrong)
-        assert benchmark("--suite", "sharing") == 1
-        assert "one process: REFUSED: wrong result" in capsys.readouterr().out
-
-
-class TestPlannedMemory:
-    TINY = {"dims": [8, 16], "encoder_depths": [1, 1], "decoder_depths": [1, 1], "d_state": 2}
-
-    @pytest.mark.parametrize(
-        "labels",
-        [
-            {"labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_class_order": (1, 2)},
-            {"labels": {"background": 0, "one": 1, "ignore": 2}},
-            {},
-        ],
-    )
-    def test_the_trainings_are_nnunets_own_steps(self, monkeypatch, labels):
-        for name in ("raw", "preprocessed", "results"):
-            monkeypatch.setenv(f"nnUNet_{name}", "")  # what it sets is undone
-        case = TrainingCase((24, 40), 2, self.TINY, input_channels=2, **labels)
-        trainer = train_some_steps(case, CPU)
-        terms = trainer.loss.mean_terms()
-        assert set(terms) == {"segmentation", "projection", "progressive"} and all(map(math.isfinite, terms.values()))
-        assert trainer.label_manager.has_regions == ("regions_class_order" in labels)
-
-    def test_each_target_that_fits_is_filled(self):
-        trainings = planned_trainings(40 * 10**9)
-        assert {t.target_gb for t in trainings} == {8, 12, 24, 40} and len(trainings) == 16
-        assert all(0.8 * t.target_gb * 1e9 < t.planned <= t.target_gb * 1e9 for t in trainings)
-
-    def test_more_than_planned_is_said_and_fails(self, monkeypatch, tmp_path, capsys):
-        one = planned_trainings(8 * 10**9)[0]
-        take = {"enough": one.planned - 1e9, "too much": one.planned - 0.5e9}
-        for name, reserved in take.items():
-            measured = [dataclasses.replace(one, peak=TrainingPeak(0, round(reserved), round(0.9e9)))]
-            args = ["benchmark", "--device", "cpu", "--quick", "--suite", "memory", "--json", str(tmp_path / "a.json")]
-            monkeypatch.setattr("nnunetv2_dsvm.cli.benchmark._planned_memory", lambda *_, m=measured: m)
-            assert command.main(args) == (name == "too much")
-            assert ("more memory than planned" in capsys.readouterr().err) == (name == "too much")
-            (row,) = json.loads((tmp_path / "a.json").read_text())["planned_memory"]
-            assert row["planned"] == one.planned and row["peak"]["reserved"] == round(reserved)
-        assert f"{(take['too much'] + 0.9e9) / one.planned:.3f} |" in planned_memory.as_table(measured)
-
-    def test_a_training_that_does_not_fit_is_a_failure(self, monkeypatch):
-        def too_large(*_):
-            raise RuntimeError("Traceback\ntorch.OutOfMemoryError: CUDA out of memory.")
-
-        monkeypatch.setattr(planned_memory, "run_isolated", too_large)
-        monkeypatch.setattr(
-            "torch.cuda.get_device_properties", lambda _: SimpleNamespace(total_memory=8 * 10**9), raising=False
-        )
-        trainings = list(planned_memory.measure_planned(lambda _: None))
-        assert len(trainings) == 4 and all(t.took_more and "out of memory" in t.peak for t in trainings)
-
-    def test_it_needs_a_gpu(self, capsys):
-        assert command.main(["benchmark", "--device", "cpu", "--suite", "memory"]) == 1
-        assert "needs a CUDA GPU, got --device cpu" in capsys.readouterr().err
-
-
-def rank_without_ddp(rank, ranks, port, case, repeats, answers):
-    class NotShared(torch.nn.parallel.DistributedDataParallel):
-        def forward(self, *inputs):
-            with self.no_sync():
-                return super().forward(*inputs)
-
-    scaling.DistributedDataParallel = NotShared
-    scaling._rank(rank, ranks, port, case, repeats, answers)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.cuda_graphs import CALLS_BEFORE, CudaGraphs
-from nnunetv2_dsvm.cuda_graphs import graphs as cuda_graphs
+from nnunetv2_dsvm.cuda_graphs.conditions import state_key
 from nnunetv2_dsvm.distillation import DualSelfDistillation
 from nnunetv2_dsvm.training.loss import SegmentationWithDistillationLoss
 
@@ -50,12 +50,12 @@ def test_copies_and_pickles_keep_the_switches_and_no_graph():
 
 def test_what_a_graph_depends_on():
     network, x = _network(), torch.randn(1, 1, 32, 32)
-    before = cuda_graphs._state(network, [x], {})
-    assert before is not None and cuda_graphs._state(network, [x], {}) == before
+    before = state_key(network, [x], {})
+    assert before is not None and state_key(network, [x], {}) == before
     network.decoder.seg_layers[0].bias = nn.Parameter(network.decoder.seg_layers[0].bias.data)  # the same memory
-    assert cuda_graphs._state(network, [x], {}) != before
+    assert state_key(network, [x], {}) != before
     # The copies that nn.DataParallel makes for each call hold their weights where they are not seen.
-    assert cuda_graphs._state(network._replicate_for_data_parallel(), [x], {}) is None
+    assert state_key(network._replicate_for_data_parallel(), [x], {}) is None
 
 
 @needs_cuda

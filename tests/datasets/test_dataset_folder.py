@@ -13,7 +13,7 @@ from PIL import Image
 from nnunetv2_dsvm.datasets import isic
 from nnunetv2_dsvm.datasets.raw_folder import Contents, RawFolder
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.files import replaced_folder
+from nnunetv2_dsvm.files import atomic_write
 
 NAME = "Dataset018_ISIC2018"
 
@@ -103,7 +103,7 @@ def test_ctrl_c_between_the_two_renames_puts_the_old_dataset_back(folders, monke
             raise KeyboardInterrupt
         original(source, target)
 
-    monkeypatch.setattr(replaced_folder.os, "replace", stop_once)
+    monkeypatch.setattr(atomic_write.os, "replace", stop_once)
     with pytest.raises(KeyboardInterrupt):
         write(Contents(write_two_cases))
     assert tree(folders / "raw") == before
@@ -114,7 +114,7 @@ def test_a_kill_between_the_two_renames_loses_nothing(folders):
     before = tree(folders / "raw")
     beside = folders / "raw" / f".partial_{NAME}"
     beside.mkdir()
-    (folders / "raw" / NAME).rename(beside / replaced_folder.OLD)
+    (folders / "raw" / NAME).rename(beside / atomic_write.OLD)
 
     def fail(folder: Path) -> None:
         raise OSError(28, "No space left on device")

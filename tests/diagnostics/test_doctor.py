@@ -10,7 +10,7 @@ import pytest
 
 from nnunetv2_dsvm.cli import doctor
 from nnunetv2_dsvm.cli.main import main
-from nnunetv2_dsvm.diagnostics import hardware, requirements, trainers
+from nnunetv2_dsvm.diagnostics import diagnosis, hardware, requirements, trainers
 from nnunetv2_dsvm.diagnostics.finding import Finding, Severity
 from nnunetv2_dsvm.diagnostics.folders import check_folders, check_trainer_folders
 from nnunetv2_dsvm.diagnostics.subprocess_probe import ProbeFailed, run_probe
@@ -33,8 +33,8 @@ def clean_environment(monkeypatch):
 @pytest.fixture
 def good_machine(monkeypatch, tmp_path):
     """Everything but the folders is fine, and nothing slow is run."""
-    monkeypatch.setattr(doctor, "check_hardware", lambda: ([Finding("devices", "cpu", Severity.OK, "one")], {}))
-    monkeypatch.setattr(doctor, "check_trainers", lambda: [])
+    monkeypatch.setattr(diagnosis, "check_hardware", lambda: ([Finding("devices", "cpu", Severity.OK, "one")], {}))
+    monkeypatch.setattr(diagnosis, "check_trainers", lambda: [])
     for name in VARIABLES:
         monkeypatch.setenv(name, str(tmp_path / name))
     return tmp_path
@@ -198,7 +198,7 @@ class TestCommand:
 
     def test_a_problem_that_does_not_stop_training(self, good_machine, monkeypatch, capsys):
         finding = Finding("trainers", "x", Severity.PROBLEM, "d", "a")
-        monkeypatch.setattr(doctor, "check_trainers", lambda: [finding])
+        monkeypatch.setattr(diagnosis, "check_trainers", lambda: [finding])
         assert run_doctor(json=True) == 0
         assert json.loads(capsys.readouterr().out)["ready"] is True
 

@@ -20,10 +20,12 @@ from helpers.evaluation_files import (
     write_json,
     write_volume,
 )
+from helpers.examples_in_docstrings import run_example
 from medpy.metric import binary
 from scipy.stats import bootstrap, wilcoxon
 from skimage import io
 
+import nnunetv2_dsvm
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.parallel import measure_sets
@@ -278,6 +280,51 @@ def test_two_trainers_are_compared(trained):
     assert read(folder, "comparison_nnunet")["models"] == [TRAINER, OTHER]
 
 
+def written(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*_nnunet.*")}
+
+
+def test_a_call_writes_what_the_command_writes_and_prints_nothing(tmp_path, monkeypatch, capsys):
+    reference, first = write_folders(tmp_path, {name: (truth, truth) for name, (truth, _) in CASES.items()})
+    _, second = write_folders(tmp_path, CASES, name="second")
+    monkeypatch.chdir(tmp_path)
+    run_example(nnunetv2_dsvm.evaluate)
+    assert read(first)["tolerance_mm"] == 2
+    assert evaluate(reference, first, second, "-np", 1, "-o", tmp_path / "by_command") == 0
+    capsys.readouterr()
+    evaluation = nnunetv2_dsvm.evaluate(reference, [first, second], processes=1, output=tmp_path / "by_call")
+    assert capsys.readouterr() == ("", "")
+    expected = written(tmp_path / "by_command")
+    assert written(tmp_path / "by_call") == expected and len(expected) == len(evaluation.files) == 6
+    assert {path.relative_to(tmp_path / "by_call") for path in evaluation.files} == set(expected)
+    (difference, *_) = evaluation.differences
+    assert (difference.first, difference.second) == ("prediction", "second") and difference.mean_difference > 0
+
+
+def test_a_call_measures_a_cross_validation(trained):
+    results, _ = trained
+    run_example(nnunetv2_dsvm.evaluate_cross_validation)
+    folder = results / f"{TRAINER}__nnUNetPlans__2d" / "crossval_results_folds_0_1"
+    by_call = written(folder)
+    for path in by_call:
+        (folder / path).unlink()
+    assert evaluate("-d", 905, "-tr", TRAINER, "-f", 0, 1, "-np", 1) == 0
+    assert written(folder) == by_call and len(by_call) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"protocol": "dice"}, "unknown protocol 'dice': choose one of nnunet, isic, synapse"),
+        ({"tolerance_mm": -1}, "millimetres from 0, got -1"),
+        ({"protocol": "isic", "tolerance_mm": 2}, "the protocol isic does not have"),
+    ],
+)
+def test_a_call_names_what_cannot_be_meant(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        nnunetv2_dsvm.evaluate(tmp_path, [tmp_path], **options)
+
+
 def test_what_is_not_trained_is_named(trained, capsys):
     message = refused(capsys, "-d", 905, "-tr", TRAINER, "nnUNetTrainerNone", "-np", 1, "-f", *"01234")
     for fold in (2, 3, 4):
@@ -407,7 +454,7 @@ def test_a_disk_that_fills_up_leaves_older_metrics(tmp_path, capsys, monkeypatch
 
     monkeypatch.setattr(Path, "write_text", fails)
     assert "No space left" in refused(capsys, reference, prediction, "-np", 1)
-    assert json.loads(old.read_text()) == {"old": 1} and not list(prediction.glob("*.partial"))
+    assert json.loads(old.read_text()) == {"old": 1} and not list(prediction.glob(".*"))
 
 
 def test_a_slab_of_one_slice_is_measured_in_two_dimensions(tmp_path):

@@ -12,11 +12,11 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunetv2_dsvm.cli.main import main
-from nnunetv2_dsvm.evaluation.case_result import Case, measure_case
-from nnunetv2_dsvm.evaluation.labels import Labels, read_labels
+from nnunetv2_dsvm.evaluation.case_result import EvaluatedCase, measure_case
 from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS
 from nnunetv2_dsvm.evaluation.segmentations import Pair
 from nnunetv2_dsvm.evaluation.summary import summarise
+from nnunetv2_dsvm.nnunet.labels import Labels, read_labels
 
 ONE = Labels({"organ": (1,)}, None, (0, 1))
 REGIONS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "active": [3]}
@@ -24,7 +24,7 @@ REGIONS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "active": [3]}
 
 def measure(reference, prediction, protocol, labels=ONE, spacing_mm=SPACING_MM, tolerance_mm=1.0):
     pair = Pair(np.asarray(reference, np.uint16), np.asarray(prediction, np.uint16), spacing_mm)
-    return measure_case(Case("case", None, None), pair, labels, PROTOCOLS[protocol], tolerance_mm)
+    return measure_case(EvaluatedCase("case", None, None), pair, labels, PROTOCOLS[protocol], tolerance_mm)
 
 
 def values(*args, **kwargs):
@@ -90,11 +90,11 @@ def test_nnunet_rule_for_empty_masks():
     empty, mask = np.zeros((4, 6, 6)), np.zeros((4, 6, 6))
     mask[1:3, 2:4, 2:4] = 1
     undefined = {name for name, value in values(empty, empty, "nnunet").items() if math.isnan(value)}
-    assert undefined == {"Dice", "IoU", "precision", "sensitivity", "HD95_mm", "MSD_mm", "NSD"}
+    assert undefined == {"Dice", "IoU", "precision", "sensitivity", "HD95_mm", "ASSD_mm", "NSD"}
     for reference, prediction, ratio in ((mask, empty, "precision"), (empty, mask, "sensitivity")):
         found = values(reference, prediction, "nnunet")
         assert found["Dice"] == found["IoU"] == found["NSD"] == 0
-        assert {name for name, value in found.items() if math.isnan(value)} == {ratio, "HD95_mm", "MSD_mm"}
+        assert {name for name, value in found.items() if math.isnan(value)} == {ratio, "HD95_mm", "ASSD_mm"}
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_nnunet_ratios_and_distances_in_millimetres():
     assert found["accuracy"] == pytest.approx((a == b).mean())
     assert found["IoU"] == pytest.approx(binary.jc(b, a))
     assert found["HD95_mm"] == pytest.approx(binary.hd95(b, a, voxelspacing=SPACING_MM), abs=1e-6)
-    assert found["MSD_mm"] == pytest.approx(binary.assd(b, a, voxelspacing=SPACING_MM), abs=1e-6)
+    assert found["ASSD_mm"] == pytest.approx(binary.assd(b, a, voxelspacing=SPACING_MM), abs=1e-6)
 
 
 def test_labels_of_a_region_dataset():

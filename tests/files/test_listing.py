@@ -12,7 +12,7 @@ from helpers.litter import scatter
 from helpers.report_models import Drawn, make_model
 
 from nnunetv2_dsvm.cli.main import main
-from nnunetv2_dsvm.datasets.grouped_splits import write_grouped_splits
+from nnunetv2_dsvm.datasets.splits import write_grouped_splits
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.listing import files_below, is_litter, left_by_a_system, visible_files, visible_folders
 from nnunetv2_dsvm.models.trained_network import load_trained_network

@@ -8,11 +8,11 @@ import torch
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.benchmark.cases.core import CoreCase
 from nnunetv2_dsvm.benchmark.cases.network import DiceAndCrossEntropy
-from nnunetv2_dsvm.benchmark.cases.scan import ScanShape, random_inputs
-from nnunetv2_dsvm.benchmark.correctness import check_core, check_scan
+from nnunetv2_dsvm.benchmark.correctness import check_core
 from nnunetv2_dsvm.distillation import DualSelfDistillation
 from nnunetv2_dsvm.ops import ss2d_scan
 from nnunetv2_dsvm.ops.nvrtc import scan as nvrtc_scan
+from nnunetv2_dsvm.ops.testing import ScanShape, check_scan, random_inputs
 from nnunetv2_dsvm.training.loss import SegmentationWithDistillationLoss
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -67,7 +67,7 @@ def _rank(rank: int, port: int, deep_supervision: bool) -> None:
     wrapped = [DistributedDataParallel(m, device_ids=[rank]) for m in (network, distillation)]
     loss = SegmentationWithDistillationLoss(CrossEntropy(), wrapped[1], WEIGHTS, 0)
     losses, gradients = _steps(*wrapped, loss, slice(2 * rank, 2 * rank + 2))
-    assert len(network.cuda_graphs._graphs) == len(distillation.cuda_graphs._graphs) == 1
+    assert len(network.cuda_graphs.graphs) == len(distillation.cuda_graphs.graphs) == 1
     assert parameters_that_differ([network, distillation]) == []
     dist.all_reduce(losses, op=dist.ReduceOp.AVG)
     if rank == 0:

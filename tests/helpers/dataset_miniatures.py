@@ -1,11 +1,6 @@
 """Small copies of the papers' datasets, laid out and named as downloaded, with litter, and nnU-Net's side."""
 
-import contextlib
-import multiprocessing
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from types import SimpleNamespace
-from unittest import mock
 
 import h5py
 import numpy as np
@@ -13,6 +8,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 from helpers.litter import scatter
+from helpers.quick_nnunet import QuickFingerprint, threads_for_processes
 from nnunetv2_dsvm.cli.main import main
 
 ISIC_SIZE = (60, 44)  # width, height
@@ -148,14 +144,6 @@ def acdc(root: Path, challenge_patients: int = 2) -> Path:
     return root
 
 
-@contextlib.contextmanager
-def threads_for_processes():
-    """nnU-Net's spawned processes each import torch, which takes seconds; threads do the same work here."""
-    context = SimpleNamespace(Pool=ThreadPool, Manager=multiprocessing.Manager)
-    with mock.patch.object(multiprocessing, "get_context", lambda method: context):
-        yield
-
-
 def convert(*arguments: object) -> int:
     """`nnUNetv2_dsvm dataset …` in this process; the exit status."""
     with threads_for_processes():
@@ -165,17 +153,9 @@ def convert(*arguments: object) -> int:
 def plan_and_preprocess(dataset_id: int) -> dict:
     """nnU-Net's fingerprint, planning and preprocessing for 2d; returns the fingerprint."""
     from nnunetv2.experiment_planning import plan_and_preprocess_api as api
-    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
-
-    class FewSamples(DatasetFingerprintExtractor):
-        """nnU-Net draws 10⁸ foreground voxels, however few there are, which takes most of a minute."""
-
-        def __init__(self, *arguments, **options):
-            super().__init__(*arguments, **options)
-            self.num_foreground_voxels_for_intensitystats = 1e5
 
     with threads_for_processes():
-        fingerprint = api.extract_fingerprint_dataset(dataset_id, FewSamples, num_processes=2, clean=True)
+        fingerprint = api.extract_fingerprint_dataset(dataset_id, QuickFingerprint, num_processes=2, clean=True)
         _, plans_identifier = api.plan_experiment_dataset(dataset_id)
         api.preprocess_dataset(dataset_id, plans_identifier, ["2d"], [2])
     return fingerprint

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from helpers.ddp_equality import OnCPU, records, tiny_plans
 from helpers.short_trainers import ShortDSVM, without_pictures
 from nnunetv2_dsvm.training.layers import distilled
+from nnunetv2_dsvm.training.unwrapping import unwrap_model
 
 
 class CPUTrainer(OnCPU, ShortDSVM):
@@ -62,7 +63,7 @@ def state(trainer: Any) -> dict[str, Any]:
         "stopped": trainer.stopped,
         "drawn": trainer.drawn,
         "losses": trainer.losses,
-        "weights": trainer.bare_network().state_dict(),
+        "weights": unwrap_model(trainer.network).state_dict(),
         "projections": trainer.distillation.state_dict(),
         "L_proj": trainer.logger.local_logger.my_fantastic_logging["L_proj"],
         "own_terms": trainer.loss.mean_terms(),

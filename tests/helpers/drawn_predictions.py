@@ -9,7 +9,7 @@ import numpy as np
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 
-from helpers.dataset_miniatures import threads_for_processes
+from helpers.quick_nnunet import threads_for_processes
 from helpers.report_models import write_checkpoint
 
 

@@ -7,26 +7,23 @@ folders below one root, so that a test never touches the user's own.
 import contextlib
 import io
 import json
-import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
-import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
-import pytest
 import torch
 from nnunetv2.experiment_planning import plan_and_preprocess_api as api
-from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 
 from helpers.image_formats import ImageFormat
+from helpers.quick_nnunet import QuickFingerprint, threads_for_processes
 
 SHAPE = (6, 40, 48)
 PLANS = "tinyPlans"
@@ -88,14 +85,20 @@ class TinyDataset:
         (trainers / "my_trainers.py").write_text("from helpers.short_trainers import *\n")
         (command,) = entry_points(group="console_scripts", name=name)
         printed = io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
-            for variable, value in {**self.environment, "nnUNet_extTrainer": str(trainers), **environment}.items():
-                patch.setenv(variable, value)
-            patch.setattr(sys, "argv", [name, *map(str, arguments)])
-            threads_instead_of_processes(patch)
-            patch.setattr(torch, "set_num_threads", lambda count: None)
+        with (
+            self.here(nnUNet_extTrainer=str(trainers), **environment),
+            mock.patch.object(sys, "argv", [name, *map(str, arguments)]),
+            mock.patch.object(torch, "set_num_threads", lambda count: None),
+            contextlib.redirect_stdout(printed),
+        ):
             command.load()()
         return printed.getvalue()
+
+    @contextlib.contextmanager
+    def here(self, **environment: str) -> Iterator[None]:
+        """nnU-Net's own functions work on this dataset inside this process, without processes of theirs."""
+        with mock.patch.dict(os.environ, {**self.environment, **environment}), threads_for_processes():
+            yield
 
     def train_here(self, trainer: str, *options: object, fold: object = 0, plans: str = PLANS) -> str:
         """nnUNetv2_train inside this process, on the CPU unless the options say otherwise."""
@@ -114,13 +117,6 @@ class TinyDataset:
 
     def load_dataset_json(self) -> dict[str, Any]:
         return json.loads((self.preprocessed / "dataset.json").read_text())
-
-
-def threads_instead_of_processes(patch: pytest.MonkeyPatch) -> None:
-    """nnU-Net's worker processes become threads: each process would import torch again, for seconds."""
-    threads = SimpleNamespace(Pool=ThreadPool, Process=threading.Thread)
-    patch.setattr(multiprocessing, "get_context", lambda method=None: threads)
-    patch.setattr("nnunetv2.utilities.utils.Pool", ThreadPool)
 
 
 def tiny_case(seed: int, channels: int) -> tuple[list[np.ndarray], np.ndarray]:
@@ -184,23 +180,13 @@ def plan_and_preprocess(dataset: TinyDataset) -> None:
     write_tiny_plans(dataset)
 
 
-class _FewerVoxelsFingerprint(DatasetFingerprintExtractor):
-    """nnU-Net's, without its 100 million draws of foreground voxels, which take 10 seconds."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.num_foreground_voxels_for_intensitystats = 10_000
-
-
 def plan_and_preprocess_here(dataset: TinyDataset, cascade: dict[str, dict] | None = None, **tiny: Any) -> None:
-    """The same in this process, whose environment is the dataset's and whose worker processes are threads.
+    """The same in this process, `dataset.here()`. The command imports torch in each of its processes.
 
-    See the fixture `own_dataset`: a command imports torch in each of its processes. The configurations `cascade` join
-    the plans; `tiny` are options of `write_tiny_plans`.
+    The configurations `cascade` join the plans; `tiny` are options of `write_tiny_plans`.
     """
-    api.extract_fingerprint_dataset(901, _FewerVoxelsFingerprint, 1, verbose=False, show_progress_bar=False)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("nnUNet_n_proc_DA", "1")  # nnU-Net cannot plan with 0
+    api.extract_fingerprint_dataset(901, QuickFingerprint, 1, verbose=False, show_progress_bar=False)
+    with mock.patch.dict(os.environ, nnUNet_n_proc_DA="1"):  # nnU-Net cannot plan with 0
         api.plan_experiment_dataset(901)
     write_tiny_plans(dataset, cascade=cascade or {}, **tiny)
     with_data = [name for name, configuration in (cascade or {}).items() if "data_identifier" in configuration]
@@ -237,5 +223,6 @@ def make_tiny_dataset(root: Path, **raw: Any) -> TinyDataset:
     """Writes, plans and preprocesses a dataset below `root` (options: see `write_raw_dataset`)."""
     dataset = TinyDataset(Path(root))
     write_raw_dataset(dataset, **raw)
-    plan_and_preprocess(dataset)
+    with dataset.here():
+        plan_and_preprocess_here(dataset)
     return dataset

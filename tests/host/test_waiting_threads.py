@@ -12,9 +12,9 @@ from nnunetv2_dsvm.host import waiting_threads
 
 # The CPU time of 20 operations on two threads, with pauses in which the second thread waits for more: before and after.
 PROGRAM = """
-import itertools, json, os, resource, sys, threading, time
+import itertools, json, os, resource, sys, threading, time, types
 import torch
-from nnunetv2_dsvm import waiting_threads
+from nnunetv2_dsvm.host import waiting_threads
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 
 def cpu_s():
@@ -26,8 +26,8 @@ def cpu_s():
 
 os.sched_getaffinity = lambda pid: range(int(sys.argv[2]))
 losses = itertools.count(step=int(sys.argv[1]))
-waiting_threads._lost_cpus = lambda: next(losses)
-waiting_threads._WINDOW_S = 0.01
+resource.getrusage = lambda who: types.SimpleNamespace(ru_nivcsw=next(losses))
+waiting_threads.WINDOW_S = 0.01
 before, threads = cpu_s(), len(os.listdir("/proc/self/task"))
 VMUNet(1, 2, dims=(4, 8), encoder_depths=(1, 1), decoder_depths=(1, 1), d_state=1)(torch.zeros(1, 1, 8, 8))
 time.sleep(0.5)
@@ -72,7 +72,7 @@ def test_what_the_user_has_set_stays(monkeypatch, variables, threads, watched):
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(waiting_threads, "_started_in", None)
+    monkeypatch.setattr(waiting_threads, "started_in", None)
     monkeypatch.setattr(waiting_threads.sys, "platform", "linux")
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(waiting_threads.threading.Thread, "start", lambda thread: started.append(thread.name))

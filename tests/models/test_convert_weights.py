@@ -1,7 +1,6 @@
 """nnUNetv2_dsvm convert-weights: checkpoints in every naming become the weights of our network, or are refused."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from helpers.examples_in_docstrings import run_example
 from helpers.places import DATA
 from helpers.scan_inputs import relative_error
 from helpers.vmamba_checkpoints import (
@@ -19,13 +19,14 @@ from helpers.vmamba_checkpoints import (
     second_generation_shapes,
 )
 
+import nnunetv2_dsvm
 from nnunetv2_dsvm import VMUNet
 from nnunetv2_dsvm.architecture.blocks.resampling import PatchEmbedding
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.models.pretrained.fitting import to_input_channels
+from nnunetv2_dsvm.planning.architecture_entry import architecture_entry
 
 FIRST_BLOCK = "layers.0.blocks.0.self_attention"
-NETWORK_CLASS = f"{VMUNet.__module__}.VMUNet"
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -80,8 +81,7 @@ def convert(golden, tmp_path, capsys):
 
 
 def write_plans(folder, sizes):
-    architecture = {"network_class_name": NETWORK_CLASS, "arch_kwargs": sizes, "_kw_requires_import": []}
-    configuration = {"patch_size": [32, 64], "architecture": architecture}
+    configuration = {"patch_size": [32, 64], "architecture": architecture_entry(sizes)}
     plans = {"plans_name": "goldenPlans", "dataset_name": "Dataset001", "configurations": {"2d": configuration}}
     (folder / "plans.json").write_text(json.dumps(plans))
     return folder / "plans.json"
@@ -376,20 +376,6 @@ def test_a_truncated_file_is_refused(convert, vmamba, tmp_path):
         assert f"({len(part)} bytes) cannot be read" in error and "it is truncated" in error
 
 
-class RunsCode:
-    def __init__(self, command):
-        self.command = command
-
-    def __reduce__(self):
-        return os.system, (self.command,)
-
-
-def test_code_in_a_pickle_is_refused_and_not_run(convert, vmamba, tmp_path):
-    error = refused(convert, {"model": vmamba, "extra": RunsCode(f"touch {tmp_path}/was_run")})
-    assert f"it asks for {os.system.__module__}.system" in error and "Nothing of it was run" in error
-    assert not (tmp_path / "was_run").exists()
-
-
 def test_weights_that_are_not_finite_are_refused(convert, vmamba):
     bad = {**vmamba, "layers.1.blocks.0.ln_1.bias": torch.full((8,), float("nan"))}
     assert "layers.1.blocks.0.ln_1.bias holds NaN" in refused(convert, {"model": bad})
@@ -460,3 +446,14 @@ def test_presets_are_those_of_the_network():
     from nnunetv2_dsvm.planning.network_of_plans import DEFAULT_PRESET
 
     assert tuple(PRESETS) == convert_weights.PRESETS and convert_weights.DEFAULT_PRESET == DEFAULT_PRESET
+
+
+def test_a_call_writes_what_the_command_writes_and_prints_nothing(convert, vmamba, monkeypatch, capsys):
+    by_command = convert({"model": vmamba})
+    monkeypatch.chdir(convert.out.parent)
+    run_example(nnunetv2_dsvm.convert_weights)
+    assert capsys.readouterr() == ("", "")
+    by_call = torch.load("weights.pth", weights_only=True)
+    assert by_call["nnunetv2_dsvm"] == by_command["nnunetv2_dsvm"]
+    assert list(by_call["network_weights"]) == list(by_command["network_weights"])
+    assert all(torch.equal(by_call["network_weights"][name], t) for name, t in by_command["network_weights"].items())

@@ -5,7 +5,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-from helpers.drawn_predictions import threads_for_processes
+from helpers.quick_nnunet import threads_for_processes
 from helpers.report_models import Drawn, make_model
 from helpers.tiny_dataset import PLANS
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer

@@ -5,9 +5,9 @@ import sys
 import torch
 import torch.nn.functional as F
 from helpers.scan_inputs import relative_error
+from nnunetv2_dsvm.ops.conv_silu import conv_silu_backward, conv_silu_forward
 
 from nnunetv2_dsvm.ops import conv_silu
-from nnunetv2_dsvm.ops.conv_silu import conv_silu_backward, conv_silu_forward
 from nnunetv2_dsvm.ops.triton import launch
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}

@@ -1,25 +1,30 @@
 """DSVMPlanner: its patches, batches and networks, and nnU-Net's commands on its plans."""
 
 import json
+import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
 from helpers.dataset_miniatures import threads_for_processes
+from helpers.examples_in_docstrings import run_example
 from helpers.litter import scatter
 from helpers.places import DATA as TEST_DATA
 from helpers.tiny_dataset import SHAPE
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+import nnunetv2_dsvm
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
+from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.planning.memory import GIGABYTE, largest_batch, training_memory
 from nnunetv2_dsvm.planning.planner import PLANS_NAME, PRESET_FROM_GB, DSVMPlanner, preset_for
 
-SIZES = {key: PRESETS["base"][key] for key in ("dims", "encoder_depths", "decoder_depths")}
-NETWORK = {"input_channels": 1, "num_classes": 3, **SIZES}
+BASE = PRESETS["base"]
+IMAGES = {"input_channels": 1, "num_classes": 3}
 DATA = ["-d", "901"]
 OPTIONS = ["-preset", "small", "-npfp", 1, "-np", 1, "--no_pbar"]
 
@@ -101,23 +106,24 @@ CONTEXT = 0.92e9  # measured on the same GPU, beside what torch reserved
 )
 def test_trainings_on_a_gpu_took_what_is_estimated_and_not_more(training):
     took = training["reserved"] + CONTEXT
-    options = {key: value for key, value in training.items() if key not in ("patch_size", "batch_size", "reserved")}
-    assert 0.85 < took / training_memory(training["patch_size"], training["batch_size"], **options) <= 1
+    sizes = VMUNetSizes(**{key: training[key] for key in ("dims", "encoder_depths", "decoder_depths")})
+    options = {key: training[key] for key in ("input_channels", "num_classes", "precision") if key in training}
+    assert 0.85 < took / training_memory(training["patch_size"], training["batch_size"], sizes, **options) <= 1
 
 
 def test_the_memory_estimate_grows_with_everything():
-    least = training_memory((256, 256), 4, **NETWORK)
-    large = {key: PRESETS["large"][key] for key in SIZES}
+    least = training_memory((256, 256), 4, BASE, **IMAGES)
     more = [
-        training_memory((256, 256), 5, **NETWORK),
-        training_memory((256, 257), 4, **NETWORK),
-        training_memory((256, 256), 4, **{**NETWORK, "num_classes": 4}),
-        training_memory((256, 256), 4, **NETWORK, d_state=32),
-        training_memory((256, 256), 4, **NETWORK, precision="float16"),
-        training_memory((256, 256), 4, **{**NETWORK, **large}),
+        training_memory((256, 256), 5, BASE, **IMAGES),
+        training_memory((256, 257), 4, BASE, **IMAGES),
+        training_memory((256, 256), 4, BASE, **{**IMAGES, "num_classes": 4}),
+        training_memory((256, 256), 4, replace(BASE, d_state=32), **IMAGES),
+        training_memory((256, 256), 4, BASE, **IMAGES, precision="float16"),
+        training_memory((256, 256), 4, PRESETS["large"], **IMAGES),
     ]
     assert min(more) > least
-    assert largest_batch(least, (256, 256), **NETWORK) == 4 and largest_batch(GIGABYTE, (256, 256), **NETWORK) == 0
+    assert largest_batch(least, (256, 256), BASE, **IMAGES) == 4
+    assert largest_batch(GIGABYTE, (256, 256), BASE, **IMAGES) == 0
 
 
 @pytest.mark.parametrize(
@@ -214,8 +220,43 @@ def test_channels_and_classes_of_the_dataset_count(plan, copied_dataset):
     few, many = batch(1, range(3)), batch(1, range(61))
     assert many == 15 and few > 30
     assert batch(40, range(3)) <= few
-    expected = largest_batch(8 * GIGABYTE, (256, 256), **{**NETWORK, "num_classes": 61})
+    expected = largest_batch(8 * GIGABYTE, (256, 256), BASE, **{**IMAGES, "num_classes": 61})
     assert many == expected
+
+
+def test_a_call_writes_the_commands_plans_and_prints_nothing(plan, copied_dataset, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    run_example(nnunetv2_dsvm.plan)
+    capsys.readouterr()
+    planned = nnunetv2_dsvm.plan(901, preset="small", plans_name="byCall")
+    assert capsys.readouterr() == ("", "") and planned.for_cpu and "2d: {" in planned.said
+    assert main(["plan", "-d", "901", "-preset", "small", "-overwrite_plans_name", "byCommand"]) == 0
+    shown = capsys.readouterr().out
+    size = "×".join(map(str, planned.patch_size))
+    assert f"2d: VM-UNet, preset small, patch {size}, batch {planned.batch_size}: for a CPU" in shown
+    by_call, by_command = (
+        json.loads((copied_dataset.preprocessed / f"{name}.json").read_text()) for name in ("byCall", "byCommand")
+    )
+    assert planned.file == copied_dataset.preprocessed / "byCall.json"
+    as_text = json.dumps(by_call).replace("byCall", "byCommand")
+    assert json.loads(as_text) == by_command and by_command["configurations"]["2d"]["batch_size"] == planned.batch_size
+
+
+def test_plans_that_are_there_keep_other_configurations_and_survive_a_full_disk(plan, copied_dataset, monkeypatch):
+    file = copied_dataset.preprocessed / f"{PLANS_NAME}.json"
+    file.write_text(json.dumps({"configurations": {"2d": {"batch_size": 2}, "mine": {"inherits_from": "2d"}}}))
+    planner = plan()[0]
+    planner.save_plans({"configurations": {"2d": {"batch_size": np.int64(3)}}})
+    saved = file.read_text()
+    assert json.loads(saved) == {"configurations": {"2d": {"batch_size": 3}, "mine": {"inherits_from": "2d"}}}
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        planner.save_plans({"configurations": {}})
+    assert file.read_text() == saved and not list(file.parent.glob(".*"))
 
 
 def test_missing_folders_datasets_and_fingerprints_are_named(plan, copied_dataset, monkeypatch, capsys):

@@ -12,6 +12,7 @@ from nnunetv2.experiment_planning import experiment_planners
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
+from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures", "one_epoch")
 
@@ -58,7 +59,7 @@ def test_nnunets_recommended_planners_are_among_them():
 
 @pytest.mark.parametrize("planner", planners())
 def test_plans_of_every_planner_train_and_predict(copied_dataset, tmp_path, monkeypatch, planner):
-    monkeypatch.setitem(PRESETS, "base", NETWORK)
+    monkeypatch.setitem(PRESETS, "base", VMUNetSizes(**NETWORK))
     _, planned, log = plan_train_and_predict(copied_dataset, tmp_path / "out", planner, "ShortDSVM")
     assert planned == ("ResidualEncoderUNet" if "ResEnc" in planner else "PlainConvUNet")
     sizes = "dims [8, 16, 32], encoder_depths [1, 1, 1], decoder_depths [1, 1, 1]"
@@ -67,7 +68,7 @@ def test_plans_of_every_planner_train_and_predict(copied_dataset, tmp_path, monk
 
 
 def test_plans_may_have_any_name(copied_dataset, tmp_path, monkeypatch):
-    monkeypatch.setitem(PRESETS, "base", NETWORK)
+    monkeypatch.setitem(PRESETS, "base", VMUNetSizes(**NETWORK))
     options = ["nnUNetPlannerResEncM", "ShortDSVM_deepSupervision", "-overwrite_plans_name", "my plans.v2-ü"]
     name, _, log = plan_train_and_predict(copied_dataset, tmp_path / "out", *options)
     assert name == options[-1] and "and not the ResidualEncoderUNet" in log

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_dsvm.datasets.grouped_splits import write_grouped_splits
+from nnunetv2_dsvm.datasets.splits import write_grouped_splits
 from nnunetv2_dsvm.quickstart import totalsegmentator_example as example
 from nnunetv2_dsvm.quickstart.contrast_phase import (
     BONE_DIFFERENCE_HU,

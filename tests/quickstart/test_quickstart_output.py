@@ -1,6 +1,7 @@
 """The quickstart's output folder, its commands, and how it resumes. nnU-Net is not run here."""
 
 import dataclasses
+import io
 import json
 import os
 import signal
@@ -11,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from nnunetv2_dsvm.cli import quickstart
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.nnunet import commands
 from nnunetv2_dsvm.nnunet import project as project_module
 from nnunetv2_dsvm.nnunet.commands import find_command, run_command
+from nnunetv2_dsvm.nnunet.folders import VARIABLES
 from nnunetv2_dsvm.nnunet.project import NnUNetProject
+from nnunetv2_dsvm.quickstart import run as quickstart
 from nnunetv2_dsvm.quickstart.output_folder import STATE_FILE, OutputFolder
 
 OPTIONS = {"data": "Dataset900_X", "epochs": 5}
@@ -90,17 +92,19 @@ def test_failed_command_is_an_error_with_its_log(python_is_the_command, tmp_path
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX")
 def test_interrupt_ends_the_command_and_what_it_started(python_is_the_command, tmp_path, monkeypatch):
-    def interrupted(process, log, started):
-        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-            time.sleep(0.05)
-        raise KeyboardInterrupt
+    class Screen(io.StringIO):
+        def write(self, text):
+            if text.startswith("child "):
+                raise KeyboardInterrupt
+            return super().write(text)
 
-    monkeypatch.setattr(commands, "_stream", interrupted)
+    monkeypatch.setattr(sys, "stdout", Screen())
     sleeper = "import time; time.sleep(60)"
     code = f"""
 import pathlib, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", {sleeper!r}], stderr=subprocess.DEVNULL)
 pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(child.pid))
+print("child", child.pid, flush=True)
 time.sleep(60)
 """
     with pytest.raises(KeyboardInterrupt):
@@ -161,7 +165,7 @@ def test_commands_see_folders_of_their_own(project, monkeypatch, tmp_path):
     monkeypatch.setenv("nnUNet_n_proc_DA", "7")
     project.train(0)
     environment = ran[0][1]
-    assert {environment[name] for name in project.VARIABLES} == {str(tmp_path / name) for name in project.VARIABLES}
+    assert {environment[name] for name in VARIABLES} == {str(tmp_path / name) for name in VARIABLES}
     assert environment["nnUNet_n_proc_DA"] == "7"
     assert os.environ["nnUNet_results"] == "/the/users/own"
 

@@ -12,8 +12,8 @@ from matplotlib.image import imread
 from nnunetv2_dsvm.datasets.raw_cases import Case
 from nnunetv2_dsvm.quickstart.baseline import Box, body_boxes, copy_best_slice, copy_most_similar_slice
 from nnunetv2_dsvm.quickstart.overlay import OPACITY, write_overlay
-from nnunetv2_dsvm.quickstart.reduced_plans import write_reduced_plans
-from nnunetv2_dsvm.quickstart.result_table import Column, markdown_table, read_dice, write_report
+from nnunetv2_dsvm.quickstart.plans import write_reduced_plans
+from nnunetv2_dsvm.quickstart.result_table import DiceColumn, markdown_table, read_dice, write_table
 
 
 def body(shape: tuple[int, int], organ_at: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
@@ -84,8 +84,8 @@ def test_body_box_of_air_is_the_whole_slice():
 
 
 COLUMNS = [
-    Column("ours", {"liver": 0.9, "back_muscles": math.nan}),
-    Column("baseline", {"liver": 0.5, "back_muscles": 0.0}),
+    DiceColumn("ours", {"liver": 0.9, "back_muscles": math.nan}),
+    DiceColumn("baseline", {"liver": 0.5, "back_muscles": 0.0}),
 ]
 
 
@@ -101,14 +101,14 @@ def test_table_has_a_row_per_organ_and_the_mean_of_what_is_known():
 
 
 def test_one_organ_has_no_mean_that_repeats_it(tmp_path):
-    columns = [Column("ours", {"liver": 0.9}), Column("copied slice", {"liver": 0.5})]
-    text = write_report(tmp_path, title="T", columns=columns, notes=[], details={})
+    columns = [DiceColumn("ours", {"liver": 0.9}), DiceColumn("copied slice", {"liver": 0.5})]
+    text = write_table(tmp_path, title="T", columns=columns, notes=[], details={})
     assert "| liver" in text and "mean" not in text + (tmp_path / "result.csv").read_text()
     assert json.loads((tmp_path / "result.json").read_text())["results"][0]["mean_dice"] == 0.9
 
 
 def test_report_is_written_three_times_with_the_same_numbers(tmp_path):
-    text = write_report(tmp_path, title="T", columns=COLUMNS, notes=["a note"], details={"epochs": 5})
+    text = write_table(tmp_path, title="T", columns=COLUMNS, notes=["a note"], details={"epochs": 5})
     assert (tmp_path / "result.md").read_text(encoding="utf-8") == text
     assert markdown_table(COLUMNS) in text and "- a note" in text
     content = json.loads((tmp_path / "result.json").read_text(), parse_constant=pytest.fail)  # NaN is no JSON
@@ -184,10 +184,3 @@ def test_reduced_plans_change_the_network_the_patch_and_the_batch_only(tmp_path)
             },
         }
     }
-
-
-def test_named_network_class_exists():
-    from nnunetv2_dsvm.planning.network_of_plans import NETWORK_CLASS_NAME
-    from nnunetv2_dsvm.quickstart.reduced_plans import NETWORK_CLASS
-
-    assert NETWORK_CLASS == NETWORK_CLASS_NAME

@@ -7,12 +7,15 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from helpers.browser import Browser
+from helpers.examples_in_docstrings import run_example
 from helpers.report_models import Drawn, dice_and_iou, make_model, shifted
 from scipy.stats import bootstrap, wilcoxon
 
+import nnunetv2_dsvm
 from nnunetv2_dsvm.cli.main import main
-from nnunetv2_dsvm.reporting import build
+from nnunetv2_dsvm.reporting import api
 
 GENERATOR = '<meta name="generator" content="nnunetv2_dsvm">'
 
@@ -197,7 +200,7 @@ def test_a_failure_leaves_the_earlier_report(small, report, tmp_path, monkeypatc
     def full(**_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(build, "render", full)
+    monkeypatch.setattr(api, "render", full)
     status, _ = report(small)
     assert status == 1 and "No space left on device" in capsys.readouterr().err
     assert [path.name for path in out.iterdir()] == ["report.html"] and (out / "report.html").read_text() == GENERATOR
@@ -227,7 +230,50 @@ def test_a_fold_without_validation_is_named(tmp_path, report, capsys):
     assert f"nnUNetPlans__2d has no finished validation; make it with {command}" in capsys.readouterr().err
     (folder / "fold_0" / "checkpoint_final.pth").write_bytes(b"half a checkpoint")
     assert report(drawn, "-f", "0")[0] == 1
-    assert "cannot be read as a checkpoint" in capsys.readouterr().err
+    assert "(17 bytes) cannot be read" in capsys.readouterr().err
+
+
+class RunsCode:
+    """In a pickle, it makes a folder when it is read."""
+
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return os.mkdir, (self.place,)
+
+
+def test_a_checkpoint_that_would_run_code_runs_none_and_costs_its_curves_only(report, tmp_path):
+    drawn = Drawn(tmp_path, "RGB", cases=2).write()
+    folder = make_model(drawn, "nnUNetTrainerDSVM", epochs=2)
+    file, ran = folder / "fold_1" / "checkpoint_final.pth", tmp_path / "ran"
+    torch.save({**torch.load(file, weights_only=False), "init_args": RunsCode(str(ran))}, file)
+    status, out = report(drawn)
+    text = (out / "report.html").read_text(encoding="utf-8")
+    assert status == 0 and not ran.exists()
+    assert f"Fold 1 has no curves: {file} was not loaded: it asks for posix.mkdir" in text
+    assert "Nothing of it was run" in text and "Fold 0 has no curves" not in text
+    assert len(list(out.glob("report_case_*"))) == 2 and len(list(out.glob("report_curves_*"))) == 1
+    torch.load(file, weights_only=False)
+    assert ran.is_dir()  # it would have
+
+
+def test_a_call_writes_what_the_command_writes_and_prints_nothing(small, report, tmp_path, monkeypatch, capsys):
+    status, by_command = report(small)
+    assert status == 0 and "reading metrics and checkpoints …\n" in capsys.readouterr().err
+    monkeypatch.chdir(small.results)
+    (model,) = small.results.iterdir()
+    written = nnunetv2_dsvm.report([model.name], tmp_path / "by_call", folds=["0"])
+    assert capsys.readouterr() == ("", "")
+    assert {path.name for path in (written.html, *written.pictures)} == {path.name for path in by_command.iterdir()}
+    for path in written.pictures:
+        assert path.read_bytes() == (by_command / path.name).read_bytes()
+    one, other = (re.sub(r"\d\d:\d\d</p>", "", (f / "report.html").read_text("utf-8")) for f in
+                  (by_command, tmp_path / "by_call"))  # fmt: skip
+    assert one == other and written.results["nnUNetTrainerDSVM"].cases[0].mean_dice == 1
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / model.name).symlink_to(model)
+    run_example(nnunetv2_dsvm.report)
 
 
 def test_an_output_folder_that_is_a_file(small, report, tmp_path, capsys):
@@ -258,4 +304,4 @@ def test_the_report_is_offered(capsys):
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("MODEL_FOLDER", "-tr TRAINER", "-o OUT_FOLDER")), shown
-    assert os.path.exists(os.path.join(os.path.dirname(build.__file__), "report.html.j2"))
+    assert os.path.exists(os.path.join(os.path.dirname(api.__file__), "report.html.j2"))

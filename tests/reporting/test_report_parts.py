@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 
 import matplotlib.image
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from helpers.places import DATA
 from helpers.report_models import Drawn, dice_and_iou, make_model, shifted
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
@@ -17,24 +19,26 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2_dsvm import VMUNet
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.evaluation.summary import Statistic
 from nnunetv2_dsvm.nnunet.trained_model import TrainedModel, choose_folds, find_models
 from nnunetv2_dsvm.reporting.case_picture import write_case_picture
 from nnunetv2_dsvm.reporting.case_slices import colours_of_classes, read_case_slices
-from nnunetv2_dsvm.reporting.curves import limits, read_curves, write_curves
+from nnunetv2_dsvm.reporting.curves import limits, number_of_parameters, read_curves, shown_duration
+from nnunetv2_dsvm.reporting.curves_picture import write_curves
 from nnunetv2_dsvm.reporting.display import displayed, slice_to_show, upright
+from nnunetv2_dsvm.reporting.illustrations import notable_cases
 from nnunetv2_dsvm.reporting.papers import PapersNumbers
-from nnunetv2_dsvm.reporting.results import MEAN, Spread, ValidationCase, read_results
+from nnunetv2_dsvm.reporting.results import MEAN, ValidationCase, read_results
 from nnunetv2_dsvm.reporting.tables import comparison_of, tables_of_one
-from nnunetv2_dsvm.reporting.training_effort import number_of_parameters, shown_duration
-from nnunetv2_dsvm.reporting.worst_cases import notable_cases
 
 
-def case(name: str, *dice: float | None) -> ValidationCase:
+def case(name: str, *dice: float) -> ValidationCase:
     return ValidationCase(name, None, None, None, {str(i): {"Dice": value} for i, value in enumerate(dice)})
 
 
 def test_best_median_and_worst_by_mean_dice_over_what_is_defined():
-    cases = [case("a", 0.5), case("b", 0.9, None), case("c", 0.1, 0.3), case("d", 0.8, 0.8), case("empty", None)]
+    nan = math.nan
+    cases = [case("a", 0.5), case("b", 0.9, nan), case("c", 0.1, 0.3), case("d", 0.8, 0.8), case("empty", nan)]
     assert {rank: c.name for rank, c in notable_cases(cases).items()} == {"best": "b", "median": "a", "worst": "c"}
 
 
@@ -83,7 +87,7 @@ def test_our_own_metrics_are_preferred_and_the_cross_validations_most(tmp_path):
     model = TrainedModel(make_model(drawn, "nnUNetTrainer", folds=2, epochs=2, evaluated=True))
     results = read_results(model, ["0", "1"])
     assert results.metrics == ("Dice", "IoU", "HD95_mm", "NSD") and results.summary["liver"]["HD95_mm"].n == 4
-    assert results.summary["liver"]["NSD"] == (None, None, 0)
+    assert results.summary["liver"]["NSD"].n == 0 and math.isnan(results.summary["liver"]["NSD"].mean)
 
     together = model.folder / "crossval_results_folds_0_1"
     together.mkdir()
@@ -116,6 +120,37 @@ def test_nsd_of_two_tolerances_is_not_mixed(tmp_path, monkeypatch, capsys):
     assert read_results(models[1], ["1"]).tolerance_mm == 1
 
 
+def test_metrics_of_version_0_1_0_stand_beside_those_of_now(tmp_path):
+    """There the average symmetric surface distance is MSD_mm."""
+    models = [tmp_path / f"{name}__smallPlans__2d" for name in ("then", "now")]
+    files = [model / "crossval_results_folds_0_1" / "metrics_nnunet.json" for model in models]
+    for model, file in zip(models, files, strict=True):
+        shutil.copytree(DATA / "version_0_1_0" / "finished", model)
+        file.touch()  # after the predictions
+    old = files[0].read_text(encoding="utf-8")
+    files[1].write_text(old.replace("MSD_mm", "ASSD_mm").replace("HD95 and MSD ", "HD95 and ASSD "), encoding="utf-8")
+    then, now = (read_results(TrainedModel(model), ["0", "1"]) for model in models)
+    assert "ASSD_mm" in now.metrics and then.metrics == now.metrics and then.notes == now.notes
+    assert str(then.summary) == str(now.summary) and str(then.per_case) == str(now.per_case)  # with NaN
+    (case, *_) = json.loads(old)["per_case"]
+    defined = {label: values["MSD_mm"] for label, values in case["values"].items() if values["MSD_mm"] is not None}
+    assert defined and all(then.per_case[case["case"]][label]["ASSD_mm"] == value for label, value in defined.items())
+    table = comparison_of(["then", "now"], [then, now])
+    (rows,) = (group["rows"] for group in table["groups"] if group["title"] == "ASSD (mm) ↓")
+    assert {row["cells"][2]["text"] for row in rows} == {"+0.00", "–"}  # where it is undefined
+    curves = read_curves(TrainedModel(models[0]), ["0", "1"])
+    assert [len(of_fold["train_losses"]) for of_fold in curves.histories.values()] == [4, 4] and not curves.notes
+
+
+def test_logged_values_that_are_no_numbers_leave_gaps(tmp_path):
+    model = TrainedModel(make_model(Drawn(tmp_path, "RGB", cases=1), "a", folds=1, epochs=2))
+    logging = {"train_losses": ["x", 0.5], "val_losses": "no list", "epoch_start_timestamps": [None, 1.0],
+               "epoch_end_timestamps": [2.0, 3.0]}  # fmt: skip
+    torch.save({"logging": logging}, model.fold_folder("0") / "checkpoint_final.pth")
+    curves = read_curves(model, ["0"])
+    assert curves.values(curves.panels[0]) == [0.5] and curves.epoch_seconds["0"] == [2.0]
+
+
 def test_metrics_older_than_a_prediction_are_said_to_be(tmp_path):
     model = TrainedModel(make_model(Drawn(tmp_path, cases=2), "nnUNetTrainer", folds=1, epochs=2, evaluated=True))
     assert not any("newer" in note for note in read_results(model, ["0"]).notes)
@@ -129,24 +164,24 @@ def test_metrics_older_than_a_prediction_are_said_to_be(tmp_path):
 
 def test_many_metrics_of_one_model_stand_below_each_other():
     metrics = tuple("abcdefghi")
-    model = PapersNumbers(metrics, {MEAN: {m: Spread(0.5, 0.1, 3) for m in metrics}}, {}, ())
+    model = PapersNumbers(metrics, {MEAN: {m: Statistic(0.5, 0.1, 3) for m in metrics}}, {}, ())
     assert [table["heads"] for table in tables_of_one(model)] == [
         [f"{m} ↑" for m in part] for part in ("abcdef", "ghi")
     ]
 
 
-def numbers(dice: dict[str, float | None]) -> PapersNumbers:
+def numbers(dice: dict[str, float]) -> PapersNumbers:
     """Of one class, by case."""
-    known = [value for value in dice.values() if value is not None]
-    spread = {"Dice": Spread(np.mean(known), None, len(known))}
+    known = [value for value in dice.values() if not math.isnan(value)]
+    summary = {"Dice": Statistic(np.mean(known), math.nan, len(known))}
     per_case = {name: {"lesion": {"Dice": value}} for name, value in dice.items()}
-    return PapersNumbers(("Dice",), {"lesion": spread, MEAN: spread}, per_case, ())
+    return PapersNumbers(("Dice",), {"lesion": summary, MEAN: summary}, per_case, ())
 
 
 def test_three_models_are_each_compared_with_the_first_on_common_cases():
-    first = {"a": 0.9, "b": 0.8, "c": 0.7, "d": None}
-    second = {name: value and value - 0.1 for name, value in first.items()}
-    third = {"a": 0.9, "b": None, "c": 0.9, "e": 0.1}
+    first = {"a": 0.9, "b": 0.8, "c": 0.7, "d": math.nan}
+    second = {name: value - 0.1 for name, value in first.items()}
+    third = {"a": 0.9, "b": math.nan, "c": 0.9, "e": 0.1}
     table = comparison_of(["one", "two", "three"], [numbers(of) for of in (first, second, third)], pooled=True)
     assert table["pairs"] == ["one − two", "one − three"] and table["only_class"] == "lesion"
     assert table["heads"] == ["mean", "95 % interval", "p", "p (Holm)"]
@@ -175,12 +210,14 @@ def test_models_without_a_common_case_have_no_difference():
 
 def test_curves_of_ours_and_of_a_stock_trainer(tmp_path):
     drawn = Drawn(tmp_path, "RGB", cases=2)
-    ours, stock = (
-        read_curves(TrainedModel(make_model(drawn, trainer, ours=ours, epochs=7, checkpoint=name)), ["0", "1"])
+    folders = [
+        make_model(drawn, trainer, ours=ours, epochs=7, checkpoint=name)
         for trainer, ours, name in (("a", True, "checkpoint_final.pth"), ("b", False, "checkpoint_latest.pth"))
-    )
+    ]
+    ours, stock = (read_curves(TrainedModel(folder), ["0", "1"]) for folder in folders)
     assert [panel.title for panel in stock.panels] == ["loss", "pseudo Dice", "learning rate"]
-    assert len(ours.panels) == 7 and len(ours.histories["1"]["L_proj"]) == 7
+    logged = torch.load(folders[0] / "fold_1" / "checkpoint_final.pth", weights_only=False)["logging"]
+    assert len(ours.panels) == 7 and ours.histories["1"] == {key: logged[key] for key in ours.histories["1"]}
     assert ours.parameters == 12 and list(ours.epoch_seconds) == ["0", "1"]
     assert ours.epoch_seconds["1"] == pytest.approx([2.5] * 7)
     assert ours.notes == () and stock.notes[0] == "Fold 0 is not finished: checkpoint_latest.pth, after 7 epochs."

@@ -14,8 +14,9 @@ from helpers.places import HELPERS
 from helpers.scan_inputs import relative_error
 from helpers.short_trainers import assert_equal
 
+from nnunetv2_dsvm.quickstart import trainers
 from nnunetv2_dsvm.training import variants
-from nnunetv2_dsvm.training.guards.distributed import _sum_of_bits
+from nnunetv2_dsvm.training.guards.distributed import sum_of_bits
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
@@ -86,9 +87,10 @@ def test_every_other_variant_has_the_graph_of_one_of_these():
     turning = "configure_rotation_dummyDA_mirroring_and_inital_patch_size"
     # An encoder is frozen by a learning rate of 0: its gradients are computed and averaged as ever.
     same_graph = {"default_num_epochs", "default_initial_lr", "frozen_encoder_epochs", turning}
-    trainers = [c for c in vars(variants).values() if isinstance(c, type) and issubclass(c, nnUNetTrainerVMUNet)]
-    assert len(trainers) > 50
-    for trainer in trainers:
+    found = [*vars(variants).values(), *vars(trainers).values()]
+    found = [c for c in found if isinstance(c, type) and issubclass(c, nnUNetTrainerVMUNet)]
+    assert len(found) > 50
+    for trainer in found:
         base = next(parent for parent in trainer.__mro__ if parent in tested)
         others = [parent for parent in trainer.__mro__ if parent not in base.__mro__]
         own = {name for parent in others for name in vars(parent) if not name.startswith("__")}
@@ -115,7 +117,7 @@ def test_a_continued_training_is_an_uninterrupted_one(results):
         assert straight["losses"] == cut["losses"] + continued["losses"] and len(cut["losses"]) == 4
         assert_equal(straight["weights"], continued["weights"])
         assert_equal(straight["projections"], continued["projections"])
-        assert not any(name.endswith(".tmp") for name in continued["files"])
+        assert not any(name.startswith(".partial_") for name in continued["files"])
 
 
 def test_the_validation_is_shared_out(results):
@@ -138,7 +140,7 @@ def test_differences_that_cancel_are_seen():
     other = weights.clone()
     other.view(torch.int32)[10] += 1
     other.view(torch.int32)[700] -= 1
-    assert _sum_of_bits(weights) != _sum_of_bits(other) and _sum_of_bits(weights) != _sum_of_bits(weights.flip(0))
+    assert sum_of_bits(weights) != sum_of_bits(other) and sum_of_bits(weights) != sum_of_bits(weights.flip(0))
 
 
 def test_every_rank_stops_where_their_weights_differ(results):

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers.places import DATA
 
 import nnunetv2_dsvm
 from nnunetv2_dsvm import autoregister
@@ -17,16 +18,7 @@ USERS_TRAINER = (
     "from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer\n"
     "class {name}(nnUNetTrainer):\n    of_the_user = True\n"
 )
-LENGTHS = (1, 5, 10, 20, 50, 100, 250, 500, 1000)
-NAMES = [
-    "nnUNetTrainerDSVM",
-    "nnUNetTrainerVMUNet",
-    *(f"nnUNetTrainerDSVM_{suffix}" for suffix in ("projection", "progressive", "kl", "deepSupervision")),
-    "nnUNetTrainerVMUNet_deepSupervision",
-    "nnUNetTrainerDSVM_frozenEncoder",
-    "nnUNetTrainerVMUNet_frozenEncoder",
-    *(f"nnUNetTrainer{base}_{epochs}epochs" for base in ("DSVM", "VMUNet") for epochs in LENGTHS),
-]
+NAMES = (DATA / "version_0_1_0" / "trainers.txt").read_text().split()
 
 
 def fresh_python(code: str, cwd: Path, **variables: str | None) -> str:
@@ -43,9 +35,15 @@ def test_processes_run_the_package_that_the_tests_import(tmp_path):
     assert fresh_python("import nnunetv2_dsvm as package; print(package.__file__)", tmp_path) == nnunetv2_dsvm.__file__
 
 
-def test_every_trainer_is_found_in_a_fresh_process(tmp_path):
-    code = FIND + f"print([find(name).__name__ for name in {NAMES}] == {NAMES})"
-    assert fresh_python(code, tmp_path) == "True"
+def test_every_trainer_of_0_1_0_and_no_other_is_found_in_a_fresh_process(tmp_path):
+    """Folders of trained models name them; a new trainer belongs into the list too."""
+    code = FIND + (
+        "import runpy; from pathlib import Path; from nnunetv2_dsvm.autoregister import DISCOVERY_DIRECTORY as folder;"
+        " (shim,) = Path(folder).glob('*.py'); exported = runpy.run_path(str(shim));"
+        f" found = [find(name).__name__ for name in {NAMES}];"
+        " print(found, sorted(n for n in exported if n.startswith(('nnUNetTrainerDSVM', 'nnUNetTrainerVMUNet'))))"
+    )
+    assert fresh_python(code, tmp_path) == f"{NAMES} {NAMES}"
 
 
 def test_a_users_trainers_keep_working_and_come_first(tmp_path):
@@ -150,18 +148,20 @@ def test_value_of_the_variable(monkeypatch, before, after):
     assert os.environ["nnUNet_extTrainer"] == after
 
 
-def test_the_users_own_value_is_known(monkeypatch):
+def test_the_users_own_value_is_known(tmp_path):
     """The doctor asks nnU-Net with that value: what this process has appended would hide a registration that fails."""
-    monkeypatch.delenv("NNUNETV2_DSVM_AUTOREGISTER", raising=False)
-    monkeypatch.setattr(autoregister, "_appended", False)
-    for value in (f"/a{os.pathsep}{DISCOVERY_DIRECTORY}", DISCOVERY_DIRECTORY):  # set by hand
-        monkeypatch.setenv("nnUNet_extTrainer", value)
-        append_discovery_directory()
-        assert autoregister.listed_by_the_user() == value
-    for value in ("", "/a", os.pathsep.join(["/a", "/b"])):
-        monkeypatch.setenv("nnUNet_extTrainer", value)
-        append_discovery_directory()
-        assert autoregister.listed_by_the_user() == value
+    listed_by_hand = [f"/a{os.pathsep}{DISCOVERY_DIRECTORY}", DISCOVERY_DIRECTORY]
+    values = [*listed_by_hand, "", "/a", os.pathsep.join(["/a", "/b"])]
+    code = f"""
+import os
+from nnunetv2_dsvm import autoregister
+known = []
+for os.environ["nnUNet_extTrainer"] in {values}:
+    autoregister.append_discovery_directory()
+    known.append(autoregister.listed_by_the_user())
+print(known)
+"""
+    assert fresh_python(code, tmp_path, nnUNet_extTrainer=values[0]) == str(values)
 
 
 def test_it_never_raises(monkeypatch):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.short_trainers import ShortDSVM, ShortRun, assert_equal, checkpoint_of
+from helpers.tiny_dataset import threads_instead_of_processes
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss, DC_and_topk_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.training.loss.robust_ce_loss import RobustCrossEntropyLoss, TopKLoss
@@ -18,7 +19,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from nnunetv2_dsvm.training import variants
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
-from nnunetv2_dsvm.training.layers import distilled, vm_unet_network
+from nnunetv2_dsvm.training.layers import distilled, recipe, reliable, vm_unet_network
 from nnunetv2_dsvm.training.optimization import WarmupCosineSchedule
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
@@ -430,6 +431,44 @@ def test_layers_without_the_others(make):
     trainer.on_train_epoch_end([{"loss": 1.0}])
     assert trainer.logger.local_logger.my_fantastic_logging["L_proj"][0] > 0
     assert isinstance(trainer.optimizer, torch.optim.SGD)
+
+
+PLAIN_U_NET = {
+    "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+    "arch_kwargs": {
+        "n_stages": 2, "features_per_stage": [4, 8], "kernel_sizes": [[3, 3]] * 2, "strides": [[1, 1], [2, 2]],
+        "n_conv_per_stage": [1, 1], "n_conv_per_stage_decoder": [1], "conv_op": "torch.nn.modules.conv.Conv2d",
+    },
+    "_kw_requires_import": ["conv_op"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (reliable.ReliableTraining,),
+        (recipe.VisionMambaRecipe,),
+        (vm_unet_network.VMUNetNetwork,),
+        (distilled.DistilledTraining, vm_unet_network.VMUNetNetwork),  # features need a network that has them
+    ],
+    ids=lambda layers: layers[0].__name__,
+)
+def test_a_layer_on_nnunets_trainer_alone_trains_validates_and_continues(make, monkeypatch, layers):
+    threads_instead_of_processes(monkeypatch)
+    plans = {} if vm_unet_network.VMUNetNetwork in layers else {"architecture": PLAIN_U_NET}
+    bases = (ShortRun, *layers, nnUNetTrainer)
+    first = make(type("Alone", bases, {"default_num_epochs": 1}), **plans)
+    first.run_training()
+    first.inference_allowed_mirroring_axes = None
+    first.perform_actual_validation()
+    assert len(os.listdir(os.path.join(first.output_folder, "validation"))) == 2  # a label map, and their Dice
+    second = make(type("Alone", bases, {"default_num_epochs": 2}), continued=True, **plans)
+    second.load_checkpoint(os.path.join(first.output_folder, "checkpoint_final.pth"))
+    assert_equal(first.network.state_dict(), second.network.state_dict())
+    assert_equal(first.optimizer.state_dict()["state"], second.optimizer.state_dict()["state"])
+    second.run_training()
+    assert np.isfinite(first.losses + second.losses).all() and len(second.losses) == 2
+    assert checkpoint_of(second)["current_epoch"] == 2
 
 
 def test_deep_supervision_scales_are_known_before_the_network(make):

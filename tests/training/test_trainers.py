@@ -22,13 +22,15 @@ from helpers.tiny_dataset import NETWORK
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_dsvm import VMUNet
+from nnunetv2_dsvm.quickstart import trainers
 from nnunetv2_dsvm.training import precision, variants
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
 from nnunetv2_dsvm.training.precision import cuda_autocast, trains_in_bf16
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
-LENGTHS = (1, 5, 10, 20, 50, 100, 250, 500, 1000)
-
+VARIANTS = [getattr(module, name) for module in (variants, trainers) for name in module.__all__ if "Trainer" in name]
+TURNING = "configure_rotation_dummyDA_mirroring_and_inital_patch_size"
+FIXED = {TURNING: vars(variants.FixedOrientation)[TURNING]}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,28 +38,27 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 # --- names and sizes --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("base", [nnUNetTrainerDSVM, nnUNetTrainerVMUNet], ids=lambda c: c.__name__)
-@pytest.mark.parametrize("epochs", LENGTHS)
-def test_each_length_is_a_class_with_one_override(base, epochs):
-    variant = getattr(variants, f"{base.__name__}_{epochs}epochs")
-    assert variant.__bases__ == (base,)
-    assert {k: v for k, v in vars(variant).items() if not k.startswith("__")} == {"default_num_epochs": epochs}
+WHAT_A_NAME_STATES = {
+    "projection": {"distillation_terms": ("projection",)},
+    "progressive": {"distillation_terms": ("progressive",)},
+    "kl": {"distillation_distance": "kl"},
+    "deepSupervision": {"default_deep_supervision": True},
+    "frozenEncoder": {"frozen_encoder_epochs": 10},
+    "FixedOrientation": FIXED,
+    "quickstart": {**FIXED, "default_initial_lr": 3e-3},
+    **{f"{epochs}epochs": {"default_num_epochs": epochs} for epochs in (1, 5, 10, 20, 50, 100, 250, 500, 1000)},
+}
 
 
-@pytest.mark.parametrize("name", ["nnUNetTrainerDSVM", "nnUNetTrainerVMUNet"])
-@pytest.mark.parametrize("length", ["", *(f"_{epochs}epochs" for epochs in LENGTHS)])
-def test_each_length_comes_with_a_fixed_orientation_too(name, length):
-    variant = getattr(variants, f"{name}{length}_FixedOrientation")
-    assert variant.__bases__ == (variants.FixedOrientation, getattr(variants, name + length, globals()[name]))
-    assert variant.__module__ == variants.__name__  # what the shim exports
-
-
-@pytest.mark.parametrize("epochs", LENGTHS)
-def test_quickstarts_trainers_differ_in_the_learning_rate(epochs):
-    variant = getattr(variants, f"nnUNetTrainerDSVM_{epochs}epochs_quickstart")
-    assert variant.__bases__ == (variants.Quickstart, getattr(variants, f"nnUNetTrainerDSVM_{epochs}epochs"))
-    assert issubclass(variant, variants.FixedOrientation)
-    assert (variant.default_initial_lr, nnUNetTrainerDSVM.default_initial_lr) == (3e-3, 1e-3)
+def test_a_variant_differs_from_its_trainer_in_what_its_name_states_alone():
+    for variant in VARIANTS:
+        name, *stated = variant.__name__.split("_")
+        main = {trainer.__name__: trainer for trainer in (nnUNetTrainerDSVM, nnUNetTrainerVMUNet)}[name]
+        added = [base for base in variant.__mro__ if base not in main.__mro__]
+        own = {key: value for base in reversed(added) for key, value in vars(base).items() if key[:2] != "__"}
+        assert own == {key: value for part in stated for key, value in WHAT_A_NAME_STATES[part].items()}, variant
+    assert nnUNetTrainerDSVM.default_num_epochs == nnUNetTrainerVMUNet.default_num_epochs == 300
+    assert nnUNetTrainerDSVM.distillation_terms == ("projection", "progressive")
 
 
 def test_fixed_orientation_neither_flips_nor_turns_far(make):
@@ -70,14 +71,6 @@ def test_fixed_orientation_neither_flips_nor_turns_far(make):
     turning = make(nnUNetTrainerDSVM, run="b", patch_size=[40, 48])
     angles, _, _, axes = turning.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     assert np.degrees(angles) == pytest.approx((-180, 180)) and axes == (0, 1)
-
-
-def test_ablations_differ_in_their_terms():
-    assert nnUNetTrainerDSVM.distillation_terms == ("projection", "progressive")
-    assert variants.nnUNetTrainerDSVM_projection.distillation_terms == ("projection",)
-    assert variants.nnUNetTrainerDSVM_progressive.distillation_terms == ("progressive",)
-    assert variants.nnUNetTrainerDSVM_kl.distillation_distance == "kl"
-    assert nnUNetTrainerDSVM.default_num_epochs == nnUNetTrainerVMUNet.default_num_epochs == 300
 
 
 def test_signatures_are_nnunets():
@@ -263,7 +256,7 @@ def test_terms_are_in_the_log_file_the_logger_and_a_picture(make):
     assert len(lines) == 3
     for picture in ("progress.png", "progress_distillation.png"):
         assert os.path.getsize(os.path.join(trainer.output_folder, picture)) > 5000
-    assert not [name for name in os.listdir(trainer.output_folder) if name.endswith(".tmp")]
+    assert not [name for name in os.listdir(trainer.output_folder) if name.startswith(".")]
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -58,9 +58,11 @@ class SS2D(nn.Module):
     def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         """SS2D(norm(x)); fused into one operator where the kernels for that can run."""
         if self._fused(x):
+            assert self.conv.bias is not None
             return ss2d_block(
                 x, _weights(norm), self.in_proj.weight, self.conv.weight, self.conv.bias, self._projection(),
                 self._A(), self.D, self.dt_bias, _weights(self.out_norm), self.out_proj.weight,
+                self.scan_backend,
             )  # fmt: skip
         x, z = self.in_proj(norm(x)).chunk(2, dim=-1)
         x = F.silu(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
@@ -73,7 +75,9 @@ class SS2D(nn.Module):
         x = x.reshape(batch, height * width, d_inner)
         A = self._A()
         if self._fused(x):
-            y = ss2d_core(x, self._projection(), A, self.D, self.dt_bias, height=height, width=width)
+            y = ss2d_core(
+                x, self._projection(), A, self.D, self.dt_bias, height=height, width=width, backend=self.scan_backend
+            )
             return y.view(batch, height, width, d_inner)
         parameters = F.linear(x, self.x_proj.flatten(0, 1)).unflatten(-1, (NUM_DIRECTIONS, -1))
         low_rank, B, C = parameters.split([self.dt_rank, self.d_state, self.d_state], dim=-1)

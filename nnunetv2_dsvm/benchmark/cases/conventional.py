@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunetv2_dsvm.architecture.blocks.vss_block import DropPath, VSSBlock
+from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 
 NUM_DIRECTIONS = 4
 
@@ -120,8 +121,8 @@ class ConventionalVSSBlock(nn.Module):
         return twin.to(block.norm.weight.device)
 
 
-def conventional_network(network: nn.Module, scan: SequenceScan = kernel_scan) -> nn.Module:
-    """A copy of a VMUNet, with the same weights, whose VSS blocks are the conventional ones."""
+def conventional_network(network: VMUNet, scan: SequenceScan = kernel_scan) -> VMUNet:
+    """A copy of the network, with the same weights, whose VSS blocks are the conventional ones."""
     network = copy.deepcopy(network)
     for module in list(network.modules()):
         for name, child in list(module.named_children()):

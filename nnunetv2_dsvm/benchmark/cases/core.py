@@ -10,7 +10,8 @@ from nnunetv2_dsvm.architecture.blocks.vss_block import SS2D, VSSBlock
 from nnunetv2_dsvm.benchmark.cases.conventional import ConventionalSS2D, ConventionalVSSBlock, SequenceScan, kernel_scan
 from nnunetv2_dsvm.benchmark.cases.workload import DTYPES, Workload, autocast
 
-Implementation = Literal["ours", "conventional"]
+Part = Literal["core", "block"]
+CoreImplementation = Literal["ours", "conventional"]
 CORE_PARAMETERS = ("x_proj", "dt_proj", "dt_bias", "A_log", "D")
 
 
@@ -35,8 +36,8 @@ def seeded_block(dim: int, d_state: int, scan_backend: str) -> VSSBlock:
 class CoreCase:
     """The core or the block of a stage with `height` x `width` tokens of `dim` channels, under AMP for 16-bit types."""
 
-    part: Literal["core", "block"]
-    implementation: Implementation
+    part: Part
+    implementation: CoreImplementation
     batch: int
     height: int
     width: int
@@ -56,9 +57,8 @@ class CoreCase:
 
     def build(self, scan: SequenceScan = kernel_scan) -> Workload:
         device, dtype = torch.device(self.device), DTYPES[self.dtype]
-        block = seeded_block(self.dim, self.d_state, self.scan_backend).to(device)
-        if self.implementation == "conventional":
-            block = ConventionalVSSBlock.like(block, scan)
+        ours = seeded_block(self.dim, self.d_state, self.scan_backend).to(device)
+        block = ConventionalVSSBlock.like(ours, scan) if self.implementation == "conventional" else ours
         generator = torch.Generator().manual_seed(1)
         size = (self.batch, self.height, self.width, self.dim * (2 if self.part == "core" else 1))
         x = torch.randn(size, generator=generator).to(device)

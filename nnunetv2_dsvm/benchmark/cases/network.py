@@ -63,12 +63,10 @@ class NetworkCase:
         # Two deepest feature maps' pixels: instance norm refuses to train on one.
         return replace(self, batch=2, height=64, width=64, compiled=False)
 
-    def network(self) -> nn.Module:
-        """The network, on its device, with weights that depend on the sizes only."""
+    def vm_unet(self) -> VMUNet:
+        """Our network of these sizes, on the device, with weights that depend on the sizes only."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            if self.implementation == "PlainConvUNet":
-                return plain_conv_unet(INPUT_CHANNELS, NUM_CLASSES, self.height, self.width).to(self.device)
             network = VMUNet(
                 INPUT_CHANNELS,
                 NUM_CLASSES,
@@ -79,6 +77,15 @@ class NetworkCase:
                 scan_backend=self.scan_backend,
             ).to(self.device)
         network.cuda_graphs.training = True  # as the trainer sets it
+        return network
+
+    def network(self) -> nn.Module:
+        """The implementation's network, on the device; PlainConvUNet's weights depend on the image size only."""
+        if self.implementation == "PlainConvUNet":
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                return plain_conv_unet(INPUT_CHANNELS, NUM_CLASSES, self.height, self.width).to(self.device)
+        network = self.vm_unet()
         if self.implementation == "conventional VM-UNet":
             network = conventional_network(network)
             network.cuda_graphs = CudaGraphs(inference=False, training=False)
@@ -91,12 +98,13 @@ class NetworkCase:
         loss: Any = DiceAndCrossEntropy()
         parameters = list(network.parameters())
         if self.implementation == "DSVM-UNet":
+            assert isinstance(network, VMUNet)
             network.return_features = True
             loss = _distillation_loss(network, loss).to(device)
             loss.distillation.cuda_graphs.training = not self.compiled
             parameters += loss.parameters()
             loss.distillation = wrapped(loss.distillation)
-        run: Callable[[Tensor], Any] = wrapped(torch.compile(network) if self.compiled else network)
+        run: Callable[[Tensor], Any] = wrapped(_compiled(network) if self.compiled else network)
         optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=device.type == "cuda")
         # A low scale: with torch's default, 2^16, the first steps overflow and skip the optimizer's work.
         scaler = torch.amp.GradScaler(device.type, init_scale=2.0**8, enabled=dtype == torch.float16)
@@ -122,6 +130,14 @@ class NetworkCase:
             scaler.update()
 
         return Workload(infer, forward, backward, set_training=network.train)
+
+
+def _compiled(network: nn.Module) -> nn.Module:
+    """As nnU-Net compiles: for the size of the images, and not for any size because another one was compiled before."""
+    torch.compiler.reset()
+    compiled = torch.compile(network)
+    assert isinstance(compiled, nn.Module)
+    return compiled
 
 
 def _distillation_loss(network: VMUNet, segmentation_loss: nn.Module) -> SegmentationWithDistillationLoss:

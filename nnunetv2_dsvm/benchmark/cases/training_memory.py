@@ -6,11 +6,13 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from nnunetv2_dsvm.benchmark.measuring.memory import inside_cuda_graphs
+from nnunetv2_dsvm.planning.architecture_entry import architecture_entry
+from nnunetv2_dsvm.planning.memory import Precision
 
 _DATASET = "Dataset001_Memory"
 _TRAINING_STEPS, _VALIDATION_STEPS = 8, 4  # before and after each other, until all CUDA graphs are recorded
@@ -30,7 +32,7 @@ class TrainingCase:
     patch_size: tuple[int, int]
     batch_size: int
     architecture: dict[str, Any]
-    precision: Literal["bfloat16", "float16"] = "bfloat16"
+    precision: Precision = "bfloat16"
     input_channels: int = 1
     labels: dict[str, Any] | None = None  # by default background and seven
     regions_class_order: tuple[int, ...] | None = None
@@ -55,11 +57,7 @@ class TrainingCase:
             "patch_size": list(self.patch_size),
             "spacing": [1.0, 1.0],
             "batch_dice": True,
-            "architecture": {
-                "network_class_name": "nnunetv2_dsvm.architecture.vm_unet.VMUNet",
-                "arch_kwargs": self.architecture,
-                "_kw_requires_import": [],
-            },
+            "architecture": architecture_entry(self.architecture),
         }
         return {
             "dataset_name": _DATASET,
@@ -117,9 +115,10 @@ def train_some_steps(case: TrainingCase, device: torch.device) -> Any:
     os.environ.update({f"nnUNet_{name}": folder.name for name in ("raw", "preprocessed", "results")})
     case.write_dataset_folder(Path(folder.name))
     from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
+    from nnunetv2_dsvm.training.precision import Precision as TrainerPrecision
     from nnunetv2_dsvm.training.precision import cuda_autocast, training_dtype
 
-    precision = "bf16" if case.precision == "bfloat16" else "fp16"
+    precision: TrainerPrecision = "bf16" if case.precision == "bfloat16" else "fp16"
     with (
         folder,
         contextlib.redirect_stdout(io.StringIO()),

@@ -29,7 +29,7 @@ class Workload:
     infer: Callable[[], Any]
     forward: Callable[[], Any]
     backward: Callable[[Any], Any]
-    set_training: Callable[[bool], None] = _nothing
+    set_training: Callable[[bool], object] = _nothing
     held: tuple[torch.Tensor, ...] = ()
 
 

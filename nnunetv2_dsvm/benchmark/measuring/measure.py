@@ -18,16 +18,27 @@ from nnunetv2_dsvm.host.waiting_threads import sleep_when_crowded
 _CALLS_BEFORE = 2 * cuda_graphs.CALLS_BEFORE + 1
 
 
-class Case(Protocol):
+class MeasuredCase(Protocol):
     """A picklable description of what is measured."""
 
-    device: str
-    counts_weights: bool  # whether memory counts from before the weights are made, or from just before the call
-    wants_kept: bool  # whether to measure what is kept for backward
+    @property
+    def device(self) -> str:
+        """cpu, cuda or mps."""
+        ...
+
+    @property
+    def counts_weights(self) -> bool:
+        """Whether memory counts from before the weights are made, or from just before the call."""
+        ...
+
+    @property
+    def wants_kept(self) -> bool:
+        """Whether to measure what is kept for backward."""
+        ...
 
     def build(self) -> Workload: ...
 
-    def tiny(self) -> "Case":
+    def tiny(self) -> "MeasuredCase":
         """The same work on the smallest shape."""
         ...
 
@@ -48,7 +59,7 @@ class Measurement:
     kept_bytes: int | None = None
 
 
-def measure(case: Case, effort: Effort) -> Measurement:
+def measure(case: MeasuredCase, effort: Effort) -> Measurement:
     """Measures a case: on a CPU in a fresh process (for the memory), elsewhere here.
 
     Raises:
@@ -59,7 +70,7 @@ def measure(case: Case, effort: Effort) -> Measurement:
     return _measure(case, effort)
 
 
-def _measure(case: Case, effort: Effort) -> Measurement:
+def _measure(case: MeasuredCase, effort: Effort) -> Measurement:
     device = torch.device(case.device)
     sleep_when_crowded()  # as the network does, for the cases without one
     memory = PeakMemory(device)

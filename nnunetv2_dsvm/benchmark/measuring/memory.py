@@ -4,6 +4,7 @@ On CUDA the allocator counts. A CPU has no such counter in torch, so the residen
 process that does nothing else (`isolated.py`): the pages that the call really needed, allocator overhead included.
 """
 
+import contextlib
 import ctypes
 import gc
 import sys
@@ -25,7 +26,7 @@ class PeakMemory:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.baseline = 0
+        self.baseline: int | None = 0
 
     def set_baseline(self) -> None:
         """What is in use now does not count from here on."""
@@ -47,12 +48,13 @@ class PeakMemory:
 
     def read(self) -> int | None:
         """Bytes, or None where this cannot be measured."""
+        peak: int | None = None
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-            return torch.cuda.max_memory_allocated(self.device) + inside_cuda_graphs(self.device) - self.baseline
-        if self.device.type == "cpu" and self.baseline is not None:
-            return _peak_resident_bytes() - self.baseline
-        return None
+            peak = torch.cuda.max_memory_allocated(self.device) + inside_cuda_graphs(self.device)
+        elif self.device.type == "cpu":
+            peak = _peak_resident_bytes()
+        return None if peak is None or self.baseline is None else peak - self.baseline
 
 
 def inside_cuda_graphs(device: torch.device) -> int:
@@ -68,17 +70,13 @@ def inside_cuda_graphs(device: torch.device) -> int:
 def _return_free_memory() -> None:
     """Gives glibc's free pages back, so that what an earlier call freed is not hidden in the baseline."""
     if sys.platform == "linux":
-        try:
+        with contextlib.suppress(OSError, AttributeError):  # another C library; a fresh process has little to give back
             ctypes.CDLL("libc.so.6").malloc_trim(0)
-        except (OSError, AttributeError):  # another C library; a fresh process has little to give back
-            pass
 
 
 def _reset_peak_resident() -> None:
-    try:
+    with contextlib.suppress(OSError):  # elsewhere the mark is the highest so far, which a fresh process keeps low
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
-    except OSError:  # elsewhere the mark is the process's highest so far, which a fresh process keeps low
-        pass
 
 
 def _peak_resident_bytes() -> int | None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.files.text import first_line
 
 # Of the largest absolute logit. Both compute in fp32, in another order: 1e-6 to 1e-5 were seen.
 TOLERANCE = 1e-4
@@ -38,8 +39,7 @@ def largest_difference(
         try:
             got = exported(image)
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"the exported file does not run {where}: {reason}. Nothing was kept") from error
+            raise UserError(f"the exported file does not run {where}: {first_line(error)}. Nothing was kept") from error
         if got.shape != expected.shape:
             raise UserError(
                 f"the exported file gives {tuple(got.shape)} instead of {tuple(expected.shape)} {where}. "

@@ -16,6 +16,7 @@ from torch.fx import GraphModule
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.files.text import first_line
 from nnunetv2_dsvm.models.export.metadata import KEY
 from nnunetv2_dsvm.models.export.traceable_network import TraceableVMUNet
 
@@ -35,7 +36,8 @@ def trace(network: VMUNet, input_channels: int) -> ExportedProgram:
     sizes = {0: Dim("batch", min=1), 2: Dim("height", min=1), 3: Dim("width", min=1)}
     try:
         # Otherwise torch reasons that a size is not 1 because the example's is not, and refuses a batch of one later.
-        with torch.no_grad(), torch.fx.experimental._config.patch(backed_size_oblivious=True):
+        config = torch.fx.experimental._config
+        with torch.no_grad(), config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]  # torch adds it
             program = torch.export.export(TraceableVMUNet(network), (example,), dynamic_shapes=(sizes,), strict=False)
     except Exception as error:
         raise UserError(_needs_newer("trace the network", error)) from error
@@ -66,6 +68,7 @@ def write(program: ExportedProgram, format: Format, metadata: Mapping[str, Any],
             )  # fmt: skip
         except Exception as error:
             raise UserError(_needs_newer("write the network as ONNX", error)) from error
+        assert model is not None  # it is one where dynamo=True
         model.model.metadata_props[KEY] = text
         model.save(path)
 
@@ -97,10 +100,9 @@ def check_packages(format: Format) -> None:
 
 
 def _needs_newer(what: str, error: Exception) -> str:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
     return (
-        f"torch {torch.__version__} cannot {what}: {reason}. Exporting was made with torch 2.14 and uses what older "
-        "versions lack: update torch"
+        f"torch {torch.__version__} cannot {what}: {first_line(error)}. Exporting was made with torch 2.14 and uses "
+        "what older versions lack: update torch"
     )
 
 

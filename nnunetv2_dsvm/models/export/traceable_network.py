@@ -1,6 +1,7 @@
 """A VM-UNet for torch.export and ONNX: the same weights and numbers, in torch's own operators and for any size."""
 
 import copy
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -46,13 +47,13 @@ def _unknown(size: int) -> int:
     A size that is computed from the image's is compared with 1 wherever torch could take a shorter way for it, and a
     program that was traced with more than one token in the deepest stage would then refuse images with only one.
     """
-    return torch.scalar_tensor(size, dtype=torch.int64).item()
+    return cast(int, torch.scalar_tensor(size, dtype=torch.int64).item())
 
 
 class _ConvOfACopy(nn.Module):
     """A convolution of a copy with the channels outermost: of other layouts the sizes would be looked at."""
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    def __init__(self, conv: nn.Module) -> None:
         super().__init__()
         self.conv = conv
 
@@ -67,7 +68,7 @@ class _TraceableSS2D(SS2D):
             # a backend by name, so that it is never a fused kernel
             traceable = cls(ss2d.in_proj.in_features, ss2d.d_state, scan_backend="torch_chunked")
         traceable.load_state_dict(ss2d.state_dict(), assign=True)
-        traceable.conv = _ConvOfACopy(traceable.conv)
+        traceable.add_module("conv", _ConvOfACopy(traceable.conv))
         return traceable.eval().requires_grad_(False)
 
     def scan(self, x: Tensor) -> Tensor:

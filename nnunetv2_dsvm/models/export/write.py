@@ -1,17 +1,18 @@
 """From a trained network to a checked file."""
 
-import os
-import tempfile
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.files.atomic_write import replaced_file
 from nnunetv2_dsvm.files.places_to_write import check_file_place
 from nnunetv2_dsvm.models.export import formats
 from nnunetv2_dsvm.models.export.agreement import largest_difference, shapes_to_check
 from nnunetv2_dsvm.models.export.formats import SUFFIXES, Format
 from nnunetv2_dsvm.models.export.metadata import describe
 from nnunetv2_dsvm.models.trained_network import TrainedNetwork
+
+_LOG = logging.getLogger(__name__)
 
 
 def write_portable_model(
@@ -20,7 +21,6 @@ def write_portable_model(
     format: Format,
     *,
     overwrite: bool = False,
-    say: Callable[[str], None] = lambda text: None,
 ) -> float:
     """Exports a trained network, on the CPU, to a file that is read back and compared with the network before it stays.
 
@@ -31,7 +31,6 @@ def write_portable_model(
         path: ends in `.pt2` (torch-export) or `.onnx`.
         format: of the file.
         overwrite: whether a file of that name is replaced.
-        say: told what is being done.
 
     Returns:
         The largest difference found, as a part of the largest absolute logit.
@@ -42,19 +41,17 @@ def write_portable_model(
     """
     check_place(path, format, overwrite)
     formats.check_packages(format)
-    channels = trained.network.encoder.patch_embedding.projection.in_channels
+    channels = trained.network.input_channels
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.stem}_", dir=path.absolute().parent) as beside:
-            temporary = Path(beside, path.name)
-            say("tracing the network")
+        with replaced_file(path) as temporary:
+            _LOG.info("tracing the network")
             program = formats.trace(trained.network, channels)
-            say(f"writing {path.name}")
+            _LOG.info("writing %s", path.name)
             formats.write(program, format, describe(trained), temporary)
-            say("running the file, and comparing it with the network")
+            _LOG.info("running the file, and comparing it with the network")
             exported = formats.load(temporary, format)
             shapes = shapes_to_check(trained.configuration.patch_size)
             difference = largest_difference(trained.network, exported, shapes, channels)
-            os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error}") from error
     return difference

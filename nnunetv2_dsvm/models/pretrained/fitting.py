@@ -46,13 +46,13 @@ class Fitted:
 
 def sizes(network: VMUNet) -> dict[str, Any]:
     """Of a network, by the names of VMUNet's arguments."""
-    encoder = network.encoder
+    sizes = network.sizes
     return {
-        "input_channels": encoder.patch_embedding.projection.in_channels,
-        "dims": encoder.output_channels,
-        "encoder_depths": [len(stage.blocks) for stage in encoder.stages],
-        "decoder_depths": [len(stage.blocks) for stage in network.decoder.stages],
-        "d_state": encoder.stages[0].blocks[0].ss2d.d_state,
+        "input_channels": network.input_channels,
+        "dims": list(sizes.dims),
+        "encoder_depths": list(sizes.encoder_depths),
+        "decoder_depths": list(sizes.decoder_depths),
+        "d_state": sizes.d_state,
     }
 
 
@@ -73,8 +73,10 @@ def fit(pretrained: Pretrained, network: VMUNet, decoder: DecoderSource = "auto"
     """
     _refuse_other_states(pretrained, network)
     own_decoder = decoder == "auto" and pretrained.has_decoder
-    stages = len(network.encoder.stages)
-    weights, source, other_shapes = {}, {}, {}
+    stages = len(network.sizes.dims)
+    weights: dict[str, Tensor] = {}
+    source: dict[str, str | None] = {}
+    other_shapes: dict[str, str] = {}
     for name, fresh in network.state_dict().items():
         if HEADS in name:
             continue
@@ -125,7 +127,7 @@ def check_enough_fits(pretrained: Pretrained, fitted: Fitted, network: VMUNet, f
 
 def _presets_as_wide(pretrained: Pretrained) -> str:
     dims = pretrained.sizes["dims"]
-    names = [name for name, preset in PRESETS.items() if list(preset["dims"]) == dims]
+    names = [name for name, preset in PRESETS.items() if list(preset.dims) == dims]
     return f"Presets of these dims: {', '.join(names)}. " if names else ""
 
 

@@ -4,12 +4,12 @@ import re
 from collections.abc import Sequence
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
-from nnunetv2_dsvm.evaluation.tables import aligned
+from nnunetv2_dsvm.files.text import aligned
 from nnunetv2_dsvm.models.pretrained.fitting import HEADS, DecoderSource, Fitted, in_words, sizes
 from nnunetv2_dsvm.models.pretrained.reading import PATCH_EMBEDDING, Pretrained
 
 # The network's parts, by how the names of their weights start.
-PARTS = {
+PARTS: dict[str, str | tuple[str, ...]] = {
     "patch embedding": "encoder.patch_embedding.",
     "encoder's blocks": "encoder.stages.",
     "patch mergings": "encoder.mergings.",

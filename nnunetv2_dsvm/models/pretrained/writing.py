@@ -1,7 +1,5 @@
 """Writes weights as the file that nnU-Net's -pretrained_weights takes."""
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +7,8 @@ import torch
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.files.atomic_write import replaced_file
+from nnunetv2_dsvm.files.text import first_line
 from nnunetv2_dsvm.models.pretrained.fitting import DecoderSource, Fitted, sizes
 from nnunetv2_dsvm.models.pretrained.reading import Pretrained
 from nnunetv2_dsvm.training.checkpoints.files import KEY
@@ -37,10 +37,7 @@ def write_weights(fitted: Fitted, origin: dict[str, Any], path: Path) -> None:
         UserError: it could not be written; a file of that name is as it was, and nothing else is left.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}_", dir=path.absolute().parent) as beside:
-            partial = Path(beside, path.name)
-            with open(partial, "wb") as file:
-                torch.save({"network_weights": fitted.weights, KEY: origin}, file)
-            os.replace(partial, path)
+        with replaced_file(path) as partial, open(partial, "wb") as file:
+            torch.save({"network_weights": fitted.weights, KEY: origin}, file)
     except (OSError, RuntimeError) as error:  # torch turns some failed writes into RuntimeError
-        raise UserError(f"cannot write {path}: {str(error).splitlines()[0]}. Choose another place with -o.") from error
+        raise UserError(f"cannot write {path}: {first_line(error)}. Choose another place with -o.") from error

@@ -1,4 +1,4 @@
-"""The steps of a four-direction scan in plain torch, a block at a time, in both directions of time.
+"""The steps of a scan in plain torch, a block at a time, in both directions of time.
 
 The steps of all directions are taken together: whatever does not depend on the step before (decays, inputs, outputs) is
 one operation on a block of steps, and what remains is one multiply-add a step. On a CPU that step is too small for
@@ -17,19 +17,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS, scan_orders
-
-# Fewer chunks than this do not save what the first pass costs: a CPU takes 32 steps of 1,024 states in the time of one
-# step of 32,768 states and a second look at them.
-_LEAST_CHUNKS = 32
+from nnunetv2_dsvm.ops.scan_inputs import ScanInputs
+from nnunetv2_dsvm.ops.scan_order import grid_orders
 
 
 class Limits(NamedTuple):
-    """States (tokens * channels * d_state) that are computed together."""
+    """States (tokens * channels * d_state) that are computed together, and when chunks are worth their first pass."""
 
     step: int  # chunks are cut until a step has so many
     block: int
     tile: int  # whose inputs are loaded together
+    # Fewer do not save what the first pass costs: a CPU takes 32 steps of 1,024 states in the time of one step of
+    # 32,768 states and a second look at them.
+    least_chunks: int = 32
 
 
 # A CPU: torch shares no operation of up to 2^15 elements among threads; a block's arrays stay in the cores' caches.
@@ -54,6 +54,7 @@ class ScanBlocks:
     """One call: its inputs as rows of tokens, how its steps are cut, and the arrays that the blocks share.
 
     Attributes:
+        directions: K.
         steps: T, of a chunk.
         chunks: of each direction of each image.
         starts: the first step of each block.
@@ -62,31 +63,31 @@ class ScanBlocks:
         states: `(block + 1, K, G, d_state, channels)`: the state that enters the block, then that after each step.
     """
 
-    def __init__(
-        self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, dt_bias: Tensor, height: int, width: int
-    ) -> None:
-        self.batch, self.length, channels = x.shape
-        d_state = A.shape[2]
+    def __init__(self, inputs: ScanInputs, limits: Limits | None = None) -> None:
+        x, dt, A, B, C, _, dt_bias, sizes = inputs
+        self.batch, _, channels, d_state, self.directions = inputs.shape
+        self.length = x.shape[1]
         self.dtype = torch.promote_types(x.dtype, torch.float32)
         self.x, self.dt, self.B, self.C = token_rows(x), _direction_rows(dt), _direction_rows(B), _direction_rows(C)
         self.A = A.to(self.dtype).mT.contiguous().unsqueeze(1)  # (K, 1, d_state, channels)
         self.A_log2 = self.A / math.log(2)  # exp2 is faster than exp on a CPU, where its result underflows 100 times
         self.dt_bias = dt_bias.to(self.dtype).unsqueeze(1)
 
-        limits = _CPU_LIMITS if x.device.type == "cpu" else _OTHER_LIMITS
-        per_token = self.batch * NUM_DIRECTIONS * d_state * channels
+        if limits is None:
+            limits = _CPU_LIMITS if x.device.type == "cpu" else _OTHER_LIMITS
+        per_token = self.batch * self.directions * d_state * channels
         chunks = min(math.ceil(math.sqrt(self.length)), limits.step // per_token)
-        self.steps = math.ceil(self.length / (chunks if chunks >= _LEAST_CHUNKS else 1))
+        self.steps = math.ceil(self.length / (chunks if chunks >= limits.least_chunks else 1))
         self.chunks = math.ceil(self.length / self.steps)
         self.padding = self.chunks * self.steps - self.length
-        orders = F.pad(scan_orders(height, width, x.device), (0, self.padding))  # beyond the last token: any token
-        self.orders = orders.view(NUM_DIRECTIONS, self.chunks, self.steps).permute(2, 0, 1)
+        orders = F.pad(grid_orders(sizes, x.device), (0, self.padding))  # beyond the last token: any token
+        self.orders = orders.view(self.directions, self.chunks, self.steps).permute(2, 0, 1)
 
         block = max(1, min(self.steps, limits.block // (per_token * self.chunks)))
         self.starts = range(0, self.steps, block)
         self.tile = block * max(1, limits.tile // (per_token * self.chunks * block))
         self._loaded: tuple[int, Block] | None = None
-        shape = (NUM_DIRECTIONS, self.batch * self.chunks, d_state, channels)
+        shape = (self.directions, self.batch * self.chunks, d_state, channels)
         self.decay = torch.empty(block, *shape, dtype=self.dtype, device=x.device)
         self.states = torch.empty(block + 1, *shape, dtype=self.dtype, device=x.device)
 
@@ -102,7 +103,7 @@ class ScanBlocks:
     def _load_tile(self, start: int) -> Block:
         orders = self.orders[start : start + self.tile].unsqueeze(2)
         images = torch.arange(self.batch, device=orders.device).view(-1, 1) * self.length
-        directions = torch.arange(NUM_DIRECTIONS, device=orders.device).view(-1, 1)
+        directions = torch.arange(self.directions, device=orders.device).view(-1, 1)
         tokens = (orders + images).flatten(2)
         rows = tokens + directions * (self.batch * self.length)
         raw_dt = self._gather(self.dt, rows) + self.dt_bias
@@ -160,11 +161,11 @@ class ScanBlocks:
         """What enters each chunk, given what each chunk adds by itself: `(K, G, d_state, channels)` both ways."""
         decay = torch.exp2(total_delta * self.A_log2).unflatten(1, (-1, self.chunks))
         own = own.unflatten(1, (-1, self.chunks))
-        entering = torch.zeros_like(own)
+        initial = torch.zeros_like(own)
         for i in range(self.chunks - 2, -1, -1) if reverse else range(1, self.chunks):
             before = i + 1 if reverse else i - 1
-            torch.addcmul(own[:, :, before], decay[:, :, before], entering[:, :, before], out=entering[:, :, i])
-        return entering.flatten(1, 2)
+            torch.addcmul(own[:, :, before], decay[:, :, before], initial[:, :, before], out=initial[:, :, i])
+        return initial.flatten(1, 2)
 
 
 def token_rows(t: Tensor) -> Tensor:

@@ -1,63 +1,60 @@
-"""Triton kernels around the scan: softplus before it, the sum of the directions after it."""
+"""Launches around the scan: softplus before it, the sums over directions and over blocks of channels after it."""
 
-import triton
-import triton.language as tl
+import math
 
-from nnunetv2_dsvm.ops.triton.tiles import DIRECTIONS, LN_2, LOG2_E
+import torch
+from torch import Tensor
 
-
-@triton.jit
-def softplus_kernel(
-    dt_ptr, bias_ptr, delta_ptr, rows, D, stride_dt, stride_delta, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr
-):  # fmt: skip
-    """delta = softplus(dt + bias) of `(rows, K, D)`; may be in place."""
-    k = tl.program_id(2)
-    r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)[:, None]
-    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
-    mask = (r < rows) & (d < D)
-    raw = tl.load(dt_ptr + r * stride_dt + k * D + d, mask=mask, other=0.0).to(tl.float32)
-    raw += tl.load(bias_ptr + k * D + d, mask=d < D, other=0.0)
-    # log(1 + e) for e = exp(-|raw|); by its series where 1 + e would lose the digits of e.
-    e = tl.exp2(-tl.abs(raw) * LOG2_E)
-    series = e * (1.0 - e * (0.5 - e * (0.33333334 - e * 0.25)))
-    delta = tl.maximum(raw, 0.0) + tl.where(e < 0.01, series, tl.log2(1.0 + e) * LN_2)
-    tl.store(delta_ptr + r * stride_delta + k * D + d, delta.to(delta_ptr.dtype.element_ty), mask=mask)
+from nnunetv2_dsvm.ops.triton.runtime import next_power_of_2
 
 
-@triton.jit
-def merge_kernel(
-    parts_ptr, skip_ptr, scale_ptr, other_ptr, out_ptr, dot_ptr, rows, D, stride_skip,
-    DOT: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    """The sum of `(rows, K, D)` over K plus skip * scale, `(rows, D)`.
+def delta_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of delta in memory: it is positive and at most of order 100, where float16 is eight times finer than bfloat16."""
+    return torch.float32 if dtype == torch.float32 else torch.float16
 
-    With DOT also the sum of skip * other over this program's rows, `(programs, D)`.
+
+def softplus(dt: Tensor, bias: Tensor, delta: Tensor) -> Tensor:
+    """softplus(dt + bias) into `delta`, both `(batch, L, K, channels)`, contiguous but for the stride over tokens."""
+    from nnunetv2_dsvm.ops.triton.kernels.elementwise import softplus_kernel
+
+    batch, length, directions, channels = dt.shape
+    rows, block_r, block_d = batch * length, 32, min(64, next_power_of_2(channels))
+    grid = (math.ceil(rows / block_r), math.ceil(channels / block_d), directions)
+    softplus_kernel[grid](
+        dt, bias, delta, rows, channels, dt.stride(1), delta.stride(1), BLOCK_R=block_r, BLOCK_D=block_d, num_warps=2
+    )
+    return delta
+
+
+def merge(
+    parts: Tensor, skip: Tensor, scale: Tensor, dtype: torch.dtype, other: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """`parts` `(batch, L, K, channels)` summed over K plus skip * scale, in `dtype`.
+
+    The second result is the sum over tokens of skip * other, `(channels,)`.
     """
-    r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)[:, None]
-    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
-    mask = (r < rows) & (d < D)
-    skip = tl.load(skip_ptr + r * stride_skip + d, mask=mask, other=0.0).to(tl.float32)
-    out = skip * tl.load(scale_ptr + d, mask=d < D, other=0.0)
-    for k in tl.static_range(DIRECTIONS):
-        out += tl.load(parts_ptr + (r * DIRECTIONS + k) * D + d, mask=mask, other=0.0).to(tl.float32)
-    tl.store(out_ptr + r * D + d, out.to(out_ptr.dtype.element_ty), mask=mask)
-    if DOT:
-        other = tl.load(other_ptr + r * D + d, mask=mask, other=0.0).to(tl.float32)
-        dot = tl.sum(skip * other, axis=0)
-        column = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
-        tl.store(dot_ptr + tl.program_id(0).to(tl.int64) * D + column, dot, mask=column < D)
+    from nnunetv2_dsvm.ops.triton.kernels.elementwise import merge_kernel
+
+    batch, length, directions, channels = parts.shape
+    rows, block_r, block_d = batch * length, 16, min(64, next_power_of_2(channels))
+    grid = (math.ceil(rows / block_r), math.ceil(channels / block_d))
+    out = torch.empty(batch, length, channels, dtype=dtype, device=skip.device)
+    dot = None if other is None else torch.empty(grid[0], channels, dtype=torch.float32, device=skip.device)
+    merge_kernel[grid](
+        parts, skip, scale, other, out, dot, rows, channels, skip.stride(1),
+        DOT=other is not None, K=directions, BLOCK_R=block_r, BLOCK_D=block_d,
+    )  # fmt: skip
+    return out, None if dot is None else dot.sum(0)
 
 
-@triton.jit(do_not_specialize=["rows"])  # a single row would be a constant, which has no methods
-def sum_blocks_kernel(
-    parts_ptr, out_ptr, rows, columns, N, blocks, stride_out, stride_k, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr
-):  # fmt: skip
-    """The sum of `(blocks, rows, K, N)` over its first axis into `(rows, K, N)` of any row and direction stride."""
-    r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)[:, None]
-    column = tl.arange(0, BLOCK_C)[None, :]
-    mask = (r < rows) & (column < columns)
-    total = tl.zeros([BLOCK_R, BLOCK_C], dtype=tl.float32)
-    for block in range(blocks):
-        total += tl.load(parts_ptr + (block * rows.to(tl.int64) + r) * columns + column, mask=mask, other=0.0)
-    out = out_ptr + r * stride_out + (column // N) * stride_k + column % N
-    tl.store(out, total.to(out_ptr.dtype.element_ty), mask=mask)
+def sum_blocks(parts: Tensor, out: Tensor) -> None:
+    """The sum of `(blocks, batch, L, K, N)` over blocks of channels into `out` `(batch, L, K, N)`."""
+    from nnunetv2_dsvm.ops.triton.kernels.elementwise import sum_blocks_kernel
+
+    blocks, batch, length, directions, d_state = parts.shape
+    rows, columns = batch * length, directions * d_state
+    block_c = next_power_of_2(columns)
+    block_r = max(1, 1024 // block_c)
+    sum_blocks_kernel[(math.ceil(rows / block_r),)](
+        parts, out, rows, columns, d_state, blocks, out.stride(1), out.stride(2), BLOCK_R=block_r, BLOCK_C=block_c
+    )

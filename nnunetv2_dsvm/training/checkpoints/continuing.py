@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-LATEST, BEST = "checkpoint_latest.pth", "checkpoint_best.pth"
+from nnunetv2_dsvm.nnunet.names import BEST, LATEST
 
 
 def where_it_goes_on(trainer: nnUNetTrainer, checkpoint: str | None) -> str:

@@ -4,7 +4,6 @@ import io
 import itertools
 import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,10 +13,11 @@ from typing import Any
 import torch
 
 from nnunetv2_dsvm.errors import Refusal, UserError
-from nnunetv2_dsvm.nnunet.folders import CHECKPOINTS
+from nnunetv2_dsvm.files.atomic_write import beside, remove_unfinished, replaced_file, set_aside
+from nnunetv2_dsvm.files.text import first_line
+from nnunetv2_dsvm.nnunet.names import CHECKPOINTS, FINAL
 
 KEY = "nnunetv2_dsvm"
-LEFTOVER = ".pth.tmp"  # of a file that is being written
 _NNUNETS_KEYS = ("network_weights", "optimizer_state", "current_epoch", "init_args", "trainer_name", "logging")
 
 
@@ -28,8 +28,7 @@ class CheckpointNotWritten(Refusal, OSError):
 def write_checkpoint(nnunet_checkpoint: io.BytesIO, own_entry: dict[str, Any], filename: str) -> None:
     """Adds our entry to a checkpoint that nnU-Net wrote into memory, and writes the whole to a file.
 
-    The file is written beside its place, flushed to the disk and moved there in one step: a reader, or a run killed in
-    between, finds the old checkpoint or the new one, never half of one.
+    A reader, or a run killed in between, finds the old checkpoint or the new one, never half of one.
 
     Raises:
         CheckpointNotWritten: the old file is as it was, and nothing else is left.
@@ -38,18 +37,10 @@ def write_checkpoint(nnunet_checkpoint: io.BytesIO, own_entry: dict[str, Any], f
     nnunet_checkpoint.seek(0)
     checkpoint = torch.load(nnunet_checkpoint, map_location="cpu", weights_only=False)
     checkpoint[KEY] = own_entry
-    temporary = f"{filename}.tmp"
     try:
-        with open(temporary, "wb") as file:
+        with replaced_file(Path(filename)) as partial, open(partial, "wb") as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, filename)
-    except BaseException as error:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-        if not isinstance(error, (OSError, RuntimeError)):  # torch turns some failed writes into RuntimeError
-            raise
+    except (OSError, RuntimeError) as error:  # torch turns some failed writes into RuntimeError
         raise CheckpointNotWritten(_not_written(filename, size, error)) from error
 
 
@@ -57,10 +48,10 @@ def _not_written(filename: str, size: int, error: Exception) -> str:
     folder = os.path.dirname(filename)
     free = f"{shutil.disk_usage(folder).free / 2**20:.1f} MiB" if os.path.isdir(folder) else "an unknown amount"
     kept = "The file of that name is as it was" if os.path.exists(filename) else "There was no file of that name"
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
     return (
-        f"The checkpoint {filename} could not be written: {reason}. It needs about {size / 2**20:.1f} MiB, and {free} "
-        f"are free on its disk. {kept}. Make room (or the folder writable) and {how_to_go_on(folder)}"
+        f"The checkpoint {filename} could not be written: {first_line(error)}. It needs about "
+        f"{size / 2**20:.1f} MiB, and {free} are free on its disk. {kept}. Make room (or the folder writable) and "
+        f"{how_to_go_on(folder)}"
     )
 
 
@@ -69,7 +60,7 @@ def how_to_go_on(folder: str) -> str:
     there = [name for name in CHECKPOINTS if os.path.isfile(os.path.join(folder, name))]
     if not there:
         return "start the training again, without --c: it has written no checkpoint to continue from"
-    if there[0] == CHECKPOINTS[0]:
+    if there[0] == FINAL:
         return "repeat the final validation with --val: the training itself is finished"
     return f"continue with --c from {there[0]}"
 
@@ -85,10 +76,10 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{filename} ({os.path.getsize(filename)} bytes) cannot be read as a checkpoint: {reason}. It is "
-            f"truncated, as by an interrupted copy, or no checkpoint at all. {_others(filename)} Nothing was changed."
+            f"{filename} ({os.path.getsize(filename)} bytes) cannot be read as a checkpoint: {first_line(error)}. It "
+            "is truncated, as by an interrupted copy, or no checkpoint at all. "
+            f"{_others(filename)} Nothing was changed."
         ) from error
     _refuse_damaged(filename)
     _refuse_foreign(checkpoint, filename, advice=_others(filename))
@@ -105,13 +96,10 @@ def in_a_file(checkpoint: Mapping[str, Any], folder: str) -> Iterator[str]:
         UserError: it is no checkpoint of an nnU-Net training.
     """
     _refuse_foreign(checkpoint, "the dictionary", advice="Give what a checkpoint file of nnU-Net holds.")
-    descriptor, filename = tempfile.mkstemp(prefix="checkpoint_", suffix=LEFTOVER, dir=folder)
-    os.close(descriptor)
-    try:
+    with beside(Path(folder, FINAL)) as unfinished:
+        filename = str(unfinished / FINAL)
         torch.save(dict(checkpoint), filename)
         yield filename
-    finally:
-        os.remove(filename)
 
 
 def _refuse_damaged(filename: str) -> None:
@@ -134,8 +122,8 @@ def _refuse_foreign(checkpoint: Any, name: str, advice: str) -> None:
 
 
 def _others(filename: str) -> str:
-    others = [Path(filename).with_name(name) for name in CHECKPOINTS]
-    others = [path.name for path in others if path != Path(filename) and path.is_file()]
+    paths = [Path(filename).with_name(name) for name in CHECKPOINTS]
+    others = [path.name for path in paths if path != Path(filename) and path.is_file()]
     if not others:
         return "There is no other checkpoint beside it: start the training again, without --c."
     return f"Beside it lie {', '.join(others)}: move the broken file away, and --c goes on from {others[0]}."
@@ -150,10 +138,14 @@ def set_earlier_training_aside(folder: str) -> list[str]:
     if not there:
         return []
     number = next(n for n in itertools.count(1) if not any(Path(folder).glob(f"earlier_{n}_*")))
-    return [path.rename(path.with_name(f"earlier_{number}_{path.name}")).name for path in there]
+    names = {path: f"earlier_{number}_{path.name}" for path in there}
+    for path, name in names.items():
+        set_aside(path, name)
+    return list(names.values())
 
 
 def remove_leftovers(folder: str) -> None:
-    """Removes what a run that was killed while it wrote a checkpoint has left beside it."""
-    for path in Path(folder).glob(f"checkpoint_*{LEFTOVER}"):
+    """Removes what a run that was killed while it wrote a file has left in the folder of its fold."""
+    remove_unfinished(Path(folder))
+    for path in Path(folder).glob("checkpoint_*.pth.tmp"):  # of version 0.1.0
         path.unlink()

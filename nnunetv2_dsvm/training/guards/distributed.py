@@ -17,14 +17,15 @@ def parameters_that_differ(modules: Iterable[nn.Module]) -> list[str]:
     the bits, read as integers and multiplied by a number of their place, so that little is sent.
     """
     named = [item for module in modules for item in module.named_parameters()]
-    sums = torch.stack([_sum_of_bits(parameter.detach()) for _, parameter in named])
+    sums = torch.stack([sum_of_bits(parameter.detach()) for _, parameter in named])
     extremes = torch.stack([sums, -sums])
     dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
     same = (extremes[0] == -extremes[1]).tolist()
     return [name for (name, _), equal in zip(named, same, strict=True) if not equal]
 
 
-def _sum_of_bits(values: torch.Tensor) -> torch.Tensor:
+def sum_of_bits(values: torch.Tensor) -> torch.Tensor:
+    """A number (a scalar of int64) of the bits of all values and their places: another one where one bit differs."""
     bits = values.contiguous().view(_INTEGERS[values.element_size()]).flatten().long()
     places = 2 * torch.arange(bits.numel(), device=bits.device) + 1
     return (bits * (places * _MIXED)).sum()  # wraps around

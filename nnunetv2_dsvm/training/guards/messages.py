@@ -3,6 +3,8 @@
 import os
 from collections.abc import Mapping, Sequence
 
+from nnunetv2_dsvm.nnunet.names import BEST, LATEST
+
 ADVICE = (
     "look for NaN or extreme intensities in the images, or lower the learning rate (default_initial_lr in a variant of "
     "the trainer)"
@@ -22,8 +24,7 @@ def message(
         folder: of the checkpoints.
         advice: what to do if it happens again.
     """
-    names = ("checkpoint_latest.pth", "checkpoint_best.pth")
-    kept = [path for path in (os.path.join(folder, name) for name in names) if os.path.isfile(path)]
+    kept = [path for path in (os.path.join(folder, name) for name in (LATEST, BEST)) if os.path.isfile(path)]
     shown = ", ".join(f"{name} {value:.6g}" for name, value in terms.items())
     return (
         f"Training stopped {what}"

@@ -15,8 +15,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.json_files import read_json_object
-from nnunetv2_dsvm.files.listing import is_litter, visible_files
-from nnunetv2_dsvm.nnunet.folders import OTHER_FILES_OF_A_DATASET, unusable_folders
+from nnunetv2_dsvm.files.listing import visible_files
+from nnunetv2_dsvm.nnunet.folders import unusable_folders
+from nnunetv2_dsvm.nnunet.names import DATASET_JSON, OTHER_FILES_OF_A_DATASET, PLANS_JSON, fold_folders
 
 # What a training may change without another prediction: of a configuration, and of its network's arguments.
 _TRAINING_ONLY = {"batch_size", "batch_dice", "data_identifier", "median_image_size_in_voxels", "inherits_from"}
@@ -48,11 +49,10 @@ def check_plans_of_folder(
         return
     name, dataset = plans["plans_name"], plans["dataset_name"]
     folder = Path(get_output_folder(dataset, trainer_name, name, configuration))
-    checkpoints = (file for file in folder.glob("fold_*/*checkpoint_*.pth") if not is_litter(file.name))
-    folds = sorted({file.parent.name for file in checkpoints})
+    folds = sorted(path.name for path in fold_folders(folder) if _has_checkpoints(path))
     other = _differences(folder, plans, configuration, dataset_json) if folds else []
     file = _file_of_another_name(plans, Path(os.environ["nnUNet_preprocessed"], dataset))
-    if file and not (folds and _whole(_read(folder / "plans.json")) == _whole(plans)):
+    if file and not (folds and _whole(_read(folder / PLANS_JSON)) == _whole(plans)):
         raise UserError(
             f'{file} calls itself "{name}" inside (plans_name), and nnU-Net would put its results with those of the '
             f'plans {name}. Nothing was trained. Write "plans_name": "{file.stem}" into it, or make the copy with '
@@ -69,6 +69,11 @@ def check_plans_of_folder(
         )
 
 
+def _has_checkpoints(fold: Path) -> bool:
+    """nnU-Net's own, or those that a newer training has set aside."""
+    return any("checkpoint_" in path.name for path in visible_files(fold, ".pth"))
+
+
 def _file_of_another_name(plans: Mapping[str, Any], folder: Path) -> Path | None:
     """The file that holds these plans, where the one that has their name does not."""
     names = [path for path in visible_files(folder, ".json") if path.stem not in OTHER_FILES_OF_A_DATASET]
@@ -80,7 +85,7 @@ def _differences(
     folder: Path, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
 ) -> list[str]:
     """Which values are others in the folder's plans.json and dataset.json, in words; a missing file has no others."""
-    stored, stored_dataset = _read(folder / "plans.json"), _read(folder / "dataset.json")
+    stored, stored_dataset = _read(folder / PLANS_JSON), _read(folder / DATASET_JSON)
     different: list[str] = []
     if configuration in stored.get("configurations", {}):
         _compare(_of_prediction(stored, configuration), _of_prediction(plans, configuration), "", different)

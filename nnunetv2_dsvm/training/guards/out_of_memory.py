@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from nnunetv2_dsvm.errors import Refusal
+from nnunetv2_dsvm.files.text import by, first_line
 
 
 class OutOfGpuMemory(Refusal, torch.OutOfMemoryError):
@@ -28,11 +29,10 @@ def explained(what: str, configuration: str, plans: str, patch_size: Sequence[in
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):  # Apple: a plain one
             raise
-        size = "×".join(map(str, patch_size))
         raise OutOfGpuMemory(
-            f"Out of GPU memory during {what} with a patch of {size} pixels and a batch of {batch_size}. In a copy of "
-            f'the plans (nnUNetv2_dsvm copy-plans -d DATASET -p {plans} -o NEW_NAME), lower "batch_size" of the '
-            f'configuration {configuration}, or, at a batch of 1, "patch_size"; a smaller network or '
-            '"gradient_checkpointing": true in its arch_kwargs needs less too. Close other programs on this GPU first '
-            f"(nvidia-smi lists them). torch says: {str(error).splitlines()[0] if str(error) else 'nothing'}"
+            f"Out of GPU memory during {what} with a patch of {by(patch_size)} pixels and a batch of {batch_size}. In "
+            f"a copy of the plans (nnUNetv2_dsvm copy-plans -d DATASET -p {plans} -o NEW_NAME), lower "
+            f'"batch_size" of the configuration {configuration}, or, at a batch of 1, "patch_size"; a smaller network '
+            'or "gradient_checkpointing": true in its arch_kwargs needs less too. Close other programs on this GPU '
+            f"first (nvidia-smi lists them). torch says: {first_line(error)}"
         ) from error

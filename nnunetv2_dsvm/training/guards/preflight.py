@@ -9,6 +9,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.listing import visible
+from nnunetv2_dsvm.nnunet.names import GROUND_TRUTH, SPLITS_JSON
 
 _SHOWN = 10  # names in a message
 
@@ -44,7 +45,7 @@ def check_cases(trainer: nnUNetTrainer, datasets: Sequence[nnUNetBaseDataset]) -
     cases = {case for dataset in datasets for case in dataset.identifiers}
     missing = sorted(cases - set(trainer.dataset_class.get_identifiers(folder)))
     if missing:
-        splits_file = os.path.join(trainer.preprocessed_dataset_folder_base, "splits_final.json")
+        splits_file = os.path.join(trainer.preprocessed_dataset_folder_base, SPLITS_JSON)
         raise UserError(
             f"{_listed(missing)} {_is(missing)} in this fold of {splits_file}, but not preprocessed in {folder}. "
             "Nothing was trained. Preprocess the dataset again with nnUNetv2_preprocess, or take "
@@ -60,7 +61,7 @@ def check_ground_truth(trainer: nnUNetTrainer, cases: Iterable[str]) -> None:
         cases: of the validation.
     """
     ending, dataset_folder = trainer.dataset_json["file_ending"], trainer.preprocessed_dataset_folder_base
-    folder = os.path.join(dataset_folder, "gt_segmentations")
+    folder = os.path.join(dataset_folder, GROUND_TRUTH)
     files = {case: os.path.join(folder, case + ending) for case in cases}
     missing = sorted(case for case, file in files.items() if not os.path.isfile(file) or not os.path.getsize(file))
     if missing:

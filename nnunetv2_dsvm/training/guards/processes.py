@@ -29,7 +29,7 @@ _forking = threading.local()  # `parent`: this process, while this thread forks 
 def _end_with_parent() -> None:
     """In a forked process."""
     parent, _forking.parent = getattr(_forking, "parent", None), None  # not for what this process may fork itself
-    if parent is None:
+    if parent is None or _LIBC is None:
         return
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it had ended before

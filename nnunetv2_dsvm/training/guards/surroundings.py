@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ _ROOM = 2**16  # bytes: nnU-Net empties the plans.json and dataset.json of all f
 
 def check_device(device: torch.device) -> None:
     """Raises UserError unless torch can compute on this kind of device here."""
-    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    available: dict[str, Callable[[], bool]] = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
     if device.type in available and not available[device.type]():
         name = {"cuda": "NVIDIA or AMD GPU", "mps": "Apple GPU"}[device.type]
         raise UserError(

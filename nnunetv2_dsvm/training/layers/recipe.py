@@ -11,6 +11,7 @@ from nnunetv2_dsvm.training.layers.overrides import cuts_off
 from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks, is_layer
 from nnunetv2_dsvm.training.optimization import ENCODER, PART, WarmupCosineSchedule, parameter_groups
 from nnunetv2_dsvm.training.precision import Precision, cuda_autocast, training_dtype
+from nnunetv2_dsvm.training.unwrapping import unwrap_model
 
 
 class VisionMambaRecipe(TrainerHooks):
@@ -50,7 +51,7 @@ class VisionMambaRecipe(TrainerHooks):
         if self.mixed_in_behind(VisionMambaRecipe, "configure_optimizers"):
             return super().configure_optimizers(*args, **keywords)
         # Only where it is asked for: two groups more or less would not fit an earlier checkpoint's.
-        apart = self.bare_network().encoder if self._encoder_is_apart() else None
+        apart = unwrap_model(self.network).encoder if self._encoder_is_apart() else None
         groups = parameter_groups(self.trained_modules(), self.weight_decay, apart)
         optimizer = torch.optim.AdamW(groups, lr=self.initial_lr, fused=self.device.type == "cuda")
         schedule = WarmupCosineSchedule(

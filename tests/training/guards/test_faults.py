@@ -15,6 +15,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_dsvm import VMUNet
+from nnunetv2_dsvm.files.atomic_write import UNFINISHED
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
 
@@ -43,17 +44,20 @@ def test_a_disk_that_fills_up_leaves_the_old_checkpoint(saved):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert path.read_bytes() == before
-    assert [p.name for p in path.parent.glob("checkpoint*")] == [path.name]
+    assert [p.name for p in path.parent.iterdir() if p.name.startswith(("checkpoint", UNFINISHED))] == [path.name]
 
 
 def test_what_a_killed_run_left_half_written_is_removed(saved, make):
     _, path, before = saved
-    Path(f"{path}.tmp").write_bytes(before[: len(before) // 2])
+    (path.parent / f"{UNFINISHED}x").mkdir()
+    half = path.parent / f"{UNFINISHED}x" / path.name, Path(f"{path}.tmp")  # the latter of version 0.1.0
+    for file in half:
+        file.write_bytes(before[: len(before) // 2])
     trainer = make(ShortDSVM, continued=True)
     trainer.load_checkpoint(str(path))
     trainer.num_epochs = 2
     trainer.run_training()
-    assert not list(path.parent.glob("*.tmp"))
+    assert not any(file.exists() for file in half) and not list(path.parent.glob(f"{UNFINISHED}*"))
 
 
 def test_results_that_cannot_be_made_are_refused(make, tmp_path):
@@ -110,7 +114,7 @@ def test_a_checkpoint_may_be_a_dictionary_as_nnunets_signature_says(saved, make,
     for name, value in reader.distillation.state_dict().items():
         assert torch.equal(value, content["nnunetv2_dsvm"]["projections"][name]), name
     assert reader.current_epoch == 2
-    assert not list(path.parent.glob("*.tmp"))
+    assert not list(path.parent.glob(f"{UNFINISHED}*"))
 
 
 def test_a_dictionary_that_is_no_checkpoint_is_refused(saved, make):

@@ -15,18 +15,21 @@ from helpers.places import HELPERS
 from helpers.short_trainers import assert_equal
 from helpers.tiny_dataset import PLANS
 
+from nnunetv2_dsvm.files.atomic_write import UNFINISHED
+
 TRAINER = "nnUNetTrainerDSVM_killed"
 LATEST, BEST, FINAL = (f"checkpoint_{name}.pth" for name in ("latest", "best", "final"))
+LATEST_HALF, FINAL_HALF = f"{UNFINISHED}/{LATEST}", f"{UNFINISHED}/{FINAL}"
 
 # Where the process is killed; the epoch that it started with, and the checkpoints that it leaves.
 KILLED = [
     ("step 0 1", 0, set()),
-    ("half checkpoint_latest 0", 0, {f"{LATEST}.tmp"}),
+    ("half checkpoint_latest 0", 0, {LATEST_HALF}),
     ("validation 1", 0, {LATEST, BEST}),
     ("step 1 0", 1, {LATEST, BEST}),
-    ("half checkpoint_latest 1", 1, {LATEST, f"{LATEST}.tmp", BEST}),
-    ("unmoved checkpoint_latest 1", 1, {LATEST, f"{LATEST}.tmp", BEST}),
-    ("half checkpoint_final 2", 1, {LATEST, f"{FINAL}.tmp", BEST}),
+    ("half checkpoint_latest 1", 1, {LATEST, LATEST_HALF, BEST}),
+    ("unmoved checkpoint_latest 1", 1, {LATEST, LATEST_HALF, BEST}),
+    ("half checkpoint_final 2", 1, {LATEST, FINAL_HALF, BEST}),
     ("predicting 1", 2, {FINAL, BEST}),
 ]
 
@@ -83,6 +86,12 @@ def trainings(tiny_dataset, tmp_path_factory):
         trainings.forks.communicate()
 
 
+def checkpoints_in(folder):
+    """Their names, and those in the folders of unfinished files."""
+    finished = {path.name for path in folder.glob("checkpoint*")}
+    return finished | {f"{UNFINISHED}/{path.name}" for path in folder.glob(f"{UNFINISHED}*/*")}
+
+
 def processes_left(session):
     try:
         os.killpg(session, 0)
@@ -110,7 +119,7 @@ def test_a_training_killed_again_and_again_ends_as_an_uninterrupted_one(training
     for number, (point, first_epoch, left) in enumerate(KILLED):
         process, status = trainings.train("killed", *(["--c"] if number else []), kill_at=point)
         assert status == -signal.SIGKILL, (point, trainings.log("killed")[-4000:])
-        assert {path.name for path in killed.glob("checkpoint*")} == left, point
+        assert checkpoints_in(killed) == left, point
         losses = trainings.losses("killed")[done:]
         done += len(losses)
         start = 2 * first_epoch
@@ -121,7 +130,7 @@ def test_a_training_killed_again_and_again_ends_as_an_uninterrupted_one(training
     assert trainings.train("killed", "--c")[1] == 0, trainings.log("killed")[-4000:]
     assert len(trainings.losses("killed")) == done
     names = [{path.name for path in run.iterdir() if path.suffix != ".txt"} for run in (straight, killed)]
-    assert names[0] == names[1] and not any(name.endswith(".tmp") for name in names[1])
+    assert names[0] == names[1] and not any(name.startswith(UNFINISHED) for name in names[1])
     one, other = (torch.load(run / FINAL, weights_only=False) for run in (straight, killed))
     for key in ("network_weights", "optimizer_state", "nnunetv2_dsvm", "current_epoch", "_best_ema"):
         assert_equal(one[key], other[key])

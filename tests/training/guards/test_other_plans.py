@@ -12,6 +12,7 @@ from helpers.tiny_dataset import NETWORK, PLANS
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.training.guards.other_plans import check_plans_of_folder
+from nnunetv2_dsvm.training.unwrapping import unwrap_model
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures", "one_epoch")
 LARGER = {**NETWORK, "dims": [16, 32, 64]}
@@ -139,8 +140,8 @@ def test_a_copy_differs_in_its_name_alone_and_trains_beside_its_source(copy, mak
     trainer = ShortVMUNet({**plans, "continue_training": False}, "2d", 0, copied_dataset.load_dataset_json())
     assert Path(trainer.output_folder).parent.name == "ShortVMUNet__Wide__2d"
     trainer.run_training()
-    assert trainer.bare_network().encoder.output_channels == [16, 32]
-    assert [len(stage.blocks) for stage in trainer.bare_network().decoder.stages] == [2, 1]
+    assert unwrap_model(trainer.network).encoder.output_channels == [16, 32]
+    assert [len(stage.blocks) for stage in unwrap_model(trainer.network).decoder.stages] == [2, 1]
     assert (trainer.configuration_manager.patch_size, trainer.batch_size) == ([24, 16], 3)
 
 
