@@ -19,8 +19,7 @@ from nnunetv2_dsvm.benchmark.scaling import measure_scaling, rank_counts
 from nnunetv2_dsvm.benchmark.settings import ImageShape, Plan
 from nnunetv2_dsvm.benchmark.sharing import TOGETHER, measure_sharing
 from nnunetv2_dsvm.ops import backend_report
-
-_PLAIN_TORCH = ("torch_chunked", "reference")
+from nnunetv2_dsvm.ops.dispatch import BACKENDS
 
 
 @dataclass(frozen=True)
@@ -69,13 +68,13 @@ class Runner:
         dtype = DTYPES[plan.dtype]
         for images in plan.scan_images:
             for stage in plan.scan_stages:
-                height, width = images.tokens(stage)
-                shape = ScanShape(images.batch, height, width, 2 * plan.sizes.dims[stage - 1], plan.sizes.d_state)
+                d_inner = 2 * plan.sizes.dims[stage - 1]
+                shape = ScanShape.of_grid(images.batch, images.tokens(stage), d_inner, plan.sizes.d_state)
                 report = backend_report(self.device, dtype, shape.d_state)
-                fast = [name for name, (supported, _) in report.items() if supported and name not in _PLAIN_TORCH]
+                fast = [name for name, (supported, _) in report.items() if supported and not BACKENDS[name].plain_torch]
                 for backend in plan.backends or report:
                     supported, reason = report[backend]
-                    if not plan.backends and self.device.type != "cpu" and fast and backend in _PLAIN_TORCH:
+                    if not plan.backends and self.device.type != "cpu" and fast and BACKENDS[backend].plain_torch:
                         supported, reason = False, f"slow on a GPU; `--backends {backend}` measures it"
                     if not supported:
                         yield Result("scan", str(shape), backend, note=reason)

@@ -32,7 +32,7 @@ from nnunetv2_dsvm.benchmark.sharing import SharingTimes, measure_sharing
 from nnunetv2_dsvm.benchmark.suites import Result, Runner
 from nnunetv2_dsvm.cli import main as command
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.ops.backends import torch_chunked
+from nnunetv2_dsvm.ops.dispatch import BACKENDS
 
 CPU = torch.device("cpu")
 TINY = ["--device", "cpu", "--quick", "--repeats", "1", "--dims", "8,16", "--encoder-depths", "1,1"]
@@ -101,13 +101,16 @@ class TestYardsticks:
 class TestCorrectnessFirst:
     @pytest.mark.parametrize("function", ["forward", "backward"])
     def test_a_wrong_backend_is_refused(self, function, monkeypatch, in_this_process, capsys, tmp_path):
-        right = getattr(torch_chunked, function)
+        chunked = BACKENDS["torch_chunked"]
+        right = getattr(chunked, function)
 
         def wrong(*arguments):
             result = right(*arguments)
-            return result * 1.001 if function == "forward" else (*result[:3], result[3] * 1.001, *result[4:])
+            if function == "forward":
+                return result[0] * 1.001, result[1]
+            return (*result[:3], result[3] * 1.001, *result[4:])
 
-        monkeypatch.setattr(torch_chunked, function, wrong)
+        monkeypatch.setattr(chunked, function, wrong)
         file = tmp_path / "numbers.json"
         assert benchmark("--suite", "scan", "--backends", "torch_chunked", "--json", str(file)) == 1
         out = capsys.readouterr().out
@@ -117,8 +120,9 @@ class TestCorrectnessFirst:
         assert row["failed"] and row["measurement"] is None
 
     def test_every_network_suite_refuses_too(self, monkeypatch, in_this_process, capsys):
-        right = torch_chunked.forward
-        monkeypatch.setattr(torch_chunked, "forward", lambda *arguments: right(*arguments) + 0.1 * arguments[0])
+        chunked = BACKENDS["torch_chunked"]
+        right = chunked.forward
+        monkeypatch.setattr(chunked, "forward", lambda i, save: (right(i, save)[0] + 0.1 * i.x, None))
         assert benchmark("--suite", "core,network,distillation") == 1
         assert capsys.readouterr().out.count("REFUSED") == 5  # core, block, VM-UNet, and the two of the distillation
 
@@ -130,7 +134,7 @@ class TestCorrectnessFirst:
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
     def test_a_right_backend_passes(self, dtype):
-        error = correctness.check_scan("torch_chunked", ScanShape(2, 3, 4, 5, 2), dtype, CPU)
+        error = correctness.check_scan("torch_chunked", ScanShape.of_grid(2, (3, 4), 5, 2), dtype, CPU)
         assert 0 < error <= correctness.TOLERANCE[dtype]
 
 
@@ -169,7 +173,7 @@ class TestMeasuring:
         assert kept_for_backward(lambda: (x * w).exp().sin(), CPU, held=(x, w)) == 4000
 
     def test_a_case_in_a_fresh_process(self):
-        case = ScanCase("torch_chunked", ScanShape(1, 16, 16, 32, 4), "float32", "cpu")
+        case = ScanCase("torch_chunked", ScanShape.of_grid(1, (16, 16), 32, 4), "float32", "cpu")
         result = measure.measure(case, ONCE)
         assert result.training.median > result.forward.median > 0
         assert result.training_bytes > 0
