@@ -13,9 +13,9 @@ from nnunetv2_dsvm.benchmark.measuring.timing import time_inference, time_traini
 from nnunetv2_dsvm.benchmark.result import BenchmarkResult
 from nnunetv2_dsvm.benchmark.runner import Runner
 from nnunetv2_dsvm.ops import backend_report
-from nnunetv2_dsvm.ops.testing import ScanShape
+from nnunetv2_dsvm.ops.dispatch import BACKENDS
+from nnunetv2_dsvm.ops.scan_inputs import ScanShape
 
-_PLAIN_TORCH = ("torch_chunked", "reference")
 _PARTS: tuple[Part, ...] = ("core", "block")
 _CORES: tuple[CoreImplementation, ...] = ("conventional", "ours")
 _NETWORKS: tuple[Implementation, ...] = ("conventional VM-UNet", "PlainConvUNet", "VM-UNet")
@@ -27,13 +27,13 @@ def scan(runner: Runner) -> Iterator[BenchmarkResult]:
     settings, device = runner.settings, runner.device
     for images in settings.scan_images:
         for stage in settings.scan_stages:
-            height, width = images.tokens(stage)
-            shape = ScanShape(images.batch, height, width, 2 * settings.sizes.dims[stage - 1], settings.sizes.d_state)
+            d_inner = 2 * settings.sizes.dims[stage - 1]
+            shape = ScanShape.of_grid(images.batch, images.tokens(stage), d_inner, settings.sizes.d_state)
             report = backend_report(device, DTYPES[settings.dtype], shape.d_state)
-            fast = [name for name, (supported, _) in report.items() if supported and name not in _PLAIN_TORCH]
+            fast = [name for name, (supported, _) in report.items() if supported and not BACKENDS[name].plain_torch]
             for backend in settings.backends or report:
                 supported, reason = report[backend]
-                if not settings.backends and device.type != "cpu" and fast and backend in _PLAIN_TORCH:
+                if not settings.backends and device.type != "cpu" and fast and BACKENDS[backend].plain_torch:
                     supported, reason = False, f"slow on a GPU; `--backends {backend}` measures it"
                 if not supported:
                     yield BenchmarkResult("scan", str(shape), backend, note=reason)

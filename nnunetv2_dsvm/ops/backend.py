@@ -80,12 +80,14 @@ class Backend(ABC):
 
     Attributes:
         fused: operators around the scan that the backend runs besides, or None.
-        by_autograd: `forward` is made of torch's operators, which autograd differentiates; asked for by name, the
-            backend runs outside of any operator of ours, and `backward` is not called.
+        definition: the plain loop that the others are compared with, too slow for large grids. Asked for by name, it
+            runs outside of any operator of ours: autograd differentiates `forward`, and `backward` is not called.
+        plain_torch: made of torch's operators, thousands of them a call, which takes long on a GPU.
     """
 
     fused: FusedOperators | None = None
-    by_autograd: bool = False
+    definition: bool = False
+    plain_torch: bool = False
 
     @abstractmethod
     def supports(self, device: torch.device, dtype: torch.dtype, d_state: int, axes: int) -> tuple[bool, str]:

@@ -60,7 +60,7 @@ def selective_scan(
     """
     inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, tuple(sizes))
     _check_shapes(inputs)
-    if backend in BACKENDS and BACKENDS[backend].by_autograd:
+    if backend in BACKENDS and BACKENDS[backend].definition:
         return BACKENDS[backend].forward(inputs, save=False)[0]
     return _scan(*inputs, backend, saves_for_backward(*inputs.tensors))[0]
 

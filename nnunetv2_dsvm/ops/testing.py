@@ -1,41 +1,31 @@
 """Is a scan right? Inputs, errors and tolerances for the doctor, the benchmark and the tests."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunetv2_dsvm.ops.dispatch import BACKENDS
 from nnunetv2_dsvm.ops.fused_core import ss2d_core, uses_core
 from nnunetv2_dsvm.ops.projections import split
-from nnunetv2_dsvm.ops.scan import ss2d_scan
-from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS
+from nnunetv2_dsvm.ops.scan import selective_scan
+from nnunetv2_dsvm.ops.scan_inputs import ScanInputs, ScanShape
 
 # Of the scan, whose arithmetic is fp32 whatever its inputs are.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 # Of anything with matrix products under autocast, which round in 16 bit as well.
 AUTOCAST_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
-INPUT_NAMES = ("x", "dt", "A", "B", "C", "D", "dt_bias")
-
-
-@dataclass(frozen=True)
-class ScanShape:
-    """Sizes of a call: `height` x `width` tokens of `d_inner` channels with `d_state` states each."""
-
-    batch: int
-    height: int
-    width: int
-    d_inner: int
-    d_state: int = 16
-
-    def __str__(self) -> str:
-        return f"batch {self.batch}, {self.height}×{self.width} tokens, d_inner {self.d_inner}, N {self.d_state}"
+INPUT_NAMES = ScanInputs._fields[:7]
 
 
 # One token, odd sizes, height and width that differ.
-CHECK_SHAPES = (ScanShape(2, 5, 7, 12), ScanShape(1, 1, 1, 8), ScanShape(3, 12, 9, 40))
+CHECK_SHAPES = (
+    ScanShape.of_grid(2, (5, 7), 12),
+    ScanShape.of_grid(1, (1, 1), 8),
+    ScanShape.of_grid(3, (12, 9), 40),
+)
 
 
 class WrongResult(RuntimeError):
@@ -77,17 +67,17 @@ def compare(
 
 def oracle_device(oracle: str, device: torch.device) -> torch.device:
     """Where what is expected is computed: a loop is no slower on the CPU, and only CUDA and the CPU have float64."""
-    return device if oracle != "reference" and device.type == "cuda" else torch.device("cpu")
+    return device if not BACKENDS[oracle].definition and device.type == "cuda" else torch.device("cpu")
 
 
 def random_inputs(shape: ScanShape, dtype: torch.dtype, device: torch.device, seed: int = 0) -> tuple[Tensor, ...]:
-    """x, dt, A, B, C, D, dt_bias as `ss2d_scan` takes them, distributed as in a network at its initialisation.
+    """x, dt, A, B, C, D, dt_bias as `selective_scan` takes them, distributed as in a network at its initialisation.
 
     A, D and dt_bias are float32 for the 16-bit types. Drawn on the CPU, so that every device gets the same numbers.
     """
     generator = torch.Generator().manual_seed(seed)
-    tokens = (shape.batch, shape.height * shape.width)
-    channels = (NUM_DIRECTIONS, shape.d_inner)
+    tokens = (shape.batch, shape.length)
+    channels = (shape.directions, shape.d_inner)
 
     def normal(*size: int) -> Tensor:
         return torch.randn(*size, generator=generator)
@@ -96,9 +86,9 @@ def random_inputs(shape: ScanShape, dtype: torch.dtype, device: torch.device, se
     decay_rates = torch.arange(1, shape.d_state + 1) * torch.exp(0.1 * normal(*channels, shape.d_state))
     per_token = (
         normal(*tokens, shape.d_inner),
-        0.5 * normal(*tokens, NUM_DIRECTIONS, shape.d_inner),
-        normal(*tokens, NUM_DIRECTIONS, shape.d_state),
-        normal(*tokens, NUM_DIRECTIONS, shape.d_state),
+        0.5 * normal(*tokens, shape.directions, shape.d_inner),
+        normal(*tokens, shape.directions, shape.d_state),
+        normal(*tokens, shape.directions, shape.d_state),
     )
     parameters = (-decay_rates, 1 + 0.1 * normal(*channels), torch.log(torch.expm1(step)))
     wide = torch.promote_types(dtype, torch.float32)
@@ -110,7 +100,7 @@ def random_inputs(shape: ScanShape, dtype: torch.dtype, device: torch.device, se
 def _scan_with_gradients(inputs: Sequence[Tensor], shape: ScanShape, grad: Tensor, backend: str) -> list[Tensor]:
     inputs = [t.detach().requires_grad_() for t in inputs]
     x, dt, A, B, C, D, dt_bias = inputs
-    y = ss2d_scan(x, dt, A, B, C, D, dt_bias, height=shape.height, width=shape.width, backend=backend)
+    y = selective_scan(x, dt, A, B, C, D, dt_bias, sizes=shape.sizes, backend=backend)
     return [y, *torch.autograd.grad(y, inputs, grad.to(y))]
 
 
@@ -142,7 +132,7 @@ def check_scan(
 
 def check_scan_on_small_shapes(backend: str, dtype: torch.dtype, device: torch.device, d_state: int) -> float:
     """`check_scan` on `CHECK_SHAPES`: the largest relative L2 error; raises WrongResult as it does."""
-    return max(check_scan(backend, replace(shape, d_state=d_state), dtype, device) for shape in CHECK_SHAPES)
+    return max(check_scan(backend, shape._replace(d_state=d_state), dtype, device) for shape in CHECK_SHAPES)
 
 
 def _projected_scan(inputs: Sequence[Tensor], shape: ScanShape, grad: Tensor, backend: str) -> list[Tensor]:
@@ -150,10 +140,11 @@ def _projected_scan(inputs: Sequence[Tensor], shape: ScanShape, grad: Tensor, ba
     inputs = [t.detach().requires_grad_() for t in inputs]
     x, weight, A, D, dt_bias = inputs
     if uses_core(backend, x.device, x.dtype, shape.d_state):
-        y = ss2d_core(x, weight, A, D, dt_bias, height=shape.height, width=shape.width, backend=backend)
+        height, width = shape.sizes
+        y = ss2d_core(x, weight, A, D, dt_bias, height=height, width=width, backend=backend)
     else:
         dt, B, C = split(F.linear(x, weight.to(x.dtype)), shape.d_inner, shape.d_state)
-        y = ss2d_scan(x, dt, A, B, C, D, dt_bias, height=shape.height, width=shape.width, backend=backend)
+        y = selective_scan(x, dt, A, B, C, D, dt_bias, sizes=shape.sizes, backend=backend)
     return [y, *torch.autograd.grad(y, inputs, grad.to(y))]
 
 
@@ -166,10 +157,10 @@ def check_projected_scan(backend: str, dtype: torch.dtype, device: torch.device,
     Raises:
         WrongResult: it is above `AUTOCAST_TOLERANCE`.
     """
-    shape = ScanShape(2, 6, 5, 64, d_state)
+    shape = ScanShape.of_grid(2, (6, 5), 64, d_state)
     x, _, A, _, _, D, dt_bias = random_inputs(shape, dtype, device)
     generator = torch.Generator().manual_seed(2)
-    rows = NUM_DIRECTIONS * (shape.d_inner + 2 * d_state)
+    rows = shape.directions * (shape.d_inner + 2 * d_state)
     weight = (torch.randn(rows, shape.d_inner, generator=generator) * shape.d_inner**-0.5).to(device)
     grad = torch.randn(x.shape, generator=generator).to(x)
     inputs = (x, weight, A, D, dt_bias)

@@ -24,7 +24,7 @@ from nnunetv2_dsvm.benchmark.run import benchmark as run_benchmark
 from nnunetv2_dsvm.benchmark.runner import Runner
 from nnunetv2_dsvm.benchmark.settings import choose_settings
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.ops.testing import ScanShape
+from nnunetv2_dsvm.ops.scan_inputs import ScanShape
 
 CPU = torch.device("cpu")
 
@@ -64,7 +64,7 @@ class TestMeasuring:
         assert kept_for_backward(lambda: (x * w).exp().sin(), CPU, held=(x, w)) == 4000
 
     def test_a_case_in_a_fresh_process(self):
-        case = ScanCase("torch_chunked", ScanShape(1, 16, 16, 32, 4), "float32", "cpu")
+        case = ScanCase("torch_chunked", ScanShape.of_grid(1, (16, 16), 32, 4), "float32", "cpu")
         result = measure.measure(case, ONCE)
         assert result.training.median > result.forward.median > 0
         assert result.training_bytes > 0

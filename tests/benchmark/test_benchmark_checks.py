@@ -14,8 +14,9 @@ from nnunetv2_dsvm.benchmark.cases import plain_conv_unet
 from nnunetv2_dsvm.benchmark.cases.conventional import conventional_network
 from nnunetv2_dsvm.benchmark.cases.core import CoreCase
 from nnunetv2_dsvm.benchmark.cases.network import DiceAndCrossEntropy
-from nnunetv2_dsvm.ops.backends import torch_chunked
-from nnunetv2_dsvm.ops.testing import AUTOCAST_TOLERANCE, TOLERANCE, ScanShape, check_scan, relative_l2
+from nnunetv2_dsvm.ops.dispatch import BACKENDS
+from nnunetv2_dsvm.ops.scan_inputs import ScanShape
+from nnunetv2_dsvm.ops.testing import AUTOCAST_TOLERANCE, TOLERANCE, check_scan, relative_l2
 
 CPU = torch.device("cpu")
 
@@ -72,13 +73,16 @@ class TestYardsticks:
 class TestCorrectnessFirst:
     @pytest.mark.parametrize("function", ["forward", "backward"])
     def test_a_wrong_backend_is_refused(self, function, monkeypatch, in_this_process, capsys, tmp_path):
-        right = getattr(torch_chunked, function)
+        chunked = BACKENDS["torch_chunked"]
+        right = getattr(chunked, function)
 
         def wrong(*arguments):
             result = right(*arguments)
-            return result * 1.001 if function == "forward" else (*result[:3], result[3] * 1.001, *result[4:])
+            if function == "forward":
+                return result[0] * 1.001, result[1]
+            return (*result[:3], result[3] * 1.001, *result[4:])
 
-        monkeypatch.setattr(torch_chunked, function, wrong)
+        monkeypatch.setattr(chunked, function, wrong)
         file = tmp_path / "numbers.json"
         assert benchmark("--suite", "scan", "--backends", "torch_chunked", "--json", str(file)) == 1
         out = capsys.readouterr().out
@@ -88,8 +92,9 @@ class TestCorrectnessFirst:
         assert row["failed"] and row["measurement"] is None
 
     def test_every_network_suite_refuses_too(self, monkeypatch, in_this_process, capsys):
-        right = torch_chunked.forward
-        monkeypatch.setattr(torch_chunked, "forward", lambda *arguments: right(*arguments) + 0.1 * arguments[0])
+        chunked = BACKENDS["torch_chunked"]
+        right = chunked.forward
+        monkeypatch.setattr(chunked, "forward", lambda i, save: (right(i, save)[0] + 0.1 * i.x, None))
         assert benchmark("--suite", "core,network,distillation") == 1
         assert capsys.readouterr().out.count("REFUSED") == 5  # core, block, VM-UNet, and the two of the distillation
 
@@ -101,5 +106,5 @@ class TestCorrectnessFirst:
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
     def test_a_right_backend_passes(self, dtype):
-        error = check_scan("torch_chunked", ScanShape(2, 3, 4, 5, 2), dtype, CPU)
+        error = check_scan("torch_chunked", ScanShape.of_grid(2, (3, 4), 5, 2), dtype, CPU)
         assert 0 < error <= TOLERANCE[dtype]

@@ -12,7 +12,8 @@ from nnunetv2_dsvm.benchmark.correctness import check_core
 from nnunetv2_dsvm.distillation import DualSelfDistillation
 from nnunetv2_dsvm.ops import ss2d_scan
 from nnunetv2_dsvm.ops.nvrtc import scan as nvrtc_scan
-from nnunetv2_dsvm.ops.testing import ScanShape, check_scan, random_inputs
+from nnunetv2_dsvm.ops.scan_inputs import ScanShape
+from nnunetv2_dsvm.ops.testing import check_scan, random_inputs
 from nnunetv2_dsvm.training.loss import SegmentationWithDistillationLoss
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -22,12 +23,16 @@ SMALL = [(1, 1, 1, 8, 1), (2, 5, 7, 12, 16), (1, 7, 14, 36, 8), (1, 2, 3, 34, 64
 LARGE = [(1, 128, 128, 96, 16), (2, 77, 131, 48, 8), (8, 64, 64, 192, 16), (32, 16, 16, 384, 16), (40, 8, 8, 768, 1)]
 
 
+def grid(batch: int, height: int, width: int, d_inner: int, d_state: int = 16) -> ScanShape:
+    return ScanShape.of_grid(batch, (height, width), d_inner, d_state)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SMALL + LARGE, ids=lambda s: "x".join(map(str, s)))
 def test_scan(shape, dtype):
     """`check_scan` raises above 1e-5 in fp32, 2e-3 in fp16 and 1e-2 in bf16, for the output and each gradient."""
     oracle = "reference" if shape in SMALL else "torch_chunked"
-    assert check_scan("triton", ScanShape(*shape), dtype, torch.device("cuda"), oracle) > 0
+    assert check_scan("triton", grid(*shape), dtype, torch.device("cuda"), oracle) > 0
 
 
 # Odd sides, an axis of 1, warps and blocks without channels, more than one interval and chunk.
@@ -47,11 +52,11 @@ def cuda_kernels(monkeypatch):
 @pytest.mark.usefixtures("cuda_kernels")
 def test_cuda_kernels(shape):
     """The output and each gradient against the plain loop in fp64."""
-    assert check_scan("triton", ScanShape(*shape), torch.bfloat16, torch.device("cuda"), "reference") > 0
+    assert check_scan("triton", grid(*shape), torch.bfloat16, torch.device("cuda"), "reference") > 0
 
 
 def _gradients(seed: int = 0) -> list[torch.Tensor]:
-    x, dt, A, B, C, D, bias = random_inputs(ScanShape(2, 40, 24, 208), torch.bfloat16, torch.device("cuda"), seed)
+    x, dt, A, B, C, D, bias = random_inputs(grid(2, 40, 24, 208), torch.bfloat16, torch.device("cuda"), seed)
     inputs = [t.requires_grad_() for t in (x, dt, A, B, C, D, bias)]
     y = ss2d_scan(*inputs, height=40, width=24)
     return [y, *torch.autograd.grad(y.float().square().sum(), inputs)]

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nnunetv2_dsvm import VMUNet
-from nnunetv2_dsvm.ops.backends import torch_chunked
+from nnunetv2_dsvm.ops.dispatch import BACKENDS
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
 
@@ -68,8 +68,9 @@ def test_no_step_needs_float64(make, monkeypatch, trainer_class):
 
         return call
 
+    chunked = BACKENDS["torch_chunked"]
     for name in ("forward", "backward"):
-        monkeypatch.setattr(torch_chunked, name, watched(getattr(torch_chunked, name)))
+        monkeypatch.setattr(chunked, name, watched(getattr(chunked, name)))
     trainer = make(trainer_class)
     trainer.on_train_start()
     trainer.on_train_epoch_start()

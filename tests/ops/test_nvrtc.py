@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
+from nnunetv2_dsvm.ops.backends.triton import Triton
 from nnunetv2_dsvm.ops.nvrtc import compile as nvrtc
 from nnunetv2_dsvm.ops.nvrtc import scan
-from nnunetv2_dsvm.ops.triton import launch
+from nnunetv2_dsvm.ops.scan_inputs import ScanShape
 
 needs_nvrtc = pytest.mark.skipif(bool(nvrtc.nvrtc_problem()), reason=nvrtc.nvrtc_problem() or "NVRTC is there")
 CUDA, BF16 = torch.device("cuda"), torch.bfloat16
@@ -145,12 +146,25 @@ def hopper(monkeypatch):
     scan._gpu_problem.cache_clear()
 
 
+def saved_states(shape: ScanShape, dtype: torch.dtype) -> tuple[tuple[int, ...], torch.dtype]:
+    """The size and type of what forward saves on a GPU, which is not there."""
+
+    class Like:
+        device = CUDA
+
+        def new_empty(self, size, dtype):
+            return torch.empty(size, dtype=dtype, device="meta")
+
+    saved = Triton().saved_states(shape, dtype, Like())
+    return tuple(saved.shape), saved.dtype
+
+
 def test_forward_saves_for_the_kernel_that_backward_will_use(hopper):
     """The same bytes: bfloat16 twice as often."""
-    problem = launch.Problem(2, 16, 16, 64, 16, CUDA)
-    assert problem.saved(BF16) == (32, (2, 4, 8, 16, 64), BF16)
-    assert problem.saved(torch.float32) == (64, (2, 4, 4, 16, 64), torch.float32)
-    assert launch.Problem(2, 16, 16, 64, 8, CUDA).saved(BF16).dtype == torch.float32
+    shape = ScanShape.of_grid(2, (16, 16), 64)
+    assert saved_states(shape, BF16) == ((2, 4, 8, 16, 64), BF16)
+    assert saved_states(shape, torch.float32) == ((2, 4, 4, 16, 64), torch.float32)
+    assert saved_states(shape._replace(d_state=8), BF16)[1] == torch.float32
 
 
 def _raises(error):
@@ -172,7 +186,7 @@ def test_what_fails_on_the_gpu_is_a_reason_and_the_triton_kernels_go_on(hopper, 
     hopper.setattr(scan, name, value)
     supported, why = scan.supports(CUDA, BF16, 16, 64)
     assert not supported and reason in why and "\n" not in why
-    assert launch.Problem(1, 8, 8, 64, 16, CUDA).saved(BF16).dtype == torch.float32
+    assert saved_states(ScanShape.of_grid(1, (8, 8), 64), BF16)[1] == torch.float32
 
 
 def test_an_older_gpu_is_refused(hopper):

@@ -1,18 +1,21 @@
 """Every backend of the scan against the plain loop in fp64: output and every gradient."""
 
-import logging
 import math
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.scan_inputs import NAMES, relative_error, scan_inputs
+from helpers.scan_inputs import NAMES, grid_inputs, relative_error, scan_inputs
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nnunetv2_dsvm.ops import BACKEND_NAMES, backend_report, dispatch, select_backend, ss2d_scan
-from nnunetv2_dsvm.ops.backends import mamba_ssm, scan_blocks, torch_chunked
-from nnunetv2_dsvm.ops.scan_order import scan_orders
+from nnunetv2_dsvm.ops import selective_scan, ss2d_scan
+from nnunetv2_dsvm.ops.backends.mamba_ssm import MambaSSM
+from nnunetv2_dsvm.ops.backends.scan_blocks import Limits
+from nnunetv2_dsvm.ops.backends.torch_chunked import TorchChunked
+from nnunetv2_dsvm.ops.dispatch import BACKENDS
+from nnunetv2_dsvm.ops.scan_inputs import ScanInputs, ScanShape
+from nnunetv2_dsvm.ops.scan_order import grid_orders, num_directions, scan_orders
 
 # batch, height, width, d_inner, d_state
 SHAPES = {
@@ -53,9 +56,30 @@ def test_scan_orders_of_a_2_by_3_grid():
     ]
 
 
+@pytest.mark.parametrize("sizes", [(4,), (2, 3), (3, 1), (2, 3, 4), (3, 1, 2)], ids=str)
+def test_each_axis_runs_fastest_forwards_and_backwards(sizes):
+    """Against permute and flip: the last axis first, the others of a direction in raster order."""
+    raster = torch.arange(math.prod(sizes)).view(sizes)
+    axes = range(len(sizes))
+    forwards = [raster.permute(*(a for a in axes if a != axis), axis).flatten() for axis in reversed(axes)]
+    expected = torch.stack([*forwards, *(order.flip(0) for order in forwards)])
+    assert torch.equal(grid_orders(sizes), expected) and len(expected) == num_directions(len(sizes))
+
+
+@pytest.mark.parametrize("sizes", [(7,), (2, 3, 4)], ids=str)
+def test_grids_of_other_axes(sizes):
+    """torch_chunked against the loop; K = 2 and 6 directions."""
+    inputs = grid_inputs(ScanShape.of_grid(2, sizes, 3, 2))
+    y, expected = (selective_scan(*inputs, sizes=sizes, backend=name) for name in ("torch_chunked", "reference"))
+    assert relative_error(y, expected) <= 1e-12
+    grad = torch.randn_like(y)
+    pairs = zip(torch.autograd.grad(y, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True)
+    assert all(relative_error(got, right) <= 1e-12 for got, right in pairs)
+
+
 def test_scan_orders_first_used_at_inference_serve_a_training():
     """They are cached."""
-    scan_orders.cache_clear()
+    grid_orders.cache_clear()
     inputs = scan_inputs(1, 2, 3, 1, 1)
     with torch.inference_mode():
         ss2d_scan(*inputs, height=2, width=3, backend="reference")
@@ -92,10 +116,9 @@ def test_chunked_matches_reference(shape, dtype, tolerance):
 @pytest.mark.parametrize("limits", [(1, 1, 1), (1, 200, 500), (500, 1, 900), (500, 900, 9000), (2000, 5000, 1)])
 def test_chunked_in_blocks_and_chunks(monkeypatch, limits):
     """One chunk and several, the last one shorter or not; blocks of one step, of some, and of all."""
-    monkeypatch.setattr(scan_blocks, "_CPU_LIMITS", scan_blocks.Limits(*limits))
-    monkeypatch.setattr(scan_blocks, "_LEAST_CHUNKS", 2)
-    assert_matches_reference(scan_inputs(3, 4, 7, 5, 3), 4, 7, "torch_chunked", 1e-12)
-    assert_matches_reference(scan_inputs(1, 5, 5, 5, 3), 5, 5, "torch_chunked", 1e-12)
+    monkeypatch.setitem(BACKENDS, "cut", TorchChunked(Limits(*limits, least_chunks=2)))
+    assert_matches_reference(scan_inputs(3, 4, 7, 5, 3), 4, 7, "cut", 1e-12)
+    assert_matches_reference(scan_inputs(1, 5, 5, 5, 3), 5, 5, "cut", 1e-12)
 
 
 def test_chunks_that_the_cpu_cuts_itself():
@@ -116,11 +139,12 @@ class CountsShared(TorchDispatchMode):
 
 def test_threads_meet_seldom():
     """At each shared operation threads wait for each other, and processes that share CPUs for time slices."""
-    inputs = [t.detach() for t in scan_inputs(1, 64, 64, 32, 8, torch.float32)]  # stage 1 of the preset small
+    tensors = [t.detach() for t in scan_inputs(1, 64, 64, 32, 8, torch.float32)]  # stage 1 of the preset small
+    inputs = ScanInputs(*tensors, (64, 64))
     with CountsShared() as forward:
-        torch_chunked.forward(*inputs, 64, 64)
+        TorchChunked().forward(inputs, save=False)
     with CountsShared() as backward:
-        torch_chunked.backward(inputs[0], *inputs, 64, 64)
+        TorchChunked().backward(inputs.x, inputs, None)
     assert forward.count < 100 and backward.count < 200  # 567 and 1,305 with several in each step
 
 
@@ -151,10 +175,12 @@ def test_gradcheck(size):
 
 def test_opcheck():
     inputs = scan_inputs(2, 3, 4, 3, 2, torch.float32)
-    torch.library.opcheck(torch.ops.nnunetv2_dsvm.ss2d_scan.default, (*inputs, 3, 4, "torch_chunked"))
+    torch.library.opcheck(torch.ops.nnunetv2_dsvm.ss2d_scan.default, (*inputs, (3, 4), "torch_chunked"))
     grad = torch.randn(2, 12, 3)
     detached = [t.detach() for t in inputs]
-    torch.library.opcheck(torch.ops.nnunetv2_dsvm.ss2d_scan_backward.default, (grad, *detached, 3, 4, "torch_chunked"))
+    torch.library.opcheck(
+        torch.ops.nnunetv2_dsvm.ss2d_scan_backward.default, (grad, *detached, (3, 4), "torch_chunked")
+    )
 
 
 def test_compile_without_a_graph_break():
@@ -206,59 +232,18 @@ def fake_selective_scan_cuda() -> SimpleNamespace:
 def test_mamba_adapter_layouts(monkeypatch):
     """The adapter's permutations, both ways, on a CPU; the real kernel is checked by `benchmark` on a GPU."""
     monkeypatch.setitem(sys.modules, "selective_scan_cuda", fake_selective_scan_cuda())
-    mamba_ssm._kernel.cache_clear()
+    backend = MambaSSM()
     inputs = scan_inputs(2, 3, 5, 4, 3, torch.float32)
     exact = [t.detach().double().requires_grad_() for t in inputs]
     grad = torch.randn(2, 15, 4)
-    detached = [t.detach() for t in inputs]
+    call = ScanInputs(*(t.detach() for t in inputs), (3, 5))
     expected_y, expected = run(exact, 3, 5, "reference", grad.double())
-    assert relative_error(mamba_ssm.forward(*detached, 3, 5), expected_y) < 1e-5
-    for name, a, b in zip(NAMES, mamba_ssm.backward(grad, *detached, 3, 5), expected, strict=True):
+    assert relative_error(backend.forward(call, save=True)[0], expected_y) < 1e-5
+    for name, a, b in zip(NAMES, backend.backward(grad, call, None), expected, strict=True):
         assert relative_error(a, b) < 1e-5, name
-    mamba_ssm._kernel.cache_clear()
 
 
-# --- dispatch
-
-
-def test_auto_on_a_cpu_is_torch_chunked():
-    assert select_backend("auto", "cpu", torch.float32) == "torch_chunked"
-
-
-def test_backend_report_gives_a_reason_for_each():
-    report = backend_report("cpu")
-    assert tuple(report) == BACKEND_NAMES
-    assert not report["mamba_ssm"][0] and "CUDA" in report["mamba_ssm"][1]
-    assert all(reason for _, reason in report.values())
-
-
-def test_a_backend_asked_for_by_name_is_never_replaced():
-    inputs = scan_inputs(1, 2, 2, 2, 2, torch.float32)
-    with pytest.raises(RuntimeError, match="mamba_ssm.*cannot run on cpu.*runs on CUDA"):
-        ss2d_scan(*inputs, height=2, width=2, backend="mamba_ssm")
-    with pytest.raises(ValueError, match="unknown scan backend 'fast'.*torch_chunked"):
-        ss2d_scan(*inputs, height=2, width=2, backend="fast")
-
-
-def test_only_what_would_have_been_faster_is_missed(caplog, monkeypatch):
-    class Supporting:
-        supports = staticmethod(lambda *call: (True, "here"))
-
-    monkeypatch.setitem(dispatch.BACKENDS, "triton", Supporting)
-    dispatch._announce.cache_clear()
-    with caplog.at_level(logging.INFO, logger="nnunetv2_dsvm.ops.dispatch"):
-        assert dispatch.select_backend("auto", "cuda") == "triton"
-    (record,) = caplog.records
-    assert record.levelno == logging.INFO and "mamba_ssm" not in caplog.text
-
-
-def test_the_choice_is_said_once(caplog):
-    dispatch._announce.cache_clear()
-    with caplog.at_level(logging.INFO, logger="nnunetv2_dsvm.ops.dispatch"):
-        for _ in range(3):
-            select_backend("auto", "cpu", torch.float32)
-    assert len(caplog.records) == 1
-    assert "backend torch_chunked" in caplog.text and "mamba_ssm" in caplog.text
+# --- what is refused
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,4 @@
-"""The scan by itself: one call of `ss2d_scan` with one backend."""
+"""The scan by itself: one call of `selective_scan` with one backend."""
 
 from dataclasses import dataclass, replace
 
@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from nnunetv2_dsvm.benchmark.cases.workload import DTYPES, Workload
-from nnunetv2_dsvm.ops import ss2d_scan
-from nnunetv2_dsvm.ops.testing import ScanShape, random_inputs
+from nnunetv2_dsvm.ops import selective_scan
+from nnunetv2_dsvm.ops.scan_inputs import ScanShape
+from nnunetv2_dsvm.ops.testing import random_inputs
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class ScanCase:
     wants_kept = False
 
     def tiny(self) -> "ScanCase":
-        return replace(self, shape=replace(self.shape, batch=1, height=2, width=2))
+        return replace(self, shape=self.shape._replace(batch=1, sizes=(2, 2)))
 
     def build(self) -> Workload:
         shape, device = self.shape, torch.device(self.device)
@@ -31,7 +32,7 @@ class ScanCase:
 
         def forward() -> Tensor:
             x, dt, A, B, C, D, dt_bias = inputs
-            return ss2d_scan(x, dt, A, B, C, D, dt_bias, height=shape.height, width=shape.width, backend=self.backend)
+            return selective_scan(x, dt, A, B, C, D, dt_bias, sizes=shape.sizes, backend=self.backend)
 
         return Workload(
             infer=torch.no_grad()(forward),

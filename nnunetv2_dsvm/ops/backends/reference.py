@@ -42,7 +42,7 @@ def reference_scan(inputs: ScanInputs) -> Tensor:
 class Reference(Backend):
     """`reference_scan`, for checking the other backends: slow."""
 
-    by_autograd = True
+    definition = plain_torch = True
 
     def supports(self, device: torch.device, dtype: torch.dtype, d_state: int, axes: int) -> tuple[bool, str]:
         """Runs everywhere."""

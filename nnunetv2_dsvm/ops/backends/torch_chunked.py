@@ -101,6 +101,8 @@ class TorchChunked(Backend):
         limits: states that are computed together; None: those that suit the device.
     """
 
+    plain_torch = True
+
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits
 
