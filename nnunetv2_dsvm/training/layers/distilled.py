@@ -103,7 +103,7 @@ class DistilledTraining(TrainerHooks):
             not_ignored,
             share_of_all_ranks if self.is_ddp else None,
             lambda: self.current_epoch,
-            self.bare_network().encoder_stages[0].stride,
+            unwrap_model(self.network).encoder_stages[0].stride,
         )
 
     @cached_property
