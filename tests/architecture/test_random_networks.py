@@ -63,10 +63,12 @@ def test_network_and_loss_are_finite(
         target[torch.rand(target.shape) < ignored] = IGNORE
     if number_format is torch.float64:
         network, distillation, image = network.double(), distillation.double(), image.double()
-    with torch.autocast("cpu", dtype=number_format, enabled=number_format.itemsize == 2):
-        output = network(image)
-        value = loss(output, target)
-    value.backward()
+    # oneDNN's convolution of one channel in bf16 reads memory that nobody has written, here NaN.
+    with torch.backends.mkldnn.flags(enabled=number_format is not torch.bfloat16):
+        with torch.autocast("cpu", dtype=number_format, enabled=number_format.itemsize == 2):
+            output = network(image)
+            value = loss(output, target)
+        value.backward()
     assert value.isfinite() and value >= 0
     logits = output.logits[0] if deep_supervision else output.logits
     assert logits.shape == (batch, classes, height, width) and logits.isfinite().all()
