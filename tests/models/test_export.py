@@ -26,7 +26,7 @@ from nnunetv2_dsvm.models.export import formats
 from nnunetv2_dsvm.models.export.metadata import KEY, describe
 from nnunetv2_dsvm.models.export.traceable_scan import scan_by_rows
 from nnunetv2_dsvm.models.trained_network import load_trained_network
-from nnunetv2_dsvm.ops.backends import reference
+from nnunetv2_dsvm.ops import ss2d_scan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -191,7 +191,7 @@ def test_weights_that_are_not_finite_are_refused(model, tmp_path):
 def test_the_scan_is_the_reference(height, width):
     with torch.no_grad():
         x, dt, A, B, C, D, dt_bias = scan_inputs(2, height, width, 6, 3)
-        expected = reference.forward(x, dt, A, B, C, D, dt_bias, height, width)
+        expected = ss2d_scan(x, dt, A, B, C, D, dt_bias, height=height, width=width, backend="reference")
         delta = torch.nn.functional.softplus(dt + dt_bias)
         x, delta, B, C = (t.unflatten(1, (height, width)) for t in (x, delta, B, C))
         got = scan_by_rows(x, delta.unbind(3), A, B.unbind(3), C.unbind(3), D)
