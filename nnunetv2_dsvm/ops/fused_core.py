@@ -11,7 +11,7 @@ from torch import Tensor
 from nnunetv2_dsvm.ops.device import on_its_device
 from nnunetv2_dsvm.ops.dispatch import BACKENDS, fused_operators, saves_for_backward, select_backend
 from nnunetv2_dsvm.ops.projections import output_dtype
-from nnunetv2_dsvm.ops.scan_inputs import ScanShape
+from nnunetv2_dsvm.ops.scan_inputs import ScanShape, grid_sizes
 
 
 def ss2d_core(
@@ -34,7 +34,7 @@ def ss2d_core(
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
     save = saves_for_backward(x, weight, A, D, dt_bias)
-    return _core(x, weight, A, D, dt_bias, (height, width), backend, save)[0]
+    return _core(x, weight, A, D, dt_bias, grid_sizes(height, width), backend, save)[0]
 
 
 @torch.compiler.assume_constant_result

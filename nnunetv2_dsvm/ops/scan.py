@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nnunetv2_dsvm.ops.device import on_its_device
 from nnunetv2_dsvm.ops.dispatch import BACKENDS, saves_for_backward, select_backend
-from nnunetv2_dsvm.ops.scan_inputs import ScanInputs
+from nnunetv2_dsvm.ops.scan_inputs import ScanInputs, grid_sizes
 from nnunetv2_dsvm.ops.scan_order import num_directions
 
 
@@ -58,7 +58,7 @@ def selective_scan(
         ValueError: shapes that do not fit together, or an unknown backend.
         RuntimeError: a backend asked for by name that cannot run this call.
     """
-    inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, tuple(sizes))
+    inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, grid_sizes(*sizes))
     _check_shapes(inputs)
     if backend in BACKENDS and BACKENDS[backend].definition:
         return BACKENDS[backend].forward(inputs, save=False)[0]

@@ -9,6 +9,14 @@ from torch import Tensor
 from nnunetv2_dsvm.ops.scan_order import num_directions
 
 
+def grid_sizes(*sizes: int) -> tuple[int, ...]:
+    """The sizes of a token grid; while `torch.jit.trace` records, the numbers of the tensors that it makes of them.
+
+    An operator's list of numbers may not hold tensors: torch then stops at an assertion of its own.
+    """
+    return tuple(int(size) for size in sizes) if torch.jit.is_tracing() else sizes
+
+
 class ScanShape(NamedTuple):
     """Sizes of a call: a grid of `sizes` tokens of `d_inner` channels with `d_state` states each, K `directions`."""
 
