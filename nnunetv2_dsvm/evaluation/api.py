@@ -1,7 +1,7 @@
 """Measure predictions or a cross-validation and compare models, as `nnUNetv2_dsvm evaluate` does."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,12 +109,8 @@ def evaluate(
         ['metrics_nnunet.json', 'metrics_nnunet.csv']
     """
     how = _how(protocol, tolerance_mm, resample, processes, output, show_progress)
-    sets, problems = from_folders(
-        Path(reference),
-        [Path(folder) for folder in predictions],
-        dataset_json=_path(dataset_json),
-        plans=_path(plans),
-    )
+    folders = [Path(folder) for folder in predictions]
+    sets, problems = from_folders(Path(reference), folders, dataset_json=_path(dataset_json), plans=_path(plans))
     return _evaluated(sets, problems, how)
 
 
@@ -230,7 +226,8 @@ def _evaluated(sets: Sequence[PredictionSet], problems: Sequence[str], how: _How
     if len(models) > 1:
         by_name = {model.name: [result.values for result in model.results] for model in models}
         differences = compare(by_name, protocol.metrics)
-        contents |= _comparison(comparison, differences, list(by_name), protocol)
+        contents[comparison] = comparison_json(differences, list(by_name), protocol)
+        contents[comparison.with_suffix(".csv")] = comparison_csv(differences)
     write_all(contents)
     return Evaluation(protocol, tolerance_mm, models, differences, list(contents))
 
@@ -251,12 +248,3 @@ def _check_places(folders: Sequence[Path], comparison: Path | None, protocol: Pr
         stems.append((comparison.parent, comparison.stem))
     for folder, stem in stems:
         check_folder_place(folder, _ELSEWHERE, (f"{stem}.json", f"{stem}.csv"))
-
-
-def _comparison(
-    file: Path, differences: Sequence[PairedDifference], names: Sequence[str], protocol: Protocol
-) -> Mapping[Path, str]:
-    return {
-        file: comparison_json(differences, names, protocol),
-        file.with_suffix(".csv"): comparison_csv(differences),
-    }
