@@ -436,8 +436,8 @@ def test_layers_without_the_others(make):
 PLAIN_U_NET = {
     "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
     "arch_kwargs": {
-        "n_stages": 2, "features_per_stage": [4, 8], "kernel_sizes": [[3, 3]] * 2, "strides": [[1, 1], [2, 2]],
-        "n_conv_per_stage": [1, 1], "n_conv_per_stage_decoder": [1], "conv_op": "torch.nn.modules.conv.Conv2d",
+        "n_stages": 3, "features_per_stage": [4, 8, 8], "kernel_sizes": [3, 3, 3], "strides": [[1, 1], [2, 2], [2, 2]],
+        "n_conv_per_stage": [1, 1, 1], "n_conv_per_stage_decoder": [1, 1], "conv_op": "torch.nn.modules.conv.Conv2d",
     },
     "_kw_requires_import": ["conv_op"],
 }  # fmt: skip
