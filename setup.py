@@ -63,7 +63,7 @@ setup(
         "test": [
             "pytest>=8",
             "pytest-timeout",
-            "pytest-xdist",
+            "pytest-xdist>=3.8",
             "hypothesis",
             "h5py",
             "medpy>=0.5.2",
