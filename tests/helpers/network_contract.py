@@ -53,7 +53,7 @@ class NetworkContract:
         assert relative_error(output.logits, tensors["output"]) <= self.tolerance
         for side in ("encoder", "decoder"):
             features = getattr(output, f"{side}_features")
-            assert len(features) == len(getattr(network, f"{side}_stages"))
+            assert len(features) == len(network.encoder_stages if side == "encoder" else network.decoder_stages)
             for level, feature in enumerate(features, 1):
                 assert relative_error(feature, tensors[f"feature/{side}_stage_{level}"]) <= self.tolerance
         network.double()(tensors["input"].double()).logits.backward(tensors["output_grad"].double())
