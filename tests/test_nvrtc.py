@@ -106,8 +106,8 @@ def test_the_plan_fills_the_gpu():
 
 
 @pytest.fixture(autouse=True)
-def turned_on(monkeypatch):
-    monkeypatch.setenv(scan.VARIABLE, "1")
+def not_turned_off(monkeypatch):
+    monkeypatch.delenv(scan.VARIABLE, raising=False)
 
 
 @pytest.mark.parametrize(
@@ -122,12 +122,6 @@ def turned_on(monkeypatch):
 def test_refuses_with_the_reason(arguments, reason):
     supported, why = scan.supports(*arguments)
     assert not supported and reason in why
-
-
-@pytest.mark.parametrize("value", ["", "0"])
-def test_it_is_off_unless_asked_for(monkeypatch, value):
-    monkeypatch.setenv("NNUNETV2_DSVM_NVRTC", value)
-    assert scan.supports(CUDA, BF16, 16, 64) == (False, "it is experimental: NNUNETV2_DSVM_NVRTC=1 turns it on")
 
 
 @pytest.fixture
@@ -175,6 +169,22 @@ def test_what_fails_on_the_gpu_is_a_reason_and_the_triton_kernels_go_on(hopper, 
     assert triton_ss2d.Problem(1, 8, 8, 64, 16, CUDA).saved(BF16).dtype == torch.float32
 
 
-def test_an_older_gpu_is_refused(hopper):
-    hopper.setattr(torch.cuda, "get_device_capability", lambda index: (8, 0))
-    assert "this GPU has 8.0" in scan.supports(CUDA, BF16, 16, 64)[1]
+@pytest.mark.parametrize(
+    ("capability", "variable", "reason"),
+    [
+        ((9, 0), None, "CUDA C++ by NVRTC 13.0"),
+        ((9, 0), "", "CUDA C++ by NVRTC 13.0"),
+        ((9, 0), "0", "NNUNETV2_DSVM_NVRTC=0 turns it off"),
+        ((8, 0), "1", "this GPU has 8.0"),
+        ((10, 0), None, "not measured on compute capability 10.0; NNUNETV2_DSVM_NVRTC=1 uses it there"),
+        ((10, 0), "1", "CUDA C++ by NVRTC 13.0"),
+    ],
+)
+def test_it_is_used_where_it_was_measured_unless_turned_off(hopper, capability, variable, reason):
+    hopper.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    if variable is not None:
+        hopper.setenv("NNUNETV2_DSVM_NVRTC", variable)
+    used, why = scan.supports(CUDA, BF16, 16, 64)
+    assert used == reason.startswith("CUDA C++") and reason in why
+    told = scan.in_words(CUDA)
+    assert told.startswith("; in bfloat16 CUDA C++") if used else reason in told

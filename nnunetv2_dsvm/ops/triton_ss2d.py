@@ -72,15 +72,7 @@ def supports(device: torch.device, dtype: torch.dtype, d_state: int) -> tuple[bo
         return False, f"the Triton kernels take float32, float16 or bfloat16, not {dtype}"
     if d_state > MAX_D_STATE:
         return False, f"the Triton kernels take d_state up to {MAX_D_STATE}, not {d_state}"
-    return True, f"fused Triton kernels{_of_nvrtc(device)}"
-
-
-def _of_nvrtc(device: torch.device) -> str:
-    """For users, whether CUDA C++ takes the place of the Triton kernels on a GPU where it can."""
-    if device.type != "cuda" or torch.version.hip is not None or not nvrtc_scan.is_wanted():
-        return ""
-    problem = nvrtc_scan.device_problem(device)
-    return f"; CUDA C++ is not used: {problem}" if problem else "; in bfloat16 CUDA C++ by NVRTC"
+    return True, f"fused Triton kernels{nvrtc_scan.in_words(device)}"
 
 
 class Tile(NamedTuple):

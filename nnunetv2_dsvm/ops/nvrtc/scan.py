@@ -17,7 +17,8 @@ VARIABLE = "NNUNETV2_DSVM_NVRTC"
 INTERVAL = 32  # tokens between saved states in bfloat16: as many bytes as the Triton kernels' fp32 every 64 tokens
 STATES = 16
 WARP_CHANNELS = 16
-_MIN_CAPABILITY = (9, 0)  # where it has been run; its instructions Ampere has, too, but less shared memory
+_MIN_CAPABILITY = (9, 0)  # its instructions Ampere has, too, but less shared memory
+_MEASURED = (9, 0)
 _RESIDENT = {"scan_forward": 16, "scan_backward": 12}  # warps of a multiprocessor, by registers
 _BLOCK_WARPS = (12, 6, 4, 3, 2, 1)
 
@@ -80,20 +81,20 @@ def _kernel(name: str, device: torch.device, warps: int) -> Kernel:
     return kernel(name, macros(name, warps), device, shared_bytes(name, warps))
 
 
-def is_wanted() -> bool:
-    """Whether the user asks for the kernels. Their last change has run on a CPU only (ops/NOTES.md, r12)."""
-    return os.environ.get(VARIABLE, "0") == "1"
-
-
 def device_problem(device: torch.device) -> str:
     """Why the kernels are not used on this device, or an empty string."""
-    if not is_wanted():
-        return f"it is experimental: {VARIABLE}=1 turns it on"
+    wanted = os.environ.get(VARIABLE, "")
+    if wanted == "0":
+        return f"{VARIABLE}=0 turns it off"
     if device.type != "cuda" or torch.version.hip is not None:
         return f"it runs on NVIDIA GPUs, not on {'AMD GPUs' if torch.version.hip else device.type}"
     if not torch.cuda.is_available():
         return "torch sees no GPU"
     index = torch.cuda.current_device() if device.index is None else device.index
+    capability = torch.cuda.get_device_capability(index)
+    if capability > _MEASURED and wanted != "1":
+        found = ".".join(map(str, capability))
+        return f"it was not measured on compute capability {found}; {VARIABLE}=1 uses it there"
     return _gpu_problem(index)
 
 
@@ -124,6 +125,14 @@ def supports(device: torch.device, dtype: torch.dtype, d_state: int, channels: i
         return False, f"it takes a multiple of 8 channels, not {channels}"
     problem = device_problem(device)
     return not problem, problem or f"CUDA C++ by NVRTC {'.'.join(map(str, nvrtc_version()))}"
+
+
+def in_words(device: torch.device) -> str:
+    """For users, after the name of the Triton kernels, whether these take their place on a GPU, and why not."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return ""
+    problem = device_problem(device)
+    return f"; CUDA C++ is not used: {problem}" if problem else "; in bfloat16 CUDA C++ by NVRTC"
 
 
 def _fields(pointers: str, strides: str, sizes: str) -> list[tuple[str, type]]:
