@@ -41,8 +41,8 @@ def shared_bytes(name: str, warps: int) -> int:
     """Shared memory of a block of the kernel `name`, as `Block` in its source."""
     pitch = 4 * (8 * warps + (0 if warps % 2 else 8))
     if name == "scan_forward":
-        return 4 * INTERVAL * pitch + 8192 + 2048 + warps * 768 + 4 * 4 * INTERVAL
-    return (6 * INTERVAL + 2 * STATES) * pitch + 8192 + warps * (4096 + 1280 + 2048) + 4 * 4 * INTERVAL
+        return 4 * INTERVAL * pitch + 20480 + 2048 + warps * 768 + 4 * 4 * INTERVAL
+    return (6 * INTERVAL + 2 * STATES) * pitch + 20480 + warps * (4096 + 1280 + 2048) + 4 * 4 * INTERVAL
 
 
 @lru_cache(maxsize=256)
