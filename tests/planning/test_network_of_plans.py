@@ -56,5 +56,5 @@ def test_plans_for_another_network_get_the_published_size_and_the_log_says_so(na
     with torch.device("meta"):
         network = nnUNetTrainerVMUNet.build_network_architecture(None, planned, 1, 2, False)
     assert isinstance(network, VMUNet) and network.sizes == PRESETS["base"]
-    of_the_plans = name.rpartition(".")[2]
-    assert in_words(planned, network).endswith(f"the published size, and not the {of_the_plans} that the plans describe")
+    said = f"the published size, and not the {name.rpartition('.')[2]} that the plans describe"
+    assert in_words(planned, network).endswith(said)
