@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_dsvm.benchmark.suite import BY_DEFAULT, ON_REQUEST, SUITES
+from nnunetv2_dsvm.files.atomic_write import write_text
 from nnunetv2_dsvm.files.places_to_write import check_file_place
 
 
@@ -89,12 +90,19 @@ def run(args: argparse.Namespace) -> int:
     if found.planned_memory:
         print(f"\n{SUITES['memory'].title}\n\n{planned_memory_table(found.planned_memory)}", flush=True)
     if args.json:
-        args.json.write_text(as_json(found), encoding="utf-8")
+        _write(args.json, as_json(found))
     if found.failed:
         print(f"\nNo speed for a wrong result or a failure: {', '.join(found.failed)}; see above", file=sys.stderr)
     if found.took_more_than_planned:
         print("\nA training took more memory than planned, or failed; see above", file=sys.stderr)
     return 1 if found.failed or found.took_more_than_planned else 0
+
+
+def _write(path: Path, text: str) -> None:
+    if path.exists() and not path.is_file():  # a device or a pipe, which nothing can replace
+        path.write_text(text, encoding="utf-8")
+    else:
+        write_text(path, text)
 
 
 def _headline(where: dict[str, Any], dtype: str) -> str:

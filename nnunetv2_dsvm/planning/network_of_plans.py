@@ -11,10 +11,9 @@ from nnunetv2_dsvm.architecture.vm_unet_sizes import strides_of
 from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.planning.architecture_entry import NETWORK_CLASS_NAME, architecture_entry
 
-# Our networks by the name that plans give them. A name that is not here is another package's.
+# Our networks by the name that plans give them.
 NETWORKS: dict[str, type[VMUNet]] = {NETWORK_CLASS_NAME: VMUNet}
 DEFAULT_PRESET = "base"
-_NNUNETS = "dynamic_network_architectures."  # where the networks of nnU-Net's own planners come from
 
 
 def vm_unet_architecture(sizes: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,20 +40,13 @@ def refuse_unless_2d(configuration_manager: ConfigurationManager) -> None:
 def planned_network(configuration_manager: ConfigurationManager) -> tuple[type[VMUNet], Mapping[str, Any]]:
     """The class of the network that our trainers build for a configuration, and its arguments by the plans.
 
-    Plans made for a network of nnU-Net's own get the published recipe, the preset "base".
-
-    Raises:
-        UserValueError: the plans are for a network of another package.
+    Plans made for another network, nnU-Net's or anybody's, get the published recipe, the preset "base"; the training's
+    log says so (`in_words`). To refuse them would leave trained models without their network at inference.
     """
     name = configuration_manager.network_arch_class_name
     if name in NETWORKS:
         return NETWORKS[name], configuration_manager.network_arch_init_kwargs
-    if name.startswith(_NNUNETS):
-        return VMUNet, PRESETS[DEFAULT_PRESET]
-    raise UserValueError(
-        f"the plans ask for the network {name}, which is none of this package's ({', '.join(NETWORKS)}) and none of "
-        "nnU-Net's own: plan with nnUNetv2_dsvm plan, or name other plans with -p"
-    )
+    return VMUNet, PRESETS[DEFAULT_PRESET]
 
 
 def check_output_varies(configuration_manager: ConfigurationManager) -> None:
@@ -81,7 +73,7 @@ def build_vm_unet(
     `planned_network`.
 
     Raises:
-        UserValueError: the configuration is not 2D, its sizes do not fit together, or it is another package's.
+        UserValueError: the configuration is not 2D, or its sizes do not fit together.
     """
     refuse_unless_2d(configuration_manager)
     network_class, arguments = planned_network(configuration_manager)

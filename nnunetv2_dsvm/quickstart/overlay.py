@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from nnunetv2_dsvm.files.atomic_write import replaced_file
 from nnunetv2_dsvm.quickstart.baseline import Box
 from nnunetv2_dsvm.reporting.label_colours import choose_label_colours, rgb_of
 
@@ -78,7 +79,8 @@ def write_overlay(
         for colour, name in zip(colours, label_names, strict=True)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8), frameon=False)
-    canvas.print_png(path)
+    with replaced_file(path) as partial:
+        canvas.print_png(partial)
 
 
 def _coloured(grey: np.ndarray, labels: np.ndarray, colours: Sequence[str]) -> np.ndarray:

@@ -13,7 +13,7 @@ from nnunetv2_dsvm.datasets.raw_cases import Case
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.prediction_set import case_names
 from nnunetv2_dsvm.evaluation.segmentations import read_pair
-from nnunetv2_dsvm.files.json_files import read_json_object
+from nnunetv2_dsvm.files.json_files import read_json_object, write_json
 from nnunetv2_dsvm.files.listing import visible_files
 from nnunetv2_dsvm.nnunet.labels import read_labels
 from nnunetv2_dsvm.nnunet.names import DATASET_JSON
@@ -37,7 +37,7 @@ def write_baselines(raw: Path, folder: Path) -> None:
         sitk.WriteImage(copied.segmentation, str(baseline_folder / f"{test.name}.nii.gz"), True)
         chosen[title] = f"slice {copied.slice_index + 1} of {copied.case_name}"
         print(f"{title}: {chosen[title]}", flush=True)
-    (folder / "chosen.json").write_text(json.dumps(chosen, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "chosen.json", chosen, indent=2)
 
 
 def evaluate(project: NnUNetProject, prediction: Path, baselines: Path) -> None:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_dsvm.files.atomic_write import replaced_file, write_text
+from nnunetv2_dsvm.files.json_files import write_json
+
 
 @dataclass(frozen=True)
 class DiceColumn:
@@ -62,8 +65,8 @@ def write_table(
         The Markdown text.
     """
     text = "\n".join([f"# {title}", "", markdown_table(columns), "", *(f"- {note}" for note in notes)]) + "\n"
-    (folder / "result.md").write_text(text, encoding="utf-8")
-    with open(folder / "result.csv", "w", newline="", encoding="utf-8") as file:
+    write_text(folder / "result.md", text)
+    with replaced_file(folder / "result.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["organ", *(column.title for column in columns)])
         writer.writerows([name, *(column.dice[name] for column in columns)] for name in columns[0].dice)
@@ -72,7 +75,7 @@ def write_table(
     results = [{"title": c.title, "mean_dice": _number(c.mean),
                 "dice": {name: _number(value) for name, value in c.dice.items()}} for c in columns]  # fmt: skip
     content = {"title": title, "results": results, "notes": notes, **details}
-    (folder / "result.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "result.json", content, indent=2)
     return text
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -136,6 +137,7 @@ class TestPlannedMemory:
             (row,) = json.loads((tmp_path / "a.json").read_text())["planned_memory"]
             assert row["planned"] == one.planned and row["peak"]["reserved"] == round(reserved)
         assert f"{(take['too much'] + 0.9e9) / one.planned:.3f} |" in shown.out
+        assert benchmark("--json", os.devnull) == 1  # written where it is, for nothing can replace a device
 
     def test_a_training_that_does_not_fit_is_a_failure(self, monkeypatch):
         def too_large(*_):

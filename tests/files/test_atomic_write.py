@@ -11,6 +11,13 @@ import nnunetv2_dsvm
 from nnunetv2_dsvm.files.atomic_write import beside, put_in_place, remove_unfinished, replaced_file, replaced_folder
 from nnunetv2_dsvm.files.json_files import read_json, write_json
 
+# By pathlib: what nobody else reads, what lies beside its place already, and devices.
+WRITE_PLAINLY = {
+    "benchmark/measuring/isolated.py", "benchmark/measuring/memory.py", "diagnostics/torch_probe.py",
+    "diagnostics/trainer_probe.py", "quickstart/source_archive.py",
+    "evaluation/tables.py", "files/atomic_write.py", "reporting/api.py",
+    "cli/benchmark.py",
+}  # fmt: skip
 # The kernels' cache is `ops/`'s own, which imports nothing of the package.
 MOVE_FILES = {"files/atomic_write.py", "ops/nvrtc/compile.py"}
 
@@ -109,18 +116,28 @@ def test_what_killed_runs_left_is_removed(tmp_path):
     assert names(tmp_path) == ["checkpoint_best.pth"]
 
 
-def test_nobody_else_moves_files():
-    """By `os.replace`, `os.rename` or pathlib's methods; a string's `replace` has two arguments."""
+def calls_of_attributes():
+    """Each file of the package, and its calls `of.name(…)`."""
     package = Path(nnunetv2_dsvm.__file__).parent
-    found = set()
     for path in package.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
-                continue
-            of = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
-            arguments = len(node.args) + len(node.keywords)
-            if (of, node.func.attr) in {("os", "replace"), ("os", "rename"), ("os", "renames"), ("shutil", "move")} or (
-                node.func.attr == "rename" or (node.func.attr == "replace" and arguments == 1)
-            ):
-                found.add(path.relative_to(package).as_posix())
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                yield path.relative_to(package).as_posix(), node
+
+
+def test_nobody_else_moves_files():
+    """By `os.replace`, `os.rename` or pathlib's methods; a string's `replace` has two arguments."""
+    found = set()
+    for file, node in calls_of_attributes():
+        of = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+        arguments = len(node.args) + len(node.keywords)
+        if (of, node.func.attr) in {("os", "replace"), ("os", "rename"), ("os", "renames"), ("shutil", "move")} or (
+            node.func.attr == "rename" or (node.func.attr == "replace" and arguments == 1)
+        ):
+            found.add(file)
     assert found == MOVE_FILES
+
+
+def test_results_are_not_written_where_they_stay():
+    methods = ("write_text", "write_bytes")
+    assert {file for file, node in calls_of_attributes() if node.func.attr in methods} == WRITE_PLAINLY

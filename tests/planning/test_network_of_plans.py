@@ -3,12 +3,13 @@
 from pydoc import locate
 
 import pytest
+import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunetv2_dsvm import VMUNet
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
-from nnunetv2_dsvm.errors import UserValueError
-from nnunetv2_dsvm.planning.network_of_plans import NETWORKS, planned_network, vm_unet_architecture
+from nnunetv2_dsvm.planning.network_of_plans import NETWORKS, in_words, planned_network, vm_unet_architecture
+from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
 NAME = "nnunetv2_dsvm.architecture.vm_unet.VMUNet"
 
@@ -46,8 +47,14 @@ def test_plans_say_what_differs_from_the_defaults(preset, sizes):
     }
 
 
-def test_nnunets_own_networks_get_the_published_size_and_others_are_refused():
-    nnunets = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
-    assert planned_network(configuration(nnunets, n_stages=6)) == (VMUNet, PRESETS["base"])
-    with pytest.raises(UserValueError, match=r"the network theirs\.Net, which is none of this package's .* nnU-Net's"):
-        planned_network(configuration("theirs.Net"))
+@pytest.mark.parametrize(
+    "name", ["dynamic_network_architectures.architectures.unet.ResidualEncoderUNet", "theirs.networks.Net"]
+)
+def test_plans_for_another_network_get_the_published_size_and_the_log_says_so(name):
+    """As in 0.1.0, whose models with such plans must find their network at inference."""
+    planned = configuration(name, n_stages=6)
+    with torch.device("meta"):
+        network = nnUNetTrainerVMUNet.build_network_architecture(None, planned, 1, 2, False)
+    assert isinstance(network, VMUNet) and network.sizes == PRESETS["base"]
+    said = f"the published size, and not the {name.rpartition('.')[2]} that the plans describe"
+    assert in_words(planned, network).endswith(said)
