@@ -13,7 +13,7 @@ from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.json_files import write_json
 from nnunetv2_dsvm.files.listing import visible_files
 from nnunetv2_dsvm.nnunet.names import OTHER_FILES_OF_A_DATASET
-from nnunetv2_dsvm.planning.network_of_plans import check_output_varies, refuse_unless_2d, vm_unet_architecture
+from nnunetv2_dsvm.planning.network_of_plans import check_2d, check_output_varies, vm_unet_architecture
 
 
 def copy_plans(
@@ -87,7 +87,7 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
 def _refuse_what_cannot_be_built(configuration: dict[str, Any], network: Mapping[str, Any] | None) -> None:
     try:
         if "patch_size" in configuration:  # it may be inherited
-            refuse_unless_2d(ConfigurationManager(configuration))
+            check_2d(ConfigurationManager(configuration))
         if network is not None:
             check_output_varies(ConfigurationManager(configuration))
             with torch.device("meta"):

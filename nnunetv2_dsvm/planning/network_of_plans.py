@@ -26,7 +26,7 @@ def vm_unet_architecture(sizes: Mapping[str, Any]) -> dict[str, Any]:
     return architecture_entry({**sizes, "auxiliary_heads": True, "strides": strides_of(len(sizes["dims"]))})
 
 
-def refuse_unless_2d(configuration_manager: ConfigurationManager) -> None:
+def check_2d(configuration_manager: ConfigurationManager) -> None:
     """Raises UserValueError unless the configuration trains on 2D patches: VM-UNet scans images."""
     patch_size = list(configuration_manager.patch_size)
     if len(patch_size) != 2:
@@ -75,7 +75,7 @@ def build_vm_unet(
     Raises:
         UserValueError: the configuration is not 2D, or its sizes do not fit together.
     """
-    refuse_unless_2d(configuration_manager)
+    check_2d(configuration_manager)
     network_class, arguments = planned_network(configuration_manager)
     heads = {"deep_supervision": deep_supervision, "auxiliary_heads": auxiliary_heads}
     try:

@@ -87,7 +87,7 @@ int main(int, char** arguments) {
     const u16 nan16 = 0x7fff;
 #ifdef FORWARD
     std::vector<u16> out(y.size(), nan16), boundary(states.size(), nan16);
-    p.entering = entering32.data(), p.y = out.data(), p.boundary = boundary.data();
+    p.initial_state = entering32.data(), p.y = out.data(), p.saved_states = boundary.data();
     launch<Block>(grid, THREADS, scan_forward, p);
     check("y", y, [&](size_t i) { return wide(out[i]); });
     check("states", states, [&](size_t i) { return wide(boundary[i]); });
@@ -96,7 +96,7 @@ int main(int, char** arguments) {
     for (size_t i = 0; i < states.size(); ++i) boundary[i] = bf16(states[i]);
     std::vector<float> parts[2], sums(batch * chunks * ga.size(), NAN), bias(batch * chunks * gbias.size(), NAN);
     for (auto& part : parts) part.assign(blocks * gb.size(), NAN);
-    p.gy = gy.data(), p.stride_gy = D, p.boundary = boundary.data(), p.flow = flow32.data(), p.batch = batch;
+    p.gy = gy.data(), p.stride_gy = D, p.saved_states = boundary.data(), p.final_dh = flow32.data(), p.batch = batch;
     p.gx = out.data(), p.gdt = gproduct.data(), p.stride_gdt = columns, p.ga = sums.data(), p.gbias = bias.data();
     p.gb = parts[0].data(), p.gc = parts[1].data();
     if (blocks == 1) p.gb = p.gdt + K * D, p.gc = p.gdt + K * D + N;

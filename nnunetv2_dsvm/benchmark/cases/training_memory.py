@@ -118,14 +118,17 @@ def train_some_steps(case: TrainingCase, device: torch.device) -> Any:
     from nnunetv2_dsvm.training.precision import Precision as TrainerPrecision
     from nnunetv2_dsvm.training.precision import cuda_autocast, training_dtype
 
-    precision: TrainerPrecision = "bf16" if case.precision == "bfloat16" else "fp16"
+    planned: TrainerPrecision = "bf16" if case.precision == "bfloat16" else "fp16"
+
+    class PlannedTrainer(nnUNetTrainerDSVM):
+        precision = planned
+
     with (
         folder,
         contextlib.redirect_stdout(io.StringIO()),
-        cuda_autocast(training_dtype(device, precision)),
+        cuda_autocast(training_dtype(device, planned)),
     ):
-        trainer_class = type("Trainer", (nnUNetTrainerDSVM,), {"precision": precision})
-        trainer = trainer_class(case.plans(), "2d", 0, case.dataset_json(), device)
+        trainer = PlannedTrainer(case.plans(), "2d", 0, case.dataset_json(), device)
         trainer.initialize()
         batch = _batch(case, trainer.label_manager)
         for _ in range(2):

@@ -46,8 +46,8 @@ def scan_by_rows(
     nothing = x.new_zeros(height, NUM_DIRECTIONS, batch, d_state, channels)
     (own,) = scan(_advance, (nothing,), (delta, delta_x, b), (A,))
     decay = torch.exp(delta.sum(0).unsqueeze(-2) * A)
-    _, entering = scan(_pass_on, (x.new_zeros(NUM_DIRECTIONS, batch, d_state, channels),), (decay, own), ())
-    _, y = scan(_advance_and_read, (entering,), (delta, delta_x, b, c), (A,))
+    _, initial_state = scan(_pass_on, (x.new_zeros(NUM_DIRECTIONS, batch, d_state, channels),), (decay, own), ())
+    _, y = scan(_advance_and_read, (initial_state,), (delta, delta_x, b, c), (A,))
     y = y.permute(2, 3, 1, 0, 4)  # (K, batch, chunk, step, d_inner)
     return x * D.sum(0) + sum(_back_in_place(y[k], k) for k in range(NUM_DIRECTIONS))
 

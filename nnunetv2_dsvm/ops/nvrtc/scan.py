@@ -144,7 +144,7 @@ class _ForwardArguments(ctypes.Structure):
     """`Arguments` in scan_forward.cu."""
 
     _fields_ = _fields(
-        "x delta b c a entering y boundary",
+        "x delta b c a initial_state y saved_states",
         "stride_x stride_delta stride_b stride_bk",
         "length channels height width chunks chunk_intervals intervals",
     )
@@ -154,7 +154,7 @@ class _BackwardArguments(ctypes.Structure):
     """`Arguments` in scan_backward.cu."""
 
     _fields_ = _fields(
-        "gy x delta b c boundary a flow gx gdt gb gc ga gbias",
+        "gy x delta b c saved_states a final_dh gx gdt gb gc ga gbias",
         "stride_gy stride_x stride_delta stride_b stride_bk stride_gdt stride_gb stride_gbk",
         "length channels height width chunks chunk_intervals intervals batch",
     )
@@ -179,7 +179,7 @@ def _all_aligned(x: Tensor, delta: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor
 
 def scan_forward(
     launch: LaunchPlan, height: int, width: int, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
-    entering: Tensor | None, boundary: Tensor | None,
+    initial_state: Tensor | None, saved_states: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """y of each direction without the skip, `(batch, L, K, channels)`, bfloat16.
 
@@ -187,14 +187,14 @@ def scan_forward(
         launch: of `plan`.
         height, width: of the token grid.
         x, delta, A, B, C: laid out as `triton_ss2d.scan_forward` takes them; x, B and C in bfloat16.
-        entering: h at the start of each chunk, `(batch, K, chunks, N, channels)`; None for one chunk.
-        boundary: gets h before every `INTERVAL`-th token, `(batch, K, intervals, N, channels)`, bfloat16; may be None.
+        initial_state: h at the start of each chunk, `(batch, K, chunks, N, channels)`; None for one chunk.
+        saved_states: gets h before every `INTERVAL`-th token, `(batch, K, intervals, N, channels)`, bf16; may be None.
     """
     x, delta, B, C = _all_aligned(x, delta, B, C)
     batch, length, channels = x.shape
     y = torch.empty(batch, length, NUM_DIRECTIONS, channels, dtype=x.dtype, device=x.device)
     arguments = _ForwardArguments(
-        *_addresses(x, delta, B, C, A, entering, y, boundary),
+        *_addresses(x, delta, B, C, A, initial_state, y, saved_states),
         x.stride(1), delta.stride(1), B.stride(1), B.stride(2),
         length, channels, height, width, launch.chunks, launch.chunk_intervals, math.ceil(length / INTERVAL),
     )  # fmt: skip
@@ -212,15 +212,15 @@ class Gradients(NamedTuple):
 
 def scan_backward(
     launch: LaunchPlan, height: int, width: int, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor,
-    C: Tensor, boundary: Tensor, flow: Tensor | None, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
+    C: Tensor, saved_states: Tensor, final_dh: Tensor | None, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
 ) -> Gradients:  # fmt: skip
     """Gradients of the scan without the skip, of tensors laid out as `triton_ss2d.scan_backward` takes them.
 
     Args:
         launch: of `plan`.
         height, width: of the token grid.
-        boundary: h before every `INTERVAL`-th token, `(batch, K, intervals, N, channels)`, bfloat16.
-        flow: the gradient of h that enters each chunk from behind, `(batch, K, chunks, N, channels)`; None for one.
+        saved_states: h before every `INTERVAL`-th token, `(batch, K, intervals, N, channels)`, bfloat16.
+        final_dh: the gradient of h that enters each chunk from behind, `(batch, K, chunks, N, channels)`; None for one.
         grad_dt, grad_B, grad_C: written; the last two only where there is one block of channels.
     """
     grad = _aligned(grad)
@@ -240,10 +240,10 @@ def scan_backward(
         parts = empty(*shape), empty(*shape)
     gb, gc = parts or (grad_B, grad_C)
     arguments = _BackwardArguments(
-        *_addresses(grad, x, delta, B, C, boundary, A, flow, gx, grad_dt, gb, gc, ga, gbias),
+        *_addresses(grad, x, delta, B, C, saved_states, A, final_dh, gx, grad_dt, gb, gc, ga, gbias),
         grad.stride(1), x.stride(1), delta.stride(1), B.stride(1), B.stride(2), grad_dt.stride(1),
         grad_B.stride(1), grad_B.stride(2),
-        length, channels, height, width, launch.chunks, launch.chunk_intervals, boundary.shape[2], batch,
+        length, channels, height, width, launch.chunks, launch.chunk_intervals, saved_states.shape[2], batch,
     )  # fmt: skip
     grid = (launch.blocks, NUM_DIRECTIONS * launch.chunks, batch)
     load_kernel("scan_backward", x.device, launch.warps).launch(grid, 32 * launch.warps, arguments)

@@ -9,8 +9,8 @@
 struct Arguments {
     const u16 *gy, *x, *delta;          // (batch, L, channels), the same, (batch, L, K, channels) in fp16
     const u16 *b, *c;                   // (batch, L, K, N)
-    const u16* boundary;                // (batch, K, intervals, N, channels), bf16
-    const float *a, *flow;              // (K, channels, N); (batch, K, chunks, N, channels) or null
+    const u16* saved_states;            // (batch, K, intervals, N, channels), bf16
+    const float *a, *final_dh;          // (K, channels, N); (batch, K, chunks, N, channels) or null
     u16 *gx, *gdt;                      // (batch, L, K, channels)
     void *gb, *gc;                      // one block: bf16 (batch, L, K, N); else fp32 (blocks, batch, L, K, N)
     float *ga, *gbias;                  // (batch * chunks, K, N, channels), (batch * chunks, K, channels)
@@ -28,7 +28,7 @@ struct Group {                  // of four tokens, at one distance in shared mem
 
 struct Block {
     u32 raw[2][GROUPS][3][4][PITCH];  // x, delta, gy as they lie in memory, of this interval and the next
-    u32 boundary[2][STATES][PITCH];
+    u32 saved_states[2][STATES][PITCH];
     Group groups[GROUPS];
     uint4 raw_bc[TOKENS][4];
     float4 prepared[WARPS][2][40];  // by 10 q + g: delta, and gy or u, of two channels; padded against bank conflicts
@@ -70,18 +70,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
     keep(at_gx, at_gdt);
     const int end = min((here.chunk + 1) * p.chunk_intervals, p.intervals);
 
-    float a2[2][4], ga[2][4], entering[2][4], gbias[2] = {0.f, 0.f};
+    float a2[2][4], ga[2][4], final_dh[2][4], gbias[2] = {0.f, 0.f};
 #pragma unroll
     for (int e = 0; e < 2; ++e)
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
             a2[e][j] = exists ? p.a[((i64)k * p.channels + channel + e) * STATES + 4 * q + j] * LOG2_E : 0.f;
             const i64 at = ((here.sequence() * p.chunks + here.chunk) * STATES + 4 * q + j) * p.channels + channel + e;
-            entering[e][j] = exists && p.flow ? p.flow[at] : 0.f;
+            final_dh[e][j] = exists && p.final_dh ? p.final_dh[at] : 0.f;
             ga[e][j] = 0.f;
         }
-    float4 flow[2] = {make_float4(entering[0][0], entering[0][1], entering[1][0], entering[1][1]),
-                      make_float4(entering[0][2], entering[0][3], entering[1][2], entering[1][3])};
+    float4 dh[2] = {make_float4(final_dh[0][0], final_dh[0][1], final_dh[1][0], final_dh[1][1]),
+                    make_float4(final_dh[0][2], final_dh[0][3], final_dh[1][2], final_dh[1][3])};
 
     auto place_rows = [&](int s) {
         const Place place;
@@ -106,7 +106,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
         const int thread = thread_x(), n = thread / (2 * WARPS), piece = thread % (2 * WARPS);
         if (piece < pieces) {
             const i64 at = ((place.sequence() * p.intervals + s) * STATES + n) * p.channels + channel0 + 8 * piece;
-            copy_async(&block.boundary[s & 1][n][4 * piece], p.boundary + at, true);
+            copy_async(&block.saved_states[s & 1][n][4 * piece], p.saved_states + at, true);
         }
         each<TOKENS * 4>([&](int i) {  // halves of b and c
             const int t = i >> 2, quarter = i & 3, row = block.rows[s & 3][t];
@@ -129,7 +129,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
         });
     };
 
-    for (int i = threadIdx.x; i < (int)(sizeof(block.raw) + sizeof(block.boundary) + sizeof(block.groups)) / 16; i += THREADS)
+    for (int i = threadIdx.x; i < (int)(sizeof(block.raw) + sizeof(block.saved_states) + sizeof(block.groups)) / 16; i += THREADS)
         ((uint4*)block.raw)[i] = make_uint4(0, 0, 0, 0);
     place_rows(end - 1);
     if (end - 2 >= here.chunk * p.chunk_intervals) place_rows(end - 2);
@@ -143,7 +143,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
         __syncthreads();
         if (s > first) stage(s - 1);
         const auto& raw = block.raw[s & 1];
-        const auto& boundary = block.boundary[s & 1];
+        const auto& saved_states = block.saved_states[s & 1];
         const int* rows = block.rows[s & 3];
 
         float4 h[2];  // (even channel, states 4q and 4q + 1), (odd, the same); the second of states 4q + 2 and 4q + 3
@@ -152,8 +152,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
             h[0] = make_float4(v0.x, v1.x, v0.y, v1.y);
             h[1] = make_float4(v2.x, v3.x, v2.y, v3.y);
         };
-        unpack_states(boundary[4 * q][column], boundary[4 * q + 1][column],
-                      boundary[4 * q + 2][column], boundary[4 * q + 3][column]);
+        unpack_states(saved_states[4 * q][column], saved_states[4 * q + 1][column],
+                      saved_states[4 * q + 2][column], saved_states[4 * q + 3][column]);
 
         float4 *const mine = &at<float4>(block.prepared, at_mine), *const theirs = &at<float4>(block.prepared, at_theirs);
         // The first pass. The words of a group are read two groups ahead, and prepared one group ahead.
@@ -244,11 +244,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
                 float gu[2] = {0.f, 0.f}, gexponent[2] = {0.f, 0.f};
 #pragma unroll
                 for (int j = 0; j < 2; ++j) {
-                    gh[j] = multiply_bf16(gy0, gy1, j ? c.y : c.x, flow[j]);
+                    gh[j] = multiply_bf16(gy0, gy1, j ? c.y : c.x, dh[j]);
                     const float4 product = make_float4(gh[j].x * kept[i][j].x, gh[j].y * kept[i][j].y,
                                                        gh[j].z * kept[i][j].z, gh[j].w * kept[i][j].w);
-                    flow[j] = make_float4(gh[j].x * decay[i][j].x, gh[j].y * decay[i][j].y,
-                                          gh[j].z * decay[i][j].z, gh[j].w * decay[i][j].w);
+                    dh[j] = make_float4(gh[j].x * decay[i][j].x, gh[j].y * decay[i][j].y,
+                                        gh[j].z * decay[i][j].z, gh[j].w * decay[i][j].w);
                     ga[0][2 * j] += product.x * v.x;
                     ga[0][2 * j + 1] += product.y * v.x;
                     ga[1][2 * j] += product.z * v.y;

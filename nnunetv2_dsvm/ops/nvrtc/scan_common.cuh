@@ -7,7 +7,7 @@
 //
 // Tokens come in intervals of TOKENS, copied into shared memory one interval ahead, and inside them in groups of
 // four: lane (g, q) prepares token q of the next group for all lanes while the current one is computed.
-// Names as in the Triton kernels: a2 = A log2(e), decay = exp2(delta a2), u = delta x, h the state, flow its gradient.
+// Names as in the Triton kernels: a2 = A log2(e), decay = exp2(delta a2), u = delta x, h the state, dh its gradient.
 
 #define STATES 16
 #define CHANNELS 16  // of a warp
@@ -69,4 +69,3 @@ struct Place {
     }
     __device__ __forceinline__ i64 sequence() const { return (i64)image * 4 + k; }
 };
-

@@ -2,9 +2,9 @@
 // The outer product u b is a matrix product as in the backward.
 
 struct Arguments {
-    const u16 *x, *delta, *b, *c;  // (batch, L, channels), (batch, L, K, channels) fp16, (batch, L, K, N)
-    const float *a, *entering;     // (K, channels, N); (batch, K, chunks, N, channels) or null
-    u16 *y, *boundary;             // (batch, L, K, channels); (batch, K, intervals, N, channels) or null
+    const u16 *x, *delta, *b, *c;   // (batch, L, channels), (batch, L, K, channels) fp16, (batch, L, K, N)
+    const float *a, *initial_state; // (K, channels, N); (batch, K, chunks, N, channels) or null
+    u16 *y, *saved_states;          // (batch, L, K, channels); (batch, K, intervals, N, channels) or null
     i64 stride_x, stride_delta, stride_b, stride_bk;
     int length, channels, height, width, chunks, chunk_intervals, intervals;
 };
@@ -45,18 +45,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_forwar
     i64 at_y = 2 * ((row0 * 4 + k) * p.channels + channel);
     keep(at_y);
 
-    float a2[2][4], entering[2][4];
+    float a2[2][4], initial_state[2][4];
 #pragma unroll
     for (int e = 0; e < 2; ++e)
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
             a2[e][j] = exists ? p.a[((i64)k * p.channels + channel + e) * STATES + 4 * q + j] * LOG2_E : 0.f;
             const i64 at = ((here.sequence() * p.chunks + here.chunk) * STATES + 4 * q + j) * p.channels + channel + e;
-            entering[e][j] = exists && p.entering ? p.entering[at] : 0.f;
+            initial_state[e][j] = exists && p.initial_state ? p.initial_state[at] : 0.f;
         }
     // (even channel, states 4q and 4q + 1), (odd, the same); the second of states 4q + 2 and 4q + 3
-    float4 h[2] = {make_float4(entering[0][0], entering[0][1], entering[1][0], entering[1][1]),
-                   make_float4(entering[0][2], entering[0][3], entering[1][2], entering[1][3])};
+    float4 h[2] = {make_float4(initial_state[0][0], initial_state[0][1], initial_state[1][0], initial_state[1][1]),
+                   make_float4(initial_state[0][2], initial_state[0][3], initial_state[1][2], initial_state[1][3])};
 
     auto place_rows = [&](int s) {
         each<TOKENS>([&](int i) {
@@ -116,8 +116,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_forwar
         const int at_b = lane_b + (s & 1) * (int)sizeof(block.groups[0].b[0]);
         const int at_c = lane_c + (s & 1) * (int)sizeof(block.groups[0].c[0]);
 
-        if (exists && p.boundary) {
-            u16* to = p.boundary + ((here.sequence() * p.intervals + s) * STATES + 4 * q) * p.channels + channel;
+        if (exists && p.saved_states) {
+            u16* to = p.saved_states + ((here.sequence() * p.intervals + s) * STATES + 4 * q) * p.channels + channel;
             *(u32*)to = pack_bf16(h[0].x, h[0].z);
             *(u32*)(to + p.channels) = pack_bf16(h[0].y, h[0].w);
             *(u32*)(to + 2 * p.channels) = pack_bf16(h[1].x, h[1].z);

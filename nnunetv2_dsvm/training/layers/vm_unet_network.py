@@ -11,10 +11,10 @@ from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.planning.network_of_plans import (
     build_vm_unet,
+    check_2d,
     check_output_varies,
     in_words,
     planned_stages,
-    refuse_unless_2d,
 )
 from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
 from nnunetv2_dsvm.training.unwrapping import unwrap_model
@@ -29,7 +29,7 @@ class VMUNetNetwork(TrainerHooks):
 
     def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
         super().preflight(planned, device)
-        refuse_unless_2d(planned)
+        check_2d(planned)
         check_output_varies(planned)
         for hook in _OF_THE_NETWORK:
             used = next(c for c in type(self).__mro__ if hook in vars(c))
