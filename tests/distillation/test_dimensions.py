@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nnunetv2_dsvm.distillation import DualSelfDistillation, FeatureDistance
+from nnunetv2_dsvm.distillation.features import ChannelPooling
 from nnunetv2_dsvm.distillation.gradients_ahead import with_gradients_ahead
 from nnunetv2_dsvm.distillation.resize import pool_averages, resize_linearly
 
@@ -54,6 +55,8 @@ def by_torch(
         return (each * share).sum() / share.sum()
 
     def projected(layer: nn.Module, x: Tensor) -> Tensor:
+        if isinstance(layer, ChannelPooling):
+            return F.adaptive_avg_pool1d(x.flatten(2).mT, layer.channels).mT.unflatten(2, x.shape[2:])
         return CONVOLUTION[dims](x, layer.weight, layer.bias)
 
     term = distillation.terms["projection"]
@@ -68,11 +71,16 @@ def by_torch(
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
-@pytest.mark.parametrize("kind", ["mse", "kl"])
+@pytest.mark.parametrize(
+    ("kind", "projection"),
+    [("mse", "convolution"), ("kl", "convolution"), ("mse", "pooling")],
+    ids=["mse", "kl", "pooling"],
+)
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_values_and_gradients_are_those_of_torchs_layers(sizes, kind, masked):
+def test_values_and_gradients_are_those_of_torchs_layers(sizes, kind, projection, masked):
     encoder, decoder, dims = maps(sizes, 1), maps(sizes, 2), len(sizes[0])
-    distillation = DualSelfDistillation(CHANNELS, CHANNELS, distance=kind, temperature=2.0, dims=dims).double()
+    options = {"distance": kind, "projection": projection, "temperature": 2.0}
+    distillation = DualSelfDistillation(CHANNELS, CHANNELS, **options, dims=dims).double()
     mask = (torch.rand(2, 1, *IMAGE[:dims], dtype=torch.float64) > 0.7).double() if masked else None
     values = distillation(encoder, decoder, mask)
     expected = by_torch(distillation, encoder, decoder, kind, mask)
@@ -119,11 +127,12 @@ class _Operators(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("projection", ["convolution", "pooling"])
 @pytest.mark.parametrize("sizes", [v for k, v in SIZES.items() if k != "2d"], ids=[k for k in SIZES if k != "2d"])
-def test_no_operator_adds_up_in_an_order_of_chance(sizes):
+def test_no_operator_adds_up_in_an_order_of_chance(sizes, projection):
     """torch.use_deterministic_algorithms names those with such kernels for GPUs: interpolation, pooling, scattering."""
     encoder, decoder, dims = maps(sizes, 1), maps(sizes, 2), len(sizes[0])
-    distillation = DualSelfDistillation(CHANNELS, CHANNELS, dims=dims).double()
+    distillation = DualSelfDistillation(CHANNELS, CHANNELS, projection=projection, dims=dims).double()
     mask = torch.ones(2, 1, *IMAGE[:dims], dtype=torch.float64)
     with _Operators() as operators:
         sum(distillation(encoder, decoder, mask).values()).backward()
