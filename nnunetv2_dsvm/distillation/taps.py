@@ -19,10 +19,10 @@ class FeatureTaps:
     `FeaturesOutput` while `network.training`, and what it always was in evaluation. Parameters, their names and
     inference are untouched; deep supervision's list comes through as `logits`. No feature map is kept beyond its call.
 
-    The hooks sit on the network itself, inside the wrappers of torch.compile and DDP, so attach them before or after
-    wrapping, but before the first call: compiled code does not notice hooks that come later. For the same reason
-    compiled code is forgotten here (`torch.compiler.reset`). A copy of the network, and one that was pickled as a
-    whole, has taps of its own. `torch.nn.DataParallel` is refused: its replicas would share them; take DDP.
+    The hooks sit on the network itself, inside the wrappers of torch.compile and DDP: attach them before or after
+    wrapping. torch.compile shares code between the networks of a class and does not look at their hooks, so what is
+    compiled so far is forgotten here (`torch.compiler.reset`). A deep copy of the network has taps of its own.
+    `torch.nn.DataParallel` is refused, as its replicas would share them. `torch.jit.script` needs `remove` first.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 1))
@@ -71,12 +71,15 @@ class FeatureTaps:
         torch.compiler.reset()
 
     def _begin(self, network: nn.Module, args: Any) -> None:
+        self._kept = None
+        if not (network.training and self.active):
+            return
         if network is not self.network:
             raise RuntimeError(
                 f"a replica of the {type(network).__name__} that has the taps was called: torch.nn.DataParallel and "
                 "copy.copy share hooks; take DistributedDataParallel or copy.deepcopy"
             )
-        self._kept = {} if network.training and self.active else None
+        self._kept = {}
 
     def _keep(self, name: str, index: int | None, module: nn.Module, args: Any, output: Any) -> None:
         if self._kept is None:  # in evaluation, or when checkpointing computes a block again in the backward pass
@@ -92,9 +95,8 @@ class FeatureTaps:
         empty = [name for name in (*self.encoder, *self.decoder) if name not in kept]
         if empty:
             raise RuntimeError(
-                f"the taps on {', '.join(empty)} stayed empty: the modules did not run, or torch.compile ran code that "
-                f"it had compiled for another {type(network).__name__}, without taps (it does not look at hooks); "
-                "attach the taps of all networks before the first of them is called, or call torch.compiler.reset() "
-                "between them"
+                f"the taps on {', '.join(empty)} stayed empty: the modules did not run, or torch.compile ran code that it "
+                f"had compiled for another {type(network).__name__}, without taps. It does not look at hooks; with "
+                "torch._dynamo.config.skip_nnmodule_hook_guards = False before the first call it does"
             )
         return FeaturesOutput(output, tuple(kept[n] for n in self.encoder), tuple(kept[n] for n in self.decoder))
