@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from nnunetv2_dsvm.cli.arguments import positive
-from nnunetv2_dsvm.cli.steps import shown_steps
+from nnunetv2_dsvm.cli.shared.arguments import positive
+from nnunetv2_dsvm.cli.shared.steps import shown_steps
 
 # Those of architecture/vm_unet.py and planning/network_of_plans.py, which import torch.
 PRESETS = ("small", "base", "large", "wide", "deep", "huge")

@@ -2,7 +2,7 @@
 
 import argparse
 
-from nnunetv2_dsvm.cli.arguments import positive
+from nnunetv2_dsvm.cli.shared.arguments import positive
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.nnunet.folders import preprocessed_folder
 from nnunetv2_dsvm.planning.plans_name import check_plans_name

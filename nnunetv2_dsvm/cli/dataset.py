@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from nnunetv2_dsvm.cli.arguments import positive
+from nnunetv2_dsvm.cli.shared.arguments import positive
 from nnunetv2_dsvm.datasets.raw_folder import Contents, RawFolder
 
 DESCRIPTION = """\

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnunetv2_dsvm.cli.arguments import CONFIGURATION, PLANS, add_model_arguments, check_options, positive
+from nnunetv2_dsvm.cli.shared.arguments import CONFIGURATION, PLANS, add_model_arguments, check_options, positive
 from nnunetv2_dsvm.errors import UserError
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from nnunetv2_dsvm.cli.arguments import CONFIGURATION, PLANS, TRAINER, add_model_arguments
-from nnunetv2_dsvm.cli.steps import shown_steps
+from nnunetv2_dsvm.cli.shared.arguments import CONFIGURATION, PLANS, TRAINER, add_model_arguments
+from nnunetv2_dsvm.cli.shared.steps import shown_steps
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.nnunet.names import FINAL
 

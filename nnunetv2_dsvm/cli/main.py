@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 
-from nnunetv2_dsvm.cli.arguments import check_paths
+from nnunetv2_dsvm.cli.shared.arguments import check_paths
 from nnunetv2_dsvm.errors import Refusal
 from nnunetv2_dsvm.version import __version__
 
@@ -16,6 +16,7 @@ from nnunetv2_dsvm.version import __version__
 SUBCOMMANDS = {
     "quickstart": "train, predict and evaluate a small DSVM-UNet on real CT, start to end, in minutes on a CPU",
     "doctor": "check that this machine can train: versions, devices, scan backends, nnU-Net's folders",
+    "trainers": "list the trainers for -tr that nnU-Net finds, of this package and of your folders",
     "dataset": "turn a downloaded ISIC, Synapse or ACDC into an nnU-Net dataset, verified, with the papers' split",
     "plan": "plan a dataset for VM-UNet by the memory of the GPU: network, patch and batch",
     "plan_and_preprocess": "the same with nnU-Net's fingerprint before and its preprocessing after it",

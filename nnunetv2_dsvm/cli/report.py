@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from nnunetv2_dsvm.cli.arguments import CONFIGURATION, PLANS, TRAINER, add_model_arguments, check_options
-from nnunetv2_dsvm.cli.steps import shown_steps
+from nnunetv2_dsvm.cli.shared.arguments import CONFIGURATION, PLANS, TRAINER, add_model_arguments, check_options
+from nnunetv2_dsvm.cli.shared.steps import shown_steps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,1 +1,4 @@
-"""What `nnUNetv2_dsvm doctor` looks at. Importing it needs neither torch nor nnU-Net: either may be what is broken."""
+"""What `nnUNetv2_dsvm doctor` and `trainers` look at.
+
+Importing it needs neither torch nor nnU-Net: either may be what is broken.
+"""

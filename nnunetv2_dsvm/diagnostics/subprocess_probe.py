@@ -55,6 +55,7 @@ def _run(program: Sequence[str], arguments: Sequence[str], variables: Mapping[st
         try:
             done = subprocess.run(
                 command,
+                stdin=subprocess.DEVNULL,  # a user's module that asks something must not wait for an answer
                 capture_output=True,
                 text=True,
                 errors="replace",

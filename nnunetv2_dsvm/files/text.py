@@ -27,11 +27,14 @@ def by(sizes: Iterable[SupportsFloat]) -> str:
     return "×".join(str(size) if isinstance(size, Integral) else f"{float(size):.6g}" for size in sizes)
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text, the first to the left and the others to the right."""
+def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Columns of text, the first `left` to the left and the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
-    for first, *others in rows:
-        cells = [first.ljust(widths[0]), *(text.rjust(width) for text, width in zip(others, widths[1:], strict=True))]
+    for row in rows:
+        cells = [
+            text.ljust(width) if column < left else text.rjust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)

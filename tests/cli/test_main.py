@@ -6,8 +6,8 @@ import pytest
 
 import nnunetv2_dsvm
 from nnunetv2_dsvm.cli import evaluate
-from nnunetv2_dsvm.cli.arguments import add_model_arguments
 from nnunetv2_dsvm.cli.main import SUBCOMMANDS, main
+from nnunetv2_dsvm.cli.shared.arguments import add_model_arguments
 from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS
 
 

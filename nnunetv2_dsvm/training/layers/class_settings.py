@@ -21,6 +21,7 @@ _NUMBERS = ("initial_lr", "weight_decay", "oversample_foreground_percent")
 _SWITCHES = ("enable_deep_supervision", "probabilistic_oversampling", "disable_checkpointing")
 SETTINGS = (*_COUNTS, *_NUMBERS, *_SWITCHES)
 OF_THE_PLANS = ("batch_size", "patch_size")
+NNUNETS = "nnU-Net's"
 _SET_BY_NNUNET = {i.argval for i in dis.get_instructions(nnUNetTrainer.__init__) if i.opname == "STORE_ATTR"}
 
 
@@ -95,6 +96,24 @@ def value_in_init(trainer: type, name: str, value: Any, code: CodeType, gives_wa
         return value
     is_behind = not gives_way(setting.owner) and mro.index(setting.owner) < mro.index(assigns)
     return setting.value if is_behind or assigns is nnUNetTrainer else value
+
+
+def setting_in_short(trainer: type, name: str, gives_way: Callable[[type], bool]) -> str:
+    """What a setting will be, as far as the class alone says: its value, or whose `__init__` sets it.
+
+    Args:
+        trainer: the class.
+        name: of the setting.
+        gives_way: as of `class_settings`.
+    """
+    setting = class_settings(trainer, gives_way).get(name)
+    for owner in trainer.__mro__[: trainer.__mro__.index(nnUNetTrainer)]:
+        if setting is not None and setting.owner is owner and not gives_way(owner):
+            break
+        codes = names_in(owner, "__init__") if "__init__" in vars(owner) else {}
+        if any(name == i.argval and i.opname == "STORE_ATTR" for code in codes for i in dis.get_instructions(code)):
+            return f"{owner.__name__}'s"
+    return NNUNETS if setting is None else str(setting.value)
 
 
 def _set_in_an_init(trainer: type, setting: ClassSetting) -> bool:

@@ -48,6 +48,12 @@ class DistilledTraining(TrainerHooks):
     lambda_progressive: float = 0.1
     ramp_fraction: float = 0.1
 
+    @classmethod
+    def in_short(cls) -> dict[str, str]:
+        terms = ", ".join(f"{term} {getattr(cls, f'lambda_{term}'):g}" for term in cls.distillation_terms)
+        distance = "" if cls.distillation_distance == "mse" else f" ({cls.distillation_distance})"
+        return {**super().in_short(), "terms": terms + distance}
+
     def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
         super().preflight(planned, device)
         if type(self).build_network_architecture is nnUNetTrainer.build_network_architecture:

@@ -7,6 +7,7 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunetv2_dsvm.errors import UserValueError
+from nnunetv2_dsvm.training.layers.class_settings import NNUNETS
 from nnunetv2_dsvm.training.layers.overrides import cuts_off
 from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks, is_layer
 from nnunetv2_dsvm.training.optimization import ENCODER, PART, WarmupCosineSchedule, parameter_groups
@@ -30,6 +31,11 @@ class VisionMambaRecipe(TrainerHooks):
     # For an encoder with pretrained weights (nnU-Net's -pretrained_weights, see `nnUNetv2_dsvm convert-weights`):
     encoder_lr_factor: float = 1.0  # its learning rate, as a multiple of the rest's
     frozen_encoder_epochs: int = 0  # epochs, from the first on, in which its weights stay as they are
+
+    @classmethod
+    def in_short(cls) -> dict[str, str]:
+        words = super().in_short()
+        return {**words, "optimiser": "AdamW"} if words["optimiser"] == NNUNETS else words
 
     def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
         super().preflight(planned, device)

@@ -15,10 +15,12 @@ from torch import nn
 from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.training.checkpoints.files import KEY, write_checkpoint
 from nnunetv2_dsvm.training.layers.class_settings import (
+    NNUNETS,
     SETTINGS,
     ClassSetting,
     check_class_settings,
     class_settings,
+    setting_in_short,
     spellings,
     value_in_init,
 )
@@ -109,6 +111,28 @@ class TrainerHooks(_Trainer):
                 f"{owner.__name__}.{hook} does not call super().{hook}, so that {cls.__name__} would lose {loss}. "
                 f"Call it, or name {owner.__name__} behind this package's trainer in the bases"
             )
+
+    @classmethod
+    def in_short(cls) -> dict[str, str]:
+        """What the class trains, as far as it says without plans: network, dimensions, terms, optimiser, epochs.
+
+        The terms are those beside the segmentation's; the dimensions of a network of neither nnU-Net nor this package
+        are not known and empty.
+        """
+        network = cls._whose("build_network_architecture")
+        return {
+            "network": "of the plans" if network == NNUNETS else network,
+            "dimensions": "2D, 3D" if network == NNUNETS else "",
+            "terms": "",
+            "optimiser": cls._whose("configure_optimizers"),
+            "epochs": setting_in_short(cls, "num_epochs", is_layer),
+        }
+
+    @classmethod
+    def _whose(cls, hook: str) -> str:
+        """Of the classes that are no layers, the one whose `hook` is reached first."""
+        owner = next(c for c in cls.__mro__ if hook in vars(c) and not is_layer(c))
+        return NNUNETS if owner is nnUNetTrainer else f"{owner.__name__}'s"
 
     def trained_modules(self) -> list[nn.Module]:
         """What the optimiser trains, the network first."""

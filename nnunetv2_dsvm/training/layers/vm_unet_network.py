@@ -41,6 +41,11 @@ class VMUNetNetwork(TrainerHooks):
                 )
 
     @classmethod
+    def in_short(cls) -> dict[str, str]:
+        network = "VM-UNet with deep supervision" if cls._trains_auxiliary_heads() else "VM-UNet"
+        return {**super().in_short(), "network": network, "dimensions": "2D"}
+
+    @classmethod
     def build_network_architecture(
         cls,
         plans_manager: PlansManager,

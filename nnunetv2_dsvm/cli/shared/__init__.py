@@ -1,0 +1,1 @@
+"""What several subcommands have in common; each subcommand is a module of the folder above."""
