@@ -1,20 +1,20 @@
-"""The layer of dual self-distillation: features, projections, loss, ramp, logs."""
+"""The layer of dual self-distillation: features of any network, projections, loss, ramp, logs."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunetv2_dsvm.architecture.stage_info import channels_of
+from nnunetv2_dsvm.architecture.stage_info import StageInfo, channels_of
 from nnunetv2_dsvm.distillation.distances import DistanceKind, FeatureDistance
 from nnunetv2_dsvm.distillation.dual import DualSelfDistillation, Term
 from nnunetv2_dsvm.distillation.features import ProjectionKind
+from nnunetv2_dsvm.distillation.taps import FeatureTaps, describe_stages, unet_stages
 from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.training.guards.surroundings import explaining_unwritable
 from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
@@ -36,8 +36,13 @@ class DistilledTraining(TrainerHooks):
 
     `_build_loss` stays that of the segmentation, and a loss that is assigned to the trainer at any time gets the terms.
     An optimiser that does not know the projections is given them.
+
+    Features come from the network itself where it passes them on (`VMUNet`), else from hooks on its modules: those that
+    are named, or the stages of nnU-Net's own networks. Hooks leave the network's weights and its inference as they are.
     """
 
+    distillation_encoder: Sequence[str] | None = None  # modules, highest resolution first; "name[i]" of a list's maps
+    distillation_decoder: Sequence[str] | None = None
     distillation_terms: tuple[Term, ...] = ("projection", "progressive")
     distillation_distance: DistanceKind = "mse"
     distillation_temperature: float = FeatureDistance.temperature  # of "kl"
@@ -50,31 +55,62 @@ class DistilledTraining(TrainerHooks):
 
     def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
         super().preflight(planned, device)
-        if type(self).build_network_architecture is nnUNetTrainer.build_network_architecture:
+        names = {"distillation_encoder": self.distillation_encoder, "distillation_decoder": self.distillation_decoder}
+        stated = {name: value for name, value in names.items() if value is not None}
+        for name, value in stated.items():
+            if isinstance(value, str) or not value or not all(isinstance(module, str) for module in value):
+                raise UserValueError(
+                    f"{type(self).__name__}.{name} is {value!r}, but must be the names of modules, highest resolution "
+                    'first, as in ("encoder.0", "encoder.1")'
+                )
+        if len(stated) == 1:
+            (one,), (other,) = stated, names.keys() - stated.keys()
+            raise UserValueError(f"{type(self).__name__} has {one}, but no {other}: name the modules of both sides")
+
+    @cached_property
+    def distilled_stages(self) -> tuple[Sequence[StageInfo], Sequence[StageInfo]]:
+        """The encoder's and the decoder's stages: as the network states them, else as one run on zeros shows them."""
+        network = unwrap_model(self.network)
+        if self._passes_on_features():
+            if self.distillation_encoder is not None:
+                raise UserValueError(
+                    f"{type(self).__name__} names modules in distillation_encoder and distillation_decoder, but its "
+                    f"{type(network).__name__} passes on its features itself: leave the names out"
+                )
+            return network.encoder_stages, network.decoder_stages
+        image = torch.zeros(1, self.num_input_channels, *self.configuration_manager.patch_size, device=self.device)
+        try:
+            return describe_stages(network, *self._tapped_modules, image)
+        except ValueError as error:
             raise UserValueError(
-                f"{type(self).__name__} distils the features of a VM-UNet, but builds nnU-Net's network: name "
-                "nnUNetTrainerVMUNet, or the layer VMUNetNetwork, among its bases"
-            )
+                f"{type(self).__name__} cannot distil the features of its {type(network).__name__}: {error}"
+            ) from error
+
+    def _passes_on_features(self) -> bool:
+        return hasattr(unwrap_model(self.network), "return_features")
+
+    @cached_property
+    def _tapped_modules(self) -> tuple[Sequence[str], Sequence[str]]:
+        if self.distillation_encoder is not None and self.distillation_decoder is not None:
+            return self.distillation_encoder, self.distillation_decoder
+        return unet_stages(unwrap_model(self.network))
 
     @cached_property
     def distillation(self) -> DualSelfDistillation:
         """The terms with their projections, made at the first use: when the optimiser is, or the loss."""
-        network = unwrap_model(self.network)
-        if not hasattr(network, "return_features"):
-            raise UserValueError(
-                f"{type(self).__name__} distils the features of a VM-UNet, but its build_network_architecture gives a "
-                f"{type(network).__name__}: leave out the class that it comes from"
+        encoder, decoder = self.distilled_stages
+        with torch.random.fork_rng(devices=()):  # what is drawn afterwards is drawn as without distillation
+            distillation = DualSelfDistillation(
+                channels_of(encoder),
+                channels_of(decoder),
+                dims=len(self.configuration_manager.patch_size),
+                terms=self.distillation_terms,
+                distance=self.distillation_distance,
+                temperature=self.distillation_temperature,
+                standardise=self.distillation_standardise,
+                stop_gradient=self.distillation_stop_gradient,
+                projection=self.distillation_projection,
             )
-        distillation = DualSelfDistillation(
-            channels_of(network.encoder_stages),
-            channels_of(network.decoder_stages),
-            terms=self.distillation_terms,
-            distance=self.distillation_distance,
-            temperature=self.distillation_temperature,
-            standardise=self.distillation_standardise,
-            stop_gradient=self.distillation_stop_gradient,
-            projection=self.distillation_projection,
-        )
         return distillation.to(self.device)
 
     @property
@@ -103,7 +139,7 @@ class DistilledTraining(TrainerHooks):
             not_ignored,
             share_of_all_ranks if self.is_ddp else None,
             lambda: self.current_epoch,
-            unwrap_model(self.network).encoder_stages[0].stride,
+            self.distilled_stages[0][0].stride if self._passes_on_features() else None,
         )
 
     @cached_property
@@ -134,8 +170,11 @@ class DistilledTraining(TrainerHooks):
         super().initialize()
         self._train_projections_too(self.optimizer)  # where configure_optimizers of a class in front stands alone
         network = unwrap_model(self.network)
-        network.return_features = True
-        self.distillation.cuda_graphs.training = network.cuda_graphs.training
+        if self._passes_on_features():
+            network.return_features = True
+            self.distillation.cuda_graphs.training = network.cuda_graphs.training
+        else:
+            FeatureTaps(network, *self._tapped_modules)
         self._add_log_keys()
 
     def on_train_epoch_end(self, train_outputs: list[dict]):
