@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -10,7 +12,8 @@ class StageInfo:
     """One stage of an encoder or decoder, whose last feature map can be distilled.
 
     Attributes:
-        module: the submodule that makes it, by the name that `get_submodule` takes.
+        module: the submodule that makes it, by the name that `get_submodule` takes; "name[i]" for an element of the list
+            that it returns.
         channels: of the feature map.
         stride: how many pixels of the image a pixel of the feature map stands for, along each axis.
     """
@@ -18,6 +21,20 @@ class StageInfo:
     module: str
     channels: int
     stride: tuple[int, ...]
+
+
+class FeaturesOutput(NamedTuple):
+    """What a network returns in training where its features are distilled: logits with its stages' feature maps.
+
+    Attributes:
+        logits: whatever the network returns otherwise; a list with deep supervision.
+        encoder_features: (B, C_l, *spatial) of the encoder's stages, highest resolution first.
+        decoder_features: the same of the decoder's.
+    """
+
+    logits: Any
+    encoder_features: tuple[Tensor, ...]
+    decoder_features: tuple[Tensor, ...]
 
 
 class StatesStages(Protocol):
