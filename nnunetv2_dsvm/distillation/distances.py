@@ -1,19 +1,22 @@
 """The distance D between a student's and a teacher's feature map: mean squared error or Kullback-Leibler divergence."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import torch
 from torch.nn import functional as F
 
-from nnunetv2_dsvm.distillation.features import at_least_fp32, autocast_off
+from nnunetv2_dsvm.distillation.gradients_ahead import with_gradients_ahead
+from nnunetv2_dsvm.distillation.precision import at_least_fp32, autocast_off
+from nnunetv2_dsvm.distillation.resize import resize_linearly, spatial_size
 from nnunetv2_dsvm.ops.resized_mse import resized_mse, supports
 
 DistanceKind = Literal["mse", "kl"]
 
 
 def weighted_mean(per_pixel: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
-    """The mean of (B, H, W) over batch and pixels, weighted by (B, 1, H, W); 0 where every weight is 0."""
+    """The mean of (B, *spatial) over batch and pixels, weighted by (B, 1, *spatial); 0 where every weight is 0."""
     if weight is None:
         return per_pixel.mean()
     # Divided before the gradient passes: where every weight is 0, 1/tiny times a gradient would overflow.
@@ -24,7 +27,7 @@ def weighted_mean(per_pixel: torch.Tensor, weight: torch.Tensor | None) -> torch
 def mean_squared_error(
     student: torch.Tensor, teacher: torch.Tensor, weight: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Mean over all elements of (student - teacher)^2. Both (B, C, H, W), weight (B, 1, H, W) or None; a scalar."""
+    """Mean over all elements of (student - teacher)^2. Both (B, C, *spatial), weight (B, 1, *spatial) or None."""
     if weight is None:
         return F.mse_loss(student, teacher)
     return weighted_mean((student - teacher).square().mean(dim=1), weight)
@@ -38,10 +41,10 @@ def kl_divergence(
     T^2 keeps the size of the gradient independent of the temperature (Hinton et al., arXiv 1503.02531).
 
     Args:
-        student: (B, C, H, W).
-        teacher: (B, C, H, W).
+        student: (B, C, *spatial).
+        teacher: (B, C, *spatial).
         temperature: T > 0.
-        weight: (B, 1, H, W), how much each pixel counts in the mean; None: all alike.
+        weight: (B, 1, *spatial), how much each pixel counts in the mean; None: all alike.
 
     Returns:
         A scalar in nats, >= 0 up to rounding.
@@ -53,7 +56,7 @@ def kl_divergence(
 
 
 def standardise_over_channels(features: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
-    """Zero mean and unit variance over the channels of each pixel of (B, C, H, W) (population variance + eps)."""
+    """Zero mean and unit variance over the channels of each pixel of (B, C, *spatial) (population variance + eps)."""
     variance, mean = torch.var_mean(features, dim=1, correction=0, keepdim=True)
     return (features - mean) * torch.rsqrt(variance + eps)
 
@@ -86,40 +89,47 @@ class FeatureDistance:
     def __call__(
         self, student: torch.Tensor, teacher: torch.Tensor, weight: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The distance of a map from a teacher's, the student resized to the teacher's size, bilinearly.
+        """The distance of a map from a teacher's, the student resized to the teacher's size, linearly along each axis.
 
-        Computed in at least fp32 whatever the autocast. On GPUs the unweighted mean squared error of whole-number
-        scales is one operator, see `resized_mse`.
+        Computed in at least fp32 whatever the autocast. On GPUs the unweighted mean squared error of 2D maps at
+        whole-number scales is one operator, see `resized_mse`. Of 1D and 3D maps only their gradients are
+        kept for the backward, see `with_gradients_ahead`.
 
         Args:
-            student: (B, C, h, w).
-            teacher: (B, C, H, W); no gradient reaches it with `stop_gradient`.
-            weight: (B, 1, H, W), how much each pixel counts (see `pixel_weight`); None: all alike.
+            student: (B, C, *spatial), spatial of any size.
+            teacher: (B, C, *spatial); no gradient reaches it with `stop_gradient`.
+            weight: (B, 1, *spatial), how much each pixel counts (see `pixel_weight`); None: all alike.
 
         Returns:
             A scalar, at least fp32.
 
         Raises:
-            ValueError: the batch or the channels differ (they would broadcast silently otherwise).
+            ValueError: the batch, the channels or the number of axes differ (some would broadcast silently otherwise).
         """
-        if student.shape[:2] != teacher.shape[:2]:
+        if student.shape[:2] != teacher.shape[:2] or student.ndim != teacher.ndim:
             raise ValueError(
-                f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must have one batch size and "
-                "one number of channels"
+                f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must have one batch size, "
+                "one number of channels and one number of axes"
             )
         if self.stop_gradient:
             teacher = teacher.detach()
         if self._is_one_operator(weight) and supports(student, teacher):
             return resized_mse(student, teacher)
+        compare = partial(self._compare, weight=weight)
         with autocast_off(student.device.type):
-            student, teacher = at_least_fp32(student), at_least_fp32(teacher)
-            if student.shape != teacher.shape:
-                student = F.interpolate(student, teacher.shape[-2:], mode="bilinear", align_corners=False)
-            if self.standardise:
-                student, teacher = standardise_over_channels(student), standardise_over_channels(teacher)
-            if self.kind == "kl":
-                return kl_divergence(student, teacher, self.temperature, weight)
-            return mean_squared_error(student, teacher, weight)
+            if student.ndim == 4:
+                return compare(student, teacher)
+            return with_gradients_ahead(compare, student, teacher)
+
+    def _compare(self, student: torch.Tensor, teacher: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+        student, teacher = at_least_fp32(student), at_least_fp32(teacher)
+        if student.shape != teacher.shape:
+            student = resize_linearly(student, spatial_size(teacher))
+        if self.standardise:
+            student, teacher = standardise_over_channels(student), standardise_over_channels(teacher)
+        if self.kind == "kl":
+            return kl_divergence(student, teacher, self.temperature, weight)
+        return mean_squared_error(student, teacher, weight)
 
     def _is_one_operator(self, weight: torch.Tensor | None) -> bool:
         return self.kind == "mse" and weight is None and not self.standardise and self.stop_gradient

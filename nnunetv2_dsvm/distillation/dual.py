@@ -43,6 +43,7 @@ class DualSelfDistillation(nn.Module):
         stop_gradient: keep the distillation's gradient from the teachers, as the paper does.
         projection: how features are brought to a teacher's channels, by a "convolution" (1x1, learned) or by "pooling"
             over channels (no parameters).
+        dims: number of spatial axes of the features, 1 to 3.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class DualSelfDistillation(nn.Module):
         standardise: bool = False,
         stop_gradient: bool = True,
         projection: ProjectionKind = "convolution",
+        dims: int = 2,
     ) -> None:
         super().__init__()
         if not encoder_channels or not decoder_channels:
@@ -67,7 +69,10 @@ class DualSelfDistillation(nn.Module):
             raise ValueError(f"terms must be one or more of {list(_TERMS)}, each at most once, got {terms!r}")
         feature_distance = FeatureDistance(distance, temperature, standardise, stop_gradient)
         self.terms = nn.ModuleDict(
-            {name: _TERMS[name](encoder_channels, decoder_channels, feature_distance, projection) for name in terms}
+            {
+                name: _TERMS[name](encoder_channels, decoder_channels, feature_distance, projection, dims)
+                for name in terms
+            }
         )
         self.cuda_graphs = CudaGraphs(inference=False, training=False, inputs_stay=True)
 
@@ -80,13 +85,14 @@ class DualSelfDistillation(nn.Module):
         """Each term's unweighted value, a scalar of at least fp32, by the term's name.
 
         Args:
-            encoder_features: the outputs (B, C_l, H_l, W_l) of the encoder's stages, highest resolution first.
+            encoder_features: the outputs (B, C_l, *spatial_l) of the encoder's stages, highest resolution first.
             decoder_features: the same of the decoder's stages, highest resolution first too.
-            mask: (B, 1, H, W), 1 where the image counts and 0 where it is ignored, of the image that the features
+            mask: (B, 1, *spatial), 1 where the image counts and 0 where it is ignored, of the image that the features
                 cover; each term is then the mean over what counts, 0 where nothing does. None: everything counts.
 
         Raises:
-            ValueError: the features have other channels or another number of stages than the module was built for.
+            ValueError: the features have other channels, spatial axes or another number of stages than the module was
+                built for.
         """
         features = tuple(encoder_features), tuple(decoder_features)
         if mask is not None or torch.compiler.is_compiling():

@@ -1,16 +1,20 @@
-"""What both distillation terms do to the feature maps they are given: check, project, widen to 32-bit floats."""
+"""What the distillation terms do to the feature maps they are given: check, project, pool."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nnunetv2_dsvm.distillation.precision import at_least_fp32, autocast_off
+from nnunetv2_dsvm.distillation.resize import pool_averages
 from nnunetv2_dsvm.ops.dispatch import fused_backend
 
 ProjectionKind = Literal["convolution", "pooling"]
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+_CONVOLUTIONS: dict[int, type[Convolution]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 class ChannelPooling(nn.Module):
@@ -34,26 +38,20 @@ class ChannelPooling(nn.Module):
         return F.adaptive_avg_pool1d(x.flatten(1, -2), self.channels).unflatten(1, x.shape[1:-1])
 
 
-def channel_projection(kind: ProjectionKind, student: int, teacher: int) -> nn.Module:
-    """What brings a student's channels to its teacher's: a 1x1 convolution, or pooling over channels, for `project`."""
+def channel_projection(kind: ProjectionKind, dims: int, student: int, teacher: int) -> nn.Module:
+    """What brings a student's channels to its teacher's, for `project`.
+
+    Args:
+        kind: a 1x1 "convolution", or "pooling" over channels.
+        dims: number of the maps' spatial axes, 1 to 3.
+        student: its channels.
+        teacher: its channels.
+    """
     if kind not in get_args(ProjectionKind):
         raise ValueError(f"unknown projection {kind!r}: choose one of {', '.join(get_args(ProjectionKind))}")
-    return nn.Conv2d(student, teacher, 1) if kind == "convolution" else ChannelPooling(teacher)
-
-
-def at_least_fp32(features: Tensor) -> Tensor:
-    """The feature map in fp32, or in its own type if that is wider."""
-    return features.to(torch.promote_types(features.dtype, torch.float32))
-
-
-def autocast_off(device_type: str) -> AbstractContextManager:
-    """A context without autocast on this device type; where it is off already, nothing is touched.
-
-    A mean over millions of squared 16-bit differences overflows fp16 and loses its digits in bf16.
-    """
-    if torch.is_autocast_enabled(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()
+    if dims not in _CONVOLUTIONS:
+        raise ValueError(f"feature maps of 1, 2 or 3 spatial axes can be distilled, got dims={dims!r}")
+    return _CONVOLUTIONS[dims](student, teacher, 1) if kind == "convolution" else ChannelPooling(teacher)
 
 
 def projects_in_bf16(features: Tensor) -> bool:
@@ -69,66 +67,57 @@ def projects_in_bf16(features: Tensor) -> bool:
 
 
 def project(projection: nn.Module, features: Tensor) -> Tensor:
-    """A `channel_projection` of (B, C, H, W). No copy where channels are last in memory.
+    """A `channel_projection` of (B, C, *spatial). No copy of 2D maps with channels last in memory, nor of others.
 
     Returns:
-        (B, channels, H, W), channels last in memory. Of a convolution bf16 where `projects_in_bf16`, at least fp32
-        elsewhere and of a pooling.
+        (B, channels, *spatial). Of a convolution bf16 where `projects_in_bf16`, at least fp32 elsewhere and of a
+        pooling.
     """
-    x = features.permute(0, 2, 3, 1)
-    if not isinstance(projection, nn.Conv2d):
-        projected = projection(at_least_fp32(x))
-    elif projects_in_bf16(features):
-        projected = _over_channels(projection, x)
-    else:
-        with autocast_off(features.device.type):
-            wider = torch.promote_types(at_least_fp32(x).dtype, projection.weight.dtype)
-            projected = _over_channels(projection, x.to(wider))
-    return projected.permute(0, 3, 1, 2)
+    if not isinstance(projection, Convolution):
+        return projection(at_least_fp32(features).movedim(1, -1)).movedim(-1, 1)
+    if projects_in_bf16(features):
+        return _over_channels(projection, features)
+    with autocast_off(features.device.type):
+        wider = torch.promote_types(at_least_fp32(features).dtype, projection.weight.dtype)
+        return _over_channels(projection, features.to(wider))
 
 
-def _over_channels(convolution: nn.Conv2d, x: Tensor) -> Tensor:
-    """A 1x1 convolution of (B, H, W, C), as a product over channels."""
-    weight, bias = convolution.weight.flatten(1), convolution.bias
-    if not torch.is_autocast_enabled(x.device.type):  # parameters may be in 16 bit
-        weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
-    return F.linear(x, weight, bias)
+def _over_channels(convolution: Convolution, features: Tensor) -> Tensor:
+    """A 1x1 convolution of (B, C, *spatial), as a product over channels."""
+    weight, bias = convolution.weight.flatten(1), cast(Tensor, convolution.bias)
+    if not torch.is_autocast_enabled(features.device.type):  # parameters may be in 16 bit
+        weight, bias = weight.to(features.dtype), bias.to(features.dtype)
+    if features.ndim == 4:  # a VM-UNet's maps have their channels last in memory, and the fused operators read them so
+        return F.linear(features.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
+    product = torch.baddbmm(bias[:, None], weight.expand(len(features), -1, -1), features.flatten(2))
+    return product.unflatten(2, features.shape[2:])
 
 
-def average_pool(features: Tensor, size: tuple[int, int]) -> Tensor:
-    """Average pooling of (B, C, H, W) to `size`; its type is that in which `project` reads it."""
-    features = features if projects_in_bf16(features) else at_least_fp32(features)
-    height, width = plane(features)
-    if height % size[0] == 0 and width % size[1] == 0:
-        # The same windows; the backward of the adaptive pooling is slower on GPUs and not deterministic.
-        return F.avg_pool2d(features, (height // size[0], width // size[1]))
-    return F.adaptive_avg_pool2d(features, size)
+def average_pool(features: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Average pooling of (B, C, *spatial) to `size`; its type is that in which `project` reads it."""
+    return pool_averages(features if projects_in_bf16(features) else at_least_fp32(features), size)
 
 
-def check_channels(side: str, features: Sequence[Tensor], channels: Sequence[int]) -> None:
-    """Raises ValueError unless `features` are one (B, C_l, H_l, W_l) map per entry of `channels`."""
+def check_channels(side: str, features: Sequence[Tensor], channels: Sequence[int], dims: int) -> None:
+    """Raises ValueError unless `features` are one (B, C_l, *spatial) map of `dims` axes per entry of `channels`."""
     shapes = [tuple(f.shape) for f in features]
-    if any(len(shape) != 4 for shape in shapes) or [shape[1] for shape in shapes] != list(channels):
+    if any(len(shape) != 2 + dims for shape in shapes) or [shape[1] for shape in shapes] != list(channels):
         raise ValueError(
-            f"the {side} features have the shapes {shapes}, but the distillation was built for 2D maps (B, C, H, W) "
-            f"of {list(channels)} channels, highest resolution first"
+            f"the {side} features have the shapes {shapes}, but the distillation was built for {dims}D maps (B, C, "
+            f"{', '.join('DHW'[-dims:])}) of {list(channels)} channels, highest resolution first"
         )
 
 
-def plane(features: Tensor) -> tuple[int, int]:
-    """Height and width of (B, C, H, W)."""
-    height, width = features.shape[-2:]
-    return height, width
-
-
-def pixel_weight(mask: Tensor | None, size: tuple[int, int]) -> Tensor | None:
+def pixel_weight(mask: Tensor | None, size: tuple[int, ...]) -> Tensor | None:
     """How much each pixel of a feature map of this size counts: the share of the mask that it covers.
 
-    A pixel of the features stands for a square of the image. Where the whole square is ignored it weighs 0: the pair is
-    not compared there, and no gradient starts there. Ours.
+    A pixel (voxel) of the features stands for a box of the image. Where the whole box is ignored it weighs 0: the pair
+    is not compared there, and no gradient starts there. Ours.
 
     Args:
-        mask: (B, 1, H, W), 1 where the image counts and 0 where it is ignored; None: everything counts.
-        size: height and width of the feature map.
+        mask: (B, 1, *spatial), 1 where the image counts and 0 where it is ignored; None: everything counts.
+        size: of the feature map's spatial axes.
     """
-    return None if mask is None else F.adaptive_avg_pool2d(mask, size)
+    if mask is None:
+        return None
+    return F.adaptive_avg_pool2d(mask, (size[0], size[1])) if mask.ndim == 4 else pool_averages(mask, size)

@@ -16,14 +16,15 @@ class ProjectionSelfDistillation(SelfDistillationTerm):
         L_proj = 1/(M_e + M_d - 1) * ( sum_{l=1..M_e} D(P^e_l(f^e_l), sg[f^d_1])
                                      + sum_{l=2..M_d} D(P^d_l(f^d_l), sg[f^d_1]) )
 
-    The two sums are the paper's. P (a 1x1 convolution to f^d_1's channels, then a bilinear resize to its size) and the
-    division by the number of pairs are ours.
+    The two sums are the paper's. P (a 1x1 convolution to f^d_1's channels, then a resize to its size, linear along each
+    axis) and the division by the number of pairs are ours.
 
     Args:
         encoder_channels: channels of f^e_1 ... f^e_Me, highest resolution first.
         decoder_channels: channels of f^d_1 ... f^d_Md, highest resolution first.
         distance: D.
         projection: P by a 1x1 convolution, or by pooling over channels, which has no parameters.
+        dims: number of the maps' spatial axes, 1 to 3.
     """
 
     def __init__(
@@ -32,12 +33,15 @@ class ProjectionSelfDistillation(SelfDistillationTerm):
         decoder_channels: Sequence[int],
         distance: FeatureDistance,
         projection: ProjectionKind = "convolution",
+        dims: int = 2,
     ) -> None:
-        super().__init__(encoder_channels, decoder_channels, distance)
+        super().__init__(encoder_channels, decoder_channels, distance, dims)
         teacher = decoder_channels[0]
-        self.encoder_projections = nn.ModuleList(channel_projection(projection, c, teacher) for c in encoder_channels)
+        self.encoder_projections = nn.ModuleList(
+            channel_projection(projection, dims, c, teacher) for c in encoder_channels
+        )
         self.decoder_projections = nn.ModuleList(
-            channel_projection(projection, c, teacher) for c in decoder_channels[1:]
+            channel_projection(projection, dims, c, teacher) for c in decoder_channels[1:]
         )
 
     def pairs(

@@ -16,9 +16,9 @@ _MAX_ELEMENTS = 2**31  # of the student, and of one image of the teacher: the ke
 def supports(student: Tensor, teacher: Tensor) -> bool:
     """Whether `resized_mse` takes these maps `(B, C, h, w)` and `(B, C, H, W)`.
 
-    They are on a GPU, of fp32 or 16 bit, and H / h and W / w are whole numbers from 1 to 16.
+    They have two spatial axes and are on a GPU, of fp32 or 16 bit, and H / h and W / w are whole numbers from 1 to 16.
     """
-    if not 0 < student.numel() < _MAX_ELEMENTS or teacher[0].numel() >= _MAX_ELEMENTS:
+    if student.ndim != 4 or not 0 < student.numel() < _MAX_ELEMENTS or teacher[0].numel() >= _MAX_ELEMENTS:
         return False
     scales_fit = all(
         large % small == 0 and small <= large <= _MAX_SCALE * small
