@@ -14,7 +14,8 @@ from nnunetv2_dsvm.architecture.stage_info import StageInfo, channels_of
 from nnunetv2_dsvm.distillation.distances import DistanceKind, FeatureDistance
 from nnunetv2_dsvm.distillation.dual import DualSelfDistillation, Term
 from nnunetv2_dsvm.distillation.features import ProjectionKind
-from nnunetv2_dsvm.distillation.taps import FeatureTaps, describe_stages, unet_stages
+from nnunetv2_dsvm.distillation.stages import describe_stages, unet_stages
+from nnunetv2_dsvm.distillation.taps import FeatureTaps
 from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.training.guards.surroundings import explaining_unwritable
 from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
@@ -83,7 +84,8 @@ class DistilledTraining(TrainerHooks):
             return describe_stages(network, *self._tapped_modules, image)
         except ValueError as error:
             raise UserValueError(
-                f"{type(self).__name__} cannot distil the features of its {type(network).__name__}: {error}"
+                f"{type(self).__name__} cannot distil the features of its network: {error}. The class attributes "
+                "distillation_encoder and distillation_decoder name the modules, highest resolution first"
             ) from error
 
     def _passes_on_features(self) -> bool:
