@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.quick_nnunet import threads_for_processes
-from helpers.short_trainers import ShortNnUNet, ShortRun, assert_equal, checkpoint_of
+from helpers.short_trainers import ShortDistilled, ShortNnUNet, ShortRun, assert_equal, checkpoint_of
 from helpers.tiny_dataset import TinyDataset, plan_and_preprocess_here, write_raw_dataset
 from helpers.unets import CASCADE_3D, CONFIGURATIONS, RESENC_3D, UNET_2D, UNET_3D
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -33,10 +33,6 @@ def tiny_dataset(tmp_path_factory):
     with dataset.here():
         plan_and_preprocess_here(dataset, CONFIGURATIONS)
     return dataset
-
-
-class ShortDistilled(ShortRun, nnUNetTrainerDistilled):
-    pass
 
 
 class ShortTermsOff(ShortDistilled):

@@ -81,7 +81,7 @@ class DistilledTraining(TrainerHooks):
             return network.encoder_stages, network.decoder_stages
         image = torch.zeros(1, self.num_input_channels, *self.configuration_manager.patch_size, device=self.device)
         try:
-            return describe_stages(network, *self._tapped_modules, image)
+            return describe_stages(network, *self._modules_to_tap(), image)
         except ValueError as error:
             raise UserValueError(
                 f"{type(self).__name__} cannot distil the features of its network: {error}. The class attributes "
@@ -91,8 +91,7 @@ class DistilledTraining(TrainerHooks):
     def _passes_on_features(self) -> bool:
         return hasattr(unwrap_model(self.network), "return_features")
 
-    @cached_property
-    def _tapped_modules(self) -> tuple[Sequence[str], Sequence[str]]:
+    def _modules_to_tap(self) -> tuple[Sequence[str], Sequence[str]]:
         if self.distillation_encoder is not None and self.distillation_decoder is not None:
             return self.distillation_encoder, self.distillation_decoder
         return unet_stages(unwrap_model(self.network))
@@ -176,7 +175,7 @@ class DistilledTraining(TrainerHooks):
             network.return_features = True
             self.distillation.cuda_graphs.training = network.cuda_graphs.training
         else:
-            FeatureTaps(network, *self._tapped_modules)
+            FeatureTaps(network, *self._modules_to_tap())
         self._add_log_keys()
 
     def on_train_epoch_end(self, train_outputs: list[dict]):
