@@ -38,7 +38,7 @@ class Journey3D:
     def __init__(self, root: Path) -> None:
         self.dataset = TinyDataset(root)
         write_raw_dataset(self.dataset)
-        arguments = "-d 901 -c 2d 3d_fullres -np 1 1 -npfp 1".split()
+        arguments = ["-d", "901", "-c", "2d", "3d_fullres", "-np", "1", "1", "-npfp", "1"]
         self.dataset.command("nnUNetv2_plan_and_preprocess", *arguments, nnUNet_n_proc_DA="1")
         self.model = self.dataset.results / f"{TRAINER}__{PLANS}__{CONFIGURATION}"
         self.train(1)  # which writes the folder of trainers, too
