@@ -80,6 +80,8 @@ def test_trains_and_continues_to_the_bit(make, monkeypatch, configuration):
     for key in ("segmentation_loss", "L_proj", "L_prog"):
         assert np.isfinite(history[key]).all() and len(set(history[key])) == 3
     assert all(a > b for a, b in zip(history["train_losses"], history["segmentation_loss"], strict=True))
+    log = next(Path(straight.output_folder).glob("training_log_*.txt")).read_text()
+    assert "distilled stages: encoder.stages.1 (6 channels, stride " in log
     first = make(type("Cut", (ShortDistilled,), {"cut_off_at": 2}), configuration=configuration, run="cut")
     with pytest.raises(KeyboardInterrupt):
         first.run_training()

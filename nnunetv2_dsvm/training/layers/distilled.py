@@ -1,5 +1,6 @@
 """The layer of dual self-distillation: features of any network, projections, loss, ramp, logs."""
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
@@ -14,9 +15,15 @@ from nnunetv2_dsvm.architecture.stage_info import StageInfo, channels_of
 from nnunetv2_dsvm.distillation.distances import DistanceKind, FeatureDistance
 from nnunetv2_dsvm.distillation.dual import DualSelfDistillation, Term
 from nnunetv2_dsvm.distillation.features import ProjectionKind
-from nnunetv2_dsvm.distillation.stages import describe_stages, unet_stages
-from nnunetv2_dsvm.distillation.taps import FeatureTaps
-from nnunetv2_dsvm.errors import UserValueError
+from nnunetv2_dsvm.training.features import (
+    BothSides,
+    check_names,
+    in_words,
+    modules_to_tap,
+    passes_on_features,
+    return_features,
+    stages_of,
+)
 from nnunetv2_dsvm.training.guards.surroundings import explaining_unwritable
 from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
 from nnunetv2_dsvm.training.loss import (
@@ -56,45 +63,16 @@ class DistilledTraining(TrainerHooks):
 
     def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
         super().preflight(planned, device)
-        names = {"distillation_encoder": self.distillation_encoder, "distillation_decoder": self.distillation_decoder}
-        stated = {name: value for name, value in names.items() if value is not None}
-        for name, value in stated.items():
-            if isinstance(value, str) or not value or not all(isinstance(module, str) for module in value):
-                raise UserValueError(
-                    f"{type(self).__name__}.{name} is {value!r}, but must be the names of modules, highest resolution "
-                    'first, as in ("encoder.0", "encoder.1")'
-                )
-        if len(stated) == 1:
-            (one,), (other,) = stated, names.keys() - stated.keys()
-            raise UserValueError(f"{type(self).__name__} has {one}, but no {other}: name the modules of both sides")
+        check_names(type(self).__name__, self._named_modules())
+
+    def _named_modules(self) -> BothSides:
+        return self.distillation_encoder, self.distillation_decoder
 
     @cached_property
     def distilled_stages(self) -> tuple[Sequence[StageInfo], Sequence[StageInfo]]:
-        """The encoder's and the decoder's stages: as the network states them, else as one run on zeros shows them."""
-        network = unwrap_model(self.network)
-        if self._passes_on_features():
-            if self.distillation_encoder is not None:
-                raise UserValueError(
-                    f"{type(self).__name__} names modules in distillation_encoder and distillation_decoder, but its "
-                    f"{type(network).__name__} passes on its features itself: leave the names out"
-                )
-            return network.encoder_stages, network.decoder_stages
+        """The encoder's and the decoder's, highest resolution first."""
         image = torch.zeros(1, self.num_input_channels, *self.configuration_manager.patch_size, device=self.device)
-        try:
-            return describe_stages(network, *self._modules_to_tap(), image)
-        except ValueError as error:
-            raise UserValueError(
-                f"{type(self).__name__} cannot distil the features of its network: {error}. The class attributes "
-                "distillation_encoder and distillation_decoder name the modules, highest resolution first"
-            ) from error
-
-    def _passes_on_features(self) -> bool:
-        return hasattr(unwrap_model(self.network), "return_features")
-
-    def _modules_to_tap(self) -> tuple[Sequence[str], Sequence[str]]:
-        if self.distillation_encoder is not None and self.distillation_decoder is not None:
-            return self.distillation_encoder, self.distillation_decoder
-        return unet_stages(unwrap_model(self.network))
+        return stages_of(type(self).__name__, unwrap_model(self.network), self._named_modules(), image)
 
     @cached_property
     def distillation(self) -> DualSelfDistillation:
@@ -140,7 +118,7 @@ class DistilledTraining(TrainerHooks):
             not_ignored,
             share_of_all_ranks if self.is_ddp else None,
             lambda: self.current_epoch,
-            self.distilled_stages[0][0].stride if self._passes_on_features() else None,
+            self.distilled_stages[0][0].stride if passes_on_features(unwrap_model(self.network)) else None,
         )
 
     @cached_property
@@ -171,12 +149,14 @@ class DistilledTraining(TrainerHooks):
         super().initialize()
         self._train_projections_too(self.optimizer)  # where configure_optimizers of a class in front stands alone
         network = unwrap_model(self.network)
-        if self._passes_on_features():
-            network.return_features = True
+        return_features(network, self._named_modules())
+        if passes_on_features(network):
             self.distillation.cuda_graphs.training = network.cuda_graphs.training
-        else:
-            FeatureTaps(network, *self._modules_to_tap())
         self._add_log_keys()
+
+    def on_train_start(self):
+        super().on_train_start()
+        self.print_to_log_file("distilled stages: " + ", ".join(map(in_words, itertools.chain(*self.distilled_stages))))
 
     def on_train_epoch_end(self, train_outputs: list[dict]):
         super().on_train_epoch_end(train_outputs)
@@ -200,7 +180,12 @@ class DistilledTraining(TrainerHooks):
         return {**super().loss_terms_of_last_step(), **terms}
 
     def distillation_settings(self) -> dict[str, Any]:
+        network, tapped = unwrap_model(self.network), {}
+        if not passes_on_features(network):
+            modules = modules_to_tap(network, self._named_modules())
+            tapped = {side: list(names) for side, names in zip(("encoder", "decoder"), modules, strict=True)}
         return {
+            **tapped,
             "terms": self.distillation_terms,
             "distance": self.distillation_distance,
             "temperature": self.distillation_temperature,
