@@ -17,7 +17,7 @@ from nnunetv2_dsvm.nnunet.names import DATASET_JSON, FINAL, PLANS_JSON, fold_fol
 from nnunetv2_dsvm.planning.network_of_plans import build_vm_unet
 from nnunetv2_dsvm.training.checkpoints.compatibility import difference
 
-_HEADS = "decoder.seg_layers."
+_FIRST_LAYER, _HEADS = "encoder.patch_embedding.", "decoder.seg_layers."
 _NEEDED = ("network_weights", "init_args", "trainer_name")
 
 
@@ -67,6 +67,11 @@ def load_trained_network(
     plans, dataset_json = (_read_json(folder / name) for name in (PLANS_JSON, DATASET_JSON))
     stored = _read_checkpoint(file)
     weights = stored.weights
+    if not any(key.startswith(_FIRST_LAYER) for key in weights):
+        raise UserError(
+            f"{file} was trained by {stored.trainer} and is not of the VM-UNet, the only network that is read here. "
+            "nnU-Net's own commands predict with it (nnUNetv2_predict) and pass it on (nnUNetv2_export_model_to_zip)"
+        )
     try:
         name = stored.init_args["configuration"]
         manager = PlansManager(plans)
@@ -88,7 +93,7 @@ def load_trained_network(
     if other := difference(weights, network.state_dict()):
         raise UserError(
             f"{file} was trained by {stored.trainer} and is not of the VM-UNet that this package's trainers "
-            f"build from {folder / PLANS_JSON}: {other}. Only networks of this package's trainers can be read here"
+            f"build from {folder / PLANS_JSON}: {other}. Only the VM-UNets of this package's trainers are read here"
         )
     network = network.to_empty(device=device)
     network.load_state_dict(weights)

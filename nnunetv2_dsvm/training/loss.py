@@ -14,10 +14,10 @@ SEGMENTATION = "segmentation"
 
 
 def pixels_not_ignored(target: torch.Tensor, ignore_label: int, has_regions: bool) -> torch.Tensor:
-    """1 where a pixel is labelled and 0 where it has nnU-Net's ignore label, `(B, 1, H, W)`, fp32.
+    """1 where a pixel or voxel is labelled and 0 where it has nnU-Net's ignore label, `(B, 1, *size)`, fp32.
 
     Args:
-        target: (B, 1, H, W), the labels; with regions (B, regions + 1, H, W), the last of them the ignore label.
+        target: (B, 1, *size), the labels; with regions (B, regions + 1, *size), the last of them the ignore label.
         ignore_label: its number.
         has_regions: which of the two.
     """
@@ -26,9 +26,10 @@ def pixels_not_ignored(target: torch.Tensor, ignore_label: int, has_regions: boo
 
 
 def _over_the_features(mask: torch.Tensor, features: Sequence[torch.Tensor], stride: Sequence[int]) -> torch.Tensor:
-    """Pads the mask to the image that the features cover: the network pads at the bottom and right, with nothing."""
-    height, width = (step * size for step, size in zip(stride, features[0].shape[-2:], strict=True))
-    return F.pad(mask, (0, width - mask.shape[-1], 0, height - mask.shape[-2]))
+    """Pads the mask to the image that the features cover: the network pads at the end of each axis, with nothing."""
+    sizes = zip(stride, features[0].shape[2:], mask.shape[2:], strict=True)
+    missing = [step * covered - size for step, covered, size in sizes]
+    return F.pad(mask, [padding for at_the_end in reversed(missing) for padding in (0, at_the_end)])
 
 
 def share_of_all_ranks(mask: torch.Tensor) -> torch.Tensor:
@@ -47,8 +48,8 @@ class SegmentationWithDistillationLoss(nn.Module):
     """L = L_seg + r(epoch) * sum_k lambda_k * L_k.
 
     Called as nnU-Net calls a loss, `loss(output, target)`. A network in training returns its logits with its features
-    (`VMUNetOutput`); plain logits, as in validation, get L_seg alone. The ramp r, `linear_ramp` over `ramp_epochs`, and
-    the weights are ours.
+    (`VMUNetOutput`, `FeaturesOutput`); plain logits, as in validation, get L_seg alone. The ramp r, `linear_ramp` over
+    `ramp_epochs`, and the weights are ours.
 
     Where a dataset has an ignore label, ignored pixels do not drive the distillation either: each pair of features is
     compared where the image is labelled, a feature pixel counting with the labelled share of the image pixels it stands
@@ -59,7 +60,7 @@ class SegmentationWithDistillationLoss(nn.Module):
         distillation: `(encoder_features, decoder_features) -> {name: L_k}`, bare or wrapped for DDP.
         weights: lambda_k by the name of the term.
         ramp_epochs: the epoch from which r = 1.
-        not_ignored: target -> (B, 1, H, W), 1 where a pixel counts and 0 where it is ignored; None: all count.
+        not_ignored: target -> (B, 1, *size), 1 where a pixel counts and 0 where it is ignored; None: all count.
         share: of a mask, how this process's terms count beside those of the others (`share_of_all_ranks`); None: alone.
         current_epoch: the epoch of a training (counted from 0), asked in every step; None: that of `set_epoch`.
         stride: pixels of the image that a pixel of the first encoder features stands for, along each axis

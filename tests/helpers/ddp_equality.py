@@ -15,7 +15,8 @@ from nnunetv2.training.loss import dice
 from torch import Tensor
 
 from helpers.tiny_dataset import NETWORK, PLANS
-from nnunetv2_dsvm.training import dsvm_trainer, variants, vm_unet_trainer
+from helpers.unets import unet_architecture
+from nnunetv2_dsvm.training import distilled_trainer, dsvm_trainer, variants, vm_unet_trainer
 
 BATCH, STEPS, PATCH = 4, 3, (32, 40)
 IGNORE = {"labels": {"background": 0, "one": 1, "two": 2, "ignore": 3}}
@@ -32,6 +33,10 @@ class Case:
     network: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, Any] = field(default_factory=dict)
     compiled: bool = False  # the ranks' network and Dice; the one process is as always
+    unet: bool = False  # nnU-Net's PlainConvUNet in the place of the VM-UNet
+
+
+WITHOUT_BIAS = {"conv_bias": False}  # before a norm its gradient is rounding, and no two are equal
 
 
 CASES = {
@@ -56,6 +61,13 @@ CASES = {
     "ignore": Case(dsvm_trainer.nnUNetTrainerDSVM, True, labels=IGNORE),
     "ignore-kl": Case(variants.nnUNetTrainerDSVM_kl, False, labels=IGNORE),
     "ignore-regions": Case(variants.nnUNetTrainerDSVM_deepSupervision, True, labels=REGIONS),
+    "unet": Case(distilled_trainer.nnUNetTrainerDistilled, True, network=WITHOUT_BIAS, unet=True),
+    "unet-projection-compiled": Case(
+        variants.nnUNetTrainerDistilled_projection, True, network=WITHOUT_BIAS, compiled=True, unet=True
+    ),
+    "unet-progressive-ignore": Case(
+        variants.nnUNetTrainerDistilled_progressive, False, network=WITHOUT_BIAS, labels=IGNORE, unet=True
+    ),
 }
 
 
@@ -79,8 +91,11 @@ def tiny_plans(network: dict[str, Any] | None = None, **changes: Any) -> tuple[d
     return both[0], both[1]
 
 
-def batch(case: Case, step: int, part: slice, deep_supervision: bool) -> dict[str, Any]:
-    """A part of the batch of a step, in nnU-Net's form; with an ignore label its first half is labelled less."""
+def batch(case: Case, step: int, part: slice, scales: list[list[float]] | None) -> dict[str, Any]:
+    """A part of the batch of a step, in nnU-Net's form; with an ignore label its first half is labelled less.
+
+    `scales` are the trainer's of deep supervision, by which the targets get smaller; None: without.
+    """
     generator = torch.Generator().manual_seed(step)
     data = torch.randn(BATCH, 1, *PATCH, generator=generator)
     target = torch.randint(0, 3, (BATCH, 1, *PATCH), generator=generator)
@@ -90,13 +105,14 @@ def batch(case: Case, step: int, part: slice, deep_supervision: bool) -> dict[st
     if case.labels is REGIONS:
         target = torch.cat([target == 1, target == 2, target == 3], dim=1)
     data, target = data[part], target[part]
-    return {"data": data, "target": [target[..., ::s, ::s] for s in (1, 4, 8)] if deep_supervision else target}
+    strides = [round(1 / height) for height, _ in scales or ()]
+    return {"data": data, "target": [target[..., ::s, ::s] for s in strides] if scales else target}
 
 
 def make_trainer(case: Case, rank: int | None) -> Any:
-    plans, dataset_json = tiny_plans(
-        {**NETWORK, "drop_path_rate": 0.0, **case.network}, batch_size=BATCH, batch_dice=case.batch_dice
-    )
+    network = case.network if case.unet else {**NETWORK, "drop_path_rate": 0.0, **case.network}
+    architecture = {"architecture": unet_architecture(2)} if case.unet else {}
+    plans, dataset_json = tiny_plans(network, batch_size=BATCH, batch_dice=case.batch_dice, **architecture)
     compiled = case.compiled and rank is not None
     changes = {**case.changes, **({"_do_i_compile": lambda self: True} if compiled else {})}
     trainer_class = type(case.trainer.__name__, (OnCPU, case.trainer), changes)
@@ -122,7 +138,8 @@ def record(case: Case, rank: int | None) -> list[dict[str, dict[str, Tensor]]]:
     trainer.network.train()
     steps = []
     for step in range(STEPS):
-        loss = float(trainer.train_step(batch(case, step, part, trainer.enable_deep_supervision))["loss"])
+        scales = trainer._get_deep_supervision_scales()
+        loss = float(trainer.train_step(batch(case, step, part, scales))["loss"])
         modules = dict(zip(("network", "projections"), trainer.trained_modules(), strict=False))
         named = {f"{m}.{n}": p for m, module in modules.items() for n, p in module.named_parameters()}
         terms = {"loss": loss, **trainer.loss_terms_of_last_step()}

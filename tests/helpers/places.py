@@ -6,3 +6,4 @@ HELPERS = Path(__file__).parent
 TESTS = HELPERS.parent
 DATA = TESTS / "data"
 EXAMPLES = TESTS.parent / "examples"
+README = TESTS.parent / "README.md"

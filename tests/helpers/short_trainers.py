@@ -14,6 +14,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from helpers.tiny_dataset import NETWORK
 from nnunetv2_dsvm import VMUNet
 from nnunetv2_dsvm.training import variants
+from nnunetv2_dsvm.training.distilled_trainer import nnUNetTrainerDistilled
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
 from nnunetv2_dsvm.training.layers import distilled
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
@@ -66,6 +67,10 @@ class ShortVMUNet(ShortRun, nnUNetTrainerVMUNet):
 
 class ShortVMUNet_deepSupervision(ShortRun, variants.nnUNetTrainerVMUNet_deepSupervision):
     pass
+
+
+class ShortDistilled(ShortRun, nnUNetTrainerDistilled):
+    """nnU-Net's network with the distillation."""
 
 
 class ShortNnUNet(ShortRun, nnUNetTrainer):

@@ -100,10 +100,13 @@ class TinyDataset:
         with mock.patch.dict(os.environ, {**self.environment, **environment}), threads_for_processes():
             yield
 
-    def train_here(self, trainer: str, *options: object, fold: object = 0, plans: str = PLANS) -> str:
+    def train_here(
+        self, trainer: str, *options: object, fold: object = 0, plans: str = PLANS, configuration: str = "2d"
+    ) -> str:
         """nnUNetv2_train inside this process, on the CPU unless the options say otherwise."""
+        what = ["901", configuration, fold, "-tr", trainer, "-p", plans]
         device = [] if "-device" in options else ["-device", "cpu"]
-        return self.command_here("nnUNetv2_train", "901", "2d", fold, "-tr", trainer, "-p", plans, *device, *options)
+        return self.command_here("nnUNetv2_train", *what, *device, *options)
 
     def copy(self, root: Path) -> "TinyDataset":
         """The raw and the preprocessed data below another folder, where tests may write."""

@@ -16,6 +16,7 @@ from helpers.short_trainers import assert_equal
 
 from nnunetv2_dsvm.quickstart import trainers
 from nnunetv2_dsvm.training import variants
+from nnunetv2_dsvm.training.distilled_trainer import nnUNetTrainerDistilled
 from nnunetv2_dsvm.training.guards.distributed import sum_of_bits
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
@@ -88,7 +89,7 @@ def test_every_other_variant_has_the_graph_of_one_of_these():
     # An encoder is frozen by a learning rate of 0: its gradients are computed and averaged as ever.
     same_graph = {"default_num_epochs", "default_initial_lr", "frozen_encoder_epochs", turning}
     found = [*vars(variants).values(), *vars(trainers).values()]
-    found = [c for c in found if isinstance(c, type) and issubclass(c, nnUNetTrainerVMUNet)]
+    found = [c for c in found if isinstance(c, type) and issubclass(c, (nnUNetTrainerVMUNet, nnUNetTrainerDistilled))]
     assert len(found) > 50
     for trainer in found:
         base = next(parent for parent in trainer.__mro__ if parent in tested)

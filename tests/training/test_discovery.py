@@ -19,6 +19,8 @@ USERS_TRAINER = (
     "class {name}(nnUNetTrainer):\n    of_the_user = True\n"
 )
 NAMES = (DATA / "version_0_1_0" / "trainers.txt").read_text().split()
+LENGTHS = (1, 5, 10, 20, 50, 100, 250, 500, 1000)
+SINCE = ["nnUNetTrainerDistilled" + s for s in ("", "_projection", "_progressive", *(f"_{n}epochs" for n in LENGTHS))]
 
 
 def fresh_python(code: str, cwd: Path, **variables: str | None) -> str:
@@ -35,15 +37,17 @@ def test_processes_run_the_package_that_the_tests_import(tmp_path):
     assert fresh_python("import nnunetv2_dsvm as package; print(package.__file__)", tmp_path) == nnunetv2_dsvm.__file__
 
 
-def test_every_trainer_of_0_1_0_and_no_other_is_found_in_a_fresh_process(tmp_path):
-    """Folders of trained models name them; a new trainer belongs into the list too."""
+def test_every_trainer_of_0_1_0_and_those_since_are_found_in_a_fresh_process(tmp_path):
+    """Folders of trained models name them; a new trainer belongs into `SINCE`."""
+    names = sorted(NAMES + SINCE)
     code = FIND + (
         "import runpy; from pathlib import Path; from nnunetv2_dsvm.autoregister import DISCOVERY_DIRECTORY as folder;"
         " (shim,) = Path(folder).glob('*.py'); exported = runpy.run_path(str(shim));"
-        f" found = [find(name).__name__ for name in {NAMES}];"
-        " print(found, sorted(n for n in exported if n.startswith(('nnUNetTrainerDSVM', 'nnUNetTrainerVMUNet'))))"
+        f" found = [find(name).__name__ for name in {names}];"
+        " ours = ('nnUNetTrainerDSVM', 'nnUNetTrainerDistilled', 'nnUNetTrainerVMUNet');"
+        " print(found, sorted(n for n in exported if n.startswith(ours)))"
     )
-    assert fresh_python(code, tmp_path) == f"{NAMES} {NAMES}"
+    assert fresh_python(code, tmp_path) == f"{names} {names}"
 
 
 def test_a_users_trainers_keep_working_and_come_first(tmp_path):

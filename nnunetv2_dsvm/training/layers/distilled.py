@@ -1,21 +1,29 @@
-"""The layer of dual self-distillation: features, projections, loss, ramp, logs."""
+"""The layer of dual self-distillation: features of any network, projections, loss, ramp, logs."""
 
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunetv2_dsvm.architecture.stage_info import channels_of
+from nnunetv2_dsvm.architecture.stage_info import StageInfo, channels_of
 from nnunetv2_dsvm.distillation.distances import DistanceKind, FeatureDistance
 from nnunetv2_dsvm.distillation.dual import DualSelfDistillation, Term
 from nnunetv2_dsvm.distillation.features import ProjectionKind
-from nnunetv2_dsvm.errors import UserValueError
+from nnunetv2_dsvm.training.features import (
+    BothSides,
+    check_names,
+    in_words,
+    modules_to_tap,
+    passes_on_features,
+    return_features,
+    stages_of,
+)
 from nnunetv2_dsvm.training.guards.surroundings import explaining_unwritable
 from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
 from nnunetv2_dsvm.training.loss import (
@@ -36,8 +44,13 @@ class DistilledTraining(TrainerHooks):
 
     `_build_loss` stays that of the segmentation, and a loss that is assigned to the trainer at any time gets the terms.
     An optimiser that does not know the projections is given them.
+
+    Features come from the network itself where it passes them on (`VMUNet`), else from hooks on its modules: those that
+    are named, or the stages of nnU-Net's own networks. Hooks leave the network's weights and its inference as they are.
     """
 
+    distillation_encoder: Sequence[str] | None = None  # modules, highest resolution first; "name[i]" of a list's maps
+    distillation_decoder: Sequence[str] | None = None
     distillation_terms: tuple[Term, ...] = ("projection", "progressive")
     distillation_distance: DistanceKind = "mse"
     distillation_temperature: float = FeatureDistance.temperature  # of "kl"
@@ -56,31 +69,33 @@ class DistilledTraining(TrainerHooks):
 
     def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
         super().preflight(planned, device)
-        if type(self).build_network_architecture is nnUNetTrainer.build_network_architecture:
-            raise UserValueError(
-                f"{type(self).__name__} distils the features of a VM-UNet, but builds nnU-Net's network: name "
-                "nnUNetTrainerVMUNet, or the layer VMUNetNetwork, among its bases"
-            )
+        check_names(type(self).__name__, self._named_modules())
+
+    def _named_modules(self) -> BothSides:
+        return self.distillation_encoder, self.distillation_decoder
+
+    @cached_property
+    def distilled_stages(self) -> tuple[Sequence[StageInfo], Sequence[StageInfo]]:
+        """The encoder's and the decoder's, highest resolution first."""
+        image = torch.zeros(1, self.num_input_channels, *self.configuration_manager.patch_size, device=self.device)
+        return stages_of(type(self).__name__, unwrap_model(self.network), self._named_modules(), image)
 
     @cached_property
     def distillation(self) -> DualSelfDistillation:
         """The terms with their projections, made at the first use: when the optimiser is, or the loss."""
-        network = unwrap_model(self.network)
-        if not hasattr(network, "return_features"):
-            raise UserValueError(
-                f"{type(self).__name__} distils the features of a VM-UNet, but its build_network_architecture gives a "
-                f"{type(network).__name__}: leave out the class that it comes from"
+        encoder, decoder = self.distilled_stages
+        with torch.random.fork_rng(devices=()):  # what is drawn afterwards is drawn as without distillation
+            distillation = DualSelfDistillation(
+                channels_of(encoder),
+                channels_of(decoder),
+                dims=len(self.configuration_manager.patch_size),
+                terms=self.distillation_terms,
+                distance=self.distillation_distance,
+                temperature=self.distillation_temperature,
+                standardise=self.distillation_standardise,
+                stop_gradient=self.distillation_stop_gradient,
+                projection=self.distillation_projection,
             )
-        distillation = DualSelfDistillation(
-            channels_of(network.encoder_stages),
-            channels_of(network.decoder_stages),
-            terms=self.distillation_terms,
-            distance=self.distillation_distance,
-            temperature=self.distillation_temperature,
-            standardise=self.distillation_standardise,
-            stop_gradient=self.distillation_stop_gradient,
-            projection=self.distillation_projection,
-        )
         return distillation.to(self.device)
 
     @property
@@ -109,7 +124,7 @@ class DistilledTraining(TrainerHooks):
             not_ignored,
             share_of_all_ranks if self.is_ddp else None,
             lambda: self.current_epoch,
-            unwrap_model(self.network).encoder_stages[0].stride,
+            self.distilled_stages[0][0].stride if passes_on_features(unwrap_model(self.network)) else None,
         )
 
     @cached_property
@@ -140,9 +155,14 @@ class DistilledTraining(TrainerHooks):
         super().initialize()
         self._train_projections_too(self.optimizer)  # where configure_optimizers of a class in front stands alone
         network = unwrap_model(self.network)
-        network.return_features = True
-        self.distillation.cuda_graphs.training = network.cuda_graphs.training
+        return_features(network, self._named_modules())
+        if passes_on_features(network):
+            self.distillation.cuda_graphs.training = network.cuda_graphs.training
         self._add_log_keys()
+
+    def on_train_start(self):
+        super().on_train_start()
+        self.print_to_log_file("distilled stages: " + ", ".join(map(in_words, itertools.chain(*self.distilled_stages))))
 
     def on_train_epoch_end(self, train_outputs: list[dict]):
         super().on_train_epoch_end(train_outputs)
@@ -166,7 +186,12 @@ class DistilledTraining(TrainerHooks):
         return {**super().loss_terms_of_last_step(), **terms}
 
     def distillation_settings(self) -> dict[str, Any]:
+        network, tapped = unwrap_model(self.network), {}
+        if not passes_on_features(network):
+            modules = modules_to_tap(network, self._named_modules())
+            tapped = {side: list(names) for side, names in zip(("encoder", "decoder"), modules, strict=True)}
         return {
+            **tapped,
             "terms": self.distillation_terms,
             "distance": self.distillation_distance,
             "temperature": self.distillation_temperature,

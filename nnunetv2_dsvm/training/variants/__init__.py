@@ -1,8 +1,9 @@
-"""The variants of the two trainers, each a class with one override. nnU-Net finds them by their names (`-tr`).
+"""The variants of the three trainers, each a class with one override. nnU-Net finds them by their names (`-tr`).
 
 A module an idea; what each exports is its `__all__`.
 """
 
+from nnunetv2_dsvm.training.distilled_trainer import nnUNetTrainerDistilled
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
 from nnunetv2_dsvm.training.variants import ablations, deep_supervision, frozen_encoder, lengths, orientation
 from nnunetv2_dsvm.training.variants.ablations import *  # noqa: F403
@@ -12,7 +13,7 @@ from nnunetv2_dsvm.training.variants.lengths import *  # noqa: F403
 from nnunetv2_dsvm.training.variants.orientation import *  # noqa: F403
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
-__all__ = ["nnUNetTrainerDSVM", "nnUNetTrainerVMUNet"]
+__all__ = ["nnUNetTrainerDSVM", "nnUNetTrainerDistilled", "nnUNetTrainerVMUNet"]
 __all__ += ablations.__all__
 __all__ += deep_supervision.__all__
 __all__ += frozen_encoder.__all__

@@ -1,8 +1,15 @@
 """Parts of the distillation, or another distance of its features."""
 
+from nnunetv2_dsvm.training.distilled_trainer import nnUNetTrainerDistilled
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
 
-__all__ = ["nnUNetTrainerDSVM_kl", "nnUNetTrainerDSVM_progressive", "nnUNetTrainerDSVM_projection"]
+__all__ = [
+    "nnUNetTrainerDSVM_kl",
+    "nnUNetTrainerDSVM_progressive",
+    "nnUNetTrainerDSVM_projection",
+    "nnUNetTrainerDistilled_progressive",
+    "nnUNetTrainerDistilled_projection",
+]
 
 
 class nnUNetTrainerDSVM_projection(nnUNetTrainerDSVM):
@@ -21,3 +28,15 @@ class nnUNetTrainerDSVM_kl(nnUNetTrainerDSVM):
     """Kullback-Leibler divergence over channels in the place of the mean squared error."""
 
     distillation_distance = "kl"
+
+
+class nnUNetTrainerDistilled_projection(nnUNetTrainerDistilled):
+    """nnU-Net's network with the global term only."""
+
+    distillation_terms = ("projection",)
+
+
+class nnUNetTrainerDistilled_progressive(nnUNetTrainerDistilled):
+    """nnU-Net's network with the local term only."""
+
+    distillation_terms = ("progressive",)
