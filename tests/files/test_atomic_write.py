@@ -14,7 +14,7 @@ from nnunetv2_dsvm.files.json_files import read_json, write_json
 # By pathlib: what nobody else reads, what lies beside its place already, and devices.
 WRITE_PLAINLY = {
     "benchmark/measuring/isolated.py", "benchmark/measuring/memory.py", "diagnostics/torch_probe.py",
-    "diagnostics/trainer_probe.py", "quickstart/source_archive.py",
+    "diagnostics/trainer_probe.py", "diagnostics/trainer_list_probe.py", "quickstart/source_archive.py",
     "evaluation/tables.py", "files/atomic_write.py", "reporting/api.py",
     "cli/benchmark.py",
 }  # fmt: skip

@@ -20,7 +20,10 @@ USERS_TRAINER = (
 )
 NAMES = (DATA / "version_0_1_0" / "trainers.txt").read_text().split()
 LENGTHS = (1, 5, 10, 20, 50, 100, 250, 500, 1000)
-SINCE = ["nnUNetTrainerDistilled" + s for s in ("", "_projection", "_progressive", *(f"_{n}epochs" for n in LENGTHS))]
+SINCE = [
+    *("nnUNetTrainerDistilled", "nnUNetTrainerDistilled_projection", "nnUNetTrainerDistilled_progressive"),
+    *(f"nnUNetTrainerDistilled_{epochs}epochs" for epochs in LENGTHS),
+]
 
 
 def fresh_python(code: str, cwd: Path, **variables: str | None) -> str:
