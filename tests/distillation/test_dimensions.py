@@ -211,8 +211,7 @@ def test_compiled_in_one_piece_the_terms_are_the_same():
     distillation = DualSelfDistillation(CHANNELS, CHANNELS, dims=3).double()
     inputs = [*encoder, *distillation.parameters()]
     results = [
-        run(encoder, decoder)
-        for run in (distillation, torch.compile(distillation, backend="eager", fullgraph=True))
+        run(encoder, decoder) for run in (distillation, torch.compile(distillation, backend="eager", fullgraph=True))
     ]
     gradients = [torch.autograd.grad(sum(values.values()), inputs) for values in results]
     torch.testing.assert_close(*results, rtol=1e-10, atol=0)
