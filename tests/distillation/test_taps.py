@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet, ResidualUNet
+from helpers.examples_in_docstrings import run_example
 from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -346,6 +347,7 @@ def test_other_networks_stages_must_be_named():
 
 
 def test_the_readme_s_loop_trains():
+    run_example(FeatureTaps)
     section = README.read_text(encoding="utf-8").split("### Distil another network")[1].split("\n### ")[0]
     code = textwrap.dedent(section[section.index("    import torch") :].split("\n\n`encoder`")[0])
     network = Tiny()
