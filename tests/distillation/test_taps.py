@@ -273,7 +273,19 @@ class Pyramid(nn.Module):
         (["stem"], ["down"], "'stem' returns is changed in place later"),
         (["down"], ["down"], "down named twice"),
     ],
-    ids=lambda value: None if isinstance(value, list) else value.split("'")[-1][:0] or None,
+    ids=[
+        "missing",
+        "twice",
+        "never",
+        "flat",
+        "list",
+        "beyond",
+        "no channels",
+        "no list",
+        "order",
+        "in place",
+        "named twice",
+    ],
 )
 def test_what_can_be_no_stage_is_named(encoder, decoder, message):
     with pytest.raises(ValueError, match=message):
