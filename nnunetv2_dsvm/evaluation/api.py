@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.errors import UserError, check_choice, check_several
 from nnunetv2_dsvm.evaluation.case_result import CaseResult
 from nnunetv2_dsvm.evaluation.comparison import (
     PairedDifference,
@@ -109,18 +109,19 @@ def evaluate(
         ['metrics_nnunet.json', 'metrics_nnunet.csv']
     """
     how = _how(protocol, tolerance_mm, resample, processes, output, show_progress)
+    check_several("predictions", predictions)
     folders = [Path(folder) for folder in predictions]
     sets, problems = from_folders(Path(reference), folders, dataset_json=_path(dataset_json), plans=_path(plans))
     return _evaluated(sets, problems, how)
 
 
 def evaluate_cross_validation(
-    dataset: str,
+    dataset: str | int,
     trainers: Sequence[str],
     *,
     plans: str = "nnUNetPlans",
     configuration: str = "2d",
-    folds: Sequence[str] | None = None,
+    folds: Sequence[str | int] | None = None,
     protocol: ProtocolName = "nnunet",
     tolerance_mm: float | None = None,
     resample: bool = False,
@@ -150,8 +151,11 @@ def evaluate_cross_validation(
         ['case_0', 'case_1', 'case_2', 'case_3']
     """
     how = _how(protocol, tolerance_mm, resample, processes, output, show_progress)
+    check_several("trainers", trainers)
     check_folder_variables()
-    sets, problems = from_cross_validation(dataset, trainers, plans=plans, configuration=configuration, folds=folds)
+    sets, problems = from_cross_validation(
+        str(dataset), trainers, plans=plans, configuration=configuration, folds=folds
+    )
     return _evaluated(sets, problems, how)
 
 
@@ -175,14 +179,15 @@ def _how(
     output: Path | str | None,
     show_progress: bool,
 ) -> _How:
-    if protocol not in PROTOCOLS:
-        raise UserError(f"unknown protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}")
+    check_choice("protocol", protocol, PROTOCOLS)
     chosen = PROTOCOLS[protocol]
     if tolerance_mm is not None:
         if "NSD" not in chosen.metrics:
             raise UserError(f"--tolerance-mm is that of the NSD, which the protocol {protocol} does not have")
         if not 0 <= tolerance_mm < float("inf"):
             raise UserError(f"the tolerance of the NSD must be a number of millimetres from 0, got {tolerance_mm}")
+    if processes is not None and processes < 1:
+        raise UserError(f"processes must be 1 or more, got {processes}")
     if output is not None:
         check_folder_place(Path(output), _ELSEWHERE)
     tolerance = DEFAULT_TOLERANCE_MM if tolerance_mm is None else tolerance_mm

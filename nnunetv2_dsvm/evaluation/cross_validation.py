@@ -26,7 +26,7 @@ NNUNETS_FOLDS = ("0", "1", "2", "3", "4")
 
 
 def from_cross_validation(
-    dataset: str, trainers: Sequence[str], *, plans: str, configuration: str, folds: Sequence[str] | None = None
+    dataset: str, trainers: Sequence[str], *, plans: str, configuration: str, folds: Sequence[str | int] | None = None
 ) -> tuple[list[PredictionSet], list[str]]:
     """The validation predictions in nnU-Net's results folder.
 
@@ -47,12 +47,12 @@ def from_cross_validation(
         UserError: a variable, the dataset, a model or the references are missing.
     """
     _refuse_repeated(trainers)
-    folds = None if folds is None else named_folds(folds)
-    _refuse_repeated(folds or ())
+    asked = None if folds is None else named_folds(folds)
+    _refuse_repeated(asked or ())
     parent = folder_of_models(dataset)
-    folds = folds or folds_of_splits(parent.name) or NNUNETS_FOLDS
+    chosen = asked or folds_of_splits(parent.name) or NNUNETS_FOLDS
     models = {trainer: parent / model_name(trainer, plans, configuration) for trainer in trainers}
-    _check_validated(models.values(), folds, dataset)
+    _check_validated(models.values(), chosen, dataset)
     references = _references(parent.name)
     sets, problems = [], []
     for trainer, model in models.items():
@@ -60,7 +60,7 @@ def from_cross_validation(
         ending = file_ending(content)
         training_cases = _training_cases(parent.name, ending)
         cases: dict[str, EvaluatedCase] = {}
-        for fold in folds:
+        for fold in chosen:
             validation = validation_folder(model, fold)
             present = case_names(validation, ending)
             expected = validation_cases(parent.name, fold, present, training_cases)
@@ -88,7 +88,7 @@ def from_cross_validation(
         ordered = tuple(cases[case] for case in sorted(cases))
         reader_class = reader(content, model / PLANS_JSON, ordered[0].reference)
         sets.append(
-            PredictionSet(trainer, folder_of_metrics(model, folds), ordered, read_labels(content), reader_class)
+            PredictionSet(trainer, folder_of_metrics(model, chosen), ordered, read_labels(content), reader_class)
         )
     return sets, problems
 

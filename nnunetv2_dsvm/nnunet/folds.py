@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.errors import UserError, check_several
 from nnunetv2_dsvm.files.json_files import read_json
 from nnunetv2_dsvm.nnunet.folders import nnunet_folder
 from nnunetv2_dsvm.nnunet.names import SPLITS_JSON
@@ -13,7 +13,7 @@ from nnunetv2_dsvm.nnunet.names import SPLITS_JSON
 SEED = 12345  # of nnU-Net's random splits
 
 
-def named_folds(asked: Sequence[str]) -> list[str]:
+def named_folds(asked: Sequence[str | int]) -> list[str]:
     """Folds as their folders name them, numbers ascending.
 
     Args:
@@ -22,12 +22,14 @@ def named_folds(asked: Sequence[str]) -> list[str]:
     Raises:
         UserError: something else.
     """
-    wrong = [fold for fold in asked if fold != "all" and not fold.isdecimal()]
+    check_several("folds", asked)
+    names = [str(fold) for fold in asked]
+    wrong = [fold for fold in names if fold != "all" and not fold.isdecimal()]
     if wrong:
         raise UserError(f"folds are numbers from 0 or all, got {', '.join(wrong)}")
-    if "all" in asked and len(set(asked)) > 1:
+    if "all" in names and len(set(names)) > 1:
         raise UserError("-f all is a model of its own, validated on its training cases: name it alone, or name numbers")
-    return list(asked) if "all" in asked else [str(number) for number in sorted(map(int, asked))]
+    return list(names) if "all" in names else [str(number) for number in sorted(map(int, names))]
 
 
 def folds_of_splits(dataset_name: str) -> list[str] | None:

@@ -159,7 +159,7 @@ def _refuse_incomplete(model: TrainedModel) -> None:
             raise UserError(f"{model.folder / file} lacks {', '.join(missing)}, which nnU-Net writes: restore the file")
 
 
-def choose_folds(models: Sequence[TrainedModel], asked: Sequence[str] | None) -> list[str]:
+def choose_folds(models: Sequence[TrainedModel], asked: Sequence[str | int] | None) -> list[str]:
     """The folds to report on: those asked for, or else those that every model has.
 
     Of the latter only those of splits_final.json, if there are any: a fold beyond it validates on cases of the others.
@@ -168,15 +168,15 @@ def choose_folds(models: Sequence[TrainedModel], asked: Sequence[str] | None) ->
     Raises:
         UserError: a model lacks a fold that was asked for, the models have none in common, or `all` is not alone.
     """
-    if asked:
-        asked = named_folds(asked)
+    if asked is not None:
+        named = named_folds(asked)
         for model in models:
-            missing = [fold for fold in asked if fold not in model.folds]
+            missing = [fold for fold in named if fold not in model.folds]
             if missing:
                 has = f"{model.folder} has no fold {', '.join(missing)}; it has {', '.join(model.folds) or 'none'}"
                 sentences = [what_a_fold_lacks(model.folder, fold, model.dataset) for fold in missing]
                 raise UserError("\n  ".join([f"{has}: name those with -f, or:", *sentences]))
-        return [fold for fold in models[0].folds if fold in asked]  # numbers ascending, as evaluate names its folder
+        return [fold for fold in models[0].folds if fold in named]  # numbers ascending, as evaluate names its folder
     common = [fold for fold in models[0].folds if all(fold in model.folds for model in models)]
     numbers = [fold for fold in common if fold.isdigit()]
     in_splits = folds_of_splits(models[0].dataset)

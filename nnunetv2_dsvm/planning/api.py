@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import nnunetv2
 import torch
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
-from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.errors import UserError, check_choice
 from nnunetv2_dsvm.files.places_to_write import check_folder_place
 from nnunetv2_dsvm.host.devices import trains_in_bf16
 from nnunetv2_dsvm.nnunet.folders import check_folder_variables
@@ -85,6 +86,8 @@ def plan(
         >>> planned.file.name, planned.preset, planned.precision
         ('nnUNetPlans_small.json', 'small', 'bfloat16')
     """
+    if precision is not None:
+        check_choice("precision", precision, get_args(Precision))
     check_plan_arguments(
         [dataset_id],
         gpu_memory_target_gb=gpu_memory_target_gb,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from nnunetv2_dsvm.datasets.splits import write_grouped_splits
-from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.errors import UserError, check_choice
 from nnunetv2_dsvm.nnunet.project import NnUNetProject
 from nnunetv2_dsvm.quickstart.data import PHANTOM, REAL_CT, Data
 from nnunetv2_dsvm.quickstart.output_folder import OutputFolder
@@ -23,7 +23,7 @@ FOLDS = {"0": [0], "all": [0, 1, 2, 3, 4]}
 
 
 def quickstart(
-    output: Path,
+    output: Path | str,
     *,
     device: Literal["cpu", "cuda", "mps"] = "cpu",
     epochs: int = 5,
@@ -53,9 +53,11 @@ def quickstart(
     """
     if epochs not in EPOCHS:
         raise ValueError(f"epochs={epochs}, expected one of {', '.join(map(str, EPOCHS))}")
+    check_choice("device", device, DEVICES)
+    check_choice("folds", folds, FOLDS)
     _check_device(device)
     data = PHANTOM if synthetic else REAL_CT
-    folder = output.absolute()
+    folder = Path(output).absolute()
     finished = OutputFolder(folder, {"data": data.dataset, "epochs": epochs, "folds": folds})
     project = NnUNetProject(
         folder=folder,

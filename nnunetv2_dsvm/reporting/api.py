@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.errors import UserError, check_several
 from nnunetv2_dsvm.files.atomic_write import beside, put_in_place
 from nnunetv2_dsvm.files.listing import visible_files
 from nnunetv2_dsvm.files.places_to_write import check_folder_place
@@ -42,7 +42,7 @@ class Report:
     results: Mapping[str, Results]
 
 
-def report(models: Sequence[Path | str], output: Path | str, *, folds: Sequence[str] | None = None) -> Report:
+def report(models: Sequence[Path | str], output: Path | str, *, folds: Sequence[str | int] | None = None) -> Report:
     """Writes `report.html` on trained models, and its pictures `report_*.png` beside it.
 
     An earlier report in the folder is replaced, nothing else: which pictures are its own stands in its HTML. Images and
@@ -67,6 +67,7 @@ def report(models: Sequence[Path | str], output: Path | str, *, folds: Sequence[
         ['nnUNetTrainerDSVM']
     """
     folder = Path(output)
+    check_several("models", models)
     check_folder_variables()
     check_folder_place(folder, "choose another folder with -o", (REPORT,))
     found = find_models([Path(model) for model in models], None, (), "", "")

@@ -30,6 +30,7 @@ from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.parallel import measure_sets
 from nnunetv2_dsvm.evaluation.prediction_set import from_folders
+from nnunetv2_dsvm.nnunet.folds import named_folds
 
 CASES = {f"case_{i}": (blobs(i), blobs(i + 100)) for i in range(3)}
 DATASET, TRAINER, OTHER = "Dataset905_Mini", "nnUNetTrainerDSVM", "nnUNetTrainerVMUNet"
@@ -318,11 +319,21 @@ def test_a_call_measures_a_cross_validation(trained):
         ({"protocol": "dice"}, "unknown protocol 'dice': choose one of nnunet, isic, synapse"),
         ({"tolerance_mm": -1}, "millimetres from 0, got -1"),
         ({"protocol": "isic", "tolerance_mm": 2}, "the protocol isic does not have"),
+        ({"processes": 0}, "processes must be 1 or more, got 0"),
+        ({"predictions": "folder"}, r"predictions takes several, in a list: \['folder'\] instead of 'folder'"),
+        ({"predictions": []}, "predictions names nothing"),
     ],
 )
 def test_a_call_names_what_cannot_be_meant(tmp_path, options, message):
     with pytest.raises(UserError, match=message):
-        nnunetv2_dsvm.evaluate(tmp_path, [tmp_path], **options)
+        nnunetv2_dsvm.evaluate(tmp_path, **{"predictions": [tmp_path], **options})
+
+
+def test_folds_may_be_numbers_and_are_a_list():
+    assert named_folds([1, 0]) == named_folds(["1", "00"]) == ["0", "1"] and named_folds(["all"]) == ["all"]
+    for wrong in ("01", []):
+        with pytest.raises(UserError, match="folds takes several|folds names nothing"):
+            named_folds(wrong)
 
 
 def test_what_is_not_trained_is_named(trained, capsys):

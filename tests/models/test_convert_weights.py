@@ -23,6 +23,7 @@ import nnunetv2_dsvm
 from nnunetv2_dsvm import VMUNet
 from nnunetv2_dsvm.architecture.blocks.resampling import PatchEmbedding
 from nnunetv2_dsvm.cli.main import main
+from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.models.pretrained.fitting import to_input_channels
 from nnunetv2_dsvm.planning.architecture_entry import architecture_entry
 
@@ -457,3 +458,9 @@ def test_a_call_writes_what_the_command_writes_and_prints_nothing(convert, vmamb
     assert by_call["nnunetv2_dsvm"] == by_command["nnunetv2_dsvm"]
     assert list(by_call["network_weights"]) == list(by_command["network_weights"])
     assert all(torch.equal(by_call["network_weights"][name], t) for name, t in by_command["network_weights"].items())
+
+
+@pytest.mark.parametrize(("option", "said"), [("decoder", "auto, encoder, fresh"), ("preset", "small, base, large, ")])
+def test_a_call_names_a_choice_that_there_is_not(tmp_path, option, said):
+    with pytest.raises(UserError, match=f"unknown {option} 'tiny': choose one of {said}"):
+        nnunetv2_dsvm.convert_weights(tmp_path / "file.pth", tmp_path / "out.pth", **{option: "tiny"})

@@ -144,6 +144,11 @@ def test_what_is_not_there_is_named(trained, model, tmp_path):
         VMUNet.from_nnunet(trained.results / "ShortNnUNet__nnUNetPlans__2d", 0)
 
 
+def test_a_call_names_a_format_that_there_is_not(tmp_path):
+    with pytest.raises(UserError, match="unknown format 'pt2': choose one of torch-export, onnx"):
+        nnunetv2_dsvm.export("model", tmp_path / "model.pt2", fold=0, format="pt2")
+
+
 def test_a_truncated_checkpoint_is_refused(model, tmp_path):
     folder = shutil.copytree(model, tmp_path / "model")
     file = folder / "fold_0" / "checkpoint_final.pth"

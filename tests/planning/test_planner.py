@@ -20,6 +20,7 @@ import nnunetv2_dsvm
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
 from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 from nnunetv2_dsvm.cli.main import main
+from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.planning.memory import GIGABYTE, largest_batch, training_memory
 from nnunetv2_dsvm.planning.planner import PLANS_NAME, PRESET_FROM_GB, DSVMPlanner, preset_for
 
@@ -240,6 +241,11 @@ def test_a_call_writes_the_commands_plans_and_prints_nothing(plan, copied_datase
     assert planned.file == copied_dataset.preprocessed / "byCall.json"
     as_text = json.dumps(by_call).replace("byCall", "byCommand")
     assert json.loads(as_text) == by_command and by_command["configurations"]["2d"]["batch_size"] == planned.batch_size
+
+
+def test_a_call_names_a_precision_that_there_is_not():
+    with pytest.raises(UserError, match="unknown precision 'bf16': choose one of bfloat16, float16"):
+        nnunetv2_dsvm.plan(901, precision="bf16")
 
 
 def test_plans_that_are_there_keep_other_configurations_and_survive_a_full_disk(plan, copied_dataset, monkeypatch):

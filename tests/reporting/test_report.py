@@ -15,6 +15,7 @@ from scipy.stats import bootstrap, wilcoxon
 
 import nnunetv2_dsvm
 from nnunetv2_dsvm.cli.main import main
+from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.reporting import api
 
 GENERATOR = '<meta name="generator" content="nnunetv2_dsvm">'
@@ -274,6 +275,8 @@ def test_a_call_writes_what_the_command_writes_and_prints_nothing(small, report,
     monkeypatch.chdir(tmp_path)
     (tmp_path / model.name).symlink_to(model)
     run_example(nnunetv2_dsvm.report)
+    with pytest.raises(UserError, match="models takes several, in a list"):
+        nnunetv2_dsvm.report(model, tmp_path / "by_call")
 
 
 def test_an_output_folder_that_is_a_file(small, report, tmp_path, capsys):

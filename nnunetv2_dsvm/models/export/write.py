@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.errors import UserError, check_choice
 from nnunetv2_dsvm.files.atomic_write import replaced_file
 from nnunetv2_dsvm.files.places_to_write import check_file_place
 from nnunetv2_dsvm.models.export import formats
@@ -59,6 +59,7 @@ def write_portable_model(
 
 def check_place(path: Path, format: Format, overwrite: bool) -> None:
     """Raises UserError unless a file of this format may be written there."""
+    check_choice("format", format, SUFFIXES)
     if path.suffix.lower() != SUFFIXES[format]:
         raise UserError(f"{path} must end in {SUFFIXES[format]} for --format {format}")
     check_file_place(path, "name another file with -o")

@@ -4,13 +4,14 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunetv2_dsvm.architecture.vm_unet import VMUNet
-from nnunetv2_dsvm.errors import Refusal, UserError
+from nnunetv2_dsvm.architecture.vm_unet import PRESETS, VMUNet
+from nnunetv2_dsvm.errors import Refusal, UserError, check_choice
 from nnunetv2_dsvm.files.places_to_write import check_file_place
 from nnunetv2_dsvm.models.pretrained.fitting import DecoderSource, check_enough_fits, fit
 from nnunetv2_dsvm.models.pretrained.load_report import load_report
@@ -78,6 +79,8 @@ def convert_weights(
     """
     file, output = Path(file), Path(output)
     check_output(file, output, overwrite)
+    check_choice("decoder", decoder, get_args(DecoderSource))
+    check_choice("preset", preset or DEFAULT_PRESET, PRESETS)
     if preset is not None and plans is not None:
         raise UserError("a preset and plans are two networks: give one of them")
     pretrained = read_pretrained(file)
