@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
+import torch
+
 from nnunetv2_dsvm.files.safe_load import UnsafePickle
 from nnunetv2_dsvm.models.checkpoint import read_checkpoint
 from nnunetv2_dsvm.nnunet.names import CHECKPOINTS, FINAL
@@ -113,9 +115,14 @@ def limits(all_curves: Sequence[Curves]) -> dict[str, tuple[float, float]]:
 
 def _numbers(values: object) -> list[float]:
     """A value per epoch; NaN for what is none, as a file of somebody else's may hold."""
-    if not isinstance(values, list):
-        return []
-    return [float(value) if isinstance(value, Real) else math.nan for value in values]
+    return [_number(value) for value in values] if isinstance(values, list) else []
+
+
+def _number(value: object) -> float:
+    try:
+        return float(value) if isinstance(value, Real) else math.nan
+    except OverflowError:  # an integer beyond the range of floats
+        return math.nan
 
 
 def number_of_parameters(weights: Any) -> int | None:
@@ -127,7 +134,8 @@ def number_of_parameters(weights: Any) -> int | None:
         return None
     sizes = {}
     for name, tensor in weights.items():
-        if hasattr(tensor, "untyped_storage") and name.rpartition(".")[2] not in BUFFERS:
+        dense = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
+        if dense and str(name).rpartition(".")[2] not in BUFFERS:
             sizes[tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape] = tensor.numel()
     return sum(sizes.values()) or None
 

@@ -67,6 +67,7 @@ class NetworkContract:
         with torch.no_grad():
             logits = self.build(2, 3).eval()(torch.randn(2, 2, *size))
         assert logits.shape == (2, 3, *size) and logits.isfinite().all()
+        assert size == (1, 1) or logits.min() < 0 < logits.max()  # no softmax or sigmoid: the loss has it
 
     @pytest.mark.parametrize(("channels", "classes"), [(1, 1), (3, 61), (7, 2)])
     def test_gradients_reach_every_parameter(self, channels, classes):
@@ -122,6 +123,8 @@ class NetworkContract:
 
     def test_a_checkpoint_restores_it_to_the_bit(self):
         network, other = self.build(), self.build()
+        tensors = list(network.state_dict(keep_vars=True).values())
+        assert len(set(map(id, tensors))) == len(tensors)  # each under one name
         file = io.BytesIO()
         torch.save(network.state_dict(), file)
         file.seek(0)

@@ -144,7 +144,7 @@ def test_metrics_of_version_0_1_0_stand_beside_those_of_now(tmp_path):
 
 def test_logged_values_that_are_no_numbers_leave_gaps(tmp_path):
     model = TrainedModel(make_model(Drawn(tmp_path, "RGB", cases=1), "a", folds=1, epochs=2))
-    logging = {"train_losses": ["x", 0.5], "val_losses": "no list", "epoch_start_timestamps": [None, 1.0],
+    logging = {"train_losses": ["x", 10**400, 0.5], "val_losses": "no list", "epoch_start_timestamps": [None, 1.0],
                "epoch_end_timestamps": [2.0, 3.0]}  # fmt: skip
     torch.save({"logging": logging}, model.fold_folder("0") / "checkpoint_final.pth")
     curves = read_curves(model, ["0"])
@@ -271,6 +271,7 @@ def test_parameters_are_those_of_the_network(tmp_path):
         torch.save(network.state_dict(), tmp_path / "weights.pth")
         weights = torch.load(tmp_path / "weights.pth", mmap=True)
         assert number_of_parameters(weights) == sum(p.numel() for p in network.parameters())
+    assert number_of_parameters({"a": torch.eye(2).to_sparse(), 1: torch.ones(3)}) == 3
     assert sum(t.numel() for t in of_nnunet.state_dict().values()) > 1.5 * number_of_parameters(of_nnunet.state_dict())
 
 

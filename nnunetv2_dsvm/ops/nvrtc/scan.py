@@ -186,7 +186,7 @@ def scan_forward(
     Args:
         launch: of `plan`.
         height, width: of the token grid.
-        x, delta, A, B, C: laid out as `triton_ss2d.scan_forward` takes them; x, B and C in bfloat16.
+        x, delta, A, B, C: laid out as `triton_scan.TritonScan.forward` takes them; x, B and C in bfloat16.
         initial_state: h at the start of each chunk, `(batch, K, chunks, N, channels)`; None for one chunk.
         saved_states: gets h before every `INTERVAL`-th token, `(batch, K, intervals, N, channels)`, bf16; may be None.
     """
@@ -214,7 +214,7 @@ def scan_backward(
     launch: LaunchPlan, height: int, width: int, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor,
     C: Tensor, saved_states: Tensor, final_dh: Tensor | None, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
 ) -> Gradients:  # fmt: skip
-    """Gradients of the scan without the skip, of tensors laid out as `triton_ss2d.scan_backward` takes them.
+    """Gradients of the scan without the skip, of tensors laid out as `triton_scan.TritonScan.backward` takes them.
 
     Args:
         launch: of `plan`.
