@@ -71,6 +71,7 @@ setup(
             "ruff",
             "mypy>=1.11",
         ],
+        "interop": ["monai", "segmentation-models-pytorch"],  # tests of distilling their networks; never needed
         "mamba_ssm": MAMBA_SSM,  # the CUDA kernel of the conventional VM-UNet, as one more backend; never needed
         "cuda": MAMBA_SSM,  # its name in 0.1.0
     },

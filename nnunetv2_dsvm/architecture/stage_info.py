@@ -12,7 +12,7 @@ class StageInfo:
     """One stage of an encoder or decoder, whose last feature map can be distilled.
 
     Attributes:
-        module: the submodule that makes it, by the name that `get_submodule` takes; "name[i]" for an element of the list
+        module: the submodule that makes it, by the name that `get_submodule` takes; "name[i]" for an element of a list
             that it returns.
         channels: of the feature map.
         stride: how many pixels of the image a pixel of the feature map stands for, along each axis.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from nnunetv2_dsvm.architecture.blocks.resampling import pad_to_multiple
 from nnunetv2_dsvm.architecture.encoder_decoder import HowBlocksRun, VMUNetDecoder, VMUNetEncoder
 from nnunetv2_dsvm.architecture.finite_image import check_finite, finite_or_refused, is_recorded
 from nnunetv2_dsvm.architecture.precision import inference_precision, without_autocast_cache
-from nnunetv2_dsvm.architecture.stage_info import StageInfo
+from nnunetv2_dsvm.architecture.stage_info import FeaturesOutput, StageInfo
 from nnunetv2_dsvm.architecture.traced_size import at_this_size_only
 from nnunetv2_dsvm.architecture.vm_unet_sizes import PRESETS, VMUNetSizes, strides_of
 from nnunetv2_dsvm.cuda_graphs import CudaGraphs
@@ -19,18 +19,7 @@ from nnunetv2_dsvm.host.waiting_threads import sleep_when_crowded
 
 __all__ = ["PRESETS", "VMUNet", "VMUNetOutput"]
 _PUBLISHED = PRESETS["base"]
-
-
-class VMUNetOutput(NamedTuple):
-    """What the network returns while it trains with `return_features` on.
-
-    `encoder_features[l - 1]` and `decoder_features[l - 1]` are the outputs of the last block of stage l (l = 1 at H/4,
-    l = M the deepest), `(B, dims[l - 1], H / 2^(l+1), W / 2^(l+1))`.
-    """
-
-    logits: Tensor | list[Tensor]
-    encoder_features: tuple[Tensor, ...]
-    decoder_features: tuple[Tensor, ...]
+VMUNetOutput = FeaturesOutput  # what a VMUNet returns while it trains with `return_features` on
 
 
 class VMUNet(nn.Module):

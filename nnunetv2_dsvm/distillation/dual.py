@@ -1,11 +1,12 @@
 """Dual self-distillation: the global and the local term side by side, each optional."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
+from nnunetv2_dsvm.architecture.stage_info import StageInfo, channels_of
 from nnunetv2_dsvm.cuda_graphs import CudaGraphs
 from nnunetv2_dsvm.distillation.distances import DistanceKind, FeatureDistance
 from nnunetv2_dsvm.distillation.features import ProjectionKind
@@ -75,6 +76,13 @@ class DualSelfDistillation(nn.Module):
             }
         )
         self.cuda_graphs = CudaGraphs(inference=False, training=False, inputs_stay=True)
+
+    @classmethod
+    def from_stages(
+        cls, encoder: Sequence[StageInfo], decoder: Sequence[StageInfo], **options: Any
+    ) -> "DualSelfDistillation":
+        """For the stages that a network states, or `describe_stages` finds; `options` are the class's other ones."""
+        return cls(channels_of(encoder), channels_of(decoder), dims=len(encoder[0].stride), **options)
 
     def forward(
         self,

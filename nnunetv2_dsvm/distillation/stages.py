@@ -169,7 +169,7 @@ def _stage(name: str, calls: Sequence[tuple[Any, int]], image: Tensor) -> StageI
     output, version = calls[0]
     if isinstance(output, list | tuple) and output:
         raise UserValueError(
-            f"module {path!r} returns {len(output)} outputs: name one of them, '{path}[0]' to '{path}[{len(output) - 1}]'"
+            f"module {path!r} returns {len(output)} outputs: name one, '{path}[0]' to '{path}[{len(output) - 1}]'"
         )
     is_map = isinstance(output, Tensor) and output.ndim == image.ndim and output.shape[0] == image.shape[0]
     if not is_map or not output.is_floating_point() or not output.numel():

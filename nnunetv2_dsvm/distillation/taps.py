@@ -19,10 +19,10 @@ class FeatureTaps:
     `FeaturesOutput` while `network.training`, and what it always was in evaluation. Parameters, their names and
     inference are untouched; deep supervision's list comes through as `logits`. No feature map is kept beyond its call.
 
-    The hooks sit on the network itself, inside the wrappers of torch.compile and DDP, so attach them before or after
-    wrapping, but before the first call: compiled code does not notice hooks that come later. For the same reason
-    compiled code is forgotten here (`torch.compiler.reset`). A copy of the network, and one that was pickled as a
-    whole, has taps of its own. `torch.nn.DataParallel` is refused: its replicas would share them; take DDP.
+    The hooks sit on the network itself, inside the wrappers of torch.compile and DDP: attach them before or after
+    wrapping. torch.compile shares code between the networks of a class and does not look at their hooks, so what is
+    compiled so far is forgotten here (`torch.compiler.reset`). A deep copy of the network has taps of its own.
+    `torch.nn.DataParallel` is refused, as its replicas would share them. `torch.jit.script` needs `remove` first.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 1))
@@ -37,9 +37,6 @@ class FeatureTaps:
             resolution first; "name[i]" where a module returns a list.
         decoder: the same of the decoder.
 
-    Attributes:
-        active: whether the network returns features in training.
-
     Raises:
         UserValueError: a module that is not there.
         RuntimeError: the network has taps already. In a training step: a module that did not run or ran twice.
@@ -48,8 +45,8 @@ class FeatureTaps:
     def __init__(self, network: nn.Module, encoder: Sequence[str], decoder: Sequence[str]) -> None:
         self.network = bare_network(network)
         self.encoder, self.decoder = tuple(encoder), tuple(decoder)
-        self.active = True
-        self._kept: dict[str, Tensor] | None = None  # only during a call
+        self._kept: dict[str, Tensor] = {}  # emptied, not replaced: torch.compile holds on to the one it has seen
+        self._collecting = False  # only during a call
         if any(
             isinstance(getattr(hook, "__self__", None), FeatureTaps) for hook in self.network._forward_hooks.values()
         ):
@@ -67,34 +64,36 @@ class FeatureTaps:
         """Takes the hooks away: the network is as it was."""
         for handle in self._handles:
             handle.remove()
-        self._kept = None
+        self._kept.clear()
         torch.compiler.reset()
 
     def _begin(self, network: nn.Module, args: Any) -> None:
-        if network is not self.network:
+        self._kept.clear()  # of a call that failed
+        self._collecting = network.training
+        if network.training and network is not self.network:
             raise RuntimeError(
                 f"a replica of the {type(network).__name__} that has the taps was called: torch.nn.DataParallel and "
                 "copy.copy share hooks; take DistributedDataParallel or copy.deepcopy"
             )
-        self._kept = {} if network.training and self.active else None
 
     def _keep(self, name: str, index: int | None, module: nn.Module, args: Any, output: Any) -> None:
-        if self._kept is None:  # in evaluation, or when checkpointing computes a block again in the backward pass
+        if not self._collecting:  # in evaluation, or when checkpointing computes a block again in the backward pass
             return
         if name in self._kept:
             raise RuntimeError(f"module {name!r} ran twice in one call: tap a module that runs once")
         self._kept[name] = output if index is None else output[index]
 
     def _hand_out(self, network: nn.Module, args: Any, output: Any) -> FeaturesOutput | None:
-        kept, self._kept = self._kept, None
-        if kept is None:
+        if not self._collecting:
             return None
+        self._collecting = False
+        kept = dict(self._kept)
+        self._kept.clear()
         empty = [name for name in (*self.encoder, *self.decoder) if name not in kept]
         if empty:
             raise RuntimeError(
                 f"the taps on {', '.join(empty)} stayed empty: the modules did not run, or torch.compile ran code that "
-                f"it had compiled for another {type(network).__name__}, without taps (it does not look at hooks); "
-                "attach the taps of all networks before the first of them is called, or call torch.compiler.reset() "
-                "between them"
+                f"it had compiled for another {type(network).__name__}, without taps. It does not look at hooks; with "
+                "torch._dynamo.config.skip_nnmodule_hook_guards = False before the first call it does"
             )
         return FeaturesOutput(output, tuple(kept[n] for n in self.encoder), tuple(kept[n] for n in self.decoder))
