@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunetv2_dsvm.distillation.precision import at_least_fp32, autocast_off
-from nnunetv2_dsvm.distillation.resize import pool_averages
+from nnunetv2_dsvm.distillation.resize import pool_averages, pool_channels
 from nnunetv2_dsvm.ops.dispatch import fused_backend
 
 ProjectionKind = Literal["convolution", "pooling"]
@@ -29,12 +29,14 @@ class ChannelPooling(nn.Module):
         self.channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., C) to (..., channels), as adaptive average pooling does it."""
+        """(B, *spatial, C) to (B, *spatial, channels), as adaptive average pooling does it."""
         present = x.shape[-1]
         if present % self.channels == 0:  # the adaptive pooling's backward is not deterministic on GPUs
             return x.unflatten(-1, (self.channels, present // self.channels)).mean(-1)
         if self.channels % present == 0:
             return x.unsqueeze(-1).expand(*x.shape, self.channels // present).flatten(-2)
+        if x.ndim != 4:
+            return pool_channels(x, self.channels)
         return F.adaptive_avg_pool1d(x.flatten(1, -2), self.channels).unflatten(1, x.shape[1:-1])
 
 

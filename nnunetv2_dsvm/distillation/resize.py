@@ -56,6 +56,12 @@ def pool_averages(features: Tensor, size: tuple[int, ...]) -> Tensor:
     return features.mean(tuple(range(3, features.ndim, 2)))
 
 
+def pool_channels(features: Tensor, channels: int) -> Tensor:
+    """The same means over the last axis of (B, *spatial, C), at least fp32, to (B, *spatial, channels)."""
+    with autocast_off(features.device.type):
+        return F.linear(features, _averages(features.shape[-1], channels, features.dtype, features.device))
+
+
 def _along_each_axis(features: Tensor, size: tuple[int, ...], matrix: _Matrix) -> Tensor:
     """The product with a matrix along each axis that changes, in the order that keeps the map small for longest."""
     present = spatial_size(features)

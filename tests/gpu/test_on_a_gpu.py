@@ -137,3 +137,34 @@ def test_a_compiled_network_has_the_gradients_of_an_eager_one():
         run(x).square().mean().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
     assert (gradients[0] - gradients[1]).norm() <= 1e-3 * gradients[0].norm()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("distance", ["mse", "kl"])
+def test_the_terms_of_3d_maps_have_the_same_bits_twice_and_the_values_of_fp64(distance, dtype, recwarn):
+    """Sizes that halve, and others; the suite lets torch warn of every operator without a deterministic kernel."""
+    encoder, decoder = [(24, 32, 20), (12, 16, 10), (5, 8, 5)], [(24, 32, 20), (12, 16, 10)]
+    channels = [8, 16, 24]
+    distillation = DualSelfDistillation(channels, channels[:2], distance=distance, dims=3)
+    maps = [
+        [torch.randn(2, c, *s).to(dtype) for c, s in zip(channels, side, strict=False)] for side in (encoder, decoder)
+    ]
+
+    def gradients(module: torch.nn.Module, sides: list[list[torch.Tensor]]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        sides = [[m.detach().requires_grad_() for m in side] for side in sides]
+        with torch.autocast("cuda", dtype, enabled=sides[0][0].dtype not in (torch.float32, torch.float64)):
+            values = torch.stack([*module(*sides).values()])
+        students = [*sides[0], *sides[1][1:], *module.parameters()]
+        return values, torch.autograd.grad(1000 * values.sum(), students)
+
+    exact, wanted = gradients(distillation.double(), [[m.double() for m in side] for side in maps])
+    distillation.float().cuda()
+    (values, got), (again, got_again) = (
+        gradients(distillation, [[m.cuda() for m in side] for side in maps]) for _ in "12"
+    )
+    assert torch.equal(values, again) and all(torch.equal(a, b) for a, b in zip(got, got_again, strict=True))
+    tolerance = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
+    assert (values.cpu() - exact).norm() <= tolerance * exact.norm()
+    for ours, right in zip(got, wanted, strict=True):
+        assert (ours.cpu().double() - right).norm() <= tolerance * right.norm()
+    assert not [str(w.message) for w in recwarn if "does not have a deterministic implementation" in str(w.message)]

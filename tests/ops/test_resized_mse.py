@@ -29,3 +29,4 @@ def test_what_it_does_not_take(monkeypatch, size, dtype, teachers_dtype):
     student = torch.rand(1, 2, 3, 4)
     assert supports(student, torch.rand(1, 2, 6, 8))
     assert not supports(student.to(dtype), torch.rand(1, 2, *size, dtype=teachers_dtype))
+    assert not supports(torch.rand(1, 2, 3, 4, 5), torch.rand(1, 2, 6, 8, 10))
