@@ -4,6 +4,9 @@ from threading import Thread
 
 import pytest
 import torch
+from helpers.short_trainers import ShortDistilled, ShortNnUNet, checkpoint_of, without_pictures
+from helpers.tiny_dataset import TinyDataset, plan_and_preprocess_here, write_raw_dataset
+from helpers.unets import CONFIGURATIONS, UNET_3D
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.benchmark.cases.core import CoreCase
@@ -168,3 +171,19 @@ def test_the_terms_of_3d_maps_have_the_same_bits_twice_and_the_values_of_fp64(di
     for ours, right in zip(got, wanted, strict=True):
         assert (ours.cpu().double() - right).norm() <= tolerance * right.norm()
     assert not [str(w.message) for w in recwarn if "does not have a deterministic implementation" in str(w.message)]
+
+
+def test_a_distilled_training_in_3d_is_compiled_and_in_half_precision(tmp_path):
+    """nnU-Net's recipe on a GPU: inductor, float16 with a gradient scaler; through the trap of code compiled before."""
+    dataset = TinyDataset(tmp_path)
+    write_raw_dataset(dataset)
+    with dataset.here(nnUNet_compile="t"), without_pictures():
+        plan_and_preprocess_here(dataset, CONFIGURATIONS)
+        for trainer_class in (ShortNnUNet, ShortDistilled):
+            plans = {**dataset.load_plans(), "continue_training": False}
+            trainer = trainer_class(plans, UNET_3D, 0, dataset.load_dataset_json(), torch.device("cuda"))
+            trainer.run_training()
+            trainer.perform_actual_validation()
+    assert isinstance(trainer.network, torch._dynamo.OptimizedModule) and trainer.grad_scaler is not None
+    assert all(loss > 0 for loss in trainer.losses) and len(trainer.losses) == 6
+    assert all(value > 0 for value in checkpoint_of(trainer)["logging"]["L_proj"])

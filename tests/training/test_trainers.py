@@ -24,6 +24,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2_dsvm import VMUNet
 from nnunetv2_dsvm.quickstart import trainers
 from nnunetv2_dsvm.training import precision, variants
+from nnunetv2_dsvm.training.distilled_trainer import nnUNetTrainerDistilled
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
 from nnunetv2_dsvm.training.precision import cuda_autocast, trains_in_bf16
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
@@ -53,7 +54,8 @@ WHAT_A_NAME_STATES = {
 def test_a_variant_differs_from_its_trainer_in_what_its_name_states_alone():
     for variant in VARIANTS:
         name, *stated = variant.__name__.split("_")
-        main = {trainer.__name__: trainer for trainer in (nnUNetTrainerDSVM, nnUNetTrainerVMUNet)}[name]
+        mains = (nnUNetTrainerDSVM, nnUNetTrainerDistilled, nnUNetTrainerVMUNet)
+        main = {trainer.__name__: trainer for trainer in mains}[name]
         added = [base for base in variant.__mro__ if base not in main.__mro__]
         own = {key: value for base in reversed(added) for key, value in vars(base).items() if key[:2] != "__"}
         assert own == {key: value for part in stated for key, value in WHAT_A_NAME_STATES[part].items()}, variant

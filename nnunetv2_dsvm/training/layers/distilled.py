@@ -11,7 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunetv2_dsvm.architecture.stage_info import StageInfo, channels_of
+from nnunetv2_dsvm.architecture.stage_info import StageInfo
 from nnunetv2_dsvm.distillation.distances import DistanceKind, FeatureDistance
 from nnunetv2_dsvm.distillation.dual import DualSelfDistillation, Term
 from nnunetv2_dsvm.distillation.features import ProjectionKind
@@ -83,12 +83,9 @@ class DistilledTraining(TrainerHooks):
     @cached_property
     def distillation(self) -> DualSelfDistillation:
         """The terms with their projections, made at the first use: when the optimiser is, or the loss."""
-        encoder, decoder = self.distilled_stages
         with torch.random.fork_rng(devices=()):  # what is drawn afterwards is drawn as without distillation
-            distillation = DualSelfDistillation(
-                channels_of(encoder),
-                channels_of(decoder),
-                dims=len(self.configuration_manager.patch_size),
+            distillation = DualSelfDistillation.from_stages(
+                *self.distilled_stages,
                 terms=self.distillation_terms,
                 distance=self.distillation_distance,
                 temperature=self.distillation_temperature,
