@@ -52,15 +52,16 @@ def check_module() -> None:
         report(name, relative_error(p.grad, q.grad), 1e-5)
 
 
-def check_norm() -> None:
-    wide = torch.randn(7, 12)
-    inputs = [torch.randn(7, 6) * 3 + 1, torch.randn(6), torch.randn(6), wide[:, 6:]]
+def check_norm(channels: int) -> None:
+    """A multiple of 8 channels is loaded in units of 8."""
+    wide = torch.randn(7, 2 * channels)
+    inputs = [torch.randn(7, channels) * 3 + 1, torch.randn(channels), torch.randn(channels), wide[:, channels:]]
     inputs = [t.requires_grad_() for t in inputs]
     exact = [t.detach().double().requires_grad_() for t in inputs]
     y = layer_norm(*inputs[:3], 1e-5, gate=inputs[3])
-    expected = F.layer_norm(exact[0], (6,), exact[1], exact[2], 1e-5) * F.silu(exact[3])
+    expected = F.layer_norm(exact[0], (channels,), exact[1], exact[2], 1e-5) * F.silu(exact[3])
     report("norm", relative_error(y, expected), 1e-5)
-    grad = torch.randn(7, 6)
+    grad = torch.randn(7, channels)
     grads = torch.autograd.grad(y, inputs, grad), torch.autograd.grad(expected, exact, grad.double())
     for got, right in zip(*grads, strict=True):
         report("norm gradient", relative_error(got, right), 1e-5)
@@ -75,5 +76,8 @@ if __name__ == "__main__":
         check_scan(SHAPES["three_intervals"], torch.float32)
     elif what in SHAPES:
         check_scan(SHAPES[what], getattr(torch, sys.argv[2]))
+    elif what == "norm":
+        for channels in (6, 24):
+            check_norm(channels)
     else:
-        {"module": check_module, "norm": check_norm}[what]()
+        check_module()

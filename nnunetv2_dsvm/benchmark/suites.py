@@ -117,7 +117,9 @@ class Runner:
                 if without.get(implementation):
                     yield Result("network", str(images), implementation, note=without[implementation])
                     continue
-                for compiled in [False, True] if plan.compile else [False]:
+                # nnU-Net compiles its own networks by default on a GPU: that is what a user compares with.
+                always = implementation == "PlainConvUNet" and self.device.type == "cuda"
+                for compiled in [False, True] if plan.compile or always else [False]:
                     case = replace(self._network_case(implementation, images), compiled=compiled)
                     name = implementation + (", compiled" if compiled else "")
                     yield self._measured("network", str(images), name, case, partial(self.checks.network, case))

@@ -45,7 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backends", type=_names, metavar="NAMES", help="of the scan suite (default: all; on a GPU the fast ones)"
     )
     parser.add_argument("--scan-backend", default="auto", help="of our core and network (default: auto)")
-    parser.add_argument("--compile", action="store_true", help="measure the networks with torch.compile as well")
+    parser.add_argument(
+        "--compile", action="store_true",
+        help="measure the networks with torch.compile as well; on a GPU PlainConvUNet always is, as by nnU-Net",
+    )  # fmt: skip
     parser.add_argument("--repeats", type=int, help="at least so many timed calls (default: 3 on a CPU, else 10)")
     parser.add_argument("--quick", action="store_true", help="tiny shapes, to see that everything works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
