@@ -43,12 +43,14 @@ def output_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def _parameters(
-    problem: triton_ss2d.Problem, x: Tensor, weight: Tensor, dt_bias: Tensor
+    problem: triton_ss2d.Problem, kernel: str, x: Tensor, weight: Tensor, dt_bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """delta, B and C of all directions: views into one matrix product, softplus in place."""
+    """delta, B and C of all directions: views into one matrix product, softplus in place where `kernel` has none."""
     p = problem
     product = torch.mm(x.view(-1, p.channels), weight.t()).view(p.batch, p.length, -1)
     dt, B, C = split(product, p.channels, p.d_state)
+    if p.takes_dt(kernel, x.dtype):
+        return dt, B, C
     delta = dt if x.dtype == torch.float32 else dt.view(triton_ss2d.delta_dtype(x.dtype))
     return triton_ss2d.softplus(dt, dt_bias, delta), B, C
 
@@ -66,9 +68,9 @@ def core_forward(
     """y, and with `save` the sparse states that `core_backward` starts from."""
     problem = triton_ss2d.Problem(x.shape[0], height, width, x.shape[2], A.shape[2], x.device)
     x, A, dt_bias = x.contiguous(), A.contiguous(), dt_bias.contiguous()
-    delta, B, C = _parameters(problem, x, weight.to(x.dtype), dt_bias)
+    delta, B, C = _parameters(problem, "scan_forward", x, weight.to(x.dtype), dt_bias)
     dtype = output_dtype(x.dtype)
-    parts, boundary = triton_ss2d.scan_forward(problem, x, delta, A, B, C, save, dtype)
+    parts, boundary = triton_ss2d.scan_forward(problem, x, delta, A, B, C, dt_bias, save, dtype)
     return triton_ss2d.merge(parts, x, D.sum(0), dtype)[0], boundary
 
 
@@ -80,10 +82,10 @@ def core_backward(
     problem = triton_ss2d.Problem(x.shape[0], height, width, x.shape[2], A.shape[2], x.device)
     grad, x, A, dt_bias = grad.contiguous(), x.contiguous(), A.contiguous(), dt_bias.contiguous()
     matrix = weight.to(x.dtype)
-    delta, B, C = _parameters(problem, x, matrix, dt_bias)
+    delta, B, C = _parameters(problem, "scan_backward", x, matrix, dt_bias)
     grad_product = x.new_empty(*x.shape[:2], weight.shape[0])
     grad_dt, grad_B, grad_C = split(grad_product, problem.channels, problem.d_state)
-    g = triton_ss2d.scan_backward(problem, grad, x, delta, A, B, C, boundary, grad_dt, grad_B, grad_C)
+    g = triton_ss2d.scan_backward(problem, grad, x, delta, A, B, C, dt_bias, boundary, grad_dt, grad_B, grad_C)
     grad_x, grad_D = triton_ss2d.merge(g.x, grad, D.sum(0), x.dtype, other=x)
     columns = grad_product.flatten(0, 1)
     grad_x = torch.addmm(grad_x.flatten(0, 1), columns, matrix).view_as(x)

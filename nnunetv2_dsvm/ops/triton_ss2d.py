@@ -155,6 +155,15 @@ class Problem(NamedTuple):
         shape = (self.batch, NUM_DIRECTIONS, math.ceil(self.length / interval), self.d_state, self.channels)
         return Saved(interval, shape, torch.bfloat16 if nvrtc else torch.float32)
 
+    def takes_dt(self, kernel: str, dtype: torch.dtype) -> bool:
+        """Whether `kernel`, "scan_forward" or "scan_backward", makes delta from dt itself.
+
+        That are the CUDA C++ kernels without chunks, whose states and flows come from kernels that take delta.
+        """
+        if self.saved(dtype).dtype != torch.bfloat16:
+            return False
+        return nvrtc_scan.plan(kernel, self.batch, self.length, self.channels, processors(self.device)).chunks == 1
+
     def programs(self, tile: Tile) -> int:
         """Of a launch in one chunk."""
         return self.batch * NUM_DIRECTIONS * math.ceil(self.channels / tile.channels)
@@ -261,11 +270,13 @@ def _entering(
 
 
 def scan_forward(
-    problem: Problem, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, save: bool, dtype: torch.dtype
-) -> tuple[Tensor, Tensor | None]:
+    problem: Problem, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, dt_bias: Tensor, save: bool,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """In `dtype`, the output of each direction without the skip, `(batch, L, K, channels)`, and the saved states.
 
-    delta is after softplus; A is contiguous fp32; B and C have the same strides.
+    delta is after softplus, or dt itself where `takes_dt`; A and dt_bias are contiguous fp32; B and C have the same
+    strides.
     """
     from nnunetv2_dsvm.ops.triton_scan import forward_kernel
 
@@ -273,7 +284,7 @@ def scan_forward(
     kept = p.saved(common_dtype(x, B, C))
     boundary = kept.empty(x) if save else None
     if kept.dtype == torch.bfloat16:
-        return _nvrtc_forward(p, x, delta, A, B, C, boundary), boundary
+        return _nvrtc_forward(p, x, delta, A, B, C, dt_bias, boundary), boundary
     tile = p.forward_tile()
     chunks, chunk_length = p.chunks(tile)
     entering = _entering(p, tile, chunks, chunk_length, x, delta, A, B, reverse=False) if chunks > 1 else None
@@ -308,16 +319,19 @@ class ScanGradients(NamedTuple):
 
 
 def scan_backward(
-    problem: Problem, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, boundary: Tensor,
-    grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
+    problem: Problem, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, dt_bias: Tensor,
+    boundary: Tensor, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
 ) -> ScanGradients:  # fmt: skip
-    """Gradients, without those of the skip. Those of dt, B and C are written into tensors of their shapes."""
+    """Gradients, without those of the skip. Those of dt, B and C are written into tensors of their shapes.
+
+    delta and the rest as `scan_forward` takes them.
+    """
     from nnunetv2_dsvm.ops.triton_scan_backward import backward_kernel
 
     p = problem
     tile = scan_tile(p.d_state, _device_numbers(p.device)[1])
     if boundary.dtype == torch.bfloat16:
-        return _nvrtc_backward(p, tile, grad, x, delta, A, B, C, boundary, grad_dt, grad_B, grad_C)
+        return _nvrtc_backward(p, tile, grad, x, delta, A, B, C, dt_bias, boundary, grad_dt, grad_B, grad_C)
     chunks, chunk_length = p.chunks(tile)
     flow = None
     if chunks > 1:
@@ -346,20 +360,21 @@ def scan_backward(
 
 
 def _nvrtc_forward(
-    problem: Problem, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, boundary: Tensor | None
-) -> Tensor:
+    problem: Problem, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, dt_bias: Tensor,
+    boundary: Tensor | None,
+) -> Tensor:  # fmt: skip
     p = problem
     plan = nvrtc_scan.plan("scan_forward", p.batch, p.length, p.channels, processors(p.device))
     entering = None
     if plan.chunks > 1:
         tile = scan_tile(p.d_state, _device_numbers(p.device)[1])
         entering = _entering(p, tile, plan.chunks, plan.chunk_length, x, delta, A, B, reverse=False)
-    return nvrtc_scan.scan_forward(plan, p.height, p.width, x, delta, A, B, C, entering, boundary)
+    return nvrtc_scan.scan_forward(plan, p.height, p.width, x, delta, A, B, C, dt_bias, entering, boundary)
 
 
 def _nvrtc_backward(
     problem: Problem, tile: Tile, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
-    boundary: Tensor, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
+    dt_bias: Tensor, boundary: Tensor, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
 ) -> ScanGradients:  # fmt: skip
     p = problem
     plan = nvrtc_scan.plan("scan_backward", p.batch, p.length, p.channels, processors(p.device))
@@ -367,7 +382,7 @@ def _nvrtc_backward(
     if plan.chunks > 1:
         flow = _entering(p, tile, plan.chunks, plan.chunk_length, grad, delta, A, C, reverse=True)
     g = nvrtc_scan.scan_backward(
-        plan, p.height, p.width, grad, x, delta, A, B, C, boundary, flow, grad_dt, grad_B, grad_C
+        plan, p.height, p.width, grad, x, delta, A, B, C, dt_bias, boundary, flow, grad_dt, grad_B, grad_C
     )
     if g.parts:
         for parts, out in zip(g.parts, (grad_B, grad_C), strict=True):
@@ -377,11 +392,12 @@ def _nvrtc_backward(
 
 def _prepare(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, dt_bias: Tensor, height: int, width: int
-) -> tuple[Problem, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Problem, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     problem = Problem(x.shape[0], height, width, x.shape[2], A.shape[2], x.device)
     delta = torch.empty(dt.shape, dtype=delta_dtype(x.dtype), device=x.device)
-    delta = softplus(dt.contiguous(), dt_bias.float().contiguous(), delta)
-    return problem, x.contiguous(), delta, A.float().contiguous(), B.contiguous(), C.contiguous()
+    dt_bias = dt_bias.float().contiguous()
+    delta = softplus(dt.contiguous(), dt_bias, delta)
+    return problem, x.contiguous(), delta, A.float().contiguous(), B.contiguous(), C.contiguous(), dt_bias
 
 
 def forward(
@@ -402,10 +418,10 @@ def _forward(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor, height: int, width: int,
     save: bool,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    problem, x, delta, A, B, C = _prepare(x, dt, A, B, C, dt_bias, height, width)
+    problem, x, delta, A, B, C, dt_bias = _prepare(x, dt, A, B, C, dt_bias, height, width)
     # A direction alone can exceed the range of float16 where the sum does not.
     dtype = torch.float32 if x.dtype == torch.float16 else x.dtype
-    parts, boundary = scan_forward(problem, x, delta, A, B, C, save, dtype)
+    parts, boundary = scan_forward(problem, x, delta, A, B, C, dt_bias, save, dtype)
     return merge(parts, x, D.float().sum(0), x.dtype)[0], boundary
 
 
@@ -425,12 +441,12 @@ def backward_from(
     """As `backward`, from the states that `forward_saving` saved."""
     inputs = (x, dt, A, B, C, D, dt_bias)
     grad = grad.contiguous()
-    problem, x, delta, A, B, C = _prepare(x, dt, A, B, C, dt_bias, height, width)
+    problem, x, delta, A, B, C, dt_bias = _prepare(x, dt, A, B, C, dt_bias, height, width)
     # The CUDA C++ backward writes bfloat16, whatever dt was.
     dtype = torch.bfloat16 if boundary.dtype == torch.bfloat16 else dt.dtype
     grad_dt = torch.empty_like(dt, dtype=dtype, memory_format=torch.contiguous_format)
     grad_B, grad_C = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (B, C))
-    g = scan_backward(problem, grad, x, delta, A, B, C, boundary, grad_dt, grad_B, grad_C)
+    g = scan_backward(problem, grad, x, delta, A, B, C, dt_bias, boundary, grad_dt, grad_B, grad_C)
     grad_x, grad_D = merge(g.x, grad, D.float().sum(0), x.dtype, other=x)
     grads = (grad_x, grad_dt, g.A, grad_B, grad_C, grad_D.expand_as(D), g.dt_bias)
     return tuple(g.to(t.dtype).contiguous() for g, t in zip(grads, inputs, strict=True))
