@@ -25,11 +25,14 @@ def empty_cache(tmp_path, monkeypatch):
 
 
 @needs_nvrtc
-@pytest.mark.parametrize(("capability", "warps"), [((8, 0), 4), ((8, 6), 3), ((9, 0), 4), ((9, 0), 2), ((9, 0), 1)])
+@pytest.mark.parametrize(
+    ("capability", "warps", "raw"),
+    [((8, 0), 4, False), ((8, 6), 3, True), ((9, 0), 4, True), ((9, 0), 2, False), ((9, 0), 1, True)],
+)
 @pytest.mark.parametrize("name", ["scan_forward", "scan_backward"])
-def test_compiles(empty_cache, name, capability, warps):
+def test_compiles(empty_cache, name, capability, warps, raw):
     """The sources themselves assert that `shared_bytes` is the size of their shared memory."""
-    assert nvrtc.cubin(name, capability, scan.macros(name, warps))[:4] == b"\x7fELF"
+    assert nvrtc.cubin(name, capability, scan.macros(name, warps, raw))[:4] == b"\x7fELF"
     assert scan.shared_bytes(name, warps) <= 227 * 1024
 
 
@@ -145,6 +148,14 @@ def test_forward_saves_for_the_kernel_that_backward_will_use(hopper):
     assert problem.saved(BF16) == (32, (2, 4, 8, 16, 64), BF16)
     assert problem.saved(torch.float32) == (64, (2, 4, 4, 16, 64), torch.float32)
     assert triton_ss2d.Problem(2, 16, 16, 64, 8, CUDA).saved(BF16).dtype == torch.float32
+
+
+def test_delta_is_made_in_the_kernel_where_there_is_one_chunk(hopper):
+    hopper.setattr(triton_ss2d, "processors", lambda device: 132)
+    one, several = (triton_ss2d.Problem(*sizes, 192, 16, CUDA) for sizes in ((32, 64, 64), (12, 128, 128)))
+    for kernel in ("scan_forward", "scan_backward"):
+        assert one.takes_dt(kernel, BF16) and not one.takes_dt(kernel, torch.float16)
+        assert not several.takes_dt(kernel, BF16)
 
 
 def _raises(error):
