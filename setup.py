@@ -10,6 +10,7 @@ version = next(
 )
 
 EXPORT = ["onnx", "onnxruntime", "onnxscript"]
+MAMBA_SSM = ["mamba-ssm", "causal-conv1d"]
 
 setup(
     name="nnunetv2_dsvm",
@@ -17,6 +18,11 @@ setup(
     description="Trains DSVM-UNet, a Vision-Mamba U-Net with dual self-distillation, inside stock nnU-Net v2",
     long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    project_urls={
+        "Method": "https://arxiv.org/abs/2601.19690",
+        "Network": "https://arxiv.org/abs/2402.02491",
+        "nnU-Net": "https://github.com/MIC-DKFZ/nnUNet",
+    },
     license="Apache-2.0",
     license_files=["LICENSE"],
     keywords=["nnU-Net", "medical image segmentation", "Mamba", "VM-UNet", "self-distillation"],
@@ -27,11 +33,13 @@ setup(
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Topic :: Scientific/Engineering :: Medical Science Apps.",
+        "Typing :: Typed",
     ],
     python_requires=">=3.10",
     packages=find_packages(include=["nnunetv2_dsvm", "nnunetv2_dsvm.*"]),
     # The directory nnU-Net scans for trainers is not a package: nnU-Net imports its one module as a top-level module.
     package_data={
+        "nnunetv2_dsvm": ["py.typed"],
         "nnunetv2_dsvm.training": ["discovery/*.py"],
         "nnunetv2_dsvm.reporting": ["*.j2"],
         "nnunetv2_dsvm.ops.nvrtc": ["*.cu", "*.cuh"],
@@ -52,8 +60,19 @@ setup(
     extras_require={
         "datasets": ["h5py"],  # the preprocessed Synapse
         "export": EXPORT,  # ONNX; torch.export needs nothing
-        "test": ["pytest>=8", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "h5py", "medpy>=0.5.2", *EXPORT],
-        "cuda": ["mamba-ssm", "causal-conv1d"],
+        "test": [
+            "pytest>=8",
+            "pytest-timeout",
+            "pytest-xdist>=3.8",
+            "hypothesis",
+            "h5py",
+            "medpy>=0.5.2",
+            *EXPORT,
+            "ruff",
+            "mypy>=1.11",
+        ],
+        "mamba_ssm": MAMBA_SSM,  # the CUDA kernel of the conventional VM-UNet, as one more backend; never needed
+        "cuda": MAMBA_SSM,  # its name in 0.1.0
     },
     entry_points={
         "console_scripts": ["nnUNetv2_dsvm=nnunetv2_dsvm.cli.main:main"],

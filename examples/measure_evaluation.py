@@ -28,7 +28,7 @@ from scipy import ndimage
 
 from nnunetv2_dsvm.cli.main import main as command
 from nnunetv2_dsvm.evaluation.surface import surface_distances
-from nnunetv2_dsvm.listing import visible_files
+from nnunetv2_dsvm.files.listing import visible_files
 
 Shape = tuple[int, int, int]  # z, y, x
 
@@ -169,7 +169,7 @@ def compare_libraries(shape: Shape) -> None:
 
 def _used_here(a, b, spacing):
     d = surface_distances(a, b, spacing)
-    return d.hd95(), d.mean(), d.nsd(1.0)
+    return d.hd95(), d.assd(), d.nsd(1.0)
 
 
 def _by_map(distance_map):

@@ -1,6 +1,7 @@
 """Set-up of every test: memory that was never written is NaN, and processes share few cores peacefully."""
 
 import os
+from collections import Counter
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,9 +16,17 @@ import torch
 
 # `python -m pytest` takes the package from the folder it is run in, `pytest` the installed one: the processes that the
 # tests start, in folders of their own, are to run the same code as the tests.
-TESTED = Path(find_spec("nnunetv2_dsvm").origin).parents[1]
-if TESTED == Path(__file__).resolve().parents[1]:
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTED), os.environ.get("PYTHONPATH")]))
+TESTED, TESTS = Path(find_spec("nnunetv2_dsvm").origin).parents[1], Path(__file__).resolve().parent
+PATHS = [str(TESTED)] if TESTS.parent == TESTED else []
+# Their scripts find the tests' helpers too.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*PATHS, str(TESTS), os.environ.get("PYTHONPATH")]))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, so that none is begun last: those with slow tests, then those with many."""
+    tests = Counter(item.path for item in items)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in slow, -tests[item.path]))
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +47,7 @@ def fixed_seed():
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory):
     """A generated dataset, planned and preprocessed once for the whole session (see tiny_dataset.py). Read only."""
-    from tiny_dataset import make_tiny_dataset
+    from helpers.tiny_dataset import make_tiny_dataset
 
     return make_tiny_dataset(tmp_path_factory.mktemp("tiny"))
 
@@ -59,7 +68,7 @@ def one_thread():
 
 @pytest.fixture
 def no_pictures():
-    from short_trainers import without_pictures
+    from helpers.short_trainers import without_pictures
 
     with without_pictures():
         yield
@@ -68,21 +77,19 @@ def no_pictures():
 @pytest.fixture
 def one_epoch(monkeypatch):
     """The trainers of short_trainers.py train one epoch instead of three."""
-    from short_trainers import ShortRun
+    from helpers.short_trainers import ShortRun
 
     monkeypatch.setattr(ShortRun, "default_num_epochs", 1)
 
 
 @pytest.fixture
-def new_dataset(tmp_path, monkeypatch):
+def new_dataset(tmp_path):
     """A dataset of the test's own, not yet written, for nnU-Net's own functions in this process."""
-    from tiny_dataset import TinyDataset, threads_instead_of_processes
+    from helpers.tiny_dataset import TinyDataset
 
     dataset = TinyDataset(tmp_path / "dataset")
-    for name, value in dataset.environment.items():
-        monkeypatch.setenv(name, value)
-    threads_instead_of_processes(monkeypatch)
-    return dataset
+    with dataset.here():
+        yield dataset
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunetv2_dsvm.datasets.nnunet_raw import Case, merge_labels, write_dataset
+from nnunetv2_dsvm.datasets.raw_cases import Case, merge_labels, write_dataset
 
 # AAL's label numbers (odd: left, even: right, 109 to 116: the vermis on the midline), grouped by the first digits of
 # AAL's own codes (2xxx frontal, 3001 insula, 40xx cingulate, 41xx and 42xx hippocampus, parahippocampal gyrus and

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
-from nnunetv2_dsvm.planning.reduced_plans import write_reduced_plans
+from nnunetv2_dsvm.quickstart.plans import write_reduced_plans
 
 NNUNETS_PLANS = "nnUNetPlans"
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from colin27 import write_colin27, write_mirrored_label
 
-from nnunetv2_dsvm.cli.quickstart_result import write_baselines
-from nnunetv2_dsvm.datasets.totalsegmentator_example import slab_of, write_totalsegmentator_example
-from nnunetv2_dsvm.nnunet_folders import check_folder_variables
-from nnunetv2_dsvm.planning.grouped_splits import write_grouped_splits
+from nnunetv2_dsvm.datasets.splits import write_grouped_splits
+from nnunetv2_dsvm.nnunet.folders import check_folder_variables
+from nnunetv2_dsvm.quickstart.result import write_baselines
+from nnunetv2_dsvm.quickstart.totalsegmentator_example import slab_of, write_totalsegmentator_example
 
 CT, COLIN27 = "Dataset900_DSVMQuickstart", "Dataset902_Colin27"
 # Each fold leaves out one block of neighbouring slices, with a guard between it and the others. Only blocks 3 and 4 of

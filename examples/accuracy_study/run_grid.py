@@ -22,7 +22,8 @@ from pathlib import Path
 
 from grid import Training, read_grid, write_plans
 
-from nnunetv2_dsvm.nnunet_folders import check_folder_variables
+from nnunetv2_dsvm.files.json_files import write_json
+from nnunetv2_dsvm.nnunet.folders import check_folder_variables
 
 TRAINERS = Path(__file__).parent / "trainers"
 TRAIN = "from nnunetv2.run.run_training import run_training_entry as entry; entry()"
@@ -118,8 +119,7 @@ def _collect(training: Training, results: Path, out: Path, seconds: Mapping[str,
             shutil.copytree(source, out / name, ignore=shutil.ignore_patterns("*.npz", "*.pkl"))
     shutil.rmtree(results)  # checkpoints: 27 million parameters each
     content = {**asdict(training), "plans": training.plans, "seconds": dict(seconds)}
-    (out / f"{DONE}.partial").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(out / f"{DONE}.partial", out / DONE)
+    write_json(out / DONE, content, indent=1)
 
 
 def main() -> None:

@@ -15,16 +15,16 @@ from typing import Any
 
 from run_grid import DONE
 
-from nnunetv2_dsvm.evaluation.case_result import Case
-from nnunetv2_dsvm.evaluation.labels import read_labels
+from nnunetv2_dsvm.evaluation.case_result import EvaluatedCase
 from nnunetv2_dsvm.evaluation.parallel import measure_sets
 from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet, reader
 from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS
 from nnunetv2_dsvm.evaluation.summary import summarise
 from nnunetv2_dsvm.evaluation.tables import as_csv, number, write_all
-from nnunetv2_dsvm.listing import visible_files, visible_folders
-from nnunetv2_dsvm.nnunet_folders import check_folder_variables
-from nnunetv2_dsvm.places_to_write import refuse_folder_place
+from nnunetv2_dsvm.files.listing import visible_files, visible_folders
+from nnunetv2_dsvm.files.places_to_write import check_folder_place
+from nnunetv2_dsvm.nnunet.folders import check_folder_variables
+from nnunetv2_dsvm.nnunet.labels import read_labels
 
 ENDING = ".nii.gz"
 SCORES = ("dataset", "run", "seed", "part", "label", "Dice", "HD95_mm", "missed")
@@ -51,7 +51,7 @@ def predictions(results: Path, raw: Path) -> Iterator[tuple[Key, Path]]:
 def prediction_set(key: Key, folder: Path, raw: Path, preprocessed: Path) -> PredictionSet:
     dataset, run, _, part = key
     references = preprocessed / dataset / "gt_segmentations" if part == "validation" else raw / dataset / "labelsTs"
-    cases = tuple(Case(f.name[: -len(ENDING)], references / f.name, f) for f in visible_files(folder, ENDING))
+    cases = tuple(EvaluatedCase(f.name[: -len(ENDING)], references / f.name, f) for f in visible_files(folder, ENDING))
     dataset_json = json.loads((preprocessed / dataset / "dataset.json").read_text(encoding="utf-8"))
     return PredictionSet(run, folder, cases, read_labels(dataset_json), reader(dataset_json, None, cases[0].reference))
 
@@ -59,7 +59,7 @@ def prediction_set(key: Key, folder: Path, raw: Path, preprocessed: Path) -> Pre
 def score(keys: Sequence[Key], sets: Sequence[PredictionSet], processes: int) -> list[list[Any]]:
     """Rows of SCORES. "missed": structures of a reference of which the prediction has nothing, so without a HD95."""
     protocol, rows = PROTOCOLS["nnunet"], []
-    measured = measure_sets(sets, protocol=protocol.name, tolerance_mm=1.0, processes=processes)
+    measured = measure_sets(sets, protocol=protocol.name, tolerance_mm=1.0, processes=processes, show_progress=True)
     for key, results in zip(keys, measured, strict=True):
         missed = {
             label: sum(r.counts[label].tp + r.counts[label].fp == 0 < r.counts[label].fn for r in results)
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("-np", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
     args = parser.parse_args()
     check_folder_variables("raw", "preprocessed")
-    refuse_folder_place(args.to, "choose another folder with --to")
+    check_folder_place(args.to, "choose another folder with --to")
     raw, preprocessed = (Path(os.environ[name]) for name in ("nnUNet_raw", "nnUNet_preprocessed"))
     found = dict(predictions(args.results, raw))
     sets = [prediction_set(key, folder, raw, preprocessed) for key, folder in found.items()]

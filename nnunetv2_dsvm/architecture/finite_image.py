@@ -12,7 +12,7 @@ def is_recorded() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
-def refuse_if_not_finite(x: Tensor) -> None:
+def check_finite(x: Tensor) -> None:
     """Raises UserValueError when images `(B, channels, H, W)` hold NaN or infinite values, but not on CUDA or meta.
 
     A GPU would have to be waited for; see `infinite_unless_finite`.

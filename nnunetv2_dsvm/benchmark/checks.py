@@ -7,22 +7,24 @@ from typing import Any
 import torch
 
 from nnunetv2_dsvm.benchmark import correctness
-from nnunetv2_dsvm.benchmark.core_case import CoreCase
-from nnunetv2_dsvm.benchmark.network_case import NetworkCase
-from nnunetv2_dsvm.benchmark.plan import Plan
-from nnunetv2_dsvm.benchmark.scan_case import ScanShape
-from nnunetv2_dsvm.benchmark.workload import DTYPES
+from nnunetv2_dsvm.benchmark.cases.core import CoreCase, CoreImplementation
+from nnunetv2_dsvm.benchmark.cases.network import NetworkCase
+from nnunetv2_dsvm.benchmark.cases.workload import DTYPES
+from nnunetv2_dsvm.benchmark.settings import Settings
+from nnunetv2_dsvm.ops.dispatch import BACKENDS
+from nnunetv2_dsvm.ops.scan_inputs import ScanShape
+from nnunetv2_dsvm.ops.testing import WrongResult, check_scan, check_scan_on_small_shapes
 
 
 class Checks:
-    """Each method returns the largest relative L2 error that it found, or raises `correctness.WrongResult`."""
+    """Each method returns the largest relative L2 error that it found, or raises WrongResult."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.device = torch.device(plan.device)
-        self.dtype_name, self.dtype = plan.dtype, DTYPES[plan.dtype]
-        self.d_state = plan.sizes.d_state
-        self.scan_backend = plan.scan_backend
-        self._results: dict[Any, float | correctness.WrongResult] = {}
+    def __init__(self, settings: Settings) -> None:
+        self.device = torch.device(settings.device)
+        self.dtype_name, self.dtype = settings.dtype, DTYPES[settings.dtype]
+        self.d_state = settings.sizes.d_state
+        self.scan_backend = settings.scan_backend
+        self._results: dict[Any, float | WrongResult] = {}
 
     def scan(self, backend: str, shape: ScanShape) -> float:
         """A backend on small shapes against the reference, and on the shape that is measured against torch_chunked.
@@ -30,11 +32,11 @@ class Checks:
         The reference would take minutes there; torch_chunked in float64 has itself been compared with it.
         """
         error = self._small_scan(backend, self.dtype, self.device)
-        if backend == "reference":
+        if BACKENDS[backend].definition:
             return error
         self._small_scan("torch_chunked", torch.float64, torch.device("cpu"))
         return self._at_full_size(
-            error, lambda: correctness.check_scan(backend, shape, self.dtype, self.device, oracle="torch_chunked")
+            error, lambda: check_scan(backend, shape, self.dtype, self.device, oracle="torch_chunked")
         )
 
     def _at_full_size(self, error: float, check: Callable[[], float]) -> float:
@@ -50,7 +52,7 @@ class Checks:
     def _small_scan(self, backend: str, dtype: torch.dtype, device: torch.device) -> float:
         return self._once(
             ("scan", backend, dtype),
-            lambda: correctness.check_scan_on_small_shapes(backend, dtype, device, self.d_state),
+            lambda: check_scan_on_small_shapes(backend, dtype, device, self.d_state),
         )
 
     def core(self, case: CoreCase) -> float:
@@ -62,7 +64,7 @@ class Checks:
             lambda: self._at_full_size(error, lambda: correctness.check_core(case, oracle="torch_chunked")),
         )
 
-    def _small_core(self, implementation: str) -> float:
+    def _small_core(self, implementation: CoreImplementation) -> float:
         case = CoreCase(
             "core", implementation, 2, 6, 5, 32, self.d_state, self.dtype_name, self.device.type, self.scan_backend
         )
@@ -76,27 +78,28 @@ class Checks:
         eager = replace(case, compiled=False)
         error = None
         if case.implementation != "PlainConvUNet":
-            reference = replace(eager, implementation="VM-UNet", device="cpu", scan_backend="reference")
+            reference = replace(eager, device="cpu", scan_backend="reference")
             gradients = self._small_core("conventional" if case.implementation == "conventional VM-UNet" else "ours")
-            logits = self._once(
+            of_logits = self._once(
                 ("network", case.implementation),
-                lambda: correctness.check_network(eager.network(), reference.network(), self.dtype, self.device),
+                lambda: correctness.check_network(eager.network(), reference.vm_unet(), self.dtype, self.device),
             )
-            error = max(gradients, logits)
+            error = max(gradients, of_logits)
         if not case.compiled:
             return error
-        works = [eager.build(), case.build()]
+        works = eager.build(), case.build()
         for work in works:
             work.set_training(False)
-        return max(error or 0.0, correctness.check_compiled(*(work.infer() for work in works), self.dtype))
+        expected, logits = (work.infer() for work in works)
+        return max(error or 0.0, correctness.check_compiled(expected, logits, self.dtype))
 
     def _once(self, key: Any, check: Callable[[], float]) -> float:
         if key not in self._results:
             try:
                 self._results[key] = check()
-            except correctness.WrongResult as wrong:
+            except WrongResult as wrong:
                 self._results[key] = wrong
         result = self._results[key]
-        if isinstance(result, correctness.WrongResult):
+        if isinstance(result, WrongResult):
             raise result
         return result

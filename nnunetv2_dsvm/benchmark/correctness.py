@@ -1,93 +1,16 @@
-"""A speed is reported only for a result that is right: relative L2 errors against the reference in fp64."""
+"""Cores and networks against the reference in fp64: a speed is reported only for a result that is right."""
 
 import copy
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from nnunetv2_dsvm.benchmark.conventional import ConventionalVSSBlock, SequenceScan, kernel_scan
-from nnunetv2_dsvm.benchmark.core_case import CORE_PARAMETERS, CoreCase, run_core, seeded_block
-from nnunetv2_dsvm.benchmark.scan_case import INPUT_NAMES, ScanShape, random_inputs
-from nnunetv2_dsvm.benchmark.workload import DTYPES, autocast
-from nnunetv2_dsvm.ops import ss2d_scan
-
-# Of the scan, whose arithmetic is fp32 whatever its inputs are.
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
-# Of anything with matrix products under autocast, which round in 16 bit as well.
-AUTOCAST_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-
-CHECK_SHAPES = (ScanShape(2, 5, 7, 12), ScanShape(1, 1, 1, 8), ScanShape(3, 12, 9, 40))
-
-
-class WrongResult(RuntimeError):
-    """A result differs from the reference by more than its tolerance."""
-
-
-def relative_l2(actual: Tensor, expected: Tensor) -> float:
-    """||actual - expected|| / ||expected|| in fp64; infinity when anything is not finite."""
-    if "mps" in (actual.device.type, expected.device.type):  # has no fp64
-        actual, expected = actual.cpu(), expected.cpu()
-    actual, expected = actual.detach().to(expected.device).double(), expected.detach().double()
-    error = torch.linalg.vector_norm(actual - expected) / torch.linalg.vector_norm(expected).clamp_min(1e-30)
-    return error.item() if torch.isfinite(error) else float("inf")
-
-
-def _compare(
-    what: str, names: Sequence[str], actual: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float
-) -> float:
-    """The largest error; raises WrongResult if it is above the tolerance."""
-    errors = {n: relative_l2(a, e) for n, a, e in zip(names, actual, expected, strict=True)}
-    worst = max(errors, key=errors.__getitem__)
-    if not errors[worst] <= tolerance:
-        raise WrongResult(
-            f"{what}: relative L2 error {errors[worst]:.1e} of {worst} against the reference in float64, "
-            f"at most {tolerance:.0e} is right"
-        )
-    return errors[worst]
-
-
-def _oracle_device(oracle: str, device: torch.device) -> torch.device:
-    """The loop is no slower on the CPU; only CUDA and the CPU have float64."""
-    return device if oracle != "reference" and device.type == "cuda" else torch.device("cpu")
-
-
-def _scan_with_gradients(inputs: Sequence[Tensor], shape: ScanShape, grad: Tensor, backend: str) -> list[Tensor]:
-    inputs = [t.detach().requires_grad_() for t in inputs]
-    y = ss2d_scan(*inputs, height=shape.height, width=shape.width, backend=backend)
-    return [y, *torch.autograd.grad(y, inputs, grad.to(y))]
-
-
-def check_scan(
-    backend: str, shape: ScanShape, dtype: torch.dtype, device: torch.device, oracle: str = "reference"
-) -> float:
-    """Compares a backend's output and all gradients with `oracle` on the same numbers in float64.
-
-    Args:
-        backend, dtype, device: of the call that is checked.
-        shape: for the reference, a small one.
-        oracle: the reference, computed on the CPU; or `"torch_chunked"`, for large shapes, computed on `device`.
-
-    Returns:
-        The largest relative L2 error of the output and the seven gradients.
-
-    Raises:
-        WrongResult: it is above `TOLERANCE`.
-    """
-    inputs = random_inputs(shape, dtype, device)
-    grad = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(1)).to(inputs[0])
-    actual = _scan_with_gradients(inputs, shape, grad, backend)
-    oracle_device = _oracle_device(oracle, device)
-    wide = [t.detach().to(oracle_device).double() for t in inputs]
-    expected = _scan_with_gradients(wide, shape, grad.to(oracle_device), oracle)
-    names = ["output", *(f"gradient of {n}" for n in INPUT_NAMES)]
-    return _compare(f"scan backend {backend} on {shape}", names, actual, expected, TOLERANCE[dtype])
-
-
-def check_scan_on_small_shapes(backend: str, dtype: torch.dtype, device: torch.device, d_state: int) -> float:
-    """`check_scan` on `CHECK_SHAPES`: one token, odd sizes, height and width that differ."""
-    shapes = [ScanShape(s.batch, s.height, s.width, s.d_inner, d_state) for s in CHECK_SHAPES]
-    return max(check_scan(backend, shape, dtype, device) for shape in shapes)
+from nnunetv2_dsvm.architecture.blocks.vss_block import SS2D
+from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.benchmark.cases.conventional import ConventionalSS2D, ConventionalVSSBlock, SequenceScan, kernel_scan
+from nnunetv2_dsvm.benchmark.cases.core import CORE_PARAMETERS, CoreCase, run_core, seeded_block
+from nnunetv2_dsvm.benchmark.cases.workload import DTYPES, autocast
+from nnunetv2_dsvm.ops.testing import AUTOCAST_TOLERANCE, compare, oracle_device
 
 
 def check_core(case: CoreCase, oracle: str = "reference", scan: SequenceScan = kernel_scan) -> float:
@@ -107,30 +30,31 @@ def check_core(case: CoreCase, oracle: str = "reference", scan: SequenceScan = k
     """
     device, dtype = torch.device(case.device), DTYPES[case.dtype]
     block = seeded_block(case.dim, case.d_state, case.scan_backend).to(device)
-    ss2d = (ConventionalVSSBlock.like(block, scan) if case.implementation == "conventional" else block).ss2d
+    conventional = case.implementation == "conventional"
+    ss2d = ConventionalVSSBlock.like(block, scan).ss2d if conventional else block.ss2d
     size = (case.batch, case.height, case.width, 2 * case.dim)
     x = torch.randn(size, generator=torch.Generator().manual_seed(1)).to(dtype)
     grad = torch.randn(size, generator=torch.Generator().manual_seed(2)).to(dtype)
 
-    def with_gradients(module: nn.Module, x: Tensor, grad: Tensor) -> list[Tensor]:
+    def with_gradients(module: SS2D | ConventionalSS2D, x: Tensor, grad: Tensor) -> list[Tensor]:
         x = x.requires_grad_()
         y = run_core(module, x)
         return [y, *torch.autograd.grad(y, [x, *(getattr(module, n) for n in CORE_PARAMETERS)], grad.to(y))]
 
     with autocast(device, dtype):
         actual = with_gradients(ss2d, x.to(device), grad.to(device))
-    oracle_device = _oracle_device(oracle, device)
+    where = oracle_device(oracle, device)
     expected = with_gradients(
-        seeded_block(case.dim, case.d_state, oracle).ss2d.to(oracle_device, torch.float64),
-        x.to(oracle_device, torch.float64),
-        grad.to(oracle_device, torch.float64),
+        seeded_block(case.dim, case.d_state, oracle).ss2d.to(where, torch.float64),
+        x.to(where, torch.float64),
+        grad.to(where, torch.float64),
     )
     names = ["output", *(f"gradient of {n}" for n in ("x", *CORE_PARAMETERS))]
     what = f"SS2D core, {case.implementation}, batch {case.batch}, {case.height}×{case.width}×{2 * case.dim}"
-    return _compare(what, names, actual, expected, AUTOCAST_TOLERANCE[dtype])
+    return compare(what, names, actual, expected, AUTOCAST_TOLERANCE[dtype])
 
 
-def check_network(network: nn.Module, reference_network: nn.Module, dtype: torch.dtype, device: torch.device) -> float:
+def check_network(network: nn.Module, reference_network: VMUNet, dtype: torch.dtype, device: torch.device) -> float:
     """Compares a network's logits of a small image with those of a network of ours in float64 on the reference scan.
 
     Args:
@@ -149,7 +73,7 @@ def check_network(network: nn.Module, reference_network: nn.Module, dtype: torch
         with autocast(device, dtype), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             actual = network(image.to(device))
     network.train(was_training)
-    return _compare(type(network).__name__, ["logits"], [actual], [expected], AUTOCAST_TOLERANCE[dtype])
+    return compare(type(network).__name__, ["logits"], [actual], [expected], AUTOCAST_TOLERANCE[dtype])
 
 
 def check_compiled(eager: Tensor, compiled: Tensor, dtype: torch.dtype) -> float:
@@ -158,4 +82,4 @@ def check_compiled(eager: Tensor, compiled: Tensor, dtype: torch.dtype) -> float
     Raises:
         WrongResult: the error is above `AUTOCAST_TOLERANCE`.
     """
-    return _compare("compiled network", ["logits"], [compiled], [eager], AUTOCAST_TOLERANCE[dtype])
+    return compare("compiled network", ["logits"], [compiled], [eager], AUTOCAST_TOLERANCE[dtype])

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
-from nnunetv2_dsvm.benchmark.isolated import run_isolated
-from nnunetv2_dsvm.benchmark.training_memory import TrainingCase, TrainingPeak, measure_training_memory
+from nnunetv2_dsvm.benchmark.cases.training_memory import TrainingCase, TrainingPeak, measure_training_memory
+from nnunetv2_dsvm.benchmark.measuring.isolated import run_isolated
+from nnunetv2_dsvm.files.text import last_line
 from nnunetv2_dsvm.planning.memory import GIGABYTE, Precision, largest_batch, training_memory
 from nnunetv2_dsvm.planning.planner import PRESET_FROM_GB, preset_for
 
@@ -38,8 +39,10 @@ class PlannedTraining:
     @property
     def planned(self) -> float:
         """Bytes."""
-        network = {"input_channels": self.input_channels, "num_classes": self.num_classes, **_sizes(self.preset)}
-        return training_memory(self.patch_size, self.batch_size, **network, precision=self.precision)
+        return training_memory(
+            self.patch_size, self.batch_size, PRESETS[self.preset],
+            input_channels=self.input_channels, num_classes=self.num_classes, precision=self.precision,
+        )  # fmt: skip
 
     @property
     def took_more(self) -> bool:
@@ -48,7 +51,7 @@ class PlannedTraining:
     def case(self) -> TrainingCase:
         labels = {"background": 0, **{f"class {i}": i for i in range(1, self.num_classes)}}
         return TrainingCase(
-            self.patch_size, self.batch_size, _sizes(self.preset), self.precision, self.input_channels, labels
+            self.patch_size, self.batch_size, dict(PRESETS[self.preset]), self.precision, self.input_channels, labels
         )
 
     def as_row(self) -> dict[str, Any]:
@@ -62,8 +65,8 @@ def planned_trainings(memory: int) -> list[PlannedTraining]:
     for target in (gb for gb in _TARGETS_GB if gb * GIGABYTE <= memory):
         preset = preset_for(target)
         for patch_size, precision, channels, classes in _IMAGES:
-            network = {"input_channels": channels, "num_classes": classes, **_sizes(preset)}
-            batch = largest_batch(target * GIGABYTE, patch_size, **network, precision=precision)
+            images = {"input_channels": channels, "num_classes": classes, "precision": precision}
+            batch = largest_batch(target * GIGABYTE, patch_size, PRESETS[preset], **images)
             found.append(PlannedTraining(target, preset, patch_size, batch, precision, channels, classes))
     return found
 
@@ -75,22 +78,4 @@ def measure_planned(progress: Callable[[str], None]) -> Iterator[PlannedTraining
         try:
             yield replace(training, peak=run_isolated(measure_training_memory, training.case()))
         except RuntimeError as error:
-            yield replace(training, peak=str(error).strip().splitlines()[-1])
-
-
-def as_table(trainings: list[PlannedTraining]) -> str:
-    """In Markdown, GB of 10^9 bytes."""
-    columns = "target", "preset", "patch", "batch", "precision", "channels, classes", "planned GB", "took GB", "ratio"
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for t in trainings:
-        peak = t.peak
-        took = peak if isinstance(peak, str) else f"{peak.total / GIGABYTE:.2f} | {peak.total / t.planned:.3f}"
-        lines.append(
-            f"| {t.target_gb} | {t.preset} | {t.patch_size[0]}×{t.patch_size[1]} | {t.batch_size} | {t.precision} "
-            f"| {t.input_channels}, {t.num_classes} | {t.planned / GIGABYTE:.2f} | {took} |"
-        )
-    return "\n".join(lines)
-
-
-def _sizes(preset: str) -> dict:
-    return {key: PRESETS[preset][key] for key in ("dims", "encoder_depths", "decoder_depths")}
+            yield replace(training, peak=last_line(error))

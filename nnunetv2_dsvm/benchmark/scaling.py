@@ -3,6 +3,8 @@
 import os
 import socket
 from dataclasses import dataclass, replace
+from multiprocessing.queues import SimpleQueue
+from typing import Any
 
 import torch
 from torch import distributed as dist
@@ -11,10 +13,10 @@ from torch.multiprocessing.spawn import ProcessException
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_dsvm import cuda_graphs
-from nnunetv2_dsvm.benchmark.correctness import WrongResult
-from nnunetv2_dsvm.benchmark.network_case import NetworkCase
-from nnunetv2_dsvm.benchmark.timing import Effort, Timing, time_training
-from nnunetv2_dsvm.training.ranks import parameters_that_differ
+from nnunetv2_dsvm.benchmark.cases.network import NetworkCase
+from nnunetv2_dsvm.benchmark.measuring.timing import Effort, Timing, time_training
+from nnunetv2_dsvm.ops.testing import WrongResult
+from nnunetv2_dsvm.training.guards.distributed import parameters_that_differ
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def measure_scaling(case: NetworkCase, ranks: int, repeats: int) -> ScalingTimes
     answers = multiprocessing.get_context("spawn").SimpleQueue()
     share = replace(case, batch=case.batch // ranks)
     try:
-        multiprocessing.spawn(_rank, (ranks, port, share, repeats, answers), nprocs=ranks, join=True)
+        multiprocessing.spawn(time_rank, (ranks, port, share, repeats, answers), nprocs=ranks, join=True)
     except ProcessException as failure:
         kind = torch.OutOfMemoryError if "OutOfMemoryError" in str(failure) else RuntimeError
         raise kind(str(failure)) from failure
@@ -60,7 +62,8 @@ def measure_scaling(case: NetworkCase, ranks: int, repeats: int) -> ScalingTimes
     return max((times for times, _ in gathered), key=lambda times: times.training.median)
 
 
-def _rank(rank: int, ranks: int, port: int, case: NetworkCase, repeats: int, answers) -> None:
+def time_rank(rank: int, ranks: int, port: int, case: NetworkCase, repeats: int, answers: "SimpleQueue[Any]") -> None:
+    """One process: puts its times, how many parameters differ between the ranks, and the first one's name."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     cuda = case.device == "cuda"
     if cuda:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from nnunetv2_dsvm.benchmark.isolated import run_isolated
-from nnunetv2_dsvm.benchmark.network_case import NetworkCase
-from nnunetv2_dsvm.benchmark.timing import ONCE, Effort, Timing, time_inference, time_training
+from nnunetv2_dsvm.benchmark.cases.network import NetworkCase
+from nnunetv2_dsvm.benchmark.measuring.isolated import run_isolated
+from nnunetv2_dsvm.benchmark.measuring.timing import ONCE, Effort, Timing, time_inference, time_training
 
 TOGETHER = 2
 _SETTLING_S = 2.0  # until the processes have noticed each other (`waiting_threads`)

@@ -1,16 +1,12 @@
 """`nnUNetv2_dsvm benchmark`: speed and memory of the scan, the SS2D core, the network and the distillation."""
 
 import argparse
-import dataclasses
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.places_to_write import refuse_file_place
-
-SUITES = ("scan", "core", "network", "distillation", "scaling", "sharing", "memory")
-_ON_REQUEST = ("scaling", "sharing", "memory")  # they want all GPUs, all of the CPU, or all of one GPU
+from nnunetv2_dsvm.benchmark.suite import BY_DEFAULT, ON_REQUEST, SUITES
+from nnunetv2_dsvm.files.places_to_write import check_file_place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "that have it, else float16, and float32 on a CPU",
     )
     parser.add_argument(
-        "--suite", type=_names, default=[name for name in SUITES if name not in _ON_REQUEST], metavar="NAMES",
-        help=f"any of {','.join(SUITES)} (default: all but {', '.join(_ON_REQUEST)}; scaling takes every GPU of this "
+        "--suite", type=_names, default=list(BY_DEFAULT), metavar="NAMES",
+        help=f"any of {','.join(SUITES)} (default: all but {', '.join(ON_REQUEST)}; scaling takes every GPU of this "
         "machine; sharing runs the preset small, or --dims, in one process and in two at once on the CPU; memory "
         "compares the planner's estimates with trainings that fill a GPU)",
     )  # fmt: skip
@@ -46,9 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--scan-backend", default="auto", help="of our core and network (default: auto)")
     parser.add_argument(
-        "--compile", action="store_true",
-        help="measure the networks with torch.compile as well; on a GPU PlainConvUNet always is, as by nnU-Net",
-    )  # fmt: skip
+        "--compile",
+        action="store_true",
+        help="measure all networks with torch.compile as well, and not only PlainConvUNet on CUDA, which nnU-Net "
+        "compiles there",
+    )
     parser.add_argument("--repeats", type=int, help="at least so many timed calls (default: 3 on a CPU, else 10)")
     parser.add_argument("--quick", action="store_true", help="tiny shapes, to see that everything works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
@@ -56,54 +54,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.json:
-        refuse_file_place(args.json, "name another file with --json", in_place=True)
+        check_file_place(args.json, "name another file with --json", in_place=True)
     import torch
 
-    from nnunetv2_dsvm.benchmark import report
-    from nnunetv2_dsvm.benchmark.environment import environment
-    from nnunetv2_dsvm.benchmark.plan import make_plan
-    from nnunetv2_dsvm.benchmark.suites import Runner
+    from nnunetv2_dsvm.benchmark.measuring.environment import environment
+    from nnunetv2_dsvm.benchmark.run import benchmark, check_suites
+    from nnunetv2_dsvm.benchmark.settings import choose_settings
+    from nnunetv2_dsvm.benchmark.table import as_json, as_table, planned_memory_table
 
-    unknown = sorted(set(args.suite) - set(SUITES))
-    if unknown:
-        raise UserError(f"unknown suite {', '.join(unknown)}: choose any of {', '.join(SUITES)}, separated by commas")
-    plan = make_plan(args)
-    where = environment(torch.device(plan.device))
-    print(_headline(where, plan.dtype))
-
-    def progress(text: str) -> None:
-        print(f"measuring {text} …", file=sys.stderr, flush=True)
-
-    runner = Runner(plan, progress)
-    results = []
-    for suite in SUITES[:-1]:
-        if suite in args.suite:
-            of_suite = list(runner.run(suite))
-            results += of_suite
-            print(report.as_table(of_suite), flush=True)
-    trainings = _planned_memory(plan.device, progress) if "memory" in args.suite else []
+    settings = choose_settings(
+        device=args.device,
+        dtype=args.dtype,
+        backends=args.backends,
+        scan_backend=args.scan_backend,
+        batch=args.batch,
+        size=args.size,
+        stages=args.stages,
+        dims=args.dims,
+        encoder_depths=args.encoder_depths,
+        decoder_depths=args.decoder_depths,
+        d_state=args.d_state,
+        compile=args.compile,
+        repeats=args.repeats,
+        quick=args.quick,
+    )
+    check_suites(args.suite, settings.device)
+    print(_headline(environment(torch.device(settings.device)), settings.dtype))
+    found = benchmark(
+        settings,
+        args.suite,
+        progress=lambda text: print(f"measuring {text} …", file=sys.stderr, flush=True),
+        show=lambda results: print(as_table(results), flush=True),
+    )
+    if found.planned_memory:
+        print(f"\n{SUITES['memory'].title}\n\n{planned_memory_table(found.planned_memory)}", flush=True)
     if args.json:
-        written = report.as_json(where, dataclasses.asdict(plan), results, [t.as_row() for t in trainings])
-        args.json.write_text(written, encoding="utf-8")
-    failed = dict.fromkeys(f"{r.implementation} ({r.suite})" for r in results if r.failed)
-    if failed:
-        print(f"\nNo speed for a wrong result or a failure: {', '.join(failed)}; see above", file=sys.stderr)
-    if any(t.took_more for t in trainings):
+        args.json.write_text(as_json(found), encoding="utf-8")
+    if found.failed:
+        print(f"\nNo speed for a wrong result or a failure: {', '.join(found.failed)}; see above", file=sys.stderr)
+    if found.took_more_than_planned:
         print("\nA training took more memory than planned, or failed; see above", file=sys.stderr)
-    return 1 if failed or any(t.took_more for t in trainings) else 0
+    return 1 if found.failed or found.took_more_than_planned else 0
 
 
-def _planned_memory(device: str, progress: Callable[[str], None]) -> list:
-    from nnunetv2_dsvm.benchmark.planned_memory import as_table, measure_planned
-
-    if device != "cuda":
-        raise UserError(f"the suite memory needs a CUDA GPU, got --device {device}")
-    trainings = list(measure_planned(progress))
-    print("\nTrainings that fill a memory target: planned and taken\n\n" + as_table(trainings), flush=True)
-    return trainings
-
-
-def _headline(where: dict, dtype: str) -> str:
+def _headline(where: dict[str, Any], dtype: str) -> str:
     versions = ", ".join(f"{k} {v}" for k, v in where["versions"].items() if k in ("nnunetv2_dsvm", "torch", "triton"))
     threads = f", {where['torch_threads']} threads" if where["device"] == "cpu" else ""
     precision = dtype if dtype == "float32" else f"AMP {dtype}"

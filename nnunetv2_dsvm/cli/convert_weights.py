@@ -1,13 +1,13 @@
 """`nnUNetv2_dsvm convert-weights`: pretrained weights as nnU-Net's -pretrained_weights takes them."""
 
 import argparse
-import json
+import sys
 from pathlib import Path
 
-from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.places_to_write import refuse_file_place
+from nnunetv2_dsvm.cli.arguments import positive
+from nnunetv2_dsvm.cli.steps import shown_steps
 
-# Those of architecture/vm_unet.py and training/network.py, which import torch.
+# Those of architecture/vm_unet.py and planning/network_of_plans.py, which import torch.
 PRESETS = ("small", "base", "large", "wide", "deep", "huge")
 DEFAULT_PRESET = "base"
 
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.add_argument("file", type=Path, metavar="FILE", help="the checkpoint")
     parser.add_argument("-o", type=Path, required=True, metavar="OUT", help="the file to write")
-    parser.add_argument("--input-channels", type=_channels, metavar="N", help="channels of your images (default: those "
+    parser.add_argument("--input-channels", type=positive, metavar="N", help="channels of your images (default: those "
                         "of the dataset.json beside --plans, or the file's)")  # fmt: skip
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--preset", choices=PRESETS, help=f"size of the network (default: {DEFAULT_PRESET})")
@@ -43,68 +43,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    _refuse_output(args.file, args.o, args.overwrite)
+    from nnunetv2_dsvm.models.pretrained.api import convert_weights
 
-    from nnunetv2_dsvm.pretrained.fitting import fit, refuse_little
-    from nnunetv2_dsvm.pretrained.reading import read_pretrained
-    from nnunetv2_dsvm.pretrained.report import load_report
-    from nnunetv2_dsvm.pretrained.writing import origin, write_weights
-
-    pretrained = read_pretrained(args.file)
-    network = _network(args, pretrained.sizes["input_channels"])
-    fitted = fit(pretrained, network, args.decoder)
-    print(load_report(pretrained, fitted, network, args.decoder))
-    refuse_little(pretrained, fitted, network, args.force)
-    write_weights(fitted, origin(pretrained, fitted, network, args.decoder), args.o)
-    print(f"Wrote {args.o}: nnUNetv2_train … -pretrained_weights {args.o}")
+    with shown_steps("nnunetv2_dsvm.models.pretrained", sys.stdout, "%(message)s"):
+        converted = convert_weights(
+            args.file,
+            args.o,
+            input_channels=args.input_channels,
+            preset=args.preset,
+            plans=args.plans,
+            configuration=args.c,
+            decoder=args.decoder,
+            force=args.force,
+            overwrite=args.overwrite,
+        )
+    print(f"Wrote {converted.file}: nnUNetv2_train … -pretrained_weights {converted.file}")
     return 0
-
-
-def _refuse_output(file: Path, output: Path, overwrite: bool) -> None:
-    refuse_file_place(output, "name a file in a folder that exists with -o")
-    if output.exists() and output.resolve() == file.resolve():
-        raise UserError(f"-o {output} is the file to be read; name another one")
-    if output.exists() and not overwrite:
-        raise UserError(f"{output} exists; choose another place with -o, or --overwrite")
-
-
-def _network(args: argparse.Namespace, channels_of_file: int):
-    """A freshly initialised network, the same in every call."""
-    import torch
-
-    from nnunetv2_dsvm.architecture.vm_unet import VMUNet
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        if args.plans is None:
-            preset = args.preset or DEFAULT_PRESET
-            return VMUNet.from_preset(preset, args.input_channels or channels_of_file, num_classes=1)
-        return _planned_network(args.plans, args.c, args.input_channels)
-
-
-def _planned_network(file: Path, configuration: str, channels: int | None):
-    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    from nnunetv2_dsvm.training.network import build_vm_unet
-
-    dataset_json = file.with_name("dataset.json")
-    try:
-        plans = PlansManager(json.loads(file.read_text(encoding="utf-8")))
-        planned = plans.get_configuration(configuration)
-        if channels is None:
-            if not dataset_json.is_file():
-                raise UserError(f"there is no dataset.json beside {file}: name the channels with --input-channels")
-            channels = determine_num_input_channels(plans, planned, json.loads(dataset_json.read_text("utf-8")))
-        return build_vm_unet(planned, channels, num_classes=1, deep_supervision=False, auxiliary_heads=False)
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{file} gives no network for the configuration {configuration}: {error}") from error
-
-
-def _channels(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
-    return value

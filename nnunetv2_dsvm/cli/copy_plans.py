@@ -3,9 +3,9 @@
 import argparse
 
 from nnunetv2_dsvm.cli.arguments import positive
-from nnunetv2_dsvm.cli.plan import refuse_plans_name
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.nnunet_folders import preprocessed_folder
+from nnunetv2_dsvm.nnunet.folders import preprocessed_folder
+from nnunetv2_dsvm.planning.plans_name import check_plans_name
 
 DESCRIPTION = """\
 Copies the plans of a dataset. nnU-Net names the results after the name inside the plans, so that a copy which still
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    refuse_plans_name(args.o, "-o")
+    check_plans_name(args.o, "-o")
     folder = preprocessed_folder(args.d)
     network = _network(args)
     from nnunetv2_dsvm.planning.copied_plans import copy_plans

@@ -5,13 +5,7 @@ import json
 import sys
 from itertools import groupby
 
-from nnunetv2_dsvm.autoregister import listed_by_the_user
-from nnunetv2_dsvm.diagnostics.finding import Finding, Severity
-from nnunetv2_dsvm.diagnostics.folders import check_folders, check_trainer_folders
-from nnunetv2_dsvm.diagnostics.hardware import check_hardware
-from nnunetv2_dsvm.diagnostics.requirements import check_requirements
-from nnunetv2_dsvm.diagnostics.trainers import check_trainers
-from nnunetv2_dsvm.diagnostics.versions import versions
+from nnunetv2_dsvm.diagnostics.diagnosis import Diagnosis, diagnose
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,31 +19,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if not args.json:
         print("Looking at this machine, which takes up to a minute …", file=sys.stderr, flush=True)
-    hardware, raw = check_hardware()
-    folders = [*check_folders(), *check_trainer_folders(listed_by_the_user())]
-    findings = [*check_requirements(), *hardware, *check_trainers(), *folders]
-    ready = all(finding.severity is not Severity.BLOCKER for finding in findings)
-    if args.json:
-        print(json.dumps({"ready": ready, "versions": versions(), **raw, "findings": _as_dicts(findings)}, indent=2))
-    else:
-        print(_as_text(findings, ready))
-    return 0 if ready else 1
+    diagnosis = diagnose()
+    print(json.dumps(diagnosis.as_dict(), indent=2) if args.json else _as_text(diagnosis))
+    return 0 if diagnosis.ready else 1
 
 
-def _as_dicts(findings: list[Finding]) -> list[dict[str, str]]:
-    return [{**vars(finding), "severity": finding.severity.value} for finding in findings]
-
-
-def _as_text(findings: list[Finding], ready: bool) -> str:
+def _as_text(diagnosis: Diagnosis) -> str:
     lines = []
-    width = max(len(finding.subject) for finding in findings)
-    for section, in_section in groupby(findings, key=lambda finding: finding.section):
+    width = max(len(finding.subject) for finding in diagnosis.findings)
+    for section, in_section in groupby(diagnosis.findings, key=lambda finding: finding.section):
         lines += ["", section]
         for finding in in_section:
             lines.append(f"  {finding.severity.value:<8}{finding.subject:<{width}}  {finding.detail}")
             if finding.advice:
                 lines.append(f"  {'':<8}{'':<{width}}  → {finding.advice}")
-    problems = sum(finding.severity in (Severity.PROBLEM, Severity.BLOCKER) for finding in findings)
-    counted = {0: "no problems", 1: "1 problem"}.get(problems, f"{problems} problems")
-    verdict = "Training can start" if ready else "Training cannot start"
+    counted = {0: "no problems", 1: "1 problem"}.get(diagnosis.problems, f"{diagnosis.problems} problems")
+    verdict = "Training can start" if diagnosis.ready else "Training cannot start"
     return "\n".join([*lines, "", f"{verdict}: {counted}."])

@@ -1,8 +1,12 @@
 """`nnUNetv2_dsvm export`: a trained network as one file that runs without this package."""
 
 import argparse
-import sys
 from pathlib import Path
+
+from nnunetv2_dsvm.cli.arguments import CONFIGURATION, PLANS, TRAINER, add_model_arguments
+from nnunetv2_dsvm.cli.steps import shown_steps
+from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.nnunet.names import FINAL
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,16 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "models", nargs="*", type=Path, metavar="MODEL_FOLDER",
         help="folder TRAINER__PLANS__CONFIGURATION of a trained model; or name it by the options -d to -c",
     )  # fmt: skip
-    parser.add_argument("-d", metavar="ID", help="dataset, number or name")
-    parser.add_argument(
-        "-tr", metavar="TRAINER", default="nnUNetTrainerDSVM", help="trainer (default: nnUNetTrainerDSVM)"
+    add_model_arguments(
+        parser,
+        dataset="dataset, number or name",
+        trainer=f"trainer (default: {TRAINER})",
+        fold="fold, a number or all; one file each",
+        several=False,
     )
-    parser.add_argument("-p", metavar="PLANS", default="nnUNetPlans", help="plans (default: nnUNetPlans)")
-    parser.add_argument("-c", metavar="CONFIGURATION", default="2d", help="configuration (default: 2d)")
-    parser.add_argument("-f", metavar="FOLD", required=True, help="fold, a number or all; one file each")
-    parser.add_argument(
-        "-chk", metavar="CHECKPOINT", default="checkpoint_final.pth", help="default: checkpoint_final.pth"
-    )
+    parser.add_argument("-chk", metavar="CHECKPOINT", default=FINAL, help=f"default: {FINAL}")
     parser.add_argument("-o", type=Path, required=True, metavar="FILE", help="ends in .pt2 or .onnx")
     parser.add_argument(
         "--format", choices=("torch-export", "onnx"), default="torch-export",
@@ -36,26 +38,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from nnunetv2_dsvm.errors import UserError
-    from nnunetv2_dsvm.exporting.agreement import TOLERANCE
-    from nnunetv2_dsvm.exporting.metadata import NOT_INSIDE
-    from nnunetv2_dsvm.exporting.write import refuse_place, write_portable_model
-    from nnunetv2_dsvm.reporting.models import find_models
-    from nnunetv2_dsvm.training.trained_network import load_trained_network
+    from nnunetv2_dsvm.models.export.api import export
+    from nnunetv2_dsvm.models.export.write import check_place
 
-    refuse_place(args.o, args.format, args.overwrite)
+    check_place(args.o, args.format, args.overwrite)
+    with shown_steps("nnunetv2_dsvm.models.export"):
+        exported = export(
+            _folder(args), args.o, fold=args.f, format=args.format, checkpoint=args.chk, overwrite=args.overwrite
+        )
+    size = exported.file.stat().st_size / 2**20
+    within = f"within {exported.difference:.1g} of the network's largest, allowed {exported.allowed_difference:g}"
+    print(f"{exported.file} ({size:.1f} MiB; logits {within})")
+    print(f"It takes normalised images and gives logits. Not inside: {exported.not_inside}.")
+    return 0
+
+
+def _folder(args: argparse.Namespace) -> Path:
+    from nnunetv2_dsvm.nnunet.trained_model import find_models
+
     if len(args.models) > 1:
         raise UserError(f"one model makes one file, and {len(args.models)} model folders were given")
     if len(args.models) == 1 and args.d is None:
-        folder = args.models[0]  # of any name, as a copied one may have
-    else:
-        folder = find_models(args.models, args.d, [args.tr], args.p, args.c)[0].folder
-    trained = load_trained_network(folder, args.f, args.chk)
-    difference = write_portable_model(
-        trained, args.o, args.format, overwrite=args.overwrite,
-        say=lambda text: print(f"{text} …", file=sys.stderr, flush=True),
-    )  # fmt: skip
-    size = args.o.stat().st_size / 2**20
-    print(f"{args.o} ({size:.1f} MiB; logits within {difference:.1g} of the network's largest, allowed {TOLERANCE:g})")
-    print(f"It takes normalised images and gives logits. Not inside: {NOT_INSIDE}.")
-    return 0
+        return args.models[0]  # of any name, as a copied one may have
+    found = find_models(args.models, args.d, [args.tr or TRAINER], args.p or PLANS, args.c or CONFIGURATION)
+    return found[0].folder

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 
-from nnunetv2_dsvm.cli.arguments import refuse_paths
+from nnunetv2_dsvm.cli.arguments import check_paths
 from nnunetv2_dsvm.errors import Refusal
 from nnunetv2_dsvm.version import __version__
 
-# name -> what it does. Each is a module of this package (a hyphen is an underscore there) with
-# `add_arguments(parser)` and `run(args) -> int`.
+# name -> what it does. Each is a module of this package (a hyphen is an underscore there, and may be one on the command
+# line) with `add_arguments(parser)` and `run(args) -> int`, which parses, calls a function of another room, and shows.
 SUBCOMMANDS = {
     "quickstart": "train, predict and evaluate a small DSVM-UNet on real CT, start to end, in minutes on a CPU",
     "doctor": "check that this machine can train: versions, devices, scan backends, nnU-Net's folders",
@@ -51,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"nnunetv2_dsvm {__version__}")
     subparsers = parser.add_subparsers(dest="subcommand", metavar="subcommand", required=True)
-    requested = next((argument for argument in argv if not argument.startswith("-")), None)
+    requested = next((argument for argument in argv if not argument.startswith("-")), "")
+    if known := _known(requested):
+        argv[argv.index(requested)] = requested = known
     for name, summary in SUBCOMMANDS.items():
         subparser = subparsers.add_parser(
             name, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     args = parser.parse_args(argv)
     try:
-        refuse_paths(args)
+        check_paths(args)
         return _module(args.subcommand).run(args)
     except Refusal as error:
         print(f"\nnnUNetv2_dsvm {args.subcommand}: {error}", file=sys.stderr)
@@ -75,6 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nnnUNetv2_dsvm {args.subcommand}: interrupted", file=sys.stderr)
         return 130
+
+
+def _known(name: str) -> str | None:
+    """The subcommand that a name means, whichever of `-` and `_` stands in it; None where there is none."""
+    return next((known for known in SUBCOMMANDS if known.replace("-", "_") == name.replace("-", "_")), None)
 
 
 def _module(name: str) -> ModuleType:

@@ -1,16 +1,13 @@
 """`nnUNetv2_dsvm plan`: nnU-Net's planning, with a 2D configuration for VM-UNet."""
 
 import argparse
-import os
-import re
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.nnunet_folders import OTHER_FILES_OF_A_DATASET, check_folder_variables
-from nnunetv2_dsvm.nnunet_listing import nnunet_passing_over_litter
-from nnunetv2_dsvm.places_to_write import refuse_folder_place
+from nnunetv2_dsvm.files.text import by
+from nnunetv2_dsvm.nnunet.folders import check_folder_variables
 
-_DEFAULT_GB = 8.0
+if TYPE_CHECKING:
+    from nnunetv2_dsvm.planning.api import PlannedDataset
 
 DESCRIPTION = """\
 Plans a dataset for VM-UNet by the memory of the GPU: size of the network, patch and batch of the 2D configuration. All
@@ -28,7 +25,7 @@ def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", dest="dataset_ids", nargs="+", type=int, required=True, metavar="ID", help="dataset IDs")
     parser.add_argument(
         "-gpu_memory_target", type=float, metavar="GB",
-        help=f"memory of the GPU in GB (10^9 bytes); it also chooses the network's size (default: {_DEFAULT_GB:g}; "
+        help="memory of the GPU in GB (10^9 bytes); it also chooses the network's size (default: 8; "
         "where there is no GPU, -preset small alone is planned for the CPU)",
     )  # fmt: skip
     parser.add_argument(
@@ -52,75 +49,13 @@ def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     check_planning_options(args)
-    with nnunet_passing_over_litter():
-        plan_datasets(args)
+    for dataset_id in args.dataset_ids:
+        plan_and_show(dataset_id, args)
     print("Next:")
     for dataset_id in args.dataset_ids:
         print(f"  nnUNetv2_preprocess -d {dataset_id} -plans_name {args.plans_name} -c 2d")
     print_training_commands(args)
     return 0
-
-
-def plan_datasets(args: argparse.Namespace) -> None:
-    """Writes the plans of each dataset.
-
-    Raises:
-        UserError: a dataset or fingerprint is missing, or nothing fits into the memory.
-    """
-    import torch
-
-    from nnunetv2_dsvm.planning.planner import DSVMPlanner
-
-    target, precision, for_cpu = _trained_on(args)
-    for dataset_id in args.dataset_ids:
-        try:
-            planner = DSVMPlanner(
-                dataset_id,
-                target,
-                args.preprocessor_name,
-                args.plans_name,
-                args.overwrite_target_spacing,
-                preset=args.preset,
-                precision=precision,
-                for_cpu=for_cpu,
-            )
-            plan = planner.plan_experiment()["configurations"]["2d"]
-        except FileNotFoundError as error:
-            raise UserError(f"dataset {dataset_id}: {error}. A raw dataset has a dataset.json") from error
-        except (RuntimeError, ValueError, OSError) as error:
-            raise UserError(f"dataset {dataset_id}: {error}") from error
-        height, width = plan["patch_size"]
-        needed = planner.memory_gb(plan["patch_size"], plan["batch_size"])
-        on_gpu = f"about {needed:.1f} of {target:g} GB of a GPU, in {precision}"
-        print(
-            f"2d: VM-UNet, preset {planner.preset}, patch {height}×{width}, batch {plan['batch_size']}: "
-            f"{'for a CPU, which trains in float32' if for_cpu else on_gpu}"
-        )
-        if for_cpu:
-            print("There is no CUDA GPU here; -gpu_memory_target GB plans for one elsewhere.")
-        elif not torch.cuda.is_available():
-            alone = " alone" if args.preset == "small" else ""
-            slower = "There is no CUDA GPU here. A CPU trains in float32 and far slower"
-            print(f"{slower}: plan with -preset small{alone} for it.")
-        print()
-
-
-def _trained_on(args: argparse.Namespace) -> tuple[float, str, bool]:
-    """(the memory target in GB, the number format on a GPU, whether the plans are for a CPU).
-
-    Planning without a GPU is usual where the trainings run elsewhere. Only who asks for the size that is meant for
-    CPUs, and names no GPU by its memory or number format, gets plans for one.
-    """
-    import torch
-
-    from nnunetv2_dsvm.training.precision import trains_in_bf16
-
-    gpu_here = torch.cuda.is_available()
-    named = args.gpu_memory_target is not None or args.precision is not None
-    lacks_bf16 = gpu_here and not trains_in_bf16(torch.device("cuda"))
-    precision = args.precision or ("float16" if lacks_bf16 else "bfloat16")
-    target = _DEFAULT_GB if args.gpu_memory_target is None else args.gpu_memory_target
-    return target, precision, args.preset == "small" and not gpu_here and not named
 
 
 def check_planning_options(args: argparse.Namespace) -> None:
@@ -129,45 +64,55 @@ def check_planning_options(args: argparse.Namespace) -> None:
     Raises:
         UserError: nnU-Net's variables are not set as they can be meant, or an option's value is none.
     """
-    check_folder_variables("raw", "preprocessed")
-    refuse_plans_name(args.plans_name, "-overwrite_plans_name")
-    from nnunetv2_dsvm.planning.planner import check_size
+    check_folder_variables("raw", "preprocessed")  # before nnU-Net is imported, which speaks of them in its own way
+    from nnunetv2_dsvm.planning.api import check_plan_arguments
 
-    try:
-        check_size(_DEFAULT_GB if args.gpu_memory_target is None else args.gpu_memory_target, args.preset)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    preprocessed = Path(os.environ["nnUNet_preprocessed"])
-    of_datasets = (path for i in args.dataset_ids for path in preprocessed.glob(f"Dataset{i:03d}_*"))
-    for folder in (preprocessed, *of_datasets):
-        files = ("dataset.json", f"{args.plans_name}.json") if folder != preprocessed else ()
-        refuse_folder_place(folder, "let nnUNet_preprocessed name another folder", files)
-    refuse_unknown_class(args.preprocessor_name, "-preprocessor_name", "preprocessing")
+    check_plan_arguments(args.dataset_ids, **_checked_options(args))
 
 
-def refuse_plans_name(plans_name: str, option: str) -> None:
-    """Raises UserError unless plans of this name, which the option gave, can be a file and part of a folder's name."""
-    if not re.fullmatch(r"[^\W_]([\w.-]*[^\W_])?", plans_name) or "__" in plans_name:
-        raise UserError(
-            f"{option} {plans_name!r}: the plans become a file and part of a folder's name, which nnU-Net splits at "
-            "__: letters, digits, '-', '.' and single '_' between them"
-        )
-    if plans_name.endswith(".json"):
-        raise UserError(f"{option} {plans_name!r}: give the name without its ending, {plans_name[:-len('.json')]}")
-    if plans_name in OTHER_FILES_OF_A_DATASET:
-        raise UserError(f"{option} {plans_name!r}: {plans_name}.json is another file of nnU-Net's, beside the plans")
+def plan_and_show(dataset_id: int, args: argparse.Namespace) -> None:
+    """Plans a dataset and prints what was planned.
 
+    Raises:
+        UserError: the dataset or its fingerprint is missing, or nothing fits into the memory.
+    """
+    from nnunetv2_dsvm.planning.api import plan
 
-def refuse_unknown_class(name: str, option: str, package: str) -> None:
-    """Raises UserError unless nnU-Net finds a class of this name below nnunetv2.`package`, where it looks for it."""
-    import nnunetv2
-    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
-
-    folder = os.path.join(nnunetv2.__path__[0], *package.split("."))
-    if recursive_find_python_class(folder, name, current_module=f"nnunetv2.{package}") is None:
-        raise UserError(f"{option} {name}: nnU-Net has no such class in nnunetv2.{package}")
+    planned = plan(
+        dataset_id,
+        precision=args.precision,
+        overwrite_target_spacing=args.overwrite_target_spacing,
+        **_checked_options(args),
+    )
+    print(f"{planned.said}{_as_text(planned, args.preset)}\n")
 
 
 def print_training_commands(args: argparse.Namespace) -> None:
     for dataset_id in args.dataset_ids:
         print(f"  nnUNetv2_train {dataset_id} 2d 0 -tr nnUNetTrainerDSVM -p {args.plans_name}")
+
+
+def _checked_options(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "gpu_memory_target_gb": args.gpu_memory_target,
+        "preset": args.preset,
+        "preprocessor_name": args.preprocessor_name,
+        "plans_name": args.plans_name,
+    }
+
+
+def _as_text(planned: "PlannedDataset", asked_preset: str | None) -> str:
+    import torch
+
+    on_gpu = f"about {planned.memory_gb:.1f} of {planned.target_gb:g} GB of a GPU, in {planned.precision}"
+    text = (
+        f"2d: VM-UNet, preset {planned.preset}, patch {by(planned.patch_size)}, batch {planned.batch_size}: "
+        f"{'for a CPU, which trains in float32' if planned.for_cpu else on_gpu}\n"
+    )
+    if planned.for_cpu:
+        return f"{text}There is no CUDA GPU here; -gpu_memory_target GB plans for one elsewhere.\n"
+    if torch.cuda.is_available():
+        return text
+    alone = " alone" if asked_preset == "small" else ""
+    slower = "There is no CUDA GPU here. A CPU trains in float32 and far slower"
+    return f"{text}{slower}: plan with -preset small{alone} for it.\n"

@@ -5,12 +5,11 @@ import argparse
 from nnunetv2_dsvm.cli.plan import (
     add_planning_arguments,
     check_planning_options,
-    plan_datasets,
+    plan_and_show,
     print_training_commands,
-    refuse_unknown_class,
 )
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.nnunet_listing import nnunet_passing_over_litter
+from nnunetv2_dsvm.nnunet.listing import nnunet_passing_over_litter
 
 DESCRIPTION = """\
 nnUNetv2_plan_and_preprocess with `nnUNetv2_dsvm plan` in the place of its planning: nnU-Net's fingerprint, plans for
@@ -42,21 +41,24 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"-np has {len(args.np)} numbers for {len(args.configurations)} configurations: give one or each"
         )
-    refuse_unknown_class(args.fpe, "-fpe", "experiment_planning")
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, preprocess
 
-    from nnunetv2_dsvm.planning.raw_labels import refuse_what_are_no_labels
+    from nnunetv2_dsvm.datasets.raw_labels import check_label_values
+    from nnunetv2_dsvm.planning.api import check_nnunet_class
+
+    check_nnunet_class(args.fpe, "-fpe", "experiment_planning")
 
     show = {"verbose": args.verbose, "show_progress_bar": not args.no_pbar}
     with nnunet_passing_over_litter():
         try:
-            refuse_what_are_no_labels(args.dataset_ids, workers=args.npfp)
+            check_label_values(args.dataset_ids, workers=args.npfp)
             extract_fingerprints(
                 args.dataset_ids, args.fpe, args.npfp, args.verify_dataset_integrity, args.clean, **show
             )  # fmt: skip
         except (RuntimeError, AssertionError, OSError) as error:  # the integrity check's are AssertionErrors
             raise UserError(f"{str(error) or type(error).__name__}. Nothing was planned") from error
-        plan_datasets(args)
+        for dataset_id in args.dataset_ids:
+            plan_and_show(dataset_id, args)
         if not args.no_pp:
             preprocess(args.dataset_ids, args.plans_name, args.configurations, args.np, **show)
     print("Next:")

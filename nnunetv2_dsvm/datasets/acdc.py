@@ -13,7 +13,7 @@ takes hidden files for frames.
 import gzip
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +21,10 @@ from nnunetv2_dsvm.datasets.dataset_json import write_dataset_json
 from nnunetv2_dsvm.datasets.nifti_pairs import check_pair
 from nnunetv2_dsvm.datasets.problems import Problems, check_is_folder, contents
 from nnunetv2_dsvm.datasets.raw_folder import Contents
-from nnunetv2_dsvm.datasets.workers import map_with_progress
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.listing import files_below, folders_down, visible, visible_folders
-from nnunetv2_dsvm.nifti_files import is_nifti
+from nnunetv2_dsvm.files.listing import files_below, folders_down, visible, visible_folders
+from nnunetv2_dsvm.host.workers import map_with_progress
+from nnunetv2_dsvm.images.nifti_files import is_nifti
 
 TEST_PATIENTS = (2, 3, 8, 9, 12, 14, 17, 24, 42, 48, 49, 53, 55, 64, 67, 79, 81, 88, 92, 95)
 VALIDATION_PATIENTS = (89, 90, 91, 93, 94, 96, 97, 98, 99, 100)
@@ -149,7 +149,7 @@ def _check_patients(frames: list[Frame], folder: Path, problems: Problems) -> No
         problems.add(folder / f"patient{patient:03d}", "is none of the 100 training patients")
 
 
-def _write(folder: Path, places: dict[str, Sequence[Frame]], workers: int) -> None:
+def _write(folder: Path, places: Mapping[str, Sequence[Frame]], workers: int) -> None:
     files: list[tuple[Path, Path]] = []
     for place, frames in places.items():
         for frame in frames:

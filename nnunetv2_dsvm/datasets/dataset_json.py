@@ -1,10 +1,11 @@
 """nnU-Net's `dataset.json`."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nnunetv2_dsvm.listing import visible_files
+from nnunetv2_dsvm.files.json_files import write_json
+from nnunetv2_dsvm.files.listing import visible_files
+from nnunetv2_dsvm.nnunet.names import DATASET_JSON, TRAINING_LABELS
 from nnunetv2_dsvm.version import __version__
 
 
@@ -32,8 +33,8 @@ def write_dataset_json(
         "converted_by": f"nnunetv2_dsvm {__version__}",
         "channel_names": {str(number): name for number, name in enumerate(channels)},
         "labels": {"background": 0, **{name: number for number, name in enumerate(labels, start=1)}},
-        "numTraining": len(visible_files(folder / "labelsTr", file_ending)),
+        "numTraining": len(visible_files(folder / TRAINING_LABELS, file_ending)),
         "file_ending": file_ending,
         "overwrite_image_reader_writer": reader,
     }
-    (folder / "dataset.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / DATASET_JSON, content, indent=2)

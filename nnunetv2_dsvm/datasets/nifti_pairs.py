@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunetv2_dsvm.image_grid import grid_differences, grid_of_image
-from nnunetv2_dsvm.label_values import in_words, no_labels
-from nnunetv2_dsvm.nifti_files import check_whole
+from nnunetv2_dsvm.files.text import last_line
+from nnunetv2_dsvm.images.image_grid import grid_differences, grid_of_image
+from nnunetv2_dsvm.images.label_values import in_words, no_labels
+from nnunetv2_dsvm.images.nifti_files import check_whole
 
 
 def check_pair(image_path: Path, label_path: Path | None, labels: Iterable[int]) -> list[tuple[Path, str]]:
@@ -20,24 +21,27 @@ def check_pair(image_path: Path, label_path: Path | None, labels: Iterable[int])
         labels: the values that are allowed, 0 among them.
     """
     findings: list[tuple[Path, str]] = []
-    image, label = (_read(path, findings) if path else None for path in (image_path, label_path))
-    if label is not None:
-        values = sitk.GetArrayViewFromImage(label)
-        if wrong := no_labels(values):
-            findings.append((label_path, f"holds values that are no labels: {wrong}"))
-        other = sorted({value for value in np.unique(values).tolist() if value % 1 == 0} - set(labels))
-        if other:
-            shown = ", ".join(f"{value:g}" for value in other[:8])
-            findings.append((label_path, f"has the labels {shown}, expected {min(labels)} to {max(labels)}"))
-    if image is not None and label is not None:
-        try:
-            of_label, of_image = grid_of_image(label), grid_of_image(image)
-            differ = grid_differences(of_label, of_image)
-        except ValueError as error:
-            return [*findings, (label_path, f"or its image cannot be placed: {error}")]
-        if differ:
-            text = f"they differ in {' and '.join(differ)}. It has {of_label}; its image has {of_image}"
-            findings.append((label_path, f"lies on another grid than its image: {text}"))
+    image = _read(image_path, findings)
+    label = _read(label_path, findings) if label_path else None
+    if label_path is None or label is None:
+        return findings
+    values = sitk.GetArrayViewFromImage(label)
+    if wrong := no_labels(values):
+        findings.append((label_path, f"holds values that are no labels: {wrong}"))
+    other = sorted({value for value in np.unique(values).tolist() if value % 1 == 0} - set(labels))
+    if other:
+        shown = ", ".join(f"{value:g}" for value in other[:8])
+        findings.append((label_path, f"has the labels {shown}, expected {min(labels)} to {max(labels)}"))
+    if image is None:
+        return findings
+    try:
+        of_label, of_image = grid_of_image(label), grid_of_image(image)
+        differ = grid_differences(of_label, of_image)
+    except ValueError as error:
+        return [*findings, (label_path, f"or its image cannot be placed: {error}")]
+    if differ:
+        text = f"they differ in {' and '.join(differ)}. It has {of_label}; its image has {of_image}"
+        findings.append((label_path, f"lies on another grid than its image: {text}"))
     return findings
 
 
@@ -48,15 +52,10 @@ def _read(path: Path, findings: list[tuple[Path, str]]) -> sitk.Image | None:
             findings.append((path, f"has values that are not numbers: {in_words(not_numbers)}"))
         image = sitk.ReadImage(str(path))
     except Exception as error:  # whatever nibabel, gzip and ITK raise
-        findings.append((path, f"cannot be read: {_last_line(error)}"))
+        findings.append((path, f"cannot be read: {last_line(error)}"))
         return None
     dimensions, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
     if dimensions != 3 or components != 1:
         findings.append((path, f"has {dimensions} dimensions and {components} values a voxel, expected 3 and 1"))
         return None
     return image
-
-
-def _last_line(error: Exception) -> str:
-    """ITK's messages begin with places in its source code."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()

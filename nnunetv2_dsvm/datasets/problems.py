@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.listing import visible
+from nnunetv2_dsvm.files.listing import visible
+from nnunetv2_dsvm.nnunet.names import DATASET_JSON, TRAINING_IMAGES
 
 SHOWN = 4  # of one kind: one cause, such as files of another ending, makes the same problem a hundred times
 
@@ -19,7 +20,7 @@ def check_is_folder(source: Path) -> None:
         raise UserError(f"{source} is a file; unpack the archive, and name the folder that holds what was in it")
     if not source.is_dir():
         raise UserError(f"{source} is not a folder")
-    if (source / "dataset.json").is_file() and (source / "imagesTr").is_dir():
+    if (source / DATASET_JSON).is_file() and (source / TRAINING_IMAGES).is_dir():
         raise UserError(
             f"{source} is a dataset in nnU-Net's format already (dataset.json, imagesTr): there is nothing to convert. "
             "Put it into nnUNet_raw, as a folder DatasetXXX_Name"

@@ -11,16 +11,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunetv2_dsvm.datasets.replaced_folder import recover, written_beside
-from nnunetv2_dsvm.datasets.splits import SPLITS_FILE, Fold, check_splits, put_splits
-from nnunetv2_dsvm.datasets.workers import map_with_progress
+from nnunetv2_dsvm.datasets.splits import Fold, check_splits, put_splits
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.json_files import read_json
-from nnunetv2_dsvm.listing import files_below, left_by_a_system
-from nnunetv2_dsvm.nifti_files import check_whole, is_nifti
-from nnunetv2_dsvm.nnunet_folders import check_folder_variables, nnunet_folder
-from nnunetv2_dsvm.nnunet_listing import nnunet_passing_over_litter
-from nnunetv2_dsvm.places_to_write import refuse_folder_place
+from nnunetv2_dsvm.files.atomic_write import recover, replaced_folder
+from nnunetv2_dsvm.files.json_files import read_json, write_json
+from nnunetv2_dsvm.files.listing import files_below, left_by_a_system
+from nnunetv2_dsvm.files.places_to_write import check_folder_place
+from nnunetv2_dsvm.host.workers import map_with_progress
+from nnunetv2_dsvm.images.nifti_files import check_whole, is_nifti
+from nnunetv2_dsvm.nnunet.folders import check_folder_variables, nnunet_folder
+from nnunetv2_dsvm.nnunet.listing import nnunet_passing_over_litter
+from nnunetv2_dsvm.nnunet.names import SPLITS_JSON, dataset_name
 from nnunetv2_dsvm.version import __version__
 
 MANIFEST = "conversion.json"
@@ -61,14 +62,15 @@ class RawFolder:
             raise UserError(f"-d {dataset_id}: nnU-Net's dataset IDs go from 1 to 999")
         check_folder_variables("raw")
         raw, preprocessed, results = (nnunet_folder(kind) for kind in ("raw", "preprocessed", "results"))
+        assert raw is not None  # it was needed
         self.dataset_id = dataset_id
-        self.name = f"Dataset{dataset_id:03d}_{title}"
+        self.name = dataset_name(dataset_id, title)
         self.path = raw.absolute() / self.name
         self.preprocessed = preprocessed.absolute() / self.name if preprocessed else None
         self._roots = [root for root in (raw, preprocessed, results) if root]
-        refuse_folder_place(self.path, "let nnUNet_raw name another folder")
+        check_folder_place(self.path, "let nnUNet_raw name another folder")
         if self.preprocessed:
-            refuse_folder_place(self.preprocessed, "let nnUNet_preprocessed name another folder", (SPLITS_FILE,))
+            check_folder_place(self.preprocessed, "let nnUNet_preprocessed name another folder", (SPLITS_JSON,))
         self._check_id()
         self._check_ours()
 
@@ -83,7 +85,7 @@ class RawFolder:
         old_folds = self._old_folds()
         try:
             check_splits(self.preprocessed, old=old_folds, new=contents.folds)
-            with written_beside(self.path) as partial:
+            with replaced_folder(self.path) as partial:
                 contents.write(partial)
                 _check_nifti_files(partial, workers)
                 if contents.folds:
@@ -119,7 +121,7 @@ class RawFolder:
             raise UserError(f"files in {self.path} were added or changed since it was written: {shown}. {advice}")
 
     def _old_folds(self) -> list[Fold]:
-        path = self.path / SPLITS_FILE
+        path = self.path / SPLITS_JSON
         return read_json(path) if path.is_file() else []
 
 
@@ -143,7 +145,7 @@ def _fingerprint(path: Path) -> str:
 
 def _write_manifest(folder: Path) -> None:
     content = {"made_by": f"nnunetv2_dsvm {__version__}", "files": _fingerprints(folder)}
-    (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / MANIFEST, content, indent=1)
 
 
 def _check_nifti_files(folder: Path, workers: int) -> None:

@@ -12,14 +12,14 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from nnunetv2_dsvm.datasets.nifti_pairs import check_pair
-from nnunetv2_dsvm.datasets.nnunet_raw import merge_labels
 from nnunetv2_dsvm.datasets.problems import Problems, check_is_folder, contents
+from nnunetv2_dsvm.datasets.raw_cases import merge_labels
 from nnunetv2_dsvm.datasets.raw_folder import Contents
 from nnunetv2_dsvm.datasets.synapse_preprocessed import read_preprocessed
 from nnunetv2_dsvm.datasets.synapse_protocol import BTCV_LABELS, CASES, ORGANS, TEST_CASES, write_volumes
-from nnunetv2_dsvm.datasets.workers import map_with_progress
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.listing import files_below, folders_down, visible_files
+from nnunetv2_dsvm.files.listing import files_below, folders_down, visible_files
+from nnunetv2_dsvm.host.workers import map_with_progress
 
 PAIRS_OF_FOLDERS = (("img", "label"), ("averaged-training-images", "averaged-training-labels"))
 ENDINGS = (".nii.gz", ".nii")
@@ -86,17 +86,11 @@ def _read_nifti(source: Path, images: Path, labels: Path, *, workers: int) -> Co
         )
     problems = Problems(source)
     found_images, found_labels = _by_number(images, "img", problems), _by_number(labels, "label", problems)
-    for found, folder, prefix in ((found_images, images, "img"), (found_labels, labels, "label")):
-        if not found:
-            raise UserError(f"{folder} holds no {prefix}XXXX.nii.gz or .nii. It holds {contents(folder)}")
-    scans = []
-    for number in CASES:
-        paths = found_images.get(number), found_labels.get(number)
-        for path, folder, prefix in zip(paths, (images, labels), ("img", "label"), strict=True):
-            if path is None:
-                problems.add(folder / f"{prefix}{number}.nii.gz", "is missing")
-        if None not in paths:
-            scans.append(Scan(number, *paths))
+    scans = [
+        Scan(number, found_images[number], found_labels[number])
+        for number in CASES
+        if number in found_images and number in found_labels
+    ]
 
     def check(scan: Scan) -> list[tuple[Path, str]]:
         return check_pair(scan.image, scan.label, range(len(BTCV_LABELS) + 1))
@@ -113,6 +107,7 @@ def _read_nifti(source: Path, images: Path, labels: Path, *, workers: int) -> Co
 
 
 def _by_number(folder: Path, prefix: str, problems: Problems) -> dict[str, Path]:
+    """The files of a folder; what is named otherwise, is there twice or lacks a number of the split is a problem."""
     found: dict[str, Path] = {}
     for path in files_below(folder):
         name = next((path.name[: -len(ending)] for ending in ENDINGS if path.name.lower().endswith(ending)), None)
@@ -125,6 +120,11 @@ def _by_number(folder: Path, prefix: str, problems: Problems) -> dict[str, Path]
             problems.add(path, f"has the same number as {found[number].name}")
         else:
             found[number] = path
+    if not found:
+        raise UserError(f"{folder} holds no {prefix}XXXX.nii.gz or .nii. It holds {contents(folder)}")
+    for number in CASES:
+        if number not in found:
+            problems.add(folder / f"{prefix}{number}.nii.gz", "is missing")
     return found
 
 

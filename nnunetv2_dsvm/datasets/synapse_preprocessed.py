@@ -21,10 +21,10 @@ import SimpleITK as sitk
 from nnunetv2_dsvm.datasets.problems import Problems
 from nnunetv2_dsvm.datasets.raw_folder import Contents
 from nnunetv2_dsvm.datasets.synapse_protocol import BTCV_LABELS, ORGANS, write_volumes
-from nnunetv2_dsvm.datasets.workers import map_with_progress
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.label_values import no_labels
-from nnunetv2_dsvm.listing import inner_folder
+from nnunetv2_dsvm.files.listing import inner_folder
+from nnunetv2_dsvm.host.workers import map_with_progress
+from nnunetv2_dsvm.images.label_values import no_labels
 
 LISTS = ("lists_Synapse", "lists/lists_Synapse", "lists_Synapse/lists_Synapse", "lists/list_Synapse", "lists")
 # Values as far as this beyond [0, 1] come from cubic interpolation; HU, or another scaling, lie farther out.
@@ -161,7 +161,7 @@ def _check_arrays(image: np.ndarray, label: np.ndarray, volume: Volume) -> list[
     volume.shapes.add(image.shape)
     texts = []
     low, high = float(image.min()), float(image.max())
-    if not (-OVERSHOOT <= low and high <= 1 + OVERSHOOT):  # false for NaN too
+    if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):  # false for NaN too
         texts.append(f"has intensities from {low:g} to {high:g}, expected [0, 1]")
     volume.range = min(volume.range[0], low), max(volume.range[1], high)
     if wrong := no_labels(label):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from nnunetv2_dsvm.datasets.dataset_json import write_dataset_json
-from nnunetv2_dsvm.datasets.workers import map_with_progress
+from nnunetv2_dsvm.host.workers import map_with_progress
 
 Volume = TypeVar("Volume")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from nnunetv2_dsvm.autoregister import VARIABLE as TRAINERS_VARIABLE
 from nnunetv2_dsvm.diagnostics.finding import Finding, Severity
 from nnunetv2_dsvm.diagnostics.subprocess_probe import describe
-from nnunetv2_dsvm.folder_values import fault_of_value
-from nnunetv2_dsvm.nnunet_folders import VARIABLES, one_folder
-from nnunetv2_dsvm.places_to_write import try_to_write
+from nnunetv2_dsvm.files.places_to_write import try_to_write
+from nnunetv2_dsvm.nnunet.folder_values import fault_of_value
+from nnunetv2_dsvm.nnunet.folders import VARIABLES, one_folder
 
 SECTION = "nnU-Net's folders"
 
@@ -44,6 +44,7 @@ def _check(variable: str, value: str | None) -> Finding:
     fault = fault_of_value(variable, value)
     if fault:
         return Finding(SECTION, variable, Severity.BLOCKER, *fault)
+    assert value is not None  # a variable that is not set has a fault
     folder = Path(value)
     existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(p))
     try:

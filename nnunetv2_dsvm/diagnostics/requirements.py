@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 
 from nnunetv2_dsvm.diagnostics.finding import Finding, Severity
-from nnunetv2_dsvm.diagnostics.versions import DISTRIBUTIONS, PACKAGE, installed_version
+from nnunetv2_dsvm.host.versions import DISTRIBUTIONS, PACKAGE, installed_version
 
 SECTION = "versions"
 _WHY_EXCLUDED = {("torch", "2.9"): "; nnU-Net excludes torch 2.9, too"}

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_dsvm.diagnostics.versions import PACKAGE, installed_version
+from nnunetv2_dsvm.host.versions import PACKAGE, installed_version
 
 TIMEOUT_S = 300
 _SOURCE_FOLDER = str(Path(__file__).resolve().parents[2])

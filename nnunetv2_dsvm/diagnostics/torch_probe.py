@@ -26,9 +26,8 @@ def scan_report(device_type: str) -> dict[str, dict[str, Any]]:
     """
     import torch
 
-    from nnunetv2_dsvm.benchmark.core_case import CoreCase
-    from nnunetv2_dsvm.benchmark.correctness import check_core, check_scan_on_small_shapes
     from nnunetv2_dsvm.ops import backend_report
+    from nnunetv2_dsvm.ops.testing import check_projected_scan, check_scan_on_small_shapes
 
     device = torch.device(device_type)
     dtypes = ["float32", *(["float16", "bfloat16"] if device_type == "cuda" else [])]
@@ -40,7 +39,7 @@ def scan_report(device_type: str) -> dict[str, dict[str, Any]]:
         try:
             errors = [check_scan_on_small_shapes(name, getattr(torch, dtype), device, d_state=16) for dtype in dtypes]
             for dtype in dtypes:  # with its projections, which a backend may compute itself
-                check_core(CoreCase("core", "ours", 2, 6, 5, 32, 16, dtype, device_type, scan_backend=name))
+                check_projected_scan(name, getattr(torch, dtype), device, d_state=16)
             found[name]["error"] = errors[0]
         except Exception as failure:
             found[name]["failure"] = describe(failure)
@@ -51,7 +50,7 @@ def probe() -> dict[str, Any]:
     """Import errors of torch, torchvision and nnU-Net's network package, the devices, and the scan on each device."""
     found: dict[str, Any] = {"imports": {"torch": import_error("torch")}}
     if found["imports"]["torch"] is None:
-        from nnunetv2_dsvm.diagnostics.devices import device_report
+        from nnunetv2_dsvm.host.devices import device_report
 
         for module in ("torchvision", "dynamic_network_architectures"):
             found["imports"][module] = import_error(module)

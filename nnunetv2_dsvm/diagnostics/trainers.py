@@ -7,7 +7,7 @@ from pathlib import Path
 from nnunetv2_dsvm.autoregister import DISCOVERY_DIRECTORY, SWITCH, VARIABLE, listed_by_the_user
 from nnunetv2_dsvm.diagnostics.finding import Finding, Severity
 from nnunetv2_dsvm.diagnostics.subprocess_probe import ProbeFailed, run_probe_file
-from nnunetv2_dsvm.diagnostics.versions import installed_version
+from nnunetv2_dsvm.host.versions import installed_version
 
 SECTION = "trainers"
 TRAINERS = ("nnUNetTrainerDSVM", "nnUNetTrainerVMUNet")

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from nnunetv2_dsvm.distillation.features import at_least_fp32, autocast_off
-from nnunetv2_dsvm.distillation.resized_mse import resized_mse, supports
+from nnunetv2_dsvm.ops.resized_mse import resized_mse, supports
 
 DistanceKind = Literal["mse", "kl"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nnunetv2_dsvm.ops.norm import fused
+from nnunetv2_dsvm.ops.dispatch import fused_backend
 
 ProjectionKind = Literal["convolution", "pooling"]
 
@@ -65,7 +65,7 @@ def projects_in_bf16(features: Tensor) -> bool:
     device = features.device
     if not torch.is_autocast_enabled(device.type) or torch.get_autocast_dtype(device.type) != torch.bfloat16:
         return False
-    return fused(device, torch.bfloat16)
+    return fused_backend(device, torch.bfloat16) is not None
 
 
 def project(projection: nn.Module, features: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def project(projection: nn.Module, features: Tensor) -> Tensor:
         elsewhere and of a pooling.
     """
     x = features.permute(0, 2, 3, 1)
-    if isinstance(projection, ChannelPooling):
+    if not isinstance(projection, nn.Conv2d):
         projected = projection(at_least_fp32(x))
     elif projects_in_bf16(features):
         projected = _over_channels(projection, x)
@@ -90,15 +90,15 @@ def project(projection: nn.Module, features: Tensor) -> Tensor:
 def _over_channels(convolution: nn.Conv2d, x: Tensor) -> Tensor:
     """A 1x1 convolution of (B, H, W, C), as a product over channels."""
     weight, bias = convolution.weight.flatten(1), convolution.bias
-    if not torch.is_autocast_enabled(x.device.type):
-        weight, bias = weight.to(x.dtype), bias.to(x.dtype)  # parameters may be in 16 bit
+    if not torch.is_autocast_enabled(x.device.type):  # parameters may be in 16 bit
+        weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
     return F.linear(x, weight, bias)
 
 
 def average_pool(features: Tensor, size: tuple[int, int]) -> Tensor:
     """Average pooling of (B, C, H, W) to `size`; its type is that in which `project` reads it."""
     features = features if projects_in_bf16(features) else at_least_fp32(features)
-    height, width = features.shape[-2:]
+    height, width = plane(features)
     if height % size[0] == 0 and width % size[1] == 0:
         # The same windows; the backward of the adaptive pooling is slower on GPUs and not deterministic.
         return F.avg_pool2d(features, (height // size[0], width // size[1]))
@@ -115,7 +115,13 @@ def check_channels(side: str, features: Sequence[Tensor], channels: Sequence[int
         )
 
 
-def pixel_weight(mask: torch.Tensor | None, size: Sequence[int]) -> torch.Tensor | None:
+def plane(features: Tensor) -> tuple[int, int]:
+    """Height and width of (B, C, H, W)."""
+    height, width = features.shape[-2:]
+    return height, width
+
+
+def pixel_weight(mask: Tensor | None, size: tuple[int, int]) -> Tensor | None:
     """How much each pixel of a feature map of this size counts: the share of the mask that it covers.
 
     A pixel of the features stands for a square of the image. Where the whole square is ignored it weighs 0: the pair is

@@ -1,24 +1,17 @@
 """Local term: every stage is pulled towards the next one (progressive self-distillation, L_prog)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
 from torch import nn
 
 from nnunetv2_dsvm.distillation.distances import FeatureDistance
-from nnunetv2_dsvm.distillation.features import (
-    ProjectionKind,
-    at_least_fp32,
-    average_pool,
-    channel_projection,
-    check_channels,
-    pixel_weight,
-    project,
-)
+from nnunetv2_dsvm.distillation.features import ProjectionKind, average_pool, channel_projection, plane, project
+from nnunetv2_dsvm.distillation.term import SelfDistillationTerm
 
 
-class ProgressiveSelfDistillation(nn.Module):
+class ProgressiveSelfDistillation(SelfDistillationTerm):
     """Pulls every stage towards the next one in the direction of the data: down the encoder, up the decoder.
 
         L_prog = 1/(M_e + M_d - 2) * ( sum_{l=2..M_e} D(Q^e_l(f^e_{l-1}), sg[f^e_l])
@@ -43,37 +36,16 @@ class ProgressiveSelfDistillation(nn.Module):
         distance: FeatureDistance,
         projection: ProjectionKind = "convolution",
     ) -> None:
-        super().__init__()
-        self.encoder_channels, self.decoder_channels = tuple(encoder_channels), tuple(decoder_channels)
-        self.distance = distance
+        super().__init__(encoder_channels, decoder_channels, distance)
         down, up = pairwise(encoder_channels), pairwise(decoder_channels)
         self.encoder_projections = nn.ModuleList(channel_projection(projection, fine, coarse) for fine, coarse in down)
         self.decoder_projections = nn.ModuleList(channel_projection(projection, coarse, fine) for fine, coarse in up)
 
-    def forward(
-        self,
-        encoder_features: Sequence[torch.Tensor],
-        decoder_features: Sequence[torch.Tensor],
-        mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """The term as a scalar, at least fp32 whatever the autocast; 0 when neither side has two stages.
-
-        Args:
-            encoder_features: (B, C_l, H_l, W_l), highest resolution first.
-            decoder_features: (B, C_l, H_l, W_l), highest resolution first.
-            mask: (B, 1, H, W), the pixels of the image that count (see `pixel_weight`); None: all.
-
-        Raises:
-            ValueError: the features are not those the projections were built for.
-        """
-        check_channels("encoder", encoder_features, self.encoder_channels)
-        check_channels("decoder", decoder_features, self.decoder_channels)
-        distances = []
+    def pairs(
+        self, encoder_features: Sequence[torch.Tensor], decoder_features: Sequence[torch.Tensor]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Neighbouring stages, the encoder's first; none where neither side has two."""
         for projection, (student, teacher) in zip(self.encoder_projections, pairwise(encoder_features), strict=True):
-            size = teacher.shape[-2:]
-            pooled = project(projection, average_pool(student, size))
-            distances.append(self.distance(pooled, teacher, pixel_weight(mask, size)))
+            yield project(projection, average_pool(student, plane(teacher))), teacher
         for projection, (teacher, student) in zip(self.decoder_projections, pairwise(decoder_features), strict=True):
-            weight = pixel_weight(mask, teacher.shape[-2:])
-            distances.append(self.distance(project(projection, student), teacher, weight))
-        return torch.stack(distances).mean() if distances else at_least_fp32(decoder_features[0]).new_zeros(())
+            yield project(projection, student), teacher

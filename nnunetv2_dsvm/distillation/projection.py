@@ -1,21 +1,16 @@
 """Global term: every stage is projected onto the decoder's last stage (projection self-distillation, L_proj)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 
 from nnunetv2_dsvm.distillation.distances import FeatureDistance
-from nnunetv2_dsvm.distillation.features import (
-    ProjectionKind,
-    channel_projection,
-    check_channels,
-    pixel_weight,
-    project,
-)
+from nnunetv2_dsvm.distillation.features import ProjectionKind, channel_projection, project
+from nnunetv2_dsvm.distillation.term import SelfDistillationTerm
 
 
-class ProjectionSelfDistillation(nn.Module):
+class ProjectionSelfDistillation(SelfDistillationTerm):
     """Pulls every stage towards f^d_1, the decoder's last and finest stage.
 
         L_proj = 1/(M_e + M_d - 1) * ( sum_{l=1..M_e} D(P^e_l(f^e_l), sg[f^d_1])
@@ -38,39 +33,18 @@ class ProjectionSelfDistillation(nn.Module):
         distance: FeatureDistance,
         projection: ProjectionKind = "convolution",
     ) -> None:
-        super().__init__()
-        self.encoder_channels, self.decoder_channels = tuple(encoder_channels), tuple(decoder_channels)
-        self.distance = distance
+        super().__init__(encoder_channels, decoder_channels, distance)
         teacher = decoder_channels[0]
         self.encoder_projections = nn.ModuleList(channel_projection(projection, c, teacher) for c in encoder_channels)
         self.decoder_projections = nn.ModuleList(
             channel_projection(projection, c, teacher) for c in decoder_channels[1:]
         )
 
-    def forward(
-        self,
-        encoder_features: Sequence[torch.Tensor],
-        decoder_features: Sequence[torch.Tensor],
-        mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """The term as a scalar, at least fp32 whatever the autocast.
-
-        Args:
-            encoder_features: (B, C_l, H_l, W_l), highest resolution first.
-            decoder_features: (B, C_l, H_l, W_l), highest resolution first.
-            mask: (B, 1, H, W), the pixels of the image that count (see `pixel_weight`); None: all.
-
-        Raises:
-            ValueError: the features are not those the projections were built for.
-        """
-        check_channels("encoder", encoder_features, self.encoder_channels)
-        check_channels("decoder", decoder_features, self.decoder_channels)
+    def pairs(
+        self, encoder_features: Sequence[torch.Tensor], decoder_features: Sequence[torch.Tensor]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """All stages but f^d_1, each with f^d_1."""
         teacher, *decoder = decoder_features
-        students = [*encoder_features, *decoder]
         projections = [*self.encoder_projections, *self.decoder_projections]
-        weight = pixel_weight(mask, teacher.shape[-2:])
-        distances = [
-            self.distance(project(projection, student), teacher, weight)
-            for projection, student in zip(projections, students, strict=True)
-        ]
-        return torch.stack(distances).mean()
+        for projection, student in zip(projections, [*encoder_features, *decoder], strict=True):
+            yield project(projection, student), teacher

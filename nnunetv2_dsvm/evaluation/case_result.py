@@ -8,16 +8,16 @@ import numpy as np
 from scipy import ndimage
 
 from nnunetv2_dsvm.evaluation.confusion import Counts, counts_of, joint_histogram
-from nnunetv2_dsvm.evaluation.labels import Labels
 from nnunetv2_dsvm.evaluation.protocols import Protocol
 from nnunetv2_dsvm.evaluation.segmentations import Pair
 from nnunetv2_dsvm.evaluation.surface import SurfaceDistances, surface_distances
+from nnunetv2_dsvm.nnunet.labels import Labels
 
 Slices = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
-class Case:
+class EvaluatedCase:
     """A reference and its prediction."""
 
     name: str
@@ -33,13 +33,15 @@ class CaseResult:
         resampled: whether the prediction was first brought onto the reference's grid.
     """
 
-    case: Case
+    case: EvaluatedCase
     counts: Mapping[str, Counts]
     values: Mapping[str, Mapping[str, float]]
     resampled: bool = False
 
 
-def measure_case(case: Case, pair: Pair, labels: Labels, protocol: Protocol, tolerance_mm: float) -> CaseResult:
+def measure_case(
+    case: EvaluatedCase, pair: Pair, labels: Labels, protocol: Protocol, tolerance_mm: float
+) -> CaseResult:
     """Measure every label of a pair that `read_pair` has checked."""
     histogram = joint_histogram(pair.reference, pair.prediction, labels.known)
     regions = labels.foreground

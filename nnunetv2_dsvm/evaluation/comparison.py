@@ -11,7 +11,8 @@ from nnunetv2_dsvm.evaluation.paired_statistics import CONFIDENCE, RESAMPLES, ho
 from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet
 from nnunetv2_dsvm.evaluation.protocols import Protocol
 from nnunetv2_dsvm.evaluation.summary import OVER_LABELS, case_mean, repeats_its_only_label
-from nnunetv2_dsvm.evaluation.tables import aligned, as_csv, number
+from nnunetv2_dsvm.evaluation.tables import as_csv, number
+from nnunetv2_dsvm.files.text import aligned
 
 Values = Mapping[str, Mapping[str, float]]  # of a case: label -> metric -> value, NaN where it is undefined
 
@@ -83,8 +84,9 @@ def compare(models: Mapping[str, Sequence[Values]], metrics: Sequence[str]) -> l
             for label in (*labels, OVER_LABELS):
                 found.append((one, another, label, metric))
                 columns.append([_paired(a, b, label, metric) for a, b in pairs])
-    differences = [PairedDifference(*of, *s) for of, s in zip(found, paired_statistics(columns), strict=True)]
-    corrected = {}
+    measured = zip(found, paired_statistics(columns), strict=True)
+    differences = [PairedDifference(one, another, label, metric, *s) for (one, another, label, metric), s in measured]
+    corrected: dict[int, float] = {}
     for of in dict.fromkeys((d.label, d.metric) for d in differences):
         which = [i for i, d in enumerate(differences) if (d.label, d.metric) == of]
         corrected.update(zip(which, holm([differences[i].p_value for i in which]), strict=True))

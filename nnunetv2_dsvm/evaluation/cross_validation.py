@@ -4,14 +4,23 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.evaluation.case_result import Case
-from nnunetv2_dsvm.evaluation.folds import folds_of_splits, named_folds, validation_cases
-from nnunetv2_dsvm.evaluation.labels import read_labels
+from nnunetv2_dsvm.evaluation.case_result import EvaluatedCase
 from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet, case_names, file_ending, reader
-from nnunetv2_dsvm.evaluation.unfinished_folds import what_a_fold_lacks
-from nnunetv2_dsvm.json_files import read_json_object
-from nnunetv2_dsvm.listing import visible_folders
-from nnunetv2_dsvm.nnunet_folders import folder_of_models, ground_truth_folders
+from nnunetv2_dsvm.files.json_files import read_json_object
+from nnunetv2_dsvm.files.listing import visible_folders
+from nnunetv2_dsvm.nnunet.folders import folder_of_models, ground_truth_folders
+from nnunetv2_dsvm.nnunet.folds import folds_of_splits, named_folds, validation_cases
+from nnunetv2_dsvm.nnunet.labels import read_labels
+from nnunetv2_dsvm.nnunet.names import (
+    DATASET_JSON,
+    PLANS_JSON,
+    folder_of_metrics,
+    folds_of_model,
+    model_name,
+    names_a_model,
+    validation_folder,
+)
+from nnunetv2_dsvm.nnunet.unfinished_folds import what_a_fold_lacks
 
 NNUNETS_FOLDS = ("0", "1", "2", "3", "4")
 
@@ -42,17 +51,17 @@ def from_cross_validation(
     _refuse_repeated(folds or ())
     parent = folder_of_models(dataset)
     folds = folds or folds_of_splits(parent.name) or NNUNETS_FOLDS
-    models = {trainer: parent / f"{trainer}__{plans}__{configuration}" for trainer in trainers}
+    models = {trainer: parent / model_name(trainer, plans, configuration) for trainer in trainers}
     _check_validated(models.values(), folds, dataset)
     references = _references(parent.name)
     sets, problems = [], []
     for trainer, model in models.items():
-        content = read_json_object(model / "dataset.json")
+        content = read_json_object(model / DATASET_JSON)
         ending = file_ending(content)
         training_cases = _training_cases(parent.name, ending)
-        cases: dict[str, Case] = {}
+        cases: dict[str, EvaluatedCase] = {}
         for fold in folds:
-            validation = model / f"fold_{fold}" / "validation"
+            validation = validation_folder(model, fold)
             present = case_names(validation, ending)
             expected = validation_cases(parent.name, fold, present, training_cases)
             for case in present if expected is None else sorted({*present, *expected}):
@@ -71,13 +80,13 @@ def from_cross_validation(
                         "one by one with -f"
                     )
                 else:
-                    cases[case] = Case(case, reference, prediction)
+                    cases[case] = EvaluatedCase(case, reference, prediction)
             if set(expected or ()) - set(present):
                 problems.append(what_a_fold_lacks(model, fold, dataset))
         if not cases:
             raise UserError("\n  ".join([f"{model}: no validation prediction (*{ending}) to evaluate", *problems]))
         ordered = tuple(cases[case] for case in sorted(cases))
-        reader_class = reader(content, model / "plans.json", ordered[0].reference)
+        reader_class = reader(content, model / PLANS_JSON, ordered[0].reference)
         sets.append(
             PredictionSet(trainer, folder_of_metrics(model, folds), ordered, read_labels(content), reader_class)
         )
@@ -94,10 +103,10 @@ def _check_validated(models: Iterable[Path], folds: Sequence[str], dataset: str)
     problems = []
     for model in models:
         if not model.is_dir():
-            there = [path.name for path in visible_folders(model.parent) if path.name.count("__") == 2]
+            there = [path.name for path in visible_folders(model.parent) if names_a_model(path)]
             problems.append(f"there is no trained model {model}; trained are: {', '.join(there) or 'none'}")
             continue
-        validated = [path.parent.name.removeprefix("fold_") for path in sorted(model.glob("fold_*/validation"))]
+        validated = [fold for fold in folds_of_model(model) if validation_folder(model, fold).is_dir()]
         missing = [fold for fold in folds if fold not in validated]
         problems += [what_a_fold_lacks(model, fold, dataset) for fold in missing]
         if missing and validated:
@@ -118,10 +127,3 @@ def _references(name: str) -> Path:
 def _training_cases(name: str, ending: str) -> list[list[str]]:
     """All cases of the dataset as nnU-Net has preprocessed it, and as they lie in its raw folder now."""
     return [case_names(folder, ending) for folder in reversed(ground_truth_folders(name)) if folder.is_dir()]
-
-
-def folder_of_metrics(model: Path, folds: Sequence[str]) -> Path:
-    """Where metrics of these folds, in ascending order, are written: nnU-Net's own places."""
-    if len(folds) == 1:
-        return model / f"fold_{folds[0]}" / "validation"
-    return model / f"crossval_results_folds_{'_'.join(folds)}"

@@ -31,7 +31,7 @@ def paired_statistics(columns: Sequence[Sequence[float]]) -> list[PairedStatisti
     Sets with the same number of defined cases share their bootstrap resamples.
     """
     defined = [np.array([value for value in column if not math.isnan(value)]) for column in columns]
-    intervals = {}
+    intervals: dict[int, tuple[float, float]] = {}
     for n in {len(values) for values in defined}:
         which = [i for i, values in enumerate(defined) if len(values) == n]
         low, high = _intervals(np.stack([defined[i] for i in which], axis=1))

@@ -8,14 +8,14 @@ from multiprocessing import get_context
 from tqdm import tqdm
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.evaluation.case_result import Case, CaseResult, measure_case
-from nnunetv2_dsvm.evaluation.labels import Labels
+from nnunetv2_dsvm.evaluation.case_result import CaseResult, EvaluatedCase, measure_case
 from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet
 from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS
 from nnunetv2_dsvm.evaluation.segmentations import read_pair
+from nnunetv2_dsvm.nnunet.labels import Labels
 
 Outcome = tuple[CaseResult | None, list[str]]
-Task = tuple[Case, Labels, type, str, float, bool, bool]
+Task = tuple[EvaluatedCase, Labels, type, str, float, bool, bool]
 
 
 def measure_sets(
@@ -26,14 +26,16 @@ def measure_sets(
     processes: int,
     problems: Sequence[str] = (),
     resample: bool = False,
+    show_progress: bool = False,
 ) -> list[list[CaseResult]]:
-    """Measure all cases, with a progress bar.
+    """Measure all cases.
 
     Args:
         protocol: a name in `PROTOCOLS`.
         processes: at most as many as there are cases are started; 1 starts none.
         problems: what is known to be wrong already. The files are then only checked.
         resample: bring predictions on other grids onto their references', instead of refusing them.
+        show_progress: a bar on standard error.
 
     Returns:
         For each set, its cases' results in their order.
@@ -44,18 +46,18 @@ def measure_sets(
     check_only = bool(problems)
     settings = protocol, tolerance_mm, check_only, resample
     tasks = [(case, s.labels, s.reader_class, *settings) for s in sets for case in s.cases]
-    outcomes = _in_processes(tasks, min(processes, len(tasks)))
+    outcomes = _in_processes(tasks, min(processes, len(tasks)), show_progress)
     # References are read once per model: their problems once are enough.
     found = list(dict.fromkeys([*problems, *(problem for _, of_case in outcomes for problem in of_case)]))
     if found:
         count = f"{len(found)} problem{'s' if len(found) > 1 else ''}"
         raise UserError("\n  ".join([f"{count}, nothing was written:", *found]))
-    results = iter([result for result, _ in outcomes])
+    results = iter([result for result, _ in outcomes if result is not None])  # each one: none has a problem
     return [[next(results) for _ in s.cases] for s in sets]
 
 
-def _in_processes(tasks: Sequence[Task], processes: int) -> list[Outcome]:
-    bar = tqdm(total=len(tasks), desc="cases", unit="case")
+def _in_processes(tasks: Sequence[Task], processes: int, show_progress: bool) -> list[Outcome]:
+    bar = tqdm(total=len(tasks), desc="cases", unit="case", disable=not show_progress)
     with bar:
         if processes <= 1:
             outcomes = []

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.evaluation.case_result import Case
-from nnunetv2_dsvm.evaluation.labels import Labels, read_labels
-from nnunetv2_dsvm.json_files import read_json_object
-from nnunetv2_dsvm.listing import visible_files
+from nnunetv2_dsvm.evaluation.case_result import EvaluatedCase
+from nnunetv2_dsvm.files.json_files import read_json_object
+from nnunetv2_dsvm.files.listing import visible_files
+from nnunetv2_dsvm.nnunet.labels import Labels, read_labels
+from nnunetv2_dsvm.nnunet.names import DATASET_JSON, PLANS_JSON
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class PredictionSet:
 
     model: str
     folder: Path
-    cases: tuple[Case, ...]
+    cases: tuple[EvaluatedCase, ...]
     labels: Labels
     reader_class: type
 
@@ -52,8 +53,8 @@ def from_folders(
     names = _distinct_names(predictions)
     sets, problems = [], []
     for name, folder in zip(names, predictions, strict=True):
-        content = read_json_object(dataset_json or _beside(folder, "dataset.json", "-djfile"))
-        plans_file = plans or (folder / "plans.json" if (folder / "plans.json").is_file() else None)
+        content = read_json_object(dataset_json or _beside(folder, DATASET_JSON, "-djfile"))
+        plans_file = plans or (folder / PLANS_JSON if (folder / PLANS_JSON).is_file() else None)
         ending = file_ending(content)
         expected, present = case_names(reference, ending), case_names(folder, ending)
         if not expected:
@@ -62,7 +63,7 @@ def from_folders(
         problems += [f"{folder / (case + ending)} is missing" for case in missing]
         problems += [f"{folder / (case + ending)} has no reference in {reference}" for case in surplus]
         both = sorted({*expected} & {*present})
-        cases = tuple(Case(case, reference / (case + ending), folder / (case + ending)) for case in both)
+        cases = tuple(EvaluatedCase(case, reference / (case + ending), folder / (case + ending)) for case in both)
         example = reference / (expected[0] + ending)
         sets.append(PredictionSet(name, folder, cases, read_labels(content), reader(content, plans_file, example)))
     return sets, problems
@@ -92,7 +93,7 @@ def reader(dataset_json: dict[str, Any], plans_file: Path | None, example: Path)
             return registry.recursive_find_reader_writer_by_name(read_json_object(plans_file)["image_reader_writer"])
         return registry.determine_reader_writer_from_dataset_json(dataset_json, str(example), verbose=False)
     except (RuntimeError, KeyError) as error:
-        raise UserError(f"nnU-Net has no reader for {example} ({plans_file or 'dataset.json'}): {error}") from error
+        raise UserError(f"nnU-Net has no reader for {example} ({plans_file or DATASET_JSON}): {error}") from error
 
 
 def _beside(folder: Path, name: str, option: str) -> Path:

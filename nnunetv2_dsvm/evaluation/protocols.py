@@ -7,10 +7,12 @@ never be mixed.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from nnunetv2_dsvm.evaluation.confusion import Counts
 from nnunetv2_dsvm.evaluation.surface import SurfaceDistances
 
+ProtocolName = Literal["nnunet", "isic", "synapse"]
 # Of one label in one image. The distances are None where the protocol needs none.
 Measure = Callable[[Counts, SurfaceDistances | None, float], list[float]]
 
@@ -43,9 +45,10 @@ class Protocol:
 
 
 def _nnunet(counts: Counts, distances: SurfaceDistances | None, tolerance_mm: float) -> list[float]:
+    assert distances is not None  # needs_distances
     return [
         counts.dice(), counts.iou(), counts.precision(), counts.sensitivity(), counts.specificity(), counts.accuracy(),
-        distances.hd95(), distances.mean(), distances.nsd(tolerance_mm),
+        distances.hd95(), distances.assd(), distances.nsd(tolerance_mm),
     ]  # fmt: skip
 
 
@@ -61,6 +64,7 @@ def _synapse(counts: Counts, distances: SurfaceDistances | None, tolerance: floa
         return [0.0, 0.0]
     if counts.tp + counts.fn == 0:
         return [1.0, 0.0]
+    assert distances is not None  # needs_distances
     return [counts.dice(), distances.hd95()]
 
 
@@ -78,7 +82,7 @@ PROTOCOLS = {
                 "accuracy": "(TP + TN) / all",
                 "HD95_mm": "95th percentile of the distances from each surface voxel to the other surface, both "
                 "directions together, in mm",
-                "MSD_mm": "mean of these distances, in mm",
+                "ASSD_mm": "mean of these distances, in mm",
                 "NSD": "part of both surfaces' voxels that is within the tolerance of the other surface",
             },
             measure=_nnunet,
@@ -87,7 +91,7 @@ PROTOCOLS = {
             pooled=False,
             rule_for_empty_masks="A ratio whose denominator is 0 is undefined (null): Dice, IoU and NSD where "
             "reference and prediction are both empty, precision where the prediction is, sensitivity where the "
-            "reference is. Where only one is empty, Dice, IoU and NSD are 0. HD95 and MSD are undefined where either "
+            "reference is. Where only one is empty, Dice, IoU and NSD are 0. HD95 and ASSD are undefined where either "
             "is empty. Undefined values are left out of means; n counts the others.",
         ),
         Protocol(

@@ -1,13 +1,14 @@
 """Read a reference and its prediction with nnU-Net's reader, and check that they can be compared."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_dsvm.evaluation.labels import Labels
-from nnunetv2_dsvm.image_grid import PlacedArray, grid_problem, resampled
-from nnunetv2_dsvm.label_maps import read_label_map
+from nnunetv2_dsvm.images.image_grid import PlacedArray, grid_problem, resampled
+from nnunetv2_dsvm.images.label_maps import read_label_map
+from nnunetv2_dsvm.nnunet.labels import Labels
 
 ADVICE = "--resample brings it onto the reference's grid"
 CANNOT = "--resample cannot: it needs two places in space, which PNG and TIFF do not have, in as many dimensions"
@@ -47,33 +48,37 @@ def read_pair(
     read: list[PlacedArray] = []
     for path, known in ((reference, labels.known), (prediction, [v for v in labels.known if v != labels.ignore])):
         try:
-            label_map = read_label_map(path, reader)
+            read.append(read_label_map(path, reader))
         except ValueError as error:
             problems.append(f"{path} {error}")
             continue
-        unknown = np.setdiff1d(np.flatnonzero(np.bincount(label_map.values.ravel())), known)
-        if len(unknown):
-            problems.append(f"{path} holds {_list(unknown)}, which dataset.json does not name for it: {_list(known)}")
-        read.append(label_map)
+        problems += _unknown_labels(path, read[-1].values, known)
     if len(read) < 2:
         return None, problems
     of_reference, of_prediction = read
     difference = grid_problem(of_prediction, of_reference, "its reference", reference)
-    can_be_resampled = None not in (of_reference.grid, of_prediction.grid) and (
-        of_reference.grid.dimensions == of_prediction.grid.dimensions
-    )
-    if difference and not (resample and can_be_resampled):
-        advice = f". {ADVICE}" if can_be_resampled else f". {CANNOT}" * resample
-        problems.append(f"{prediction} {difference}{advice}")
+    predicted, spacing = of_prediction.values, of_reference.spacing_mm
+    here, there = of_prediction.grid, of_reference.grid
+    if difference:
+        if here is None or there is None or here.dimensions != there.dimensions:
+            problems.append(f"{prediction} {difference}" + f". {CANNOT}" * resample)
+        elif not resample:
+            problems.append(f"{prediction} {difference}. {ADVICE}")
+        elif not problems:
+            predicted = resampled(predicted, here, there)
     if problems:
         return None, problems
-    predicted, spacing = of_prediction.values, of_reference.spacing_mm
-    if difference:
-        predicted = resampled(predicted, of_prediction.grid, of_reference.grid)
     if len(of_reference.values) == 1:
         return Pair(of_reference.values[0], predicted[0], spacing[1:], bool(difference)), []
     return Pair(of_reference.values, predicted, spacing, bool(difference)), []
 
 
-def _list(values) -> str:
+def _unknown_labels(path: Path, values: np.ndarray, known: Sequence[int]) -> list[str]:
+    unknown = np.setdiff1d(np.flatnonzero(np.bincount(values.ravel())), known)
+    if not len(unknown):
+        return []
+    return [f"{path} holds {_list(unknown)}, which dataset.json does not name for it: {_list(known)}"]
+
+
+def _list(values: Iterable[int]) -> str:
     return ", ".join(str(int(value)) for value in values)

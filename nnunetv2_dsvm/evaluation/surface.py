@@ -1,4 +1,4 @@
-"""Distances between the surfaces of two masks: HD95, mean surface distance, normalised surface Dice.
+"""Distances between the surfaces of two masks: HD95, average symmetric surface distance, normalised surface Dice.
 
 A surface is the set of a mask's voxels that have a face neighbour outside the mask (erosion with connectivity 1, as in
 medpy); beyond the image lies background. A distance is Euclidean, between voxel centres. Distances come from scipy's
@@ -41,11 +41,11 @@ class SurfaceDistances:
         distances = self._both()
         return float(np.percentile(distances, 95)) if len(distances) else math.nan
 
-    def mean(self) -> float:
-        """Mean of both directions' distances together: medpy's `assd`.
+    def assd(self) -> float:
+        """Mean of both directions' distances together, the average symmetric surface distance: medpy's `assd`.
 
-        Metrics Reloaded (Maier-Hein et al. 2024) calls it ASSD; the mean of the two directions' means is its MASD. NaN
-        where a surface is empty.
+        It is the ASSD of Metrics Reloaded (Maier-Hein et al. 2024), whose MASD is the mean of the two directions'
+        means. NaN where a surface is empty.
         """
         distances = self._both()
         return float(distances.mean()) if len(distances) else math.nan

@@ -4,19 +4,23 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_dsvm.diagnostics.versions import PACKAGE, installed_version
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.case_result import CaseResult
-from nnunetv2_dsvm.evaluation.labels import Labels
 from nnunetv2_dsvm.evaluation.protocols import Protocol
 from nnunetv2_dsvm.evaluation.summary import OVER_LABELS, Statistic, Summary, repeats_its_only_label
+from nnunetv2_dsvm.files.atomic_write import beside, put_in_place
+from nnunetv2_dsvm.files.json_files import read_json_object
+from nnunetv2_dsvm.files.text import aligned
+from nnunetv2_dsvm.host.versions import PACKAGE, installed_version
+from nnunetv2_dsvm.nnunet.labels import Labels
 from nnunetv2_dsvm.version import __version__
+
+_RENAMED = {"MSD_mm": "ASSD_mm"}  # of 0.1.0, and now
 
 
 def metrics_json(
@@ -52,6 +56,27 @@ def metrics_json(
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
+def read_metrics(file: Path, advice: str) -> dict[str, Any]:
+    """What `metrics_json` wrote, with the metrics' names of this version: 0.1.0 called the ASSD MSD.
+
+    Args:
+        file: `metrics_<protocol>.json`.
+        advice: goes on after what is wrong with the file.
+
+    Raises:
+        UserError: there is no such file, or it holds no JSON.
+        KeyError, TypeError, AttributeError: it is of another form.
+    """
+    content = read_json_object(file, advice)
+    content["metrics"] = [_RENAMED.get(metric, metric) for metric in content["metrics"]]
+    for by_label in (content["summary"], *(case["values"] for case in content["per_case"])):
+        for label, values in by_label.items():
+            by_label[label] = {_RENAMED.get(metric, metric): value for metric, value in values.items()}
+    rule = content["rule_for_empty_masks"]
+    content["rule_for_empty_masks"] = rule.replace("HD95 and MSD are", "HD95 and ASSD are")
+    return content
+
+
 def resampled_cases(results: Sequence[CaseResult]) -> list[str]:
     """The cases whose prediction lay on another grid than its reference."""
     return [result.case.name for result in results if result.resampled]
@@ -83,16 +108,6 @@ def to_read(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {label: of for label, of in summary.items() if label != OVER_LABELS or not repeats_its_only_label(summary)}
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text, the first to the left and the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for first, *others in rows:
-        cells = [first.ljust(widths[0]), *(text.rjust(width) for text, width in zip(others, widths[1:], strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
 def as_csv(rows: Sequence[Sequence[Any]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
@@ -110,17 +125,16 @@ def write_all(contents: Mapping[Path, str]) -> None:
     Raises:
         UserError: one of them cannot be written; older files are as they were.
     """
-    partial = {path: path.with_name(path.name + ".partial") for path in contents}
     try:
-        for path, text in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial[path].write_text(text, encoding="utf-8")
-        for path, beside in partial.items():
-            os.replace(beside, path)
+        with ExitStack() as folders:
+            written = {}
+            for path, text in contents.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                written[path] = folders.enter_context(beside(path)) / path.name
+                written[path].write_text(text, encoding="utf-8")
+            for path, file in written.items():
+                put_in_place(file, path)
     except OSError as error:
-        for beside in partial.values():
-            with suppress(OSError):
-                beside.unlink()
         raise UserError(f"cannot write the metrics: {error}; choose another folder with -o") from error
 
 

@@ -8,29 +8,12 @@ from typing import Any
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
-from nnunetv2_dsvm.architecture.vm_unet import VMUNet, strides_of
+from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.listing import visible_files
-from nnunetv2_dsvm.nnunet_folders import OTHER_FILES_OF_A_DATASET
-from nnunetv2_dsvm.training.network import NETWORK_CLASS_NAME, refuse_constant_output, refuse_unless_2d
-
-
-def vm_unet_architecture(sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """The entry `architecture` of a configuration, for our trainers and for nnU-Net's own.
-
-    Args:
-        sizes: arguments of `VMUNet`, with `dims`.
-    """
-    return {
-        "network_class_name": NETWORK_CLASS_NAME,
-        "arch_kwargs": {
-            **{key: list(value) if isinstance(value, tuple) else value for key, value in sizes.items()},
-            # For nnU-Net's own trainers: heads with and without deep supervision, and their scales.
-            "auxiliary_heads": True,
-            "strides": strides_of(len(sizes["dims"])),
-        },
-        "_kw_requires_import": [],
-    }
+from nnunetv2_dsvm.files.json_files import write_json
+from nnunetv2_dsvm.files.listing import visible_files
+from nnunetv2_dsvm.nnunet.names import OTHER_FILES_OF_A_DATASET
+from nnunetv2_dsvm.planning.network_of_plans import check_output_varies, refuse_unless_2d, vm_unet_architecture
 
 
 def copy_plans(
@@ -78,12 +61,10 @@ def copy_plans(
     plans["plans_name"] = name
     path = dataset_folder / f"{name}.json"
     try:
-        with open(path, "x", encoding="utf-8") as file:
-            file.write(json.dumps(plans, indent=4) + "\n")
+        write_json(path, plans, indent=4, new=True)
     except FileExistsError as error:
         raise UserError(f"{path} is there already: choose another name, or remove it") from error
     except OSError as error:
-        path.unlink(missing_ok=True)  # made, but not filled
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
     return path
 
@@ -108,7 +89,7 @@ def _refuse_what_cannot_be_built(configuration: dict[str, Any], network: Mapping
         if "patch_size" in configuration:  # it may be inherited
             refuse_unless_2d(ConfigurationManager(configuration))
         if network is not None:
-            refuse_constant_output(ConfigurationManager(configuration))
+            check_output_varies(ConfigurationManager(configuration))
             with torch.device("meta"):
                 VMUNet(1, 2, **network)
     except (TypeError, ValueError) as error:

@@ -13,9 +13,10 @@ from typing import Any, Literal
 import torch
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 from nnunetv2_dsvm.distillation import DualSelfDistillation
+from nnunetv2_dsvm.ops.backend import SAVED_STATES_INTERVAL
 from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS
-from nnunetv2_dsvm.ops.triton_ss2d import INTERVAL
 
 Precision = Literal["bfloat16", "float16"]
 
@@ -35,13 +36,10 @@ _FP16_PER_FEATURE, _FP16_PER_BLOCK_ELEMENT = 25.19, 7.284
 def training_memory(
     patch_size: Sequence[int],
     batch_size: int,
+    sizes: VMUNetSizes,
     *,
     input_channels: int,
     num_classes: int,
-    dims: Sequence[int],
-    encoder_depths: Sequence[int],
-    decoder_depths: Sequence[int],
-    d_state: int = 16,
     precision: Precision = "bfloat16",
 ) -> float:
     """Bytes of GPU memory that a training of nnUNetTrainerDSVM takes, CUDA's own included; rather more than less.
@@ -49,18 +47,20 @@ def training_memory(
     Args:
         patch_size: height and width in pixels.
         batch_size: images.
-        input_channels, num_classes, dims, encoder_depths, decoder_depths, d_state: of `VMUNet`.
+        sizes: of the network.
+        input_channels: of the images.
+        num_classes: of the logits.
         precision: of autocast.
     """
-    stride = 4 * 2 ** (len(dims) - 1)
-    height, width = (math.ceil(size / stride) * stride for size in patch_size)
-    tokens = [height * width // (4 * 2**stage) ** 2 for stage in range(len(dims))]
-    blocks = [down + up for down, up in zip(encoder_depths, reversed(decoder_depths), strict=True)]
+    dims, d_state, strides = sizes.dims, sizes.d_state, sizes.stage_strides
+    height, width = (math.ceil(size / strides[-1]) * strides[-1] for size in patch_size)
+    tokens = [height * width // stride**2 for stride in strides]
+    blocks = [down + up for down, up in zip(sizes.encoder_depths, reversed(sizes.decoder_depths), strict=True)]
 
     features = sum(count * dim for count, dim in zip(tokens, dims, strict=True))
     in_blocks = sum(count * dim * n for count, dim, n in zip(tokens, dims, blocks, strict=True))
     states = sum(
-        math.ceil(count / INTERVAL) * NUM_DIRECTIONS * d_state * 2 * dim * n
+        math.ceil(count / SAVED_STATES_INTERVAL) * NUM_DIRECTIONS * d_state * 2 * dim * n
         for count, dim, n in zip(tokens, dims, blocks, strict=True)
     )
     projected = tokens[0] * NUM_DIRECTIONS * (2 * dims[0] + 2 * d_state)
@@ -73,28 +73,19 @@ def training_memory(
     )
     if precision == "float16":
         per_image += _FP16_PER_FEATURE * features + _FP16_PER_BLOCK_ELEMENT * in_blocks
-    sizes = (tuple(per_stage) for per_stage in (dims, encoder_depths, decoder_depths))
-    parameters = _parameters(input_channels, num_classes, *sizes, d_state)
+    parameters = _parameters(input_channels, num_classes, sizes)
     return _MARGIN * (_ALWAYS + _PER_PARAMETER * parameters + batch_size * per_image) + CUDA_CONTEXT
 
 
-def largest_batch(target: float, patch_size: Sequence[int], **network_and_precision: Any) -> int:
+def largest_batch(target: float, patch_size: Sequence[int], sizes: VMUNetSizes, **images_and_precision: Any) -> int:
     """How many images of this patch size fit into `target` bytes; 0 where none does. Options: of `training_memory`."""
-    needed = [training_memory(patch_size, batch, **network_and_precision) for batch in (1, 2)]
+    needed = [training_memory(patch_size, batch, sizes, **images_and_precision) for batch in (1, 2)]
     return max(0, int((target - needed[0]) / (needed[1] - needed[0]) + 1))  # the estimate is a line in the batch
 
 
 @lru_cache  # a planner asks for every patch that it tries
-def _parameters(
-    input_channels: int,
-    num_classes: int,
-    dims: tuple[int, ...],
-    encoder_depths: tuple[int, ...],
-    decoder_depths: tuple[int, ...],
-    d_state: int,
-) -> int:
+def _parameters(input_channels: int, num_classes: int, sizes: VMUNetSizes) -> int:
     """Of the network and of the distillation's projections."""
-    sizes = {"dims": dims, "encoder_depths": encoder_depths, "decoder_depths": decoder_depths, "d_state": d_state}
     with torch.device("meta"):
-        modules = VMUNet(input_channels, num_classes, **sizes), DualSelfDistillation(dims, dims)
+        modules = VMUNet(input_channels, num_classes, **sizes), DualSelfDistillation(sizes.dims, sizes.dims)
     return sum(p.numel() for module in modules for p in module.parameters())

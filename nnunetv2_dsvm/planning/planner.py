@@ -3,15 +3,19 @@
 import io
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
-from nnunetv2_dsvm.architecture.resampling import PATCH_SIZE
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
-from nnunetv2_dsvm.planning.copied_plans import vm_unet_architecture
+from nnunetv2_dsvm.files.json_files import read_json_object, write_json
+from nnunetv2_dsvm.files.text import by
 from nnunetv2_dsvm.planning.memory import GIGABYTE, Precision, largest_batch, training_memory
+from nnunetv2_dsvm.planning.network_of_plans import vm_unet_architecture
 
 PLANS_NAME = "nnUNetDSVMPlans"
 # From which memory target, in GB, which preset: the largest of them that leaves a batch of 8 and more at 512x512.
@@ -70,7 +74,7 @@ class DSVMPlanner(ExperimentPlanner):
     ) -> None:
         self.preset = preset_for(gpu_memory_target_in_gb) if preset is None else preset
         check_size(gpu_memory_target_in_gb, self.preset)
-        self.precision, self.for_cpu = precision, for_cpu
+        self.sizes, self.precision, self.for_cpu = PRESETS[self.preset], precision, for_cpu
         super().__init__(
             dataset_name_or_id,
             gpu_memory_target_in_gb,
@@ -92,6 +96,17 @@ class DSVMPlanner(ExperimentPlanner):
                 print(line)
         return plans
 
+    def save_plans(self, plans: dict[str, Any]) -> None:
+        """As nnU-Net's: a plans file that is there keeps its other configurations. Written in one step."""
+        recursive_fix_for_json_export(plans)
+        path = Path(nnUNet_preprocessed, self.dataset_name, f"{self.plans_identifier}.json")
+        if path.is_file():
+            for name, configuration in read_json_object(path)["configurations"].items():
+                plans["configurations"].setdefault(name, configuration)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, plans, indent=4)
+        print(f"Plans were saved to {path}")
+
     def get_plans_for_configuration(
         self,
         spacing: np.ndarray,
@@ -108,24 +123,22 @@ class DSVMPlanner(ExperimentPlanner):
             patch_size = self._patch_size(np.asarray(spacing), np.asarray(median_shape))
             plan["patch_size"] = patch_size
             plan["batch_size"] = self._batch_size(patch_size, approximate_n_voxels_dataset)
-            plan["architecture"] = vm_unet_architecture(PRESETS[self.preset])
+            plan["architecture"] = vm_unet_architecture(self.sizes)
         return plan
 
     def memory_gb(self, patch_size: Sequence[int], batch_size: int) -> float:
         """What a training is estimated to take, in GB."""
-        return training_memory(patch_size, batch_size, **self._network_and_precision()) / GIGABYTE
+        return training_memory(patch_size, batch_size, self.sizes, **self._images_and_precision()) / GIGABYTE
 
-    def _network_and_precision(self) -> dict[str, Any]:
-        preset = PRESETS[self.preset]
+    def _images_and_precision(self) -> dict[str, Any]:
         return {
             "input_channels": len(self.dataset_json.get("channel_names") or self.dataset_json["modality"]),
             "num_classes": len(self.dataset_json["labels"]),
             "precision": self.precision,
-            **{key: preset[key] for key in ("dims", "encoder_depths", "decoder_depths", "d_state") if key in preset},
         }
 
     def _patch_size(self, spacing: np.ndarray, median_shape: np.ndarray) -> list[int]:
-        stride = PATCH_SIZE * 2 ** (len(PRESETS[self.preset]["dims"]) - 1)
+        stride = self.sizes.stage_strides[-1]
         per_mm = 1 / spacing
         largest = np.round(per_mm * (_LARGEST_AREA / per_mm.prod()) ** 0.5)
         patch = [int(-(-min(a, b) // stride) * stride) for a, b in zip(largest, median_shape, strict=True)]
@@ -135,7 +148,7 @@ class DSVMPlanner(ExperimentPlanner):
                 smaller = list(PRESETS)[: list(PRESETS).index(self.preset)]  # PRESETS ascends
                 raise ValueError(
                     f"a training of the preset {self.preset!r} with {self.UNet_min_batch_size} images of "
-                    f"{patch[0]}×{patch[1]} pixels takes {self.memory_gb(patch, self.UNet_min_batch_size):.1f} GB, "
+                    f"{by(patch)} pixels takes {self.memory_gb(patch, self.UNet_min_batch_size):.1f} GB, "
                     f"more than the target of {self.UNet_vram_target_GB:g} GB: raise -gpu_memory_target"
                     + (f" or choose a smaller -preset ({', '.join(smaller)})" if smaller else "")
                 )
@@ -150,4 +163,5 @@ class DSVMPlanner(ExperimentPlanner):
         return max(self.UNet_min_batch_size, min(largest, covered))
 
     def _largest_batch(self, patch_size: Sequence[int]) -> int:
-        return largest_batch(self.UNet_vram_target_GB * GIGABYTE, patch_size, **self._network_and_precision())
+        target = self.UNet_vram_target_GB * GIGABYTE
+        return largest_batch(target, patch_size, self.sizes, **self._images_and_precision())

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,9 +13,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
-from nnunetv2_dsvm.evaluation.label_colours import FILL, LABEL_COLOURS, rgb_of
 from nnunetv2_dsvm.reporting.case_slices import CaseSlices
-from nnunetv2_dsvm.reporting.style import LINE_STYLES, STYLE
+from nnunetv2_dsvm.reporting.label_colours import FILL, LABEL_COLOURS, rgb_of
+from nnunetv2_dsvm.reporting.style import LINE_STYLES, LineStyle, styled
 
 PANEL_WIDTH = 3.1  # inches
 TITLE_LENGTH = 30  # characters over a panel, before the line breaks
@@ -42,7 +41,7 @@ def write_case_picture(
     legend_rows = -(-(len(labels) + 2) // 6)
     title_lines = max(1 + _wrapped(title).count("\n") for title in slices)
     height = PANEL_WIDTH * min(max(ratio, 0.2), 4) + 0.1 + 0.25 * (legend_rows + title_lines)
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE, "axes.grid": False}):
+    with styled({"axes.grid": False}):
         figure = Figure(figsize=(PANEL_WIDTH * n, height), layout="constrained", facecolor="white")
         canvas = FigureCanvasAgg(figure)
         panels = figure.subplots(1, n, squeeze=False)[0]
@@ -112,5 +111,5 @@ def _handles(labels: Iterable[str], colours: Sequence[str], has_ignored: bool) -
     return handles
 
 
-def _line_style(i: int) -> str:
+def _line_style(i: int) -> LineStyle:
     return LINE_STYLES[i // len(LABEL_COLOURS) % len(LINE_STYLES)]

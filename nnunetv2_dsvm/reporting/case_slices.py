@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_dsvm.evaluation.label_colours import choose_label_colours
-from nnunetv2_dsvm.image_grid import grid_problem, placed
-from nnunetv2_dsvm.label_maps import read_label_map
-from nnunetv2_dsvm.nifti_files import check_whole, is_nifti
+from nnunetv2_dsvm.images.image_grid import grid_problem, placed
+from nnunetv2_dsvm.images.label_maps import read_label_map
+from nnunetv2_dsvm.images.nifti_files import check_whole, is_nifti
+from nnunetv2_dsvm.nnunet.trained_model import TrainedModel
 from nnunetv2_dsvm.reporting.display import displayed, slice_to_show, upright
-from nnunetv2_dsvm.reporting.models import TrainedModel
+from nnunetv2_dsvm.reporting.label_colours import choose_label_colours
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,19 @@
-"""Training curves of a model's folds, from what nnU-Net's logger leaves in the checkpoints."""
+"""What a training took and how it went, from the checkpoints: nnU-Net's logged series, epochs' times, parameters."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from numbers import Real
+from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
+from nnunetv2_dsvm.files.safe_load import UnsafePickle
+from nnunetv2_dsvm.models.checkpoint import read_checkpoint
+from nnunetv2_dsvm.nnunet.names import CHECKPOINTS, FINAL
+from nnunetv2_dsvm.nnunet.trained_model import TrainedModel
+from nnunetv2_dsvm.reporting.style import LineStyle
 
-from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.nnunet_folders import CHECKPOINTS
-from nnunetv2_dsvm.reporting.models import TrainedModel
-from nnunetv2_dsvm.reporting.style import FOLD_COLOURS, STYLE
-from nnunetv2_dsvm.reporting.training_effort import epoch_seconds, number_of_parameters
-
-DECLINE_FOR_A_LOGARITHM = 5  # a series that falls less is drawn on a linear axis
+STARTS, ENDS = "epoch_start_timestamps", "epoch_end_timestamps"  # of nnU-Net's logger
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # of normalisation layers: not trained
 
 History = Mapping[str, Sequence[float]]
 
@@ -27,7 +23,7 @@ class Panel:
     """One diagram: its title, and the logged series in it with their line style and name."""
 
     title: str
-    series: tuple[tuple[str, str, str], ...]
+    series: tuple[tuple[str, LineStyle, str], ...]
     logarithmic: bool = False
 
 
@@ -72,33 +68,32 @@ def read_curves(model: TrainedModel, folds: Sequence[str]) -> Curves:
     """Read each fold's series from its final checkpoint, or from the last one of a training that is not finished.
 
     Raises:
-        UserError: a checkpoint is broken.
+        UserError: a checkpoint is broken. One that asks for code to be run is left out, with a note that says so.
     """
-    import torch
-
-    histories, notes, parameters, seconds = {}, [], None, {}
+    histories: dict[str, History] = {}
+    notes: list[str] = []
+    parameters: int | None = None
+    seconds: dict[str, list[float]] = {}
     for fold in folds:
         present = [path for name in CHECKPOINTS if (path := model.fold_folder(fold) / name).is_file()]
         if not present:
             notes.append(f"Fold {fold} has no checkpoint, and so no curves.")
             continue
         try:
-            # The tensors stay on the disk. Published models may lack what a continued training needs: ask for no more.
-            checkpoint = torch.load(present[0], map_location="cpu", weights_only=False, mmap=True)
-        except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{present[0]} cannot be read as a checkpoint: {reason}") from error
-        content = checkpoint if isinstance(checkpoint, Mapping) else {}
-        parameters = parameters or number_of_parameters(content.get("network_weights"))
-        logged = content.get("logging")
-        if not logged or not isinstance(logged, Mapping):
+            checkpoint = read_checkpoint(present[0])
+        except UnsafePickle as error:
+            notes.append(f"Fold {fold} has no curves: {error}.")
+            continue
+        parameters = parameters or number_of_parameters(checkpoint.weights)
+        logged = {key: _numbers(values) for key, values in checkpoint.logged.items()}
+        if not logged:
             notes.append(f"Fold {fold}: {present[0].name} holds no training curves.")
             continue
         keys = {key for panel in PANELS for key, _, _ in panel.series}
-        histories[fold] = {key: [float(v) for v in values] for key, values in logged.items() if key in keys}
+        histories[fold] = {key: values for key, values in logged.items() if key in keys}
         if of_epochs := epoch_seconds(logged):
             seconds[fold] = of_epochs
-        if present[0].name != CHECKPOINTS[0]:
+        if present[0].name != FINAL:
             epochs = len(histories[fold].get("train_losses", ()))
             notes.append(f"Fold {fold} is not finished: {present[0].name}, after {epochs} epochs.")
     return Curves(histories, tuple(notes), parameters, seconds)
@@ -116,55 +111,40 @@ def limits(all_curves: Sequence[Curves]) -> dict[str, tuple[float, float]]:
     return found
 
 
-def write_curves(path: Path, curves: Curves, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Draw a PNG: one panel below the other, a line per fold.
+def _numbers(values: object) -> list[float]:
+    """A value per epoch; NaN for what is none, as a file of somebody else's may hold."""
+    if not isinstance(values, list):
+        return []
+    return [float(value) if isinstance(value, Real) else math.nan for value in values]
 
-    Args:
-        ranges: from `limits`; the axes of all models of a report are the same.
+
+def number_of_parameters(weights: Any) -> int | None:
+    """Of a network, by the weights in its checkpoint; None where these are none.
+
+    nnU-Net's decoders hold the encoder once more, under other names and in the same memory: it counts once.
     """
-    import matplotlib
-
-    panels = curves.panels
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
-        figure = Figure(figsize=(6.4, 0.7 + 1.75 * len(panels)), layout="constrained", facecolor="white")
-        canvas = FigureCanvasAgg(figure)
-        all_axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
-        for axes, panel in zip(all_axes, panels, strict=True):
-            _draw(axes, panel, curves, ranges[panel.title] if panel.title in ranges else None)
-        all_axes[-1].set_xlabel("epoch")
-        all_axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-        handles = [Line2D([], [], color=_colour(i), label=f"fold {fold}") for i, fold in enumerate(curves.histories)]
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 5))
-        canvas.print_png(path)
+    if not isinstance(weights, Mapping):
+        return None
+    sizes = {}
+    for name, tensor in weights.items():
+        if hasattr(tensor, "untyped_storage") and name.rpartition(".")[2] not in BUFFERS:
+            sizes[tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape] = tensor.numel()
+    return sum(sizes.values()) or None
 
 
-def _draw(axes: Axes, panel: Panel, curves: Curves, value_range: tuple[float, float] | None) -> None:
-    for i, history in enumerate(curves.histories.values()):
-        for key, line_style, _ in panel.series:
-            values = history.get(key, ())
-            marker = "." if len(values) < 30 else None
-            solid = line_style == "-"
-            axes.plot(
-                range(len(values)), values, line_style, color=_colour(i), marker=marker,
-                linewidth=1.3 if solid else 0.9, alpha=1 if solid else 0.65,
-            )  # fmt: skip
-    axes.set_title(panel.title, loc="left")
-    if value_range:
-        low, high = value_range
-        if panel.logarithmic and high > DECLINE_FOR_A_LOGARITHM * low:
-            axes.set_yscale("log")
-            axes.set_ylim(low / 1.3, high * 1.3)
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-            axes.yaxis.set_minor_formatter(NullFormatter())
-        else:
-            margin = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
-            axes.set_ylim(low - margin, high + margin)
-    named = [(line_style, name) for _, line_style, name in panel.series if name]
-    if named:
-        handles = [Line2D([], [], linestyle=line_style, color="#555555", label=name) for line_style, name in named]
-        axes.legend(handles=handles, loc="best")
+def epoch_seconds(logged: Mapping[str, Sequence[float]]) -> list[float]:
+    """Of each epoch that nnU-Net's logger has seen end: training and its validation, without breaks between epochs."""
+    times = zip(logged.get(STARTS, ()), logged.get(ENDS, ()), strict=False)
+    spans = [end - start for start, end in times]
+    return [seconds for seconds in spans if math.isfinite(seconds) and seconds >= 0]
 
 
-def _colour(i: int) -> str:
-    return FOLD_COLOURS[i % len(FOLD_COLOURS)]
+def shown_duration(seconds: float) -> str:
+    """With its two largest units."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -1,6 +1,7 @@
 """The report as one HTML file: what the template is given, from results and pictures."""
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,10 +10,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from nnunetv2_dsvm.diagnostics.versions import PACKAGE, installed_version
-from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS as BY_NAME
-from nnunetv2_dsvm.reporting.figure import Figure
-from nnunetv2_dsvm.reporting.papers import PROTOCOLS, PapersNumbers
+from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS
+from nnunetv2_dsvm.host.versions import PACKAGE, installed_version
+from nnunetv2_dsvm.reporting.illustrations import Illustration
+from nnunetv2_dsvm.reporting.papers import PAPERS, PapersNumbers
 from nnunetv2_dsvm.reporting.results import Results
 from nnunetv2_dsvm.reporting.tables import UNDEFINED, Numbers, comparison_of, shown, tables_of_one
 from nnunetv2_dsvm.version import __version__
@@ -21,18 +22,18 @@ TEMPLATE = "report.html.j2"
 
 
 @dataclass(frozen=True)
-class Column:
+class ReportedModel:
     """One model of the report."""
 
     title: str
     facts: Mapping[str, str]
     results: Results
-    curves: Figure
+    curves: Illustration
     notes: Sequence[str] = field(default=())
     papers: Mapping[str, PapersNumbers] = field(default_factory=dict)  # by protocol
 
 
-def render(*, title: str, subtitle: str, columns: Sequence[Column], cases: Sequence[Figure]) -> str:
+def render(*, title: str, subtitle: str, columns: Sequence[ReportedModel], cases: Sequence[Illustration]) -> str:
     """The HTML text, its pictures inside.
 
     Args:
@@ -52,11 +53,11 @@ def render(*, title: str, subtitle: str, columns: Sequence[Column], cases: Seque
     }
     titles = [column.title for column in columns]
     papers = []
-    for protocol, description in PROTOCOLS.items():
+    for protocol, description in PAPERS.items():
         numbers = [column.papers[protocol] for column in columns if protocol in column.papers]
         if len(numbers) == len(columns):
             papers.append(
-                {"name": protocol, "description": description, **_numbers(titles, numbers, BY_NAME[protocol].pooled)}
+                {"name": protocol, "description": description, **_numbers(titles, numbers, PROTOCOLS[protocol].pooled)}
             )
     results = [column.results for column in columns]
     return environment.get_template(TEMPLATE).render(
@@ -91,20 +92,20 @@ def _notes(titles: Sequence[str], models: Sequence[Numbers]) -> list[str]:
     return [note if len(of) == len(titles) else f"{', '.join(of)}: {note}" for note, of in of_models.items()]
 
 
-def _all_cases(columns: Sequence[Column]) -> list[tuple[str, str, list[str]]]:
+def _all_cases(columns: Sequence[ReportedModel]) -> list[tuple[str, str, list[str]]]:
     """Name, fold and mean Dice per model of every case; the worst of the first model first."""
     by_name = [{case.name: case for case in column.results.cases} for column in columns]
     names = dict.fromkeys(name for of_model in by_name for name in of_model)
 
     def badness(name: str) -> tuple[bool, float]:
-        dice = by_name[0][name].mean_dice if name in by_name[0] else None
-        return dice is None, dice or 0.0
+        dice = by_name[0][name].mean_dice if name in by_name[0] else math.nan
+        return math.isnan(dice), 0.0 if math.isnan(dice) else dice
 
     rows = []
     for name in sorted(names, key=badness):
         found = [of_model.get(name) for of_model in by_name]
         fold = next((case.fold for case in found if case is not None and case.fold is not None), UNDEFINED)
-        rows.append((name, fold, [shown(case.mean_dice if case is not None else None) for case in found]))
+        rows.append((name, fold, [shown(case.mean_dice if case is not None else math.nan) for case in found]))
     return rows
 
 

@@ -4,11 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunetv2_dsvm.json_files import read_json_object
-from nnunetv2_dsvm.reporting.models import TrainedModel
-from nnunetv2_dsvm.reporting.results import AGAIN, CaseValues, Spread, explaining_other_form, is_newer, spreads_in_file
+from nnunetv2_dsvm.evaluation.summary import Statistic
+from nnunetv2_dsvm.files.json_files import read_json_object
+from nnunetv2_dsvm.nnunet.trained_model import TrainedModel
+from nnunetv2_dsvm.reporting.results import (
+    AGAIN,
+    CaseValues,
+    explaining_other_form,
+    is_newer,
+    or_nan,
+    summary_in_file,
+)
 
-PROTOCOLS = {
+PAPERS = {
     "isic": "all pixels of the set in one confusion matrix, as VM-UNet on ISIC",
     "synapse": "each volume by itself, distances in voxels, as TransUNet and VM-UNet on Synapse",
 }
@@ -16,10 +24,10 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class PapersNumbers:
-    """One protocol's numbers of a model: class, or the mean, -> metric -> spread."""
+    """One protocol's numbers of a model: class, or the mean, -> metric -> statistic."""
 
     metrics: tuple[str, ...]
-    summary: Mapping[str, Mapping[str, Spread]]
+    summary: Mapping[str, Mapping[str, Statistic]]
     per_case: Mapping[str, CaseValues]
     notes: tuple[str, ...]
 
@@ -35,7 +43,7 @@ def read_papers_numbers(model: TrainedModel, folds: Sequence[str]) -> dict[str, 
         UserError: a file cannot be read.
     """
     found = {}
-    for protocol in PROTOCOLS:
+    for protocol in PAPERS:
         file = model.metrics_folder(folds) / f"metrics_{protocol}.json"
         if not file.is_file():
             continue
@@ -45,7 +53,13 @@ def read_papers_numbers(model: TrainedModel, folds: Sequence[str]) -> dict[str, 
             notes = [f"Empty masks: {content['rule_for_empty_masks'].rstrip('.')}."]
             if any(is_newer(Path(case["prediction"]), file) for case in cases):
                 notes.append("Some predictions are newer than these metrics: run nnUNetv2_dsvm evaluate again.")
-            spreads = spreads_in_file(content)
-            per_case = {case["case"]: case["values"] for case in cases}
-            found[protocol] = PapersNumbers(tuple(content["metrics"]), spreads, per_case, tuple(notes))
+            per_case = {
+                case["case"]: {
+                    label: {metric: or_nan(value) for metric, value in of_label.items()}
+                    for label, of_label in case["values"].items()
+                }
+                for case in cases
+            }
+            summary = summary_in_file(content)
+            found[protocol] = PapersNumbers(tuple(content["metrics"]), summary, per_case, tuple(notes))
     return found

@@ -6,33 +6,33 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.evaluation.summary import OVER_LABELS, averages, repeats_its_only_label
-from nnunetv2_dsvm.evaluation.unfinished_folds import what_a_fold_lacks
-from nnunetv2_dsvm.json_files import read_json_object
-from nnunetv2_dsvm.reporting.models import TrainedModel
+from nnunetv2_dsvm.evaluation.summary import (
+    OVER_LABELS,
+    Statistic,
+    Summary,
+    averages,
+    repeats_its_only_label,
+    statistic,
+)
+from nnunetv2_dsvm.evaluation.tables import read_metrics
+from nnunetv2_dsvm.files.json_files import read_json_object
+from nnunetv2_dsvm.nnunet.trained_model import TrainedModel
+from nnunetv2_dsvm.nnunet.unfinished_folds import what_a_fold_lacks
 
 AGAIN = "Run the validation, or nnUNetv2_dsvm evaluate, again"
 EVALUATED = "metrics_nnunet.json"
 SUMMARY = "summary.json"
 MEAN = OVER_LABELS  # the row over all classes
 
-CaseValues = Mapping[str, Mapping[str, float | None]]  # class -> metric, None where it is not defined
-
-
-class Spread(NamedTuple):
-    """Mean and standard deviation over `n` cases; None where there are too few."""
-
-    mean: float | None
-    std: float | None
-    n: int
+CaseValues = Mapping[str, Mapping[str, float]]  # class -> metric, NaN where it is not defined
 
 
 @dataclass(frozen=True)
 class ValidationCase:
-    """One validation case: its files, and each class's metrics (None where a metric is not defined)."""
+    """One validation case: its files, and each class's metrics (NaN where a metric is not defined)."""
 
     name: str
     fold: str | None
@@ -41,10 +41,9 @@ class ValidationCase:
     values: CaseValues
 
     @property
-    def mean_dice(self) -> float | None:
-        """Mean over the classes whose Dice is defined; None where there is none."""
-        known = [values["Dice"] for values in self.values.values() if values.get("Dice") is not None]
-        return sum(known) / len(known) if known else None
+    def mean_dice(self) -> float:
+        """Mean over the classes whose Dice is defined; NaN where there is none."""
+        return statistic(values.get("Dice", math.nan) for values in self.values.values()).mean
 
 
 @dataclass(frozen=True)
@@ -52,14 +51,14 @@ class Results:
     """A model's validation over the folds of the report.
 
     Args:
-        summary: class, or `MEAN`, -> metric -> spread over the cases.
+        summary: class, or `MEAN`, -> metric -> statistic over the cases.
         notes: sentences that a reader of the numbers needs.
         tolerance_mm: of the NSD, where that was measured.
     """
 
     metrics: tuple[str, ...]
     cases: tuple[ValidationCase, ...]
-    summary: Mapping[str, Mapping[str, Spread]]
+    summary: Mapping[str, Mapping[str, Statistic]]
     notes: tuple[str, ...]
     tolerance_mm: float | None = None
 
@@ -112,12 +111,12 @@ def explaining_other_form(file: Path | str, advice: str) -> Iterator[None]:
 
 
 def _evaluated(model: TrainedModel, folds: Sequence[str], files: Sequence[Path]) -> Results:
-    contents = [read_json_object(file, AGAIN) for file in files]
+    contents = [read_metrics(file, AGAIN) for file in files]
     metrics = tuple(contents[0]["metrics"])
     cases, outdated = [], False
     for file, content in zip(files, contents, strict=True):
         for entry in content["per_case"]:
-            values = {name: {m: _number(of.get(m)) for m in metrics} for name, of in entry["values"].items()}
+            values = {name: {m: or_nan(of.get(m)) for m in metrics} for name, of in entry["values"].items()}
             name = entry["case"].removesuffix(model.dataset_json["file_ending"])
             cases.append(_case(model, folds, file.parent, name, entry["reference"], values))
             outdated |= is_newer(cases[-1].prediction, file)
@@ -126,7 +125,7 @@ def _evaluated(model: TrainedModel, folds: Sequence[str], files: Sequence[Path])
     tolerance = None
     if "NSD" in metrics:
         tolerances = {f"fold {fold}": content["tolerance_mm"] for fold, content in zip(folds, contents, strict=False)}
-        refuse_other_tolerances(tolerances)
+        check_same_tolerance(tolerances)
         tolerance = contents[0]["tolerance_mm"]
         notes.append(f"NSD: normalised surface Dice at {tolerance:g} mm.")
     notes.append(f"Empty masks: {contents[0]['rule_for_empty_masks'].rstrip('.')}.")
@@ -141,11 +140,11 @@ def _evaluated(model: TrainedModel, folds: Sequence[str], files: Sequence[Path])
     if outdated:
         notes.append("Some predictions are newer than these metrics: run nnUNetv2_dsvm evaluate again.")
     if len(contents) > 1:
-        return Results(metrics, tuple(cases), _spreads(cases, list(model.labels), metrics), tuple(notes), tolerance)
-    return Results(metrics, tuple(cases), spreads_in_file(contents[0]), tuple(notes), tolerance)
+        return Results(metrics, tuple(cases), _summary(cases, list(model.labels), metrics), tuple(notes), tolerance)
+    return Results(metrics, tuple(cases), summary_in_file(contents[0]), tuple(notes), tolerance)
 
 
-def refuse_other_tolerances(tolerances_mm: Mapping[str, float]) -> None:
+def check_same_tolerance(tolerances_mm: Mapping[str, float]) -> None:
     """
     Args:
         tolerances_mm: of the NSD, by what was measured with it.
@@ -164,7 +163,7 @@ def _nnunets_own(model: TrainedModel, folds: Sequence[str], files: Sequence[Path
         for entry in read_json_object(file, AGAIN)["metric_per_case"]:
             by_value = {_label_values(key): of for key, of in entry["metrics"].items()}
             values = {
-                name: {m: _number(by_value[value].get(m)) for m in metrics}
+                name: {m: or_nan(by_value[value].get(m)) for m in metrics}
                 for name, value in model.labels.items()
                 if value in by_value
             }
@@ -176,7 +175,7 @@ def _nnunets_own(model: TrainedModel, folds: Sequence[str], files: Sequence[Path
         "ground truth nor the prediction of a case does not count there.",
         "nnUNetv2_dsvm evaluate adds distances, sensitivity and more; make the report again after it.",
     )
-    return Results(metrics, tuple(cases), _spreads(cases, list(model.labels), metrics), notes)
+    return Results(metrics, tuple(cases), _summary(cases, list(model.labels), metrics), notes)
 
 
 def _refuse_repeated(model: TrainedModel, cases: Sequence[ValidationCase]) -> None:
@@ -203,23 +202,18 @@ def _case(
     return ValidationCase(name, fold, model.reference_file(name, reference), found, values)
 
 
-def _spreads(
-    cases: Sequence[ValidationCase], labels: Sequence[str], metrics: Sequence[str]
-) -> dict[str, dict[str, Spread]]:
-    """Spread over the cases where a metric is defined, computed as `nnUNetv2_dsvm evaluate` does."""
+def _summary(cases: Sequence[ValidationCase], labels: Sequence[str], metrics: Sequence[str]) -> Summary:
+    """Over the cases where a metric is defined, computed as `nnUNetv2_dsvm evaluate` does."""
     values = [
-        {name: {m: _or_nan(case.values.get(name, {}).get(m)) for m in metrics} for name in labels} for case in cases
+        {name: {m: case.values.get(name, {}).get(m, math.nan) for m in metrics} for name in labels} for case in cases
     ]
-    return {
-        name: {m: Spread(_number(s.mean), _number(s.std), s.n) for m, s in of.items()}
-        for name, of in averages(values, labels, metrics).items()
-    }
+    return averages(values, labels, metrics)
 
 
-def spreads_in_file(content: Mapping[str, Any]) -> dict[str, dict[str, Spread]]:
+def summary_in_file(content: Mapping[str, Any]) -> Summary:
     """The summary in a file of `nnUNetv2_dsvm evaluate`."""
     return {
-        name: {m: Spread(_number(s["mean"]), _number(s["std"]), s["n"]) for m, s in of.items()}
+        name: {m: Statistic(or_nan(s["mean"]), or_nan(s["std"]), s["n"]) for m, s in of.items()}
         for name, of in content["summary"].items()
     }
 
@@ -234,9 +228,6 @@ def _label_values(key: str) -> tuple[int, ...]:
     return tuple(int(part) for part in key.strip("()").split(",") if part.strip())
 
 
-def _number(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else float(value)
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
+def or_nan(value: float | None) -> float:
+    """A number of a JSON file, where null is undefined."""
+    return math.nan if value is None else float(value)

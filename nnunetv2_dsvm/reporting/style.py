@@ -1,8 +1,16 @@
 """Colours and type of the report's pictures."""
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import matplotlib
+
+LineStyle = Literal["-", "--", ":"]
+
 # Okabe and Ito's colours, told apart by the colour-blind too; without the yellow, which is not seen on white.
 FOLD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-LINE_STYLES = ("-", "--", ":")  # of the labels that share a colour
+LINE_STYLES: tuple[LineStyle, ...] = ("-", "--", ":")  # of the labels that share a colour
 
 STYLE = {
     "font.size": 9,
@@ -22,3 +30,15 @@ STYLE = {
     "savefig.dpi": 150,
     "figure.dpi": 150,
 }
+
+
+def styled(changes: Mapping[str, Any] | None = None) -> AbstractContextManager[None]:
+    """Within it matplotlib draws in this style, whatever the user's own settings are.
+
+    Args:
+        changes: of single settings, by matplotlib's names.
+    """
+    settings: dict[Any, Any] = dict(matplotlib.rcParamsDefault)  # whose keys' type depends on matplotlib's version
+    settings.update(STYLE)
+    settings.update(changes or {})
+    return matplotlib.rc_context(settings)

@@ -6,28 +6,27 @@ from typing import Any
 
 from nnunetv2_dsvm.evaluation.comparison import OF_SINGLE_IMAGES, PairedDifference, compare, shown_interval, shown_p
 from nnunetv2_dsvm.evaluation.paired_statistics import RESAMPLES
-from nnunetv2_dsvm.evaluation.summary import repeats_its_only_label
+from nnunetv2_dsvm.evaluation.summary import Statistic, repeats_its_only_label
 from nnunetv2_dsvm.reporting.papers import PapersNumbers
-from nnunetv2_dsvm.reporting.results import MEAN, CaseValues, Results, Spread
+from nnunetv2_dsvm.reporting.results import MEAN, CaseValues, Results
 
-METRIC_TITLES = {"HD95_mm": "HD95 (mm)", "MSD_mm": "mean surface distance (mm)", "HD95_voxels": "HD95 (voxels)"}
-LOWER_IS_BETTER = ("HD95_mm", "MSD_mm", "HD95_voxels")
+METRIC_TITLES = {"HD95_mm": "HD95 (mm)", "ASSD_mm": "ASSD (mm)", "HD95_voxels": "HD95 (voxels)"}
+LOWER_IS_BETTER = ("HD95_mm", "ASSD_mm", "HD95_voxels")
 UNDEFINED = "–"
 METRICS_BESIDE_EACH_OTHER = 6
 
 Numbers = Results | PapersNumbers
 
 
-def shown(value: float | None, metric: str = "Dice", sign: str = "") -> str:
+def shown(value: float, metric: str = "Dice", sign: str = "") -> str:
     """A metric's value: distances with two decimals, anything else with three."""
-    return UNDEFINED if value is None else f"{value:{sign}.{_decimals(metric)}f}"
+    return UNDEFINED if math.isnan(value) else f"{value:{sign}.{_decimals(metric)}f}"
 
 
-def shown_spread(spread: Spread, metric: str) -> str:
+def shown_statistic(of: Statistic, metric: str) -> str:
     """`mean ± standard deviation`."""
-    if spread.mean is None or spread.std is None:
-        return shown(spread.mean, metric)
-    return f"{shown(spread.mean, metric)} ± {shown(spread.std, metric)}"
+    mean = shown(of.mean, metric)
+    return mean if math.isnan(of.std) else f"{mean} ± {shown(of.std, metric)}"
 
 
 def tables_of_one(model: Numbers) -> list[dict[str, Any]]:
@@ -107,9 +106,9 @@ def _classes(model: Numbers) -> list[str]:
 
 
 def _cell(model: Numbers, name: str, metric: str) -> dict[str, Any]:
-    spread = model.summary.get(name, {}).get(metric, Spread(None, None, 0))
-    some = 0 < spread.n < model.number_of_cases
-    return {"text": shown_spread(spread, metric), "n": spread.n if some else None}
+    found = model.summary.get(name, {}).get(metric, Statistic(math.nan, math.nan, 0))
+    some = 0 < found.n < model.number_of_cases
+    return {"text": shown_statistic(found, metric), "n": found.n if some else None}
 
 
 def _difference_cells(d: PairedDifference | None, cases: int, several: bool) -> list[dict[str, Any]]:
@@ -126,11 +125,7 @@ def _difference_cells(d: PairedDifference | None, cases: int, several: bool) -> 
 
 def _numbers(of_case: CaseValues, classes: Sequence[str], metrics: Sequence[str]) -> dict[str, dict[str, float]]:
     """With NaN for what is not defined."""
-    return {
-        name: {m: math.nan if (v := of_case.get(name, {}).get(m)) is None else v for m in metrics}
-        for name in classes
-        if name != MEAN
-    }
+    return {name: {m: of_case.get(name, {}).get(m, math.nan) for m in metrics} for name in classes if name != MEAN}
 
 
 def _decimals(metric: str) -> int:

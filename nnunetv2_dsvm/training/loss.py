@@ -8,7 +8,6 @@ from torch import distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
-from nnunetv2_dsvm.architecture.resampling import PATCH_SIZE
 from nnunetv2_dsvm.training.optimization import linear_ramp
 
 SEGMENTATION = "segmentation"
@@ -26,9 +25,9 @@ def pixels_not_ignored(target: torch.Tensor, ignore_label: int, has_regions: boo
     return (~ignored).float()
 
 
-def _over_the_features(mask: torch.Tensor, features: Sequence[torch.Tensor]) -> torch.Tensor:
+def _over_the_features(mask: torch.Tensor, features: Sequence[torch.Tensor], stride: Sequence[int]) -> torch.Tensor:
     """Pads the mask to the image that the features cover: the network pads at the bottom and right, with nothing."""
-    height, width = (PATCH_SIZE * size for size in features[0].shape[-2:])
+    height, width = (step * size for step, size in zip(stride, features[0].shape[-2:], strict=True))
     return F.pad(mask, (0, width - mask.shape[-1], 0, height - mask.shape[-2]))
 
 
@@ -63,6 +62,8 @@ class SegmentationWithDistillationLoss(nn.Module):
         not_ignored: target -> (B, 1, H, W), 1 where a pixel counts and 0 where it is ignored; None: all count.
         share: of a mask, how this process's terms count beside those of the others (`share_of_all_ranks`); None: alone.
         current_epoch: the epoch of a training (counted from 0), asked in every step; None: that of `set_epoch`.
+        stride: pixels of the image that a pixel of the first encoder features stands for, along each axis
+            (`StageInfo.stride`); with `not_ignored`, for a network that pads its images.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class SegmentationWithDistillationLoss(nn.Module):
         not_ignored: Callable[[torch.Tensor], torch.Tensor] | None = None,
         share: Callable[[torch.Tensor], torch.Tensor] | None = None,
         current_epoch: Callable[[], int] | None = None,
+        stride: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.segmentation_loss = segmentation_loss
@@ -83,6 +85,7 @@ class SegmentationWithDistillationLoss(nn.Module):
         self.not_ignored = not_ignored
         self.share = share
         self.current_epoch = current_epoch
+        self.stride = stride
         self.last_terms: dict[str, torch.Tensor] = {}
         self.set_epoch(0)
         self._own = {*vars(self), *self._modules, "_own"}
@@ -128,7 +131,9 @@ class SegmentationWithDistillationLoss(nn.Module):
             terms = self.distillation(*features)
         else:
             full_size = target[0] if isinstance(target, (list, tuple)) else target
-            mask = _over_the_features(self.not_ignored(full_size), output.encoder_features)
+            mask = self.not_ignored(full_size)
+            if self.stride is not None:
+                mask = _over_the_features(mask, output.encoder_features, self.stride)
             terms = self.distillation(*features, mask)
             if self.share is not None:
                 share = self.share(mask)

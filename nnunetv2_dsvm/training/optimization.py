@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import nn
@@ -28,19 +28,15 @@ def parameter_groups(
         encoder: what gets groups of its own; None: nothing does.
     """
     apart = set() if encoder is None else set(encoder.parameters())
-    rest, of_encoder = ([], []), ([], [])  # with decay, without
+    marks: list[dict[str, str]] = [{}] if encoder is None else [{}, {PART: ENCODER}]
+    groups: list[dict[str, Any]] = [
+        {"params": [], "weight_decay": decay, **mark} for mark in marks for decay in (weight_decay, 0.0)
+    ]
     for module in modules:
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
                 exempt = parameter.ndim <= 1 or name.rsplit(".", 1)[-1] in _NEVER_DECAYED
-                (of_encoder if parameter in apart else rest)[exempt].append(parameter)
-    decays = (weight_decay, 0.0)
-    groups = [{"params": params, "weight_decay": decay} for params, decay in zip(rest, decays, strict=True)]
-    if encoder is not None:
-        groups += [
-            {"params": params, "weight_decay": decay, PART: ENCODER}
-            for params, decay in zip(of_encoder, decays, strict=True)
-        ]
+                groups[2 * (parameter in apart) + exempt]["params"].append(parameter)
     return groups
 
 
@@ -58,6 +54,15 @@ def learning_rate(epoch: int, num_epochs: int, initial_lr: float, final_lr: floa
         return initial_lr * linear_ramp(epoch, warmup_epochs)
     progress = min(1.0, (epoch - warmup_epochs) / max(1, num_epochs - warmup_epochs))
     return final_lr + (initial_lr - final_lr) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class ScheduleConstants(TypedDict):
+    """The arguments of `learning_rate` that do not change with the epoch."""
+
+    num_epochs: int
+    initial_lr: float
+    final_lr: float
+    warmup_epochs: int
 
 
 class WarmupCosineSchedule:
@@ -84,7 +89,7 @@ class WarmupCosineSchedule:
         self.optimizer = optimizer
         self.encoder_lr_factor = encoder_lr_factor
         self.frozen_encoder_epochs = frozen_encoder_epochs
-        self.constants = {
+        self.constants: ScheduleConstants = {
             "num_epochs": num_epochs,
             "initial_lr": initial_lr,
             "final_lr": final_lr,

@@ -7,14 +7,10 @@ from typing import Literal
 import torch
 
 from nnunetv2_dsvm.errors import UserValueError
+from nnunetv2_dsvm.host.devices import trains_in_bf16
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
-
-def trains_in_bf16(device: torch.device) -> bool:
-    """Whether `device` computes bf16 in hardware (CUDA compute capability >= 8, not emulated)."""
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def training_dtype(device: torch.device, precision: Precision) -> torch.dtype:

@@ -11,9 +11,9 @@ import platform
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunetv2_dsvm.diagnostics.versions import installed_version
+from nnunetv2_dsvm.host.versions import installed_version
+from nnunetv2_dsvm.planning.network_of_plans import build_vm_unet
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
-from nnunetv2_dsvm.training.network import build_vm_unet
 from nnunetv2_dsvm.training.seeding import seed_all, seed_from_environment
 from nnunetv2_dsvm.training.variants import (
     FixedOrientation,
@@ -42,7 +42,7 @@ class StudySettings(FixedOrientation):
         configuration: str,
         fold: int,
         dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net's own signature)
+        device: torch.device = torch.device("cuda"),
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
         for name, value in settings().items():

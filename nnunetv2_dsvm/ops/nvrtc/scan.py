@@ -78,7 +78,7 @@ def macros(name: str, warps: int, raw: bool = False) -> dict[str, int]:
     }
 
 
-def _kernel(name: str, device: torch.device, warps: int, raw: bool = False) -> Kernel:
+def load_kernel(name: str, device: torch.device, warps: int, raw: bool = False) -> Kernel:
     return kernel(name, macros(name, warps, raw), device, shared_bytes(name, warps))
 
 
@@ -96,11 +96,11 @@ def device_problem(device: torch.device) -> str:
     if capability > _MEASURED and wanted != "1":
         found = ".".join(map(str, capability))
         return f"it was not measured on compute capability {found}; {VARIABLE}=1 uses it there"
-    return _gpu_problem(index)
+    return gpu_problem(index)
 
 
 @lru_cache(maxsize=16)
-def _gpu_problem(index: int) -> str:
+def gpu_problem(index: int) -> str:
     """Of the GPU with this index; compiles and loads the kernels, so that nothing is left to fail in a training."""
     capability = torch.cuda.get_device_capability(index)
     if capability < _MIN_CAPABILITY:
@@ -110,7 +110,7 @@ def _gpu_problem(index: int) -> str:
     try:
         with torch.cuda.device(index):
             for name in _RESIDENT:
-                _kernel(name, torch.device("cuda", index), max(_BLOCK_WARPS))
+                load_kernel(name, torch.device("cuda", index), max(_BLOCK_WARPS))
     except (CompileError, OSError, RuntimeError) as error:
         return (str(error).splitlines() or [type(error).__name__])[0]
     return ""
@@ -187,7 +187,7 @@ def scan_forward(
     Args:
         launch: of `plan`.
         height, width: of the token grid.
-        x, delta, A, B, C: laid out as `triton_ss2d.scan_forward` takes them; x, B and C in bfloat16.
+        x, delta, A, B, C: laid out as `ScanKernels.forward` takes them; x, B and C in bfloat16.
         bias: of dt, contiguous, fp32: in place of delta in float16 there may be dt in bfloat16, for one chunk.
         entering: h at the start of each chunk, `(batch, K, chunks, N, channels)`; None for one chunk.
         boundary: gets h before every `INTERVAL`-th token, `(batch, K, intervals, N, channels)`, bfloat16; may be None.
@@ -201,7 +201,7 @@ def scan_forward(
         length, channels, height, width, launch.chunks, launch.chunk_intervals, math.ceil(length / INTERVAL),
     )  # fmt: skip
     grid = (launch.blocks, NUM_DIRECTIONS * launch.chunks, batch)
-    chosen = _kernel("scan_forward", x.device, launch.warps, raw=delta.dtype == torch.bfloat16)
+    chosen = load_kernel("scan_forward", x.device, launch.warps, raw=delta.dtype == torch.bfloat16)
     chosen.launch(grid, 32 * launch.warps, arguments)
     return y
 
@@ -217,7 +217,7 @@ def scan_backward(
     launch: LaunchPlan, height: int, width: int, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor,
     C: Tensor, bias: Tensor, boundary: Tensor, flow: Tensor | None, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
 ) -> Gradients:  # fmt: skip
-    """Gradients of the scan without the skip, of tensors laid out as `triton_ss2d.scan_backward` takes them.
+    """Gradients of the scan without the skip, of tensors laid out as `ScanKernels.backward` takes them.
 
     Args:
         launch: of `plan`.
@@ -240,7 +240,8 @@ def scan_backward(
     gbias = empty(sequences, NUM_DIRECTIONS, channels)
     parts = None
     if launch.blocks > 1:
-        parts = tuple(empty(launch.blocks, batch, length, NUM_DIRECTIONS, STATES) for _ in range(2))
+        shape = launch.blocks, batch, length, NUM_DIRECTIONS, STATES
+        parts = empty(*shape), empty(*shape)
     gb, gc = parts or (grad_B, grad_C)
     arguments = _BackwardArguments(
         *_addresses(grad, x, delta, B, C, boundary, A, flow, bias, gx, grad_dt, gb, gc, ga, gbias),
@@ -249,6 +250,6 @@ def scan_backward(
         length, channels, height, width, launch.chunks, launch.chunk_intervals, boundary.shape[2], batch,
     )  # fmt: skip
     grid = (launch.blocks, NUM_DIRECTIONS * launch.chunks, batch)
-    chosen = _kernel("scan_backward", x.device, launch.warps, raw=delta.dtype == torch.bfloat16)
+    chosen = load_kernel("scan_backward", x.device, launch.warps, raw=delta.dtype == torch.bfloat16)
     chosen.launch(grid, 32 * launch.warps, arguments)
     return Gradients(gx, ga, gbias, parts)

@@ -116,8 +116,9 @@ def _expected(setting: ClassSetting) -> str:
     value, is_switch = setting.value, isinstance(setting.value, (bool, np.bool_))
     if setting.name in _SWITCHES:
         return "" if is_switch else "True or False"
+    number = float(value) if isinstance(value, Real) and not is_switch else float("nan")
     if setting.name in _COUNTS:
-        return "" if isinstance(value, Integral) and not is_switch and value > 0 else "a whole number of at least 1"
+        return "" if isinstance(value, Integral) and number > 0 else "a whole number of at least 1"
     if setting.name == "oversample_foreground_percent":
-        return "" if isinstance(value, Real) and not is_switch and 0 <= value <= 1 else "a number from 0 to 1"
-    return "" if isinstance(value, Real) and not is_switch and 0 <= value < float("inf") else "a number of at least 0"
+        return "" if 0 <= number <= 1 else "a number from 0 to 1"
+    return "" if 0 <= number < float("inf") else "a number of at least 0"

@@ -11,10 +11,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunetv2_dsvm.architecture.stage_info import channels_of
 from nnunetv2_dsvm.distillation.distances import DistanceKind, FeatureDistance
 from nnunetv2_dsvm.distillation.dual import DualSelfDistillation, Term
 from nnunetv2_dsvm.distillation.features import ProjectionKind
 from nnunetv2_dsvm.errors import UserValueError
+from nnunetv2_dsvm.training.guards.surroundings import explaining_unwritable
 from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
 from nnunetv2_dsvm.training.loss import (
     SEGMENTATION,
@@ -22,8 +24,8 @@ from nnunetv2_dsvm.training.loss import (
     pixels_not_ignored,
     share_of_all_ranks,
 )
-from nnunetv2_dsvm.training.progress_picture import plot_distillation_progress
-from nnunetv2_dsvm.training.surroundings import explaining_unwritable
+from nnunetv2_dsvm.training.loss_plot import plot_distillation_progress
+from nnunetv2_dsvm.training.unwrapping import unwrap_model
 
 LOG_KEYS = {SEGMENTATION: "segmentation_loss", "projection": "L_proj", "progressive": "L_prog"}
 RAMP_KEY = "distillation_ramp"
@@ -57,15 +59,15 @@ class DistilledTraining(TrainerHooks):
     @cached_property
     def distillation(self) -> DualSelfDistillation:
         """The terms with their projections, made at the first use: when the optimiser is, or the loss."""
-        network = self.bare_network()
+        network = unwrap_model(self.network)
         if not hasattr(network, "return_features"):
             raise UserValueError(
                 f"{type(self).__name__} distils the features of a VM-UNet, but its build_network_architecture gives a "
                 f"{type(network).__name__}: leave out the class that it comes from"
             )
         distillation = DualSelfDistillation(
-            network.encoder.output_channels,
-            network.decoder.output_channels,
+            channels_of(network.encoder_stages),
+            channels_of(network.decoder_stages),
             terms=self.distillation_terms,
             distance=self.distillation_distance,
             temperature=self.distillation_temperature,
@@ -101,6 +103,7 @@ class DistilledTraining(TrainerHooks):
             not_ignored,
             share_of_all_ranks if self.is_ddp else None,
             lambda: self.current_epoch,
+            unwrap_model(self.network).encoder_stages[0].stride,
         )
 
     @cached_property
@@ -130,7 +133,7 @@ class DistilledTraining(TrainerHooks):
     def initialize(self):
         super().initialize()
         self._train_projections_too(self.optimizer)  # where configure_optimizers of a class in front stands alone
-        network = self.bare_network()
+        network = unwrap_model(self.network)
         network.return_features = True
         self.distillation.cuda_graphs.training = network.cuda_graphs.training
         self._add_log_keys()
@@ -153,7 +156,8 @@ class DistilledTraining(TrainerHooks):
                 plot_distillation_progress(history, os.path.join(self.output_folder, "progress_distillation.png"))
 
     def loss_terms_of_last_step(self) -> dict[str, float]:
-        return {LOG_KEYS[name]: value.item() for name, value in self.loss.last_terms.items()}
+        terms = {LOG_KEYS[name]: value.item() for name, value in self.loss.last_terms.items()}
+        return {**super().loss_terms_of_last_step(), **terms}
 
     def distillation_settings(self) -> dict[str, Any]:
         return {

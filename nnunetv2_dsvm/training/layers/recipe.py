@@ -11,6 +11,7 @@ from nnunetv2_dsvm.training.layers.overrides import cuts_off
 from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks, is_layer
 from nnunetv2_dsvm.training.optimization import ENCODER, PART, WarmupCosineSchedule, parameter_groups
 from nnunetv2_dsvm.training.precision import Precision, cuda_autocast, training_dtype
+from nnunetv2_dsvm.training.unwrapping import unwrap_model
 
 
 class VisionMambaRecipe(TrainerHooks):
@@ -33,7 +34,7 @@ class VisionMambaRecipe(TrainerHooks):
     def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
         super().preflight(planned, device)
         if device.type == "cuda" and cuts_off(type(self), TrainerHooks, "run_training", is_layer):
-            self.refuse_where_cut_off("train_step", f"its precision ({self.precision}), as its run_training does not")
+            self.check_not_cut_off("train_step", f"its precision ({self.precision}), as its run_training does not")
 
     def initialize(self):
         if training_dtype(self.device, self.precision) != torch.float16:
@@ -50,7 +51,7 @@ class VisionMambaRecipe(TrainerHooks):
         if self.mixed_in_behind(VisionMambaRecipe, "configure_optimizers"):
             return super().configure_optimizers(*args, **keywords)
         # Only where it is asked for: two groups more or less would not fit an earlier checkpoint's.
-        apart = self.bare_network().encoder if self._encoder_is_apart() else None
+        apart = unwrap_model(self.network).encoder if self._encoder_is_apart() else None
         groups = parameter_groups(self.trained_modules(), self.weight_decay, apart)
         optimizer = torch.optim.AdamW(groups, lr=self.initial_lr, fused=self.device.type == "cuda")
         schedule = WarmupCosineSchedule(

@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,9 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import distributed as dist
 from torch import nn
-from torch._dynamo import OptimizedModule
-from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_dsvm.errors import UserValueError
-from nnunetv2_dsvm.training.checkpoint_files import KEY, write_checkpoint
+from nnunetv2_dsvm.training.checkpoints.files import KEY, write_checkpoint
 from nnunetv2_dsvm.training.layers.class_settings import (
     SETTINGS,
     ClassSetting,
@@ -24,9 +23,10 @@ from nnunetv2_dsvm.training.layers.class_settings import (
     value_in_init,
 )
 from nnunetv2_dsvm.training.layers.overrides import cuts_off, hidden_behind, names_in
+from nnunetv2_dsvm.training.unwrapping import unwrap_model
 
-if TYPE_CHECKING:
-    _Trainer = nnUNetTrainer
+if TYPE_CHECKING:  # a layer is a mixin: nnU-Net's trainer stands behind all of them
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as _Trainer
 else:
     _Trainer = object
 
@@ -44,7 +44,7 @@ class TrainerHooks(_Trainer):
 
     def __new__(cls, *arguments: Any, **keywords: Any):
         for hook in _MUST_CHAIN:
-            cls.refuse_where_cut_off(hook, "what it adds there")
+            cls.check_not_cut_off(hook, "what it adds there")
         return super().__new__(cls)
 
     def __init__(
@@ -53,7 +53,7 @@ class TrainerHooks(_Trainer):
         configuration: str,
         fold: int,
         dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net's own signature)
+        device: torch.device = torch.device("cuda"),
     ):
         self.preflight(PlansManager(plans).get_configuration(configuration), device)
         super().__init__(plans, configuration, fold, dataset_json, device)
@@ -61,7 +61,7 @@ class TrainerHooks(_Trainer):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in SETTINGS:
             # An __init__ assigns when it is reached, and knows nothing of the bodies of the classes in front of it.
-            value = value_in_init(type(self), name, value, inspect.currentframe().f_back.f_code, is_layer)
+            value = value_in_init(type(self), name, value, sys._getframe(1).f_code, is_layer)
         super().__setattr__(name, value)
 
     def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
@@ -71,17 +71,18 @@ class TrainerHooks(_Trainer):
             UserValueError, UserError: with the reason and what to do.
         """
         check_class_settings(type(self), is_layer)
-        if others := sorted(inspect.signature(self.__init__).parameters.keys() ^ _ARGUMENTS):
+        signature = inspect.signature(self.__init__)  # type: ignore[misc]  # read, not called
+        if others := sorted(signature.parameters.keys() ^ _ARGUMENTS):
             raise UserValueError(
                 f"{type(self).__name__}.__init__ must take plans, configuration, fold, dataset_json and device, under "
                 f"these names and no others, as nnU-Net's does: {', '.join(others)} differ"
             )
-        if saves := self.mixed_in_behind(TrainerHooks, "save_checkpoint"):
-            if any(names_in(saves, "save_checkpoint").values()):
-                raise UserValueError(
-                    f"{saves.__name__}.save_checkpoint stands behind this package's, which writes the file itself, and "
-                    f"would get no file name: name {saves.__name__} in front of this package's trainer in the bases"
-                )
+        saves = self.mixed_in_behind(TrainerHooks, "save_checkpoint")
+        if saves is not None and any(names_in(saves, "save_checkpoint").values()):
+            raise UserValueError(
+                f"{saves.__name__}.save_checkpoint stands behind this package's, which writes the file itself, and "
+                f"would get no file name: name {saves.__name__} in front of this package's trainer in the bases"
+            )
         spelled = {spelling for name in SETTINGS for spelling in spellings(name)}
         for owner, name, first in hidden_behind(type(self), nnUNetTrainer, is_layer):
             if name not in spelled:
@@ -101,7 +102,7 @@ class TrainerHooks(_Trainer):
         return next((c for c in behind if hook in vars(c) and c is not nnUNetTrainer and not is_layer(c)), None)
 
     @classmethod
-    def refuse_where_cut_off(cls, hook: str, loss: str) -> None:
+    def check_not_cut_off(cls, hook: str, loss: str) -> None:
         """Raises ValueError, naming the loss, where a class in front overrides a hook without calling `super()`."""
         if owner := cuts_off(cls, TrainerHooks, hook, is_layer):
             raise UserValueError(
@@ -109,14 +110,9 @@ class TrainerHooks(_Trainer):
                 f"Call it, or name {owner.__name__} behind this package's trainer in the bases"
             )
 
-    def bare_network(self) -> Any:
-        """The network without the wrappers of DDP and torch.compile."""
-        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
-        return network._orig_mod if isinstance(network, OptimizedModule) else network
-
     def trained_modules(self) -> list[nn.Module]:
         """What the optimiser trains, the network first."""
-        return [self.bare_network()]
+        return [unwrap_model(self.network)]
 
     def is_deterministic(self) -> bool:
         """Whether the training asks torch for deterministic algorithms."""
@@ -149,7 +145,9 @@ class TrainerHooks(_Trainer):
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         super().load_checkpoint(filename_or_checkpoint)
-        stored = torch.load(filename_or_checkpoint, map_location="cpu", weights_only=False, mmap=True)
+        stored = filename_or_checkpoint
+        if not isinstance(stored, Mapping):
+            stored = torch.load(stored, map_location="cpu", weights_only=False, mmap=True)
         self.restore_own_entry(stored.get(KEY, {}))
 
 

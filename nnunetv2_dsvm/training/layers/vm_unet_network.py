@@ -9,14 +9,15 @@ from torch import nn
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.errors import UserValueError
-from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
-from nnunetv2_dsvm.training.network import (
+from nnunetv2_dsvm.planning.network_of_plans import (
     build_vm_unet,
+    check_output_varies,
     in_words,
     planned_stages,
-    refuse_constant_output,
     refuse_unless_2d,
 )
+from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
+from nnunetv2_dsvm.training.unwrapping import unwrap_model
 
 _OF_THE_NETWORK = ("build_network_architecture", "_get_deep_supervision_scales")
 
@@ -29,7 +30,7 @@ class VMUNetNetwork(TrainerHooks):
     def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
         super().preflight(planned, device)
         refuse_unless_2d(planned)
-        refuse_constant_output(planned)
+        check_output_varies(planned)
         for hook in _OF_THE_NETWORK:
             used = next(c for c in type(self).__mro__ if hook in vars(c))
             nnunets = used if used.__module__.startswith("nnunetv2.") else None  # in front
@@ -71,7 +72,7 @@ class VMUNetNetwork(TrainerHooks):
                 f"{enabled} in the body of the class"
             )
         super().initialize()
-        network = self.bare_network()
+        network = unwrap_model(self.network)
         if not isinstance(network, VMUNet):
             raise UserValueError(
                 f"{type(self).__name__} trains a VM-UNet, but its build_network_architecture gives a "
@@ -98,11 +99,13 @@ class VMUNetNetwork(TrainerHooks):
         """
         if not self.enable_deep_supervision:
             return None
-        built = self.network is not None  # an __init__ may ask before
-        heads = len(self.bare_network().decoder.seg_layers) if built else planned_stages(self.configuration_manager)
+        if self.network is None:  # an __init__ may ask before it is built
+            heads = planned_stages(self.configuration_manager)
+        else:
+            heads = len(unwrap_model(self.network).decoder.seg_layers)
         strides = [1, *(4 * 2**level for level in range(heads - 1))]
         return [[-(-size // s) / size for size in self.configuration_manager.patch_size] for s in strides]
 
     def on_train_start(self):
         super().on_train_start()
-        self.print_to_log_file(f"network: {in_words(self.configuration_manager, self.bare_network())}")
+        self.print_to_log_file(f"network: {in_words(self.configuration_manager, unwrap_model(self.network))}")

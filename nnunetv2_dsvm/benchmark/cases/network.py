@@ -1,0 +1,148 @@
+"""A network's training step and inference, as nnU-Net runs them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.benchmark.cases.conventional import conventional_network
+from nnunetv2_dsvm.benchmark.cases.plain_conv_unet import plain_conv_unet
+from nnunetv2_dsvm.benchmark.cases.workload import DTYPES, Workload, autocast
+from nnunetv2_dsvm.cuda_graphs import CudaGraphs
+from nnunetv2_dsvm.distillation import DualSelfDistillation
+from nnunetv2_dsvm.training.loss import SegmentationWithDistillationLoss
+
+Implementation = Literal["VM-UNet", "DSVM-UNet", "conventional VM-UNet", "PlainConvUNet"]
+INPUT_CHANNELS, NUM_CLASSES = 3, 2
+_GRADIENT_NORM = 12  # nnU-Net clips to this
+
+
+class DiceAndCrossEntropy(nn.Module):
+    """Cross-entropy minus soft Dice over the batch, the two at equal weights: the kind of loss nnU-Net trains with."""
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """logits `(B, classes, H, W)`, target `(B, H, W)` of class indices; a scalar."""
+        probabilities = logits.float().softmax(1)
+        truth = F.one_hot(target, logits.shape[1]).permute(0, 3, 1, 2)
+        overlap = (probabilities * truth).sum((0, 2, 3))
+        dice = (2 * overlap + 1e-5) / (probabilities.sum((0, 2, 3)) + truth.sum((0, 2, 3)) + 1e-5)
+        return F.cross_entropy(logits, target) - dice.mean()
+
+
+@dataclass(frozen=True)
+class NetworkSizes:
+    """What a VM-UNet is built from; PlainConvUNet is planned from the image size alone."""
+
+    dims: tuple[int, ...] = (96, 192, 384, 768)
+    encoder_depths: tuple[int, ...] = (2, 2, 2, 2)
+    decoder_depths: tuple[int, ...] = (2, 2, 2, 1)
+    d_state: int = 16
+
+
+@dataclass(frozen=True)
+class NetworkCase:
+    """One network on images of `height` x `width`, under AMP for the 16-bit types."""
+
+    implementation: Implementation
+    batch: int
+    height: int
+    width: int
+    sizes: NetworkSizes
+    dtype: str
+    device: str
+    scan_backend: str = "auto"
+    compiled: bool = False
+    counts_weights = True
+    wants_kept = False
+
+    def tiny(self) -> "NetworkCase":
+        # Two deepest feature maps' pixels: instance norm refuses to train on one.
+        return replace(self, batch=2, height=64, width=64, compiled=False)
+
+    def vm_unet(self) -> VMUNet:
+        """Our network of these sizes, on the device, with weights that depend on the sizes only."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = VMUNet(
+                INPUT_CHANNELS,
+                NUM_CLASSES,
+                dims=self.sizes.dims,
+                encoder_depths=self.sizes.encoder_depths,
+                decoder_depths=self.sizes.decoder_depths,
+                d_state=self.sizes.d_state,
+                scan_backend=self.scan_backend,
+            ).to(self.device)
+        network.cuda_graphs.training = True  # as the trainer sets it
+        return network
+
+    def network(self) -> nn.Module:
+        """The implementation's network, on the device; PlainConvUNet's weights depend on the image size only."""
+        if self.implementation == "PlainConvUNet":
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                return plain_conv_unet(INPUT_CHANNELS, NUM_CLASSES, self.height, self.width).to(self.device)
+        network = self.vm_unet()
+        if self.implementation == "conventional VM-UNet":
+            network = conventional_network(network)
+            network.cuda_graphs = CudaGraphs(inference=False, training=False)
+        return network
+
+    def build(self, wrapped: Callable[[nn.Module], nn.Module] = lambda module: module, seed: int = 1) -> Workload:
+        """The step and the inference on random images; `wrapped` gets each module with parameters, to make it DDP's."""
+        device, dtype = torch.device(self.device), DTYPES[self.dtype]
+        network = self.network()
+        loss: Any = DiceAndCrossEntropy()
+        parameters = list(network.parameters())
+        if self.implementation == "DSVM-UNet":
+            assert isinstance(network, VMUNet)
+            network.return_features = True
+            loss = _distillation_loss(network, loss).to(device)
+            loss.distillation.cuda_graphs.training = not self.compiled
+            parameters += loss.parameters()
+            loss.distillation = wrapped(loss.distillation)
+        run: Callable[[Tensor], Any] = wrapped(_compiled(network) if self.compiled else network)
+        optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=device.type == "cuda")
+        # A low scale: with torch's default, 2^16, the first steps overflow and skip the optimizer's work.
+        scaler = torch.amp.GradScaler(device.type, init_scale=2.0**8, enabled=dtype == torch.float16)
+        generator = torch.Generator().manual_seed(seed)
+        size = (self.batch, self.height, self.width)
+        images = torch.randn(self.batch, INPUT_CHANNELS, *size[1:], generator=generator).to(device)
+        target = torch.randint(NUM_CLASSES, size, generator=generator).to(device)
+
+        def infer() -> Tensor:
+            with torch.no_grad(), autocast(device, dtype):
+                return run(images)
+
+        def forward() -> Tensor:
+            optimizer.zero_grad(set_to_none=True)
+            with autocast(device, dtype):
+                return loss(run(images), target)
+
+        def backward(value: Tensor) -> None:
+            scaler.scale(value).backward()
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(parameters, _GRADIENT_NORM)
+            scaler.step(optimizer)
+            scaler.update()
+
+        return Workload(infer, forward, backward, set_training=network.train)
+
+
+def _compiled(network: nn.Module) -> nn.Module:
+    """As nnU-Net compiles: for the size of the images, and not for any size because another one was compiled before."""
+    torch.compiler.reset()
+    compiled = torch.compile(network)
+    assert isinstance(compiled, nn.Module)
+    return compiled
+
+
+def _distillation_loss(network: VMUNet, segmentation_loss: nn.Module) -> SegmentationWithDistillationLoss:
+    distillation = DualSelfDistillation(network.encoder.output_channels, network.decoder.output_channels)
+    weights = dict.fromkeys(distillation.terms, 1.0)
+    loss = SegmentationWithDistillationLoss(segmentation_loss, distillation, weights, ramp_epochs=1)
+    loss.set_epoch(1)
+    return loss

@@ -1,0 +1,1 @@
+"""Reading, listing and writing files so that nothing is lost."""

@@ -1,0 +1,1 @@
+"""The machine: versions, devices, processes, threads."""

@@ -1,0 +1,1 @@
+"""What image files hold: grids, labels, and what readers keep to themselves."""

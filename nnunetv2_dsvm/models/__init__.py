@@ -1,0 +1,1 @@
+"""Trained and pretrained networks: loaded, converted, exported."""

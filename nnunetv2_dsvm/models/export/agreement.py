@@ -1,0 +1,55 @@
+"""Whether an exported file computes what the network computes."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.files.text import first_line
+
+# Of the largest absolute logit. Both compute in fp32, in another order: 1e-6 to 1e-5 were seen.
+TOLERANCE = 1e-4
+
+
+def shapes_to_check(patch_size: Sequence[int]) -> list[tuple[int, int, int]]:
+    """(batch, height, width): the patch, alone and three of them, odd sizes, and less than one token."""
+    height, width = patch_size
+    return [(1, height, width), (3, height, width), (2, height + 1, width + 3), (2, 37, 65), (1, 1, 3)]
+
+
+def largest_difference(
+    network: VMUNet, exported: Callable[[Tensor], Tensor], shapes: Sequence[tuple[int, int, int]], channels: int
+) -> float:
+    """The largest difference of logits, as a part of the largest absolute logit of the network, over all shapes.
+
+    The images are noise with a standard deviation of 1, as nnU-Net's normalised images have.
+
+    Raises:
+        UserError: the file does not run, gives another shape or NaN, or differs by more than `TOLERANCE`.
+    """
+    generator = torch.Generator().manual_seed(0)
+    largest = 0.0
+    for batch, height, width in shapes:
+        image = torch.randn(batch, channels, height, width, generator=generator)
+        with torch.inference_mode():
+            expected = network(image)
+        where = f"with {batch} image(s) of {height}×{width} pixels"
+        try:
+            got = exported(image)
+        except Exception as error:
+            raise UserError(f"the exported file does not run {where}: {first_line(error)}. Nothing was kept") from error
+        if got.shape != expected.shape:
+            raise UserError(
+                f"the exported file gives {tuple(got.shape)} instead of {tuple(expected.shape)} {where}. "
+                "Nothing was kept"
+            )
+        difference = ((got - expected).abs().max() / expected.abs().max()).item()
+        if not difference <= TOLERANCE:  # NaN is not
+            raise UserError(
+                f"the exported file disagrees with the network {where}: by {difference:.2g} of the largest logit, and "
+                f"{TOLERANCE:g} is allowed. Nothing was kept"
+            )
+        largest = max(largest, difference)
+    return largest

@@ -1,0 +1,81 @@
+"""A VM-UNet for torch.export and ONNX: the same weights and numbers, in torch's own operators and for any size."""
+
+import copy
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nnunetv2_dsvm.architecture.blocks.vss_block import SS2D, VSSBlock
+from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.models.export.traceable_scan import NUM_DIRECTIONS, scan_by_rows
+
+
+class TraceableVMUNet(nn.Module):
+    """Images `(B, channels, H, W)`, any B, H, W ≥ 1, to logits `(B, classes, H, W)` at full resolution; fp32, CPU.
+
+    A copy of the network: heads of deep supervision are left out, and the network itself stays as it was. Images are
+    not looked at for NaN and infinite values.
+    """
+
+    def __init__(self, network: VMUNet) -> None:
+        super().__init__()
+        network = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
+        network.decoder.deep_supervision = False
+        network.decoder.seg_layers = nn.ModuleList([_ConvOfACopy(network.decoder.seg_layers[0])])
+        for module in network.modules():
+            if isinstance(module, VSSBlock):
+                module.ss2d = _TraceableSS2D.of(module.ss2d)
+        self.encoder, self.decoder, self.stride = network.encoder, network.decoder, network.stride
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        rows, columns = (_unknown((size + self.stride - 1) // self.stride) for size in (height, width))
+        for count, size in ((rows, height), (columns, width)):
+            torch._check(count >= 1)
+            torch._check(count * self.stride >= size)
+        padded = F.pad(image, (0, columns * self.stride - width, 0, rows * self.stride - height))
+        stage_inputs, encoder_outputs = self.encoder(padded)
+        (logits,), _ = self.decoder(stage_inputs, encoder_outputs[-1])
+        return logits[..., :height, :width]
+
+
+def _unknown(size: int) -> int:
+    """The same number, as one of which torch.export knows nothing.
+
+    A size that is computed from the image's is compared with 1 wherever torch could take a shorter way for it, and a
+    program that was traced with more than one token in the deepest stage would then refuse images with only one.
+    """
+    return cast(int, torch.scalar_tensor(size, dtype=torch.int64).item())
+
+
+class _ConvOfACopy(nn.Module):
+    """A convolution of a copy with the channels outermost: of other layouts the sizes would be looked at."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x.clone(memory_format=torch.contiguous_format))
+
+
+class _TraceableSS2D(SS2D):
+    @classmethod
+    def of(cls, ss2d: SS2D) -> "_TraceableSS2D":
+        with torch.device("meta"):
+            # a backend by name, so that it is never a fused kernel
+            traceable = cls(ss2d.in_proj.in_features, ss2d.d_state, scan_backend="torch_chunked")
+        traceable.load_state_dict(ss2d.state_dict(), assign=True)
+        traceable.add_module("conv", _ConvOfACopy(traceable.conv))
+        return traceable.eval().requires_grad_(False)
+
+    def scan(self, x: Tensor) -> Tensor:
+        dt, B, C = [], [], []
+        for k in range(NUM_DIRECTIONS):
+            low_rank, b, c = F.linear(x, self.x_proj[k]).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+            dt.append(F.softplus(F.linear(low_rank, self.dt_proj[k], self.dt_bias[k])))
+            B.append(b)
+            C.append(c)
+        return scan_by_rows(x, dt, self._A(), B, C, self.D)

@@ -1,0 +1,121 @@
+"""Make pretrained weights into a file for nnU-Net's -pretrained_weights, as `nnUNetv2_dsvm convert-weights` does."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.errors import Refusal, UserError
+from nnunetv2_dsvm.files.places_to_write import check_file_place
+from nnunetv2_dsvm.models.pretrained.fitting import DecoderSource, check_enough_fits, fit
+from nnunetv2_dsvm.models.pretrained.load_report import load_report
+from nnunetv2_dsvm.models.pretrained.reading import read_pretrained
+from nnunetv2_dsvm.models.pretrained.writing import origin, write_weights
+from nnunetv2_dsvm.nnunet.names import DATASET_JSON
+from nnunetv2_dsvm.planning.network_of_plans import DEFAULT_PRESET, build_vm_unet
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ConvertedWeights:
+    """What was written, and how much of it is from the file.
+
+    Attributes:
+        file: for nnU-Net's `-pretrained_weights`.
+        share_of_encoder, share_of_network: of their parameters, those that were loaded, 0 … 1; without the heads.
+        report: what was loaded and what found no place, in words.
+    """
+
+    file: Path
+    share_of_encoder: float
+    share_of_network: float
+    report: str
+
+
+def convert_weights(
+    file: Path | str,
+    output: Path | str,
+    *,
+    input_channels: int | None = None,
+    preset: str | None = None,
+    plans: Path | str | None = None,
+    configuration: str = "2d",
+    decoder: DecoderSource = "auto",
+    force: bool = False,
+    overwrite: bool = False,
+) -> ConvertedWeights:
+    """Fits the weights of a checkpoint of VMamba, of VM-UNet or of our trainers into a network, and writes them.
+
+    Nothing of the checkpoint but tensors and plain values is loaded. The report is logged before anything is written.
+
+    Args:
+        file: the checkpoint.
+        output: the file to write, in a folder that exists.
+        input_channels: of the images; by default those of the dataset.json beside `plans`, or the checkpoint's.
+        preset: size of the network, "base" by default, which our trainers build from nnU-Net's own plans.
+        plans: instead of a preset, the plans.json whose network it is for.
+        configuration: of the plans.
+        decoder: starts as the checkpoint's own decoder or else with its encoder's blocks (`"auto"`), with the
+            encoder's blocks, or fresh.
+        force: write even if less than half of the encoder's parameters are loaded.
+        overwrite: whether a file at `output` is replaced.
+
+    Raises:
+        UserError: a file is missing, damaged or of another network, asks for code to be run, or fits too little; or
+            the place is taken or cannot be written. Nothing is written then.
+
+    Example:
+        >>> from nnunetv2_dsvm import convert_weights
+        >>> converted = convert_weights("checkpoint.pth", "weights.pth", plans="plans.json", input_channels=3)
+        >>> converted.file.name, converted.share_of_encoder
+        ('weights.pth', 1.0)
+    """
+    file, output = Path(file), Path(output)
+    check_output(file, output, overwrite)
+    if preset is not None and plans is not None:
+        raise UserError("a preset and plans are two networks: give one of them")
+    pretrained = read_pretrained(file)
+    with torch.random.fork_rng(devices=[]):  # what is not loaded is the same in every call
+        torch.manual_seed(0)
+        if plans is None:
+            channels = input_channels or pretrained.sizes["input_channels"]
+            network = VMUNet.from_preset(preset or DEFAULT_PRESET, channels, num_classes=1)
+        else:
+            network = _network_of_plans(Path(plans), configuration, input_channels)
+    fitted = fit(pretrained, network, decoder)
+    report = load_report(pretrained, fitted, network, decoder)
+    _LOG.info("%s", report)
+    check_enough_fits(pretrained, fitted, network, force)
+    write_weights(fitted, origin(pretrained, fitted, network, decoder), output)
+    return ConvertedWeights(output, fitted.share("encoder."), fitted.share(""), report)
+
+
+def check_output(file: Path, output: Path, overwrite: bool) -> None:
+    """Raises UserError unless what is made of `file` may be written to `output`."""
+    check_file_place(output, "name a file in a folder that exists with -o")
+    if output.exists() and output.resolve() == file.resolve():
+        raise UserError(f"-o {output} is the file to be read; name another one")
+    if output.exists() and not overwrite:
+        raise UserError(f"{output} exists; choose another place with -o, or --overwrite")
+
+
+def _network_of_plans(file: Path, configuration: str, channels: int | None) -> VMUNet:
+    dataset_json = file.with_name(DATASET_JSON)
+    try:
+        plans = PlansManager(json.loads(file.read_text(encoding="utf-8")))
+        planned = plans.get_configuration(configuration)
+        if channels is None:
+            if not dataset_json.is_file():
+                raise UserError(f"there is no dataset.json beside {file}: name the channels with --input-channels")
+            channels = determine_num_input_channels(plans, planned, json.loads(dataset_json.read_text("utf-8")))
+        return build_vm_unet(planned, channels, num_classes=1, deep_supervision=False, auxiliary_heads=False)
+    except Refusal:
+        raise
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{file} gives no network for the configuration {configuration}: {error}") from error

@@ -1,0 +1,1 @@
+"""nnU-Net's folders, listings, trained models and commands: the one room that knows where nnU-Net keeps what."""

@@ -1,0 +1,112 @@
+"""The contract of a backend: what runs the scan, and what it may run besides, fused.
+
+A backend is one module in `ops/backends` and one line in `dispatch.BACKENDS`, whose key is its name. Nothing else in
+the package asks which one it talks to.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from nnunetv2_dsvm.ops.scan_inputs import ScanGradients, ScanInputs, ScanShape
+
+# Tokens between the states that the fused scan keeps for backward, and that memory is planned with: 1/64 of the states'
+# memory, 1/64 of their traffic. Kept in 16 bit twice as often, they take the same bytes.
+SAVED_STATES_INTERVAL = 64
+
+CoreGradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+class FusedOperators(ABC):
+    """Operators around the scan, each a kernel or a few. Tensors are on the GPU that is the current one."""
+
+    @abstractmethod
+    def core_forward(
+        self, x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, sizes: tuple[int, ...], save: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """The scan with the projections that give dt, B and C; shapes as in `fused_core.ss2d_core`.
+
+        Returns:
+            y in `projections.output_dtype`, and with `save` what `core_backward` starts from, as the backend's
+            `saved_states`.
+        """
+
+    @abstractmethod
+    def core_backward(
+        self, grad: Tensor, saved: Tensor, x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor,
+        sizes: tuple[int, ...],
+    ) -> CoreGradients:  # fmt: skip
+        """The gradients of x, weight, A, D and dt_bias from `grad`, that of y."""
+
+    @abstractmethod
+    def layer_norm_forward(
+        self, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, eps: float, dtype: torch.dtype
+    ) -> Tensor:
+        """LayerNorm over the last axis, times SiLU(gate) if there is a gate, in `dtype`; see `layer_norm`."""
+
+    @abstractmethod
+    def layer_norm_backward(
+        self, grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The gradients of x, weight, bias and gate (empty without one) from `grad`, that of the result."""
+
+    @abstractmethod
+    def conv_silu_forward(self, u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """silu(conv(u) + bias), a depthwise convolution with zeros around u.
+
+        Args:
+            u: `(B, *sizes, C)`; fp32, fp16 or bf16.
+            weight: `(C, 1, k, …)`, k odd.
+            bias: `(C,)`.
+
+        Returns:
+            u's shape, contiguous, in u's dtype. Weights are not rounded to it.
+        """
+
+    @abstractmethod
+    def conv_silu_backward(
+        self, grad: Tensor, u: Tensor, weight: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients of u, weight and bias from `grad`, that of the result; contiguous, and overwritten."""
+
+    @abstractmethod
+    def resized_mse(self, student: Tensor, teacher: Tensor, upstream: Tensor | None) -> Tensor:
+        """The value of `resized_mse.resized_mse`, or the student's gradient where `upstream`, the value's, is given."""
+
+
+class Backend(ABC):
+    """What runs the scan.
+
+    Attributes:
+        fused: operators around the scan that the backend runs besides, or None.
+        definition: the plain loop that the others are compared with, too slow for large grids. Asked for by name, it
+            runs outside of any operator of ours: autograd differentiates `forward`, and `backward` is not called.
+        plain_torch: made of torch's operators, thousands of them a call, which takes long on a GPU.
+    """
+
+    fused: FusedOperators | None = None
+    definition: bool = False
+    plain_torch: bool = False
+
+    @abstractmethod
+    def supports(self, device: torch.device, dtype: torch.dtype, d_state: int, axes: int) -> tuple[bool, str]:
+        """Whether it can run a call, and the reason, which users read: say what is missing.
+
+        Args:
+            device, dtype: of x.
+            d_state: states per channel, N.
+            axes: of the token grid.
+        """
+
+    @abstractmethod
+    def forward(self, inputs: ScanInputs, save: bool) -> tuple[Tensor, Tensor | None]:
+        """y `(batch, L, d_inner)` in x's dtype, and with `save` what helps `backward`, as `saved_states`, or None."""
+
+    def backward(self, grad: Tensor, inputs: ScanInputs, saved: Tensor | None) -> ScanGradients:
+        """The gradients from `grad`, that of y, and from what `forward` saved; None: it is made again."""
+        raise NotImplementedError(f"{type(self).__name__} leaves its gradients to autograd")
+
+    def saved_states(self, shape: ScanShape, dtype: torch.dtype, like: Tensor) -> Tensor:
+        """A new tensor as `forward` saves for inputs of `dtype`, on the device of `like`; empty if it saves nothing."""
+        return like.new_empty(0)

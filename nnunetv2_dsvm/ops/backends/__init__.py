@@ -1,0 +1,1 @@
+"""What runs the scan: one module a backend, each with the same contract (`ops/backend.py`)."""

@@ -1,0 +1,85 @@
+"""Fused kernels on GPUs, in Triton and, where they run, in CUDA C++; see `ops/triton`."""
+
+import torch
+from torch import Tensor
+
+from nnunetv2_dsvm.ops.backend import Backend, CoreGradients, FusedOperators
+from nnunetv2_dsvm.ops.nvrtc import scan as nvrtc_scan
+from nnunetv2_dsvm.ops.scan_inputs import ScanGradients, ScanInputs, ScanShape
+from nnunetv2_dsvm.ops.triton import conv_silu, core, layer_norm, resized_mse, runtime, scan
+from nnunetv2_dsvm.ops.triton.launch_plan import MAX_D_STATE, LaunchSettings
+
+
+class TritonOperators(FusedOperators):
+    """What Triton's kernels run besides the scan alone; the docstrings are the contract's."""
+
+    def __init__(self, settings: LaunchSettings) -> None:
+        self.settings = settings
+
+    def core_forward(
+        self, x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, sizes: tuple[int, ...], save: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        return core.core_forward(x, weight, A, D, dt_bias, sizes, save, self.settings)
+
+    def core_backward(
+        self, grad: Tensor, saved: Tensor, x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor,
+        sizes: tuple[int, ...],
+    ) -> CoreGradients:  # fmt: skip
+        return core.core_backward(grad, saved, x, weight, A, D, dt_bias, sizes, self.settings)
+
+    def layer_norm_forward(
+        self, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, eps: float, dtype: torch.dtype
+    ) -> Tensor:
+        return layer_norm.norm_forward(x, weight, bias, gate, eps, dtype)
+
+    def layer_norm_backward(
+        self, grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return layer_norm.norm_backward(grad, x, weight, bias, gate, eps, self.settings)
+
+    def conv_silu_forward(self, u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return conv_silu.conv_silu_forward(u, weight, bias, self.settings)
+
+    def conv_silu_backward(
+        self, grad: Tensor, u: Tensor, weight: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return conv_silu.conv_silu_backward(grad, u, weight, bias, self.settings)
+
+    def resized_mse(self, student: Tensor, teacher: Tensor, upstream: Tensor | None) -> Tensor:
+        return resized_mse.resized_mse(student, teacher, upstream)
+
+
+class Triton(Backend):
+    """One x for all directions, sparse states kept for backward, the same bits in every run.
+
+    Args:
+        settings: what launches aim at.
+    """
+
+    def __init__(self, settings: LaunchSettings | None = None) -> None:
+        self.settings = settings or LaunchSettings()
+        self.fused = TritonOperators(self.settings)
+
+    def supports(self, device: torch.device, dtype: torch.dtype, d_state: int, axes: int) -> tuple[bool, str]:
+        """Images on GPUs that Triton knows, fp32 or 16 bit, d_state up to 64."""
+        if problem := runtime.device_problem(device):
+            return False, problem
+        if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            return False, f"the Triton kernels take float32, float16 or bfloat16, not {dtype}"
+        if d_state > MAX_D_STATE:
+            return False, f"the Triton kernels take d_state up to {MAX_D_STATE}, not {d_state}"
+        if axes != 2:
+            return False, f"the Triton kernels take grids of 2 axes, not of {axes}"
+        return True, f"fused Triton kernels{nvrtc_scan.in_words(device)}"
+
+    def saved_states(self, shape: ScanShape, dtype: torch.dtype, like: Tensor) -> Tensor:
+        """`(batch, K, intervals, N, d_inner)`."""
+        return scan.saved_states(shape, dtype, self.settings, like)
+
+    def forward(self, inputs: ScanInputs, save: bool) -> tuple[Tensor, Tensor | None]:
+        """In fp32 arithmetic; saves states every 64 tokens."""
+        return scan.forward(inputs, save, self.settings)
+
+    def backward(self, grad: Tensor, inputs: ScanInputs, saved: Tensor | None) -> ScanGradients:
+        """From the saved states, interval by interval."""
+        return scan.backward(grad, inputs, saved, self.settings)

@@ -1,0 +1,170 @@
+"""SS2D with the norm before it, from input to output, as one differentiable operator; for fused operators only.
+
+Backward keeps the input, the merged scan and the scan's sparse states, and computes everything else again: products,
+norms and the depthwise convolution are a small part of a block's time, and most of its memory if kept.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nnunetv2_dsvm.ops.backend import FusedOperators
+from nnunetv2_dsvm.ops.device import on_its_device
+from nnunetv2_dsvm.ops.dispatch import BACKENDS, fused_operators, saves_for_backward
+from nnunetv2_dsvm.ops.fused_core import core_backend
+from nnunetv2_dsvm.ops.projections import output_dtype
+from nnunetv2_dsvm.ops.scan_inputs import ScanShape
+
+
+class NormWeights(NamedTuple):
+    """The parameters of a LayerNorm."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+
+def ss2d_block(
+    x: Tensor, norm: NormWeights, in_weight: Tensor, conv_weight: Tensor, conv_bias: Tensor, projection: Tensor,
+    A: Tensor, D: Tensor, dt_bias: Tensor, out_norm: NormWeights, out_weight: Tensor,
+    backend: str = "auto",
+) -> Tensor:  # fmt: skip
+    """out_proj(LayerNorm(scan(SiLU(conv(u)))) * SiLU(z)) for u, z = in_proj(LayerNorm(x)) (arXiv 2401.10166).
+
+    Args:
+        x: `(B, *sizes, dim)`, for an image `(B, H, W, dim)`.
+        norm: over dim.
+        in_weight: `(2 d_inner, dim)`: the rows of u, then those of z.
+        conv_weight, conv_bias: of the depthwise convolution, `(d_inner, 1, k, k)` with k odd, and `(d_inner,)`.
+        projection, A, D, dt_bias: as `weight` and the rest in `ss2d_core`.
+        out_norm: over d_inner.
+        out_weight: `(dim, d_inner)`.
+        backend: as in `ss2d_scan`, one that `uses_core` says yes to.
+
+    Returns:
+        The shape of x, in autocast's dtype, without autocast in x's.
+    """
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    tensors = (
+        x, norm.weight, norm.bias, in_weight, conv_weight, conv_bias, projection, A, D, dt_bias,
+        out_norm.weight, out_norm.bias, out_weight,
+    )  # fmt: skip
+    save = saves_for_backward(*tensors)
+    return _block(*tensors, norm.eps, out_norm.eps, dtype, backend, save)[0]
+
+
+def _in_projection(
+    fused: FusedOperators, x: Tensor, norm_weight: Tensor, norm_bias: Tensor, in_weight: Tensor, norm_eps: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """(LayerNorm(x), u, z), each `(B, *sizes, channels)`, contiguous."""
+    normalised = fused.layer_norm_forward(x, norm_weight, norm_bias, None, norm_eps, dtype)
+    # Two products instead of two halves of one: the convolution would copy its half.
+    u, z = (F.linear(normalised, rows) for rows in in_weight.to(dtype).chunk(2))
+    return normalised, u, z
+
+
+@torch.library.custom_op("nnunetv2_dsvm::ss2d_block", mutates_args=())
+@on_its_device
+def _block(
+    x: Tensor, norm_weight: Tensor, norm_bias: Tensor, in_weight: Tensor, conv_weight: Tensor, conv_bias: Tensor,
+    projection: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, out_norm_weight: Tensor, out_norm_bias: Tensor,
+    out_weight: Tensor, norm_eps: float, out_norm_eps: float, dtype: torch.dtype, backend: str,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The output, and of the scan the merged sum and the sparse states (both empty unless `save`)."""
+    fused = fused_operators(core_backend(backend, x, A))
+    sizes = tuple(x.shape[1:-1])
+    u, z = _in_projection(fused, x, norm_weight, norm_bias, in_weight, norm_eps, dtype)[1:]
+    active = fused.conv_silu_forward(u, conv_weight, conv_bias).flatten(1, -2)
+    del u
+    y, saved = fused.core_forward(active, projection, A, D, dt_bias, sizes, save)
+    del active
+    y = y.view(z.shape)
+    gated = fused.layer_norm_forward(y, out_norm_weight, out_norm_bias, z, out_norm_eps, dtype)
+    out = F.linear(gated, out_weight.to(dtype))
+    if saved is None:
+        return out, x.new_empty(0), x.new_empty(0)
+    return out, y, saved
+
+
+@torch.library.custom_op("nnunetv2_dsvm::ss2d_block_backward", mutates_args=())
+@on_its_device
+def _block_backward(
+    grad: Tensor, y: Tensor, saved: Tensor,
+    x: Tensor, norm_weight: Tensor, norm_bias: Tensor, in_weight: Tensor, conv_weight: Tensor, conv_bias: Tensor,
+    projection: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, out_norm_weight: Tensor, out_norm_bias: Tensor,
+    out_weight: Tensor, norm_eps: float, out_norm_eps: float, backend: str,
+) -> tuple[
+    Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
+]:  # fmt: skip
+    """The gradients of the thirteen tensors from x on."""
+    fused = fused_operators(core_backend(backend, x, A))
+    sizes = tuple(x.shape[1:-1])
+    dtype = grad.dtype
+    normalised, u, z = _in_projection(fused, x, norm_weight, norm_bias, in_weight, norm_eps, dtype)
+    rows = grad.reshape(-1, grad.shape[-1])
+    gated = fused.layer_norm_forward(y, out_norm_weight, out_norm_bias, z, out_norm_eps, dtype)
+    grad_out_weight = torch.mm(rows.t(), gated.flatten(0, -2)).to(out_weight.dtype)
+    del gated
+    grad_gated = torch.mm(rows, out_weight.to(dtype)).view(z.shape)
+    grad_y, grad_out_norm_weight, grad_out_norm_bias, grad_z = fused.layer_norm_backward(
+        grad_gated, y, out_norm_weight, out_norm_bias, z, out_norm_eps
+    )
+    del grad_gated, z
+
+    active = fused.conv_silu_forward(u, conv_weight, conv_bias).flatten(1, -2)
+    grad_active, grad_projection, grad_A, grad_D, grad_dt_bias = fused.core_backward(
+        grad_y.flatten(1, -2), saved, active, projection, A, D, dt_bias, sizes
+    )
+    del grad_y, active
+    grad_u, grad_conv_weight, grad_conv_bias = fused.conv_silu_backward(
+        grad_active.view(u.shape), u, conv_weight, conv_bias
+    )
+    del grad_active, u
+    grad_u, grad_z, columns = (t.flatten(0, -2) for t in (grad_u, grad_z, normalised))
+    grad_in_weight = torch.cat([torch.mm(g.t(), columns) for g in (grad_u, grad_z)]).to(in_weight.dtype)
+    to_u, to_z = in_weight.to(dtype).chunk(2)
+    grad_normalised = torch.mm(grad_u, to_u).addmm_(grad_z, to_z).view(x.shape)
+    grad_x, grad_norm_weight, grad_norm_bias, _ = fused.layer_norm_backward(
+        grad_normalised, x, norm_weight, norm_bias, None, norm_eps
+    )
+    return (
+        grad_x, grad_norm_weight, grad_norm_bias, grad_in_weight, grad_conv_weight, grad_conv_bias,
+        grad_projection, grad_A, grad_D, grad_dt_bias, grad_out_norm_weight, grad_out_norm_bias, grad_out_weight,
+    )  # fmt: skip
+
+
+@_block.register_fake
+def _(x, norm_weight, norm_bias, in_weight, conv_weight, conv_bias, projection, A, D, dt_bias, out_norm_weight,
+      out_norm_bias, out_weight, norm_eps, out_norm_eps, dtype, backend, save):  # fmt: skip
+    out = x.new_empty(*x.shape[:-1], out_weight.shape[0], dtype=dtype)
+    if not save:
+        return out, x.new_empty(0), x.new_empty(0)
+    y = x.new_empty(*x.shape[:-1], out_weight.shape[1], dtype=output_dtype(dtype))
+    directions, channels, d_state = A.shape
+    shape = ScanShape(x.shape[0], tuple(x.shape[1:-1]), channels, d_state, directions)
+    return out, y, BACKENDS[core_backend(backend, x, A)].saved_states(shape, dtype, x)
+
+
+@_block_backward.register_fake
+def _(grad, y, saved, *inputs):
+    return tuple(t.new_empty(t.shape) for t in inputs[:13])
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    *tensors, ctx.norm_eps, ctx.out_norm_eps, _, ctx.backend, _ = inputs
+    ctx.save_for_backward(*output[1:], *tensors)
+    ctx.set_materialize_grads(False)  # the states get none: no zeros as large as they are
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _backward(ctx, grad: Tensor, *_):
+    grads = _block_backward(grad, *ctx.saved_tensors, ctx.norm_eps, ctx.out_norm_eps, ctx.backend)
+    return *grads, None, None, None, None, None
+
+
+_block.register_autograd(_backward, setup_context=_setup_context)

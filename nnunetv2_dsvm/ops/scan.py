@@ -1,0 +1,147 @@
+"""The public operator: one call, any backend, registered with torch.library so that torch.compile sees one node."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nnunetv2_dsvm.ops.device import on_its_device
+from nnunetv2_dsvm.ops.dispatch import BACKENDS, saves_for_backward, select_backend
+from nnunetv2_dsvm.ops.scan_inputs import ScanInputs, grid_sizes
+from nnunetv2_dsvm.ops.scan_order import num_directions
+
+
+def ss2d_scan(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor,
+    *, height: int, width: int, backend: str = "auto",
+) -> Tensor:  # fmt: skip
+    """Four-direction selective scan of an image, summed over the directions (SS2D; arXiv 2401.10166, 2402.02491).
+
+    `selective_scan` of a grid of height * width tokens: K = 4 directions, row-major, column-major, and both reversed.
+
+    Example:
+        >>> import torch
+        >>> x, dt = torch.randn(2, 12, 8), torch.randn(2, 12, 4, 8)
+        >>> A, D, bias = -torch.rand(4, 8, 16), torch.ones(4, 8), torch.zeros(4, 8)
+        >>> B, C = torch.randn(2, 12, 4, 16), torch.randn(2, 12, 4, 16)
+        >>> ss2d_scan(x, dt, A, B, C, D, bias, height=3, width=4).shape
+        torch.Size([2, 12, 8])
+    """
+    return selective_scan(x, dt, A, B, C, D, dt_bias, sizes=(height, width), backend=backend)
+
+
+def selective_scan(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor,
+    *, sizes: Sequence[int], backend: str = "auto",
+) -> Tensor:  # fmt: skip
+    """Selective scan of a grid along each axis, forwards and backwards, summed over these K directions.
+
+    Everything is in raster order and channels last: the projections that give dt, B and C are pointwise and commute
+    with the scan order, so no input is ever flipped or transposed by the caller. Per direction k, in its order
+    (`scan_order.grid_orders`)::
+
+        delta_t = softplus(dt_t + dt_bias),  h_t = exp(delta_t A) h_{t-1} + delta_t x_t B_t,  y_t = <C_t, h_t> + D x_t
+
+    Args:
+        x: `(batch, L, d_inner)` with L the product of `sizes`; float64, float32, float16 or bfloat16.
+        dt: `(batch, L, K, d_inner)` before bias and softplus, K = 2 directions per axis.
+        A: `(K, d_inner, N)`, negative; float32 (float64 for float64 inputs).
+        B, C: `(batch, L, K, N)`.
+        D, dt_bias: `(K, d_inner)`, dtype as A.
+        sizes: of the token grid, e.g. (height, width).
+        backend: `"auto"` or a name of `nnunetv2_dsvm.ops.BACKEND_NAMES`.
+
+    Returns:
+        `(batch, L, d_inner)` in x's dtype. Arithmetic and the sum over directions are in fp32 (fp64 for fp64 inputs).
+
+    Raises:
+        ValueError: shapes that do not fit together, or an unknown backend.
+        RuntimeError: a backend asked for by name that cannot run this call.
+    """
+    inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, grid_sizes(*sizes))
+    _check_shapes(inputs)
+    if backend in BACKENDS and BACKENDS[backend].definition:
+        return BACKENDS[backend].forward(inputs, save=False)[0]
+    return _scan(*inputs, backend, saves_for_backward(*inputs.tensors))[0]
+
+
+def _check_shapes(inputs: ScanInputs) -> None:
+    x, sizes = inputs.x, inputs.sizes
+    if x.ndim != 3 or inputs.A.ndim != 3:
+        raise ValueError(
+            f"x must be (batch, L, d_inner) and A (K, d_inner, N), got {tuple(x.shape)}, {tuple(inputs.A.shape)}"
+        )
+    batch, length, channels = x.shape
+    if batch < 1 or not sizes or min(sizes) < 1 or length != inputs.shape.length:
+        raise ValueError(f"x {tuple(x.shape)} must hold at least one image of {' * '.join(map(str, sizes))} tokens")
+    directions, d_state = num_directions(len(sizes)), inputs.A.shape[2]
+    expected = {
+        "dt": (batch, length, directions, channels),
+        "A": (directions, channels, d_state),
+        "B": (batch, length, directions, d_state),
+        "C": (batch, length, directions, d_state),
+        "D": (directions, channels),
+        "dt_bias": (directions, channels),
+    }
+    for name, shape in expected.items():
+        tensor = getattr(inputs, name)
+        if tensor.shape != shape:
+            raise ValueError(f"{name} must have shape {shape} for x {tuple(x.shape)}, got {tuple(tensor.shape)}")
+    if not all(t.is_floating_point() for t in inputs.tensors):
+        raise ValueError("the scan takes floating-point tensors only")
+
+
+def _select(backend: str, inputs: ScanInputs) -> str:
+    return select_backend(backend, inputs.x.device, inputs.x.dtype, inputs.A.shape[2], len(inputs.sizes))
+
+
+@torch.library.custom_op("nnunetv2_dsvm::ss2d_scan", mutates_args=())
+@on_its_device
+def _scan(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor,
+    sizes: Sequence[int], backend: str, save: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """y, and what backward is helped by (empty for backends that recompute everything)."""
+    inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, tuple(sizes))
+    y, saved = BACKENDS[_select(backend, inputs)].forward(inputs, save)
+    return y, x.new_empty(0) if saved is None else saved
+
+
+@torch.library.custom_op("nnunetv2_dsvm::ss2d_scan_backward", mutates_args=())
+@on_its_device
+def _scan_backward(
+    grad: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor,
+    sizes: Sequence[int], backend: str, saved: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, tuple(sizes))
+    if saved is not None and saved.numel() == 0:
+        saved = None
+    return BACKENDS[_select(backend, inputs)].backward(grad, inputs, saved)
+
+
+@_scan.register_fake
+def _(x, dt, A, B, C, D, dt_bias, sizes, backend, save=False):
+    if not save:
+        return x.new_empty(x.shape), x.new_empty(0)
+    inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, tuple(sizes))
+    chosen = BACKENDS[_select(backend, inputs)]
+    return x.new_empty(x.shape), chosen.saved_states(inputs.shape, inputs.dtype, x)
+
+
+@_scan_backward.register_fake
+def _(grad, x, dt, A, B, C, D, dt_bias, sizes, backend, saved=None):
+    return tuple(t.new_empty(t.shape) for t in (x, dt, A, B, C, D, dt_bias))
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    *tensors, ctx.sizes, ctx.backend, _ = inputs
+    ctx.save_for_backward(*tensors, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx, grad: Tensor, _):
+    *inputs, saved = ctx.saved_tensors
+    return *_scan_backward(grad, *inputs, ctx.sizes, ctx.backend, saved), None, None, None
+
+
+_scan.register_autograd(_backward, setup_context=_setup_context)

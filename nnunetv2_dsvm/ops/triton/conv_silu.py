@@ -1,0 +1,77 @@
+"""Depthwise convolution with SiLU after it, and its gradients, on channels-last images: launches of the kernels."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nnunetv2_dsvm.ops.triton.launch_plan import LaunchSettings
+from nnunetv2_dsvm.ops.triton.runtime import next_power_of_2
+
+_MAX_BLOCK_C = 64
+_WARPS = 2  # of a program: few, so that the registers of a multiprocessor are used up
+
+
+class _Plan(NamedTuple):
+    """How the kernels cut their work: see `kernels/conv.py`."""
+
+    columns: int  # pixels of a strip: each costs registers, and spreads the loads of the k - 1 columns around it
+    lane_bytes: int  # that a lane loads at once: as many channels are in its registers
+    programs: int  # to aim at for each multiprocessor
+
+
+# For k = 3 in 16 bit, compiled for sm_90, a lane takes 128 and 144 registers: 8 and 7 programs of two warps fit. The
+# forward has more for balance; the backward has no more than fit, because each leaves sums of its own.
+_FORWARD = _Plan(columns=4, lane_bytes=8, programs=12)
+_BACKWARD = _Plan(columns=4, lane_bytes=4, programs=7)
+
+
+def conv_silu_forward(u: Tensor, weight: Tensor, bias: Tensor, settings: LaunchSettings) -> Tensor:
+    """As `FusedOperators.conv_silu_forward`, of images `(B, H, W, C)`."""
+    return _convolve(u.contiguous(), weight, bias, settings)
+
+
+def conv_silu_backward(
+    grad: Tensor, u: Tensor, weight: Tensor, bias: Tensor, settings: LaunchSettings
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `FusedOperators.conv_silu_backward`."""
+    from nnunetv2_dsvm.ops.triton.kernels.conv import conv_silu_backward_kernel
+
+    u, weight = u.contiguous(), weight.contiguous()
+    channels = u.shape[-1]
+    grid, rows, constants = _launch(u, weight, _BACKWARD, settings)
+    programs = grid[0] // math.ceil(channels / constants["BLOCK_C"]) * grid[1]
+    grad_weight = torch.empty(programs, *weight.shape, device=u.device)
+    grad_bias = torch.empty(programs, channels, device=u.device)
+    conv_silu_backward_kernel[grid](
+        grad, u, weight, bias, grad_weight, grad_bias, *u.shape, rows, **constants, num_warps=_WARPS
+    )
+    grad_u = _convolve(grad, weight, None, settings)
+    return grad_u, grad_weight.sum(0).to(weight.dtype), grad_bias.sum(0).to(bias.dtype)
+
+
+def _convolve(u: Tensor, weight: Tensor, bias: Tensor | None, settings: LaunchSettings) -> Tensor:
+    """silu(conv(u) + bias), or without a bias the transposed convolution alone."""
+    from nnunetv2_dsvm.ops.triton.kernels.conv import conv_kernel
+
+    out = torch.empty_like(u)
+    grid, rows, constants = _launch(u, weight, _FORWARD, settings)
+    conv_kernel[grid](
+        u, weight.contiguous(), bias, out, *u.shape, rows, ACTIVATED=bias is not None, **constants, num_warps=_WARPS
+    )
+    return out
+
+
+def _launch(
+    u: Tensor, weight: Tensor, plan: _Plan, settings: LaunchSettings
+) -> tuple[tuple[int, int], int, dict[str, int]]:
+    """(the grid: strips and channels, rows; the rows of a program; the kernels' constants)."""
+    batch, height, width, channels = u.shape
+    block_c = min(_MAX_BLOCK_C, next_power_of_2(channels))
+    strips = max(1, 32 * _WARPS * plan.lane_bytes // u.element_size() // block_c)
+    across = math.ceil(batch * math.ceil(width / plan.columns) / strips) * math.ceil(channels / block_c)
+    chunks = max(1, settings.processors_of(u.device) * plan.programs // across)
+    rows = max(settings.convolution_rows, math.ceil(height / chunks))
+    constants = {"K": weight.shape[-1], "COLUMNS": plan.columns, "G": strips, "BLOCK_C": block_c}
+    return (across, math.ceil(height / rows)), rows, constants

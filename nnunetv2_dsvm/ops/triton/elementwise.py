@@ -1,0 +1,60 @@
+"""Launches around the scan: softplus before it, the sums over directions and over blocks of channels after it."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from nnunetv2_dsvm.ops.triton.runtime import next_power_of_2
+
+
+def delta_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of delta in memory: it is positive and at most of order 100, where float16 is eight times finer than bfloat16."""
+    return torch.float32 if dtype == torch.float32 else torch.float16
+
+
+def softplus(dt: Tensor, bias: Tensor, delta: Tensor) -> Tensor:
+    """softplus(dt + bias) into `delta`, both `(batch, L, K, channels)`, contiguous but for the stride over tokens."""
+    from nnunetv2_dsvm.ops.triton.kernels.elementwise import softplus_kernel
+
+    batch, length, directions, channels = dt.shape
+    rows, block_r, block_d = batch * length, 32, min(64, next_power_of_2(channels))
+    grid = (math.ceil(rows / block_r), math.ceil(channels / block_d), directions)
+    softplus_kernel[grid](
+        dt, bias, delta, rows, channels, dt.stride(1), delta.stride(1), BLOCK_R=block_r, BLOCK_D=block_d, num_warps=2
+    )
+    return delta
+
+
+def merge(
+    parts: Tensor, skip: Tensor, scale: Tensor, dtype: torch.dtype, other: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """`parts` `(batch, L, K, channels)` summed over K plus skip * scale, in `dtype`.
+
+    The second result is the sum over tokens of skip * other, `(channels,)`.
+    """
+    from nnunetv2_dsvm.ops.triton.kernels.elementwise import merge_kernel
+
+    batch, length, directions, channels = parts.shape
+    rows, block_r, block_d = batch * length, 16, min(64, next_power_of_2(channels))
+    grid = (math.ceil(rows / block_r), math.ceil(channels / block_d))
+    out = torch.empty(batch, length, channels, dtype=dtype, device=skip.device)
+    dot = None if other is None else torch.empty(grid[0], channels, dtype=torch.float32, device=skip.device)
+    merge_kernel[grid](
+        parts, skip, scale, other, out, dot, rows, channels, skip.stride(1),
+        DOT=other is not None, K=directions, BLOCK_R=block_r, BLOCK_D=block_d,
+    )  # fmt: skip
+    return out, None if dot is None else dot.sum(0)
+
+
+def sum_blocks(parts: Tensor, out: Tensor) -> None:
+    """The sum of `(blocks, batch, L, K, N)` over blocks of channels into `out` `(batch, L, K, N)`."""
+    from nnunetv2_dsvm.ops.triton.kernels.elementwise import sum_blocks_kernel
+
+    blocks, batch, length, directions, d_state = parts.shape
+    rows, columns = batch * length, directions * d_state
+    block_c = next_power_of_2(columns)
+    block_r = max(1, 1024 // block_c)
+    sum_blocks_kernel[(math.ceil(rows / block_r),)](
+        parts, out, rows, columns, d_state, blocks, out.stride(1), out.stride(2), BLOCK_R=block_r, BLOCK_C=block_c
+    )

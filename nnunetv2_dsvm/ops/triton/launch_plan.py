@@ -1,0 +1,111 @@
+"""How a launch of the scan's kernels deals channels, states and tokens to programs."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nnunetv2_dsvm.ops.backend import SAVED_STATES_INTERVAL
+from nnunetv2_dsvm.ops.scan_inputs import ScanShape
+from nnunetv2_dsvm.ops.triton.runtime import device_numbers, next_power_of_2
+
+MAX_D_STATE = 64
+
+
+class LaunchSettings(NamedTuple):
+    """What launches aim at; other numbers make small tensors go the ways of large ones."""
+
+    interval: int = SAVED_STATES_INTERVAL  # tokens between saved states
+    # Programs are of one warp, an NVIDIA multiprocessor has four schedulers, registers allow two or three on each.
+    busy: int = 8  # programs per multiprocessor
+    full: int = 16  # so many, where chunks have to be made, that the last ones to end do not matter
+    convolution_rows: int = 4  # the least of a program, which also loads the k - 1 rows around them and the weights
+    processors: int | None = None  # multiprocessors; None: as many as the GPU has
+
+    def processors_of(self, device: torch.device) -> int:
+        """Multiprocessors to deal programs to."""
+        return device_numbers(device)[0] if self.processors is None else self.processors
+
+
+class Tile(NamedTuple):
+    """How a warp tiles channels x states (see `kernels/tiles.py`), and the tokens it loads at once."""
+
+    T: int
+    LD: int
+    LN: int
+    SD: int
+    SN: int
+
+    @property
+    def channels(self) -> int:
+        """Of a program."""
+        return self.LD * self.SD
+
+
+def scan_tile(d_state: int, warp: int) -> Tile:
+    """Nearly square in registers, because backward sums over states and over channels."""
+    states = next_power_of_2(d_state)
+    ln = max(min(4, states), states // 16)
+    sn = states // ln
+    return Tile(T=4, LD=warp // ln, LN=ln, SD=max(1, min(4, 16 // sn)), SN=sn)
+
+
+class LaunchPlan(NamedTuple):
+    """A call on a device. The scan's tensors are read in place, through their strides over tokens and directions."""
+
+    shape: ScanShape
+    device: torch.device
+    settings: LaunchSettings
+
+    @property
+    def intervals(self) -> int:
+        """States saved of a direction of an image."""
+        return math.ceil(self.shape.length / self.settings.interval)
+
+    @property
+    def processors(self) -> int:
+        """Multiprocessors."""
+        return self.settings.processors_of(self.device)
+
+    def tile(self) -> Tile:
+        """`scan_tile` for the device."""
+        return scan_tile(self.shape.d_state, device_numbers(self.device)[1])
+
+    def programs(self, tile: Tile) -> int:
+        """Of a launch in one chunk."""
+        return self.shape.batch * self.shape.directions * math.ceil(self.shape.d_inner / tile.channels)
+
+    def forward_tile(self) -> Tile:
+        """`tile`, halved where there are too few programs to keep the GPU busy and no chunks are made."""
+        tile = self.tile()
+        if self.chunks(tile)[0] == 1 and self.programs(tile) < self.processors * self.settings.busy:
+            return tile._replace(T=2 * tile.T, SD=max(1, tile.SD // 2))
+        return tile
+
+    def chunks(self, tile: Tile) -> tuple[int, int]:
+        """(chunks of an image, tokens of a chunk): as many as fill the GPU, a whole number of intervals each."""
+        programs = self.programs(tile)
+        wanted = self.processors * self.settings.full
+        # The second pass over the tokens costs about half the first: a gain from three times the programs on.
+        chunks = min(math.ceil(wanted / programs), self.intervals) if programs * 3 <= wanted else 1
+        length = math.ceil(self.intervals / max(1, chunks)) * self.settings.interval
+        return math.ceil(self.shape.length / length), length
+
+    def constants(self, tile: Tile, *tensors: Tensor) -> dict[str, bool | int]:
+        """What the kernels are specialised on; `tensors` are those loaded token by token."""
+        _, sizes, channels, d_state, directions = self.shape
+        even = all(n % 2 == 0 for t in tensors for n in (t.storage_offset(), *t.stride()[:-1]))
+        even = even and all(n % 2 == 0 for n in (channels, d_state, tile.SD, tile.SN))
+        widest = max(t.element_size() for t in tensors)
+        length = self.shape.length
+        return {
+            "VECTOR": widest * max(tile.SD, tile.SN) <= 16,
+            "PACKED": even,
+            "WIDE": length * directions * (channels + 2 * d_state) >= 2**31,
+            "EVEN_L": length % tile.T == 0,
+            "STRAIGHT": all(size % tile.T == 0 for size in sizes),
+            "EVEN_D": channels % tile.channels == 0,
+            "EVEN_N": d_state == tile.LN * tile.SN,
+            "K": directions,
+        }

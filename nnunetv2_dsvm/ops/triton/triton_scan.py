@@ -1,0 +1,122 @@
+"""The scan's Triton kernels: launches.
+
+All directions read one channels-last x by index arithmetic. The states are saved only every `interval` tokens and
+recomputed in backward; sums that other backends make with atomics are made from partial sums, so that every run gives
+the same bits. Where images and channels do not fill the GPU, L is cut into chunks that run at the same time.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from nnunetv2_dsvm.ops.scan_inputs import ScanShape
+from nnunetv2_dsvm.ops.triton.elementwise import sum_blocks
+from nnunetv2_dsvm.ops.triton.launch_plan import LaunchPlan, LaunchSettings, Tile
+from nnunetv2_dsvm.ops.triton.runtime import next_power_of_2
+from nnunetv2_dsvm.ops.triton.scan_kernels import DirectionGradients, ScanKernels
+
+
+def chunk_states(
+    plan: LaunchPlan, tile: Tile, chunks: int, chunk_length: int, v: Tensor, delta: Tensor, A: Tensor, w: Tensor,
+    reverse: bool,
+) -> Tensor:  # fmt: skip
+    """The initial state (reverse: the final dh) of each chunk, `(batch, K, chunks, N, channels)`.
+
+    Args:
+        plan, tile: of the kernels that make it.
+        chunks, chunk_length: of an image, in tokens.
+        v: x; reverse: the gradient of y.
+        delta, A: as in `ScanKernels`.
+        w: B; reverse: C.
+        reverse: from the end.
+    """
+    from nnunetv2_dsvm.ops.triton.kernels.scan_forward import chunk_end_kernel, chunk_entry_kernel
+
+    batch, sizes, channels, d_state, directions = plan.shape
+    end = torch.empty(batch, directions, chunks, d_state, channels, dtype=torch.float32, device=plan.device)
+    time = torch.empty(batch, directions, chunks, channels, dtype=torch.float32, device=plan.device)
+    grid = (math.ceil(channels / tile.channels), directions, batch * chunks)
+    chunk_end_kernel[grid](
+        v, delta, A, w, end, time, plan.shape.length, channels, d_state, *sizes, chunks, chunk_length,
+        v.stride(1), delta.stride(1), w.stride(1), w.stride(2), 1,
+        REVERSE=reverse, **plan.constants(tile, v, delta, w), **tile._asdict(), num_warps=1,
+    )  # fmt: skip
+    block = min(256, next_power_of_2(d_state * channels))
+    chunk_entry_kernel[(math.ceil(d_state * channels / block), batch * directions)](
+        end, time, A, channels, d_state, chunks, REVERSE=reverse, K=directions, BLOCK=block, num_warps=2
+    )
+    return end
+
+
+class TritonScan(ScanKernels):
+    """The kernels of `kernels/scan_forward.py` and `kernels/scan_backward.py`."""
+
+    states_dtype = torch.float32
+
+    def supports(self, shape: ScanShape, dtype: torch.dtype, device: torch.device) -> bool:
+        """Whatever the backend does."""
+        return True
+
+    def interval(self, settings: LaunchSettings) -> int:
+        """As set."""
+        return settings.interval
+
+    def forward(
+        self, plan: LaunchPlan, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, dt_bias: Tensor,
+        saved: Tensor | None, dtype: torch.dtype,
+    ) -> Tensor:  # fmt: skip
+        """As `ScanKernels.forward`."""
+        from nnunetv2_dsvm.ops.triton.kernels.scan_forward import forward_kernel
+
+        batch, sizes, channels, d_state, directions = plan.shape
+        length = plan.shape.length
+        tile = plan.forward_tile()
+        chunks, chunk_length = plan.chunks(tile)
+        initial_state = None
+        if chunks > 1:
+            initial_state = chunk_states(plan, tile, chunks, chunk_length, x, delta, A, B, reverse=False)
+        y = torch.empty(batch, length, directions, channels, dtype=dtype, device=plan.device)
+        grid = (math.ceil(channels / tile.channels), directions, batch * chunks)
+        forward_kernel[grid](
+            x, delta, A, B, C, y, initial_state, saved, length, channels, d_state, *sizes,
+            chunks, chunk_length, plan.intervals, x.stride(1), delta.stride(1), B.stride(1), B.stride(2), 1,
+            HAS_INITIAL_STATE=chunks > 1, SAVE=saved is not None, INTERVAL=plan.settings.interval,
+            **plan.constants(tile, x, delta, B, C), **tile._asdict(), num_warps=1,
+        )  # fmt: skip
+        return y
+
+    def backward(
+        self, plan: LaunchPlan, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
+        dt_bias: Tensor, saved: Tensor, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
+    ) -> DirectionGradients:  # fmt: skip
+        """As `ScanKernels.backward`."""
+        from nnunetv2_dsvm.ops.triton.kernels.scan_backward import backward_kernel
+
+        batch, sizes, channels, d_state, directions = plan.shape
+        length, interval, tile = plan.shape.length, plan.settings.interval, plan.tile()
+        chunks, chunk_length = plan.chunks(tile)
+        final_dh = None
+        if chunks > 1:
+            final_dh = chunk_states(plan, tile, chunks, chunk_length, grad, delta, A, C, reverse=True)
+        blocks = math.ceil(channels / tile.channels)
+
+        def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device=plan.device)
+
+        gx = empty(batch, length, directions, channels, dtype=x.dtype)
+        gb, gc = (empty(blocks, batch, length, directions, d_state) for _ in range(2))
+        ga = empty(batch * chunks, directions, d_state, channels)
+        gbias = empty(batch * chunks, directions, channels)
+        programs = blocks * directions * batch * chunks
+        scratch = empty(programs * (interval // tile.T) * tile.channels * tile.LN * tile.SN)
+        backward_kernel[(blocks, directions, batch * chunks)](
+            grad, x, delta, A, B, C, saved, final_dh, scratch, gx, grad_dt, gb, gc, ga, gbias,
+            length, channels, d_state, *sizes, chunks, chunk_length, plan.intervals,
+            grad.stride(1), x.stride(1), delta.stride(1), B.stride(1), B.stride(2), grad_dt.stride(1), 1,
+            HAS_FINAL_DH=chunks > 1, INTERVAL=interval, **plan.constants(tile, grad, x, delta, B, C),
+            **tile._asdict(), num_warps=1,
+        )  # fmt: skip
+        sum_blocks(gb, grad_B)
+        sum_blocks(gc, grad_C)
+        return DirectionGradients(gx, ga.sum(0).transpose(1, 2), gbias.sum(0))

@@ -1,0 +1,1 @@
+"""Checkpoint files: written so that nothing is lost, read only where they fit."""

@@ -1,0 +1,196 @@
+"""`nnUNetv2_dsvm benchmark`: what is measured, and how numbers reach the table and JSON."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers.tiny_benchmark import benchmark
+
+from nnunetv2_dsvm.benchmark import run as run_module
+from nnunetv2_dsvm.benchmark import suites, table
+from nnunetv2_dsvm.benchmark.cases.scan import ScanCase
+from nnunetv2_dsvm.benchmark.cases.workload import Workload
+from nnunetv2_dsvm.benchmark.measuring import measure
+from nnunetv2_dsvm.benchmark.measuring.isolated import run_isolated
+from nnunetv2_dsvm.benchmark.measuring.measure import Measurement
+from nnunetv2_dsvm.benchmark.measuring.memory import PeakMemory, kept_for_backward
+from nnunetv2_dsvm.benchmark.measuring.timing import ONCE, Effort, Timing, time_inference, time_training
+from nnunetv2_dsvm.benchmark.result import BenchmarkResult
+from nnunetv2_dsvm.benchmark.run import BenchmarkResults
+from nnunetv2_dsvm.benchmark.run import benchmark as run_benchmark
+from nnunetv2_dsvm.benchmark.runner import Runner
+from nnunetv2_dsvm.benchmark.settings import choose_settings
+from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.ops.scan_inputs import ScanShape
+
+CPU = torch.device("cpu")
+
+
+class TestMeasuring:
+    def test_workloads_take_turns_in_the_right_mode(self):
+        calls = []
+        workloads = {
+            name: Workload(
+                infer=lambda name=name: calls.append(f"{name} infers"),
+                forward=lambda name=name: calls.append(f"{name} forward") or name,
+                backward=lambda output: calls.append(f"{output} backward"),
+                set_training=lambda training, name=name: calls.append(f"{name} training={training}"),
+            )
+            for name in "ab"
+        }
+        twice = Effort(warm_up=0, least=2, most=2, seconds=0, long_call=9)
+        assert time_inference(workloads, CPU, twice)["a"].repeats == 2
+        assert calls == ["a training=False", "b training=False"] + ["a infers", "b infers"] * 2
+        calls.clear()
+        forward, training = time_training(workloads, CPU, ONCE)["b"]
+        assert calls[2:] == ["a forward", "a backward", "b forward", "b backward"]
+        assert forward.median <= training.median
+
+    def test_timing_is_median_and_range(self):
+        assert Timing.of([3.0, 1.0, 2.0]) == Timing(median=2.0, fastest=1.0, slowest=3.0, repeats=3)
+
+    def test_peak_memory_sees_what_was_freed(self):
+        memory = PeakMemory(CPU)
+        memory.set_baseline()
+        torch.ones(2**24).sum()
+        assert 60 * 2**20 < memory.read() < 100 * 2**20
+
+    def test_kept_for_backward(self):
+        x, w = torch.ones(1000, requires_grad=True), torch.ones(1000, requires_grad=True)
+        assert kept_for_backward(lambda: x * w, CPU, held=(x, w)) == 0
+        assert kept_for_backward(lambda: (x * w).exp().sin(), CPU, held=(x, w)) == 4000
+
+    def test_a_case_in_a_fresh_process(self):
+        case = ScanCase("torch_chunked", ScanShape.of_grid(1, (16, 16), 32, 4), "float32", "cpu")
+        result = measure.measure(case, ONCE)
+        assert result.training.median > result.forward.median > 0
+        assert result.training_bytes > 0
+
+    def test_a_process_that_fails_says_why(self):
+        with pytest.raises(RuntimeError, match="(?s)ended with status 1.*ZeroDivisionError"):
+            run_isolated(divmod, 1, 0)
+
+
+class TestCommand:
+    def test_every_suite_in_table_and_json(self, in_this_process, capsys, tmp_path):
+        file = tmp_path / "numbers.json"
+        assert benchmark("--json", str(file)) == 0
+        out = capsys.readouterr().out
+        for title in ("Selective scan", "SS2D core", "Network", "Dual self-distillation"):
+            assert title in out
+        written = json.loads(file.read_text())
+        assert written["environment"]["versions"]["torch"] == torch.__version__.split("+")[0]
+        rows = {(r["suite"], r["case"].split(",")[0], r["implementation"]): r for r in written["results"]}
+        assert rows["distillation", "batch 2", "DSVM-UNet"]["training_speedup"] > 0
+        assert rows["scan", "batch 2", "torch_chunked"]["compared_with"] == "reference"
+        assert rows["core", "block", "ours"]["measurement"]["kept_bytes"] > 0
+        assert rows["core", "core", "conventional"]["measurement"] is None
+        assert rows["network", "batch 2", "PlainConvUNet"]["measurement"]["inference"]["median"] > 0
+
+    def test_the_default_on_a_cpu_is_the_documented_scan(self):
+        settings = choose_settings(device="cpu")
+        (images,) = settings.scan_images
+        assert (images.batch, images.tokens(1)) == (2, (64, 64))
+        assert (2 * settings.sizes.dims[0], settings.sizes.d_state) == (192, 16)
+        assert (tuple(settings.scan_stages), settings.dtype) == ((1,), "float32")
+
+    def test_batch_and_size_hold_for_every_suite(self):
+        chosen = choose_settings(device="cpu", batch=3, size=(40, 24))
+        for images in (chosen.scan_images, chosen.core_images, chosen.network_images, chosen.scaling_images):
+            assert [dataclasses.astuple(i) for i in images] == [(3, 40, 24)]
+        assert chosen.scan_images[0].tokens(4) == (2, 1)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"backends": ["fast"]}, "unknown scan backend fast"),
+            ({"stages": (5,)}, "stages"),
+            ({"dims": (8, 16)}, "one entry per stage"),
+            *([] if torch.cuda.is_available() else [({"device": "cuda"}, "no CUDA device")]),
+        ],
+    )
+    def test_what_cannot_be_measured_is_refused(self, options, message):
+        with pytest.raises(UserError, match=message):
+            choose_settings(**options)
+
+    @pytest.mark.parametrize(
+        ("device", "compile", "expected"),
+        [
+            ("cuda", False, ["PlainConvUNet", "PlainConvUNet, compiled", "VM-UNet"]),
+            ("cuda", True, ["PlainConvUNet", "PlainConvUNet, compiled", "VM-UNet", "VM-UNet, compiled"]),
+            ("cpu", False, ["PlainConvUNet", "VM-UNet"]),
+        ],
+    )
+    def test_plain_conv_unet_is_compiled_where_nnunet_compiles(self, device, compile, expected, monkeypatch):
+        settings = dataclasses.replace(choose_settings(device="cpu", quick=True, compile=compile), device=device)
+        monkeypatch.setattr(suites.conventional, "kernel", lambda: (None, "not here"))
+        monkeypatch.setattr(Runner, "measured", lambda self, suite, label, name, case, check: (name, case.compiled))
+        _, *measured = suites.network(Runner(settings, lambda _: None))
+        assert measured == [(name, name.endswith("compiled")) for name in expected]
+
+    def test_options_reach_the_settings(self, monkeypatch):
+        asked = []
+
+        def remember(settings, suites, **_):
+            asked.append((settings, suites))
+            return BenchmarkResults({}, settings, [], [])
+
+        monkeypatch.setattr(run_module, "benchmark", remember)
+        options = [
+            "--batch",
+            "3",
+            "--size",
+            "40x24",
+            "--stages",
+            "2",
+            "--dtype",
+            "bfloat16",
+            "--repeats",
+            "9",
+            "--compile",
+        ]
+        options += ["--suite", "scan,sharing", "--backends", "reference", "--scan-backend", "torch_chunked"]
+        assert benchmark(*options) == 0
+        expected = choose_settings(
+            device="cpu", quick=True, dims=(8, 16), encoder_depths=(1, 1), decoder_depths=(1, 1), d_state=2, batch=3,
+            size=(40, 24), stages=(2,), dtype="bfloat16", repeats=9, compile=True, backends=["reference"],
+            scan_backend="torch_chunked",
+        )  # fmt: skip
+        assert asked == [(expected, ["scan", "sharing"])]
+        assert expected.scan_stages == (2,) and expected.effort.least == 9 and expected.compile
+
+    def test_as_a_call(self, in_this_process):
+        options = {"dims": (8, 16), "encoder_depths": (1, 1), "decoder_depths": (1, 1), "d_state": 2}
+        settings = choose_settings(device="cpu", quick=True, repeats=1, size=(16, 16), **options)
+        shown = []
+        found = run_benchmark(settings, ["scan"], show=shown.append)
+        assert [r.implementation for r in found.results if r.measurement] == ["torch_chunked", "reference"]
+        assert shown == [found.results] and found.failed == [] and found.environment["device"] == "cpu"
+        with pytest.raises(UserError, match="unknown suite scam: choose any of scan,"):
+            run_benchmark(settings, ["scam"])
+
+    def test_ratios_are_against_the_yardstick(self):
+        def result(name, seconds, count):
+            timing = Timing(seconds, seconds, seconds, 1)
+            return BenchmarkResult("scan", "case", name, Measurement(timing, timing, timing, count, count))
+
+        text = table.as_table([result("torch_chunked", 0.1, 2**20), result("reference", 2.0, 2**22)])
+        fast, slow = text.splitlines()[-2:]
+        assert "×20" in fast and "/0.25" in fast
+        assert "×" not in slow and "2000" in slow
+
+    def test_a_case_that_does_not_fit_does_not_end_the_run(self, monkeypatch, in_this_process):
+        def out_of_memory(*_):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        monkeypatch.setattr("nnunetv2_dsvm.benchmark.runner.measure", out_of_memory)
+        settings = choose_settings(device="cpu", quick=True, size=(8, 8), d_state=2, backends=["torch_chunked"])
+        (result,) = suites.scan(Runner(settings, lambda _: None))
+        assert result.measurement is None and "does not fit" in result.note and not result.failed
+
+    def test_needs_no_nnunet(self):
+        code = "import sys; sys.modules['nnunetv2'] = None; import nnunetv2_dsvm.benchmark.table"
+        subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,110 @@
+"""The benchmark's yardsticks are right, and a wrong result gets no speed."""
+
+import json
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.tiny_benchmark import benchmark
+
+from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.benchmark import correctness
+from nnunetv2_dsvm.benchmark.cases import plain_conv_unet
+from nnunetv2_dsvm.benchmark.cases.conventional import conventional_network
+from nnunetv2_dsvm.benchmark.cases.core import CoreCase
+from nnunetv2_dsvm.benchmark.cases.network import DiceAndCrossEntropy
+from nnunetv2_dsvm.ops.dispatch import BACKENDS
+from nnunetv2_dsvm.ops.scan_inputs import ScanShape
+from nnunetv2_dsvm.ops.testing import AUTOCAST_TOLERANCE, TOLERANCE, check_scan, relative_l2
+
+CPU = torch.device("cpu")
+
+
+def scan_loop(u, delta, A, B, C, D, delta_bias):
+    """What mamba-ssm's kernel computes, token by token."""
+    per_group = u.shape[1] // B.shape[1]
+    delta = F.softplus(delta + delta_bias[:, None])
+    B, C = (t.repeat_interleave(per_group, dim=1) for t in (B, C))
+    state, outputs = u.new_zeros(*u.shape[:2], A.shape[1]), []
+    for t in range(u.shape[2]):
+        state = torch.exp(delta[..., t, None] * A) * state + (delta[..., t] * u[..., t])[..., None] * B[..., t]
+        outputs.append((state * C[..., t]).sum(-1) + D * u[..., t])
+    return torch.stack(outputs, dim=-1)
+
+
+class TestYardsticks:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_conventional_core_equals_ours(self, dtype):
+        name = str(dtype).removeprefix("torch.")
+        case = CoreCase("core", "conventional", 2, 3, 4, dim=16, d_state=4, dtype=name, device="cpu")
+        assert correctness.check_core(case, scan=scan_loop) <= AUTOCAST_TOLERANCE[dtype]
+
+    def test_conventional_network_equals_ours(self):
+        sizes = {"dims": (8, 16), "encoder_depths": (1, 1), "decoder_depths": (1, 1), "d_state": 2}
+        network = VMUNet(3, 2, **sizes, scan_backend="reference")
+        twin = conventional_network(network, scan_loop)
+        assert not any(type(m).__name__ == "VSSBlock" for m in twin.modules())
+        assert correctness.check_network(twin, network, torch.float32, CPU) < 1e-5
+
+    @pytest.mark.parametrize(("edge", "millions"), [(256, 33), (512, 46)])
+    def test_plain_conv_unet_is_nnunets_size(self, edge, millions):
+        with torch.device("meta"):
+            network = plain_conv_unet.plain_conv_unet(3, 2, edge, edge)
+        assert round(sum(p.numel() for p in network.parameters()) / 1e6) == millions
+
+    def test_plain_conv_unet_that_cannot_be_imported_is_skipped_with_the_reason(
+        self, monkeypatch, in_this_process, capsys
+    ):
+        monkeypatch.setitem(sys.modules, "dynamic_network_architectures.architectures.unet", None)
+        assert benchmark("--suite", "network") == 0
+        assert (
+            "PlainConvUNet: not measured: dynamic-network-architectures cannot be imported" in capsys.readouterr().out
+        )
+
+    def test_loss_of_a_perfect_and_of_a_useless_prediction(self):
+        target = torch.tensor([[[0, 1], [1, 0]]])
+        perfect = 100 * F.one_hot(target, 2).permute(0, 3, 1, 2).float()
+        loss = DiceAndCrossEntropy()
+        assert loss(perfect, target).item() == pytest.approx(-1, abs=1e-4)
+        assert loss(torch.zeros(1, 2, 2, 2), target).item() == pytest.approx(0.6931 - 0.5, abs=1e-3)
+
+
+class TestCorrectnessFirst:
+    @pytest.mark.parametrize("function", ["forward", "backward"])
+    def test_a_wrong_backend_is_refused(self, function, monkeypatch, in_this_process, capsys, tmp_path):
+        chunked = BACKENDS["torch_chunked"]
+        right = getattr(chunked, function)
+
+        def wrong(*arguments):
+            result = right(*arguments)
+            if function == "forward":
+                return result[0] * 1.001, result[1]
+            return (*result[:3], result[3] * 1.001, *result[4:])
+
+        monkeypatch.setattr(chunked, function, wrong)
+        file = tmp_path / "numbers.json"
+        assert benchmark("--suite", "scan", "--backends", "torch_chunked", "--json", str(file)) == 1
+        out = capsys.readouterr().out
+        assert "torch_chunked: REFUSED" in out and ("of gradient of B" in out or "of output" in out)
+        assert " ms" not in out
+        (row,) = json.loads(file.read_text())["results"]
+        assert row["failed"] and row["measurement"] is None
+
+    def test_every_network_suite_refuses_too(self, monkeypatch, in_this_process, capsys):
+        chunked = BACKENDS["torch_chunked"]
+        right = chunked.forward
+        monkeypatch.setattr(chunked, "forward", lambda i, save: (right(i, save)[0] + 0.1 * i.x, None))
+        assert benchmark("--suite", "core,network,distillation") == 1
+        assert capsys.readouterr().out.count("REFUSED") == 5  # core, block, VM-UNet, and the two of the distillation
+
+    def test_a_result_that_is_not_finite_is_wrong(self):
+        assert relative_l2(torch.tensor([1.0, float("nan")]), torch.ones(2)) == float("inf")
+
+    def test_relative_l2(self):
+        assert relative_l2(torch.tensor([3.0, 4.4]), torch.tensor([3.0, 4.0])) == pytest.approx(0.08)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+    def test_a_right_backend_passes(self, dtype):
+        error = check_scan("torch_chunked", ScanShape.of_grid(2, (3, 4), 5, 2), dtype, CPU)
+        assert 0 < error <= TOLERANCE[dtype]

@@ -1,0 +1,140 @@
+"""The fused kernels on a real GPU, at sizes that the interpreter would take hours for; skipped without a GPU."""
+
+from threading import Thread
+
+import pytest
+import torch
+
+from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.benchmark.cases.core import CoreCase
+from nnunetv2_dsvm.benchmark.cases.network import DiceAndCrossEntropy
+from nnunetv2_dsvm.benchmark.correctness import check_core
+from nnunetv2_dsvm.distillation import DualSelfDistillation
+from nnunetv2_dsvm.ops import ss2d_scan
+from nnunetv2_dsvm.ops.nvrtc import scan as nvrtc_scan
+from nnunetv2_dsvm.ops.scan_inputs import ScanShape
+from nnunetv2_dsvm.ops.testing import check_scan, random_inputs
+from nnunetv2_dsvm.training.loss import SegmentationWithDistillationLoss
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+# batch, height, width, d_inner, d_state: against the plain loop where they are small, else the chunked scan in fp64
+SMALL = [(1, 1, 1, 8, 1), (2, 5, 7, 12, 16), (1, 7, 14, 36, 8), (1, 2, 3, 34, 64)]
+LARGE = [(1, 128, 128, 96, 16), (2, 77, 131, 48, 8), (8, 64, 64, 192, 16), (32, 16, 16, 384, 16), (40, 8, 8, 768, 1)]
+
+
+def grid(batch: int, height: int, width: int, d_inner: int, d_state: int = 16) -> ScanShape:
+    return ScanShape.of_grid(batch, (height, width), d_inner, d_state)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SMALL + LARGE, ids=lambda s: "x".join(map(str, s)))
+def test_scan(shape, dtype):
+    """`check_scan` raises above 1e-5 in fp32, 2e-3 in fp16 and 1e-2 in bf16, for the output and each gradient."""
+    oracle = "reference" if shape in SMALL else "torch_chunked"
+    assert check_scan("triton", grid(*shape), dtype, torch.device("cuda"), oracle) > 0
+
+
+# Odd sides, an axis of 1, warps and blocks without channels, more than one interval and chunk.
+CUDA_SHAPES = [(1, 1, 1, 8), (2, 5, 7, 24), (1, 1, 200, 16), (1, 200, 1, 72), (1, 31, 17, 200), (40, 8, 8, 96)]
+
+
+@pytest.fixture
+def cuda_kernels(monkeypatch):
+    """Skips where they do not run."""
+    monkeypatch.delenv(nvrtc_scan.VARIABLE, raising=False)
+    supported, reason = nvrtc_scan.supports(torch.device("cuda"), torch.bfloat16, 16, 64)
+    if not supported:
+        pytest.skip(reason)
+
+
+@pytest.mark.parametrize("shape", CUDA_SHAPES, ids=lambda s: "x".join(map(str, s)))
+@pytest.mark.usefixtures("cuda_kernels")
+def test_cuda_kernels(shape):
+    """The output and each gradient against the plain loop in fp64."""
+    assert check_scan("triton", grid(*shape), torch.bfloat16, torch.device("cuda"), "reference") > 0
+
+
+def _gradients(seed: int = 0) -> list[torch.Tensor]:
+    x, dt, A, B, C, D, bias = random_inputs(grid(2, 40, 24, 208), torch.bfloat16, torch.device("cuda"), seed)
+    inputs = [t.requires_grad_() for t in (x, dt, A, B, C, D, bias)]
+    y = ss2d_scan(*inputs, height=40, width=24)
+    return [y, *torch.autograd.grad(y.float().square().sum(), inputs)]
+
+
+def test_cuda_kernels_give_the_same_bits_and_about_those_of_triton(cuda_kernels, monkeypatch):
+    first, second = _gradients(), _gradients()
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    monkeypatch.setenv(nvrtc_scan.VARIABLE, "0")
+    for ours, tritons in zip(first, _gradients(), strict=True):
+        assert (ours.float() - tritons.float()).norm() <= 1e-2 * tritons.float().norm()
+
+
+@pytest.mark.usefixtures("cuda_kernels")
+def test_cuda_kernels_run_in_a_thread_that_has_not_touched_the_gpu():
+    here, there = _gradients(), []
+    thread = Thread(target=lambda: there.extend(_gradients()))
+    thread.start()
+    thread.join()
+    assert len(there) == len(here) and all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("size", [(4, 64, 64, 96), (2, 31, 17, 48), (3, 9, 13, 48)], ids=str)
+def test_core(size, dtype):
+    """The smallest is one chunk: there the CUDA C++ kernels make delta themselves."""
+    assert check_core(CoreCase("core", "ours", *size, 16, dtype, "cuda"), oracle="torch_chunked") > 0
+
+
+def _train(dtype: torch.dtype, steps: int = 120) -> list[float]:
+    """The losses of a DSVM-UNet that learns to find discs in noise, with CUDA graphs, as the trainer trains it."""
+    torch.manual_seed(0)
+    network = VMUNet.from_preset("base", 1, 2).cuda().train()
+    network.return_features = network.cuda_graphs.training = True
+    distillation = DualSelfDistillation(network.encoder.output_channels, network.decoder.output_channels)
+    weights = {"projection": 0.1, "progressive": 0.1}
+    loss = SegmentationWithDistillationLoss(DiceAndCrossEntropy(), distillation, weights, 0).cuda()
+    loss.distillation.cuda_graphs.training = True
+    parameters = [*network.parameters(), *loss.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=3e-4, fused=True)
+    scaler = torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
+    random = torch.Generator("cuda").manual_seed(1)
+    rows, columns = torch.meshgrid(*[torch.arange(128, device="cuda")] * 2, indexing="ij")
+    values = []
+    for _ in range(steps):
+        centres = torch.randint(20, 108, (8, 2, 1, 1), generator=random, device="cuda")
+        target = ((rows - centres[:, 0]) ** 2 + (columns - centres[:, 1]) ** 2 < 400).long()
+        noise = torch.randn(8, 1, 128, 128, generator=random, device="cuda")
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+            value = loss(network(target[:, None] + 0.5 * noise), target)
+        scaler.scale(value).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(parameters, 12)
+        scaler.step(optimizer)
+        scaler.update()
+        values.append(value.item())
+    return values
+
+
+def test_16_bit_trainings_end_where_fp32_ends():
+    """120 steps: finite throughout, and the mean loss of the last ten within a twentieth of what was learnt."""
+    losses = {dtype: torch.tensor(_train(dtype)) for dtype in DTYPES}
+    assert all(values.isfinite().all() for values in losses.values())
+    exact = losses[torch.float32]
+    learnt, end = exact[0] - exact[-10:].mean(), exact[-10:].mean()
+    assert learnt > 0.5
+    for dtype in DTYPES[1:]:
+        assert abs(losses[dtype][-10:].mean() - end) <= learnt / 20, dtype
+
+
+def test_a_compiled_network_has_the_gradients_of_an_eager_one():
+    torch.manual_seed(0)
+    network = VMUNet.from_preset("small", 1, 2, drop_path_rate=0.0).cuda().train()
+    x = torch.randn(2, 1, 64, 64, device="cuda")
+    gradients = []
+    for run in (network, torch.compile(network, fullgraph=True)):
+        network.zero_grad(set_to_none=True)
+        run(x).square().mean().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+    assert (gradients[0] - gradients[1]).norm() <= 1e-3 * gradients[0].norm()

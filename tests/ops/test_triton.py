@@ -1,0 +1,56 @@
+"""What the Triton backend takes, and how it plans its launches; the kernels themselves: tests/interpreted."""
+
+import pytest
+import torch
+
+from nnunetv2_dsvm.ops.backends.triton import Triton
+from nnunetv2_dsvm.ops.scan_inputs import ScanShape
+from nnunetv2_dsvm.ops.triton import runtime
+from nnunetv2_dsvm.ops.triton.launch_plan import LaunchPlan, LaunchSettings
+
+pytest.importorskip("triton", reason="Triton has no build for this platform")
+CPU = torch.device("cpu")
+
+
+def test_a_cpu_is_refused_with_the_reason():
+    supported, why = Triton().supports(CPU, torch.float32, 16, 2)
+    assert not supported and "not on cpu" in why
+
+
+def test_a_triton_that_cannot_launch_is_not_taken(monkeypatch):
+    import triton
+
+    class NoCompiler:
+        @property
+        def active(self):
+            raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
+
+    monkeypatch.setattr(triton.runtime, "driver", NoCompiler())
+    runtime.driver_problem.cache_clear()
+    supported, why = Triton().supports(torch.device("cuda"), torch.float32, 16, 2)
+    runtime.driver_problem.cache_clear()
+    assert not supported and "cannot launch kernels (Failed to find C compiler" in why
+
+
+@pytest.mark.parametrize(
+    ("dtype", "d_state", "axes", "reason"),
+    [
+        (torch.float64, 16, 2, "float64"),
+        (torch.float32, 65, 2, "d_state up to 64, not 65"),
+        (torch.float32, 16, 3, "grids of 2 axes, not of 3"),
+    ],
+    ids=["fp64", "d_state", "axes"],
+)
+def test_refuses_what_the_kernels_do_not_take(monkeypatch, dtype, d_state, axes, reason):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # as if a device were there
+    supported, why = Triton().supports(CPU, dtype, d_state, axes)
+    assert not supported and reason in why
+    assert Triton().supports(CPU, torch.float32, 16, 2)[0]
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (8, 8), (9, 8), (64, 64), (131, 77)], ids=str)
+def test_chunks_are_whole_intervals_that_cover_the_image(sizes):
+    plan = LaunchPlan(ScanShape.of_grid(1, sizes, 8), CPU, LaunchSettings(full=200))
+    chunks, length = plan.chunks(plan.tile())
+    assert length % plan.settings.interval == 0
+    assert (chunks - 1) * length < plan.shape.length <= chunks * length

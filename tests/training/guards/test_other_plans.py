@@ -1,0 +1,186 @@
+"""Plans that would be mixed in one results folder, and the command that copies plans under a name of their own."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from helpers.short_trainers import ShortDSVM, ShortVMUNet
+from helpers.tiny_dataset import NETWORK, PLANS
+
+from nnunetv2_dsvm.cli.main import main
+from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.training.guards.other_plans import check_plans_of_folder
+from nnunetv2_dsvm.training.unwrapping import unwrap_model
+
+pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures", "one_epoch")
+LARGER = {**NETWORK, "dims": [16, 32, 64]}
+
+
+def architecture(arguments):
+    name = "nnunetv2_dsvm.architecture.vm_unet.VMUNet"
+    return {"network_class_name": name, "arch_kwargs": arguments, "_kw_requires_import": []}
+
+
+@pytest.fixture
+def trained(tiny_dataset, tmp_path):
+    """trained(trainer, fold=0): what a training leaves in the folder "a", as far as the next one looks at it."""
+
+    def write(trainer_class, fold=0):
+        folder = tmp_path / "a" / tiny_dataset.name / f"{trainer_class.__name__}__{PLANS}__2d"
+        (folder / f"fold_{fold}").mkdir(parents=True, exist_ok=True)
+        (folder / f"fold_{fold}" / "checkpoint_best.pth").touch()
+        (folder / "plans.json").write_text(json.dumps(tiny_dataset.load_plans()))
+        (folder / "dataset.json").write_text(json.dumps(tiny_dataset.load_dataset_json()))
+        return folder
+
+    return write
+
+
+@pytest.mark.parametrize("trainer_class", [ShortVMUNet, ShortDSVM])
+@pytest.mark.parametrize("fold", [0, 1, "all"])
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"architecture": architecture(LARGER)}, r"architecture.arch_kwargs.dims is \[8, .*\] and not \[16, 32, 64\]"),
+        ({"patch_size": [16, 16]}, r"patch_size is \[32, 40\] and not \[16, 16\]"),
+        ({"normalization_schemes": ["CTNormalization"]}, "normalization_schemes is .*ZScore.* and not .*CTNorm"),
+        ({"labels": {"labels": {"background": 0, "one": 1}}}, "labels.two is 2 and not null"),
+    ],
+    ids=["network", "patch", "normalisation", "labels"],
+)  # fmt: skip
+def test_a_folder_of_other_plans_is_not_trained_into(make, trained, trainer_class, fold, changes, named):
+    folder = trained(trainer_class)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=f"belongs to another network.* fold_0 was trained, {named}.*copy-plans -d "):
+        make(trainer_class, fold=fold, **changes)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert [path.name for path in folder.glob("fold_*")] == ["fold_0"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"batch_size": 1},
+        {"architecture": architecture({**NETWORK, "gradient_checkpointing": True, "drop_path_rate": 0.0})},
+    ],
+    ids=["same", "batch", "memory"],
+)
+def test_what_changes_no_prediction_may_change_between_folds(make, trained, changes):
+    trained(ShortVMUNet)
+    assert os.path.isdir(make(ShortVMUNet, fold=1, **changes).output_folder)
+
+
+def test_plans_without_a_trained_fold_are_replaced(make, trained):
+    checkpoint = trained(ShortVMUNet) / "fold_0" / "checkpoint_best.pth"
+    checkpoint = checkpoint.rename(checkpoint.with_name("earlier_1_checkpoint_best.pth"))
+    with pytest.raises(UserError, match="belongs to another network"):
+        make(ShortVMUNet, architecture=architecture(LARGER))
+    checkpoint.rename(checkpoint.with_name("._checkpoint_best.pth"))  # as macOS leaves it
+    make(ShortVMUNet, architecture=architecture(LARGER))
+
+
+def test_intensities_that_are_not_finite_are_no_difference(make_on, trained, copied_dataset):
+    """NaN is unlike itself."""
+    plans = copied_dataset.load_plans()
+    plans["foreground_intensity_properties_per_channel"]["0"]["mean"] = float("nan")
+    (copied_dataset.preprocessed / f"{PLANS}.json").write_text(json.dumps(plans))
+    (trained(ShortVMUNet) / "plans.json").write_text(json.dumps(plans))
+    make_on(copied_dataset, ShortVMUNet, fold=1)
+
+
+@pytest.mark.parametrize("changes", [{"architecture": architecture(LARGER)}, {"batch_size": 1}], ids=["size", "batch"])
+def test_a_copy_that_calls_itself_by_the_old_name_is_refused(make_on, copied_dataset, trained, changes):
+    plans = copied_dataset.load_plans()
+    plans["configurations"]["2d"].update(changes)
+    (copied_dataset.preprocessed / "Mine.json").write_text(json.dumps(plans))
+    of_the_original = trained(ShortVMUNet) / "plans.json"
+    with pytest.raises(UserError, match=f'Mine.json calls itself "{PLANS}" inside.*"plans_name": "Mine" into it'):
+        make_on(copied_dataset, ShortVMUNet, **changes)
+    make_on(copied_dataset, ShortVMUNet)  # the original
+    of_the_original.write_text(json.dumps(plans))
+    make_on(copied_dataset, ShortVMUNet, fold=1, **changes)  # more folds of what was trained so before
+
+
+def test_the_order_of_regions_is_the_networks(trained, tiny_dataset, monkeypatch, tmp_path):
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "a"))
+    monkeypatch.setenv("nnUNet_preprocessed", tiny_dataset.environment["nnUNet_preprocessed"])
+    regions = {"background": 0, "whole": [1, 2], "core": [2]}
+    dataset_json = {**tiny_dataset.load_dataset_json(), "labels": regions, "regions_class_order": [1, 2]}
+    (trained(ShortVMUNet) / "dataset.json").write_text(json.dumps(dataset_json))
+    plans = tiny_dataset.load_plans()
+    check_plans_of_folder("ShortVMUNet", plans, "2d", dataset_json)
+    reversed_regions = {**dataset_json, "labels": dict(reversed(regions.items()))}
+    with pytest.raises(UserError, match="the order of labels is .*whole.*core.* and not .*core.*whole"):
+        check_plans_of_folder("ShortVMUNet", plans, "2d", reversed_regions)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copy(copied_dataset, monkeypatch):
+    """copy(*options) -> exit status; copies the plans of `copied_dataset`."""
+    for name, value in copied_dataset.environment.items():
+        monkeypatch.setenv(name, value)
+    return lambda *options: main(["copy-plans", "-p", PLANS, *map(str, options)])
+
+
+def test_a_copy_differs_in_its_name_alone_and_trains_beside_its_source(copy, make_on, copied_dataset, capsys):
+    assert copy("-d", 901, "-o", "Mine") == 0
+    assert "nnUNetv2_train 901 2d 0 -tr nnUNetTrainerDSVM -p Mine" in capsys.readouterr().out
+    made = json.loads((copied_dataset.preprocessed / "Mine.json").read_text())
+    assert made == {**copied_dataset.load_plans(), "plans_name": "Mine"}
+
+    sizes = ["--dims", 16, 32, "--patch-size", 24, 16, "--batch-size", 3]
+    assert copy("-d", copied_dataset.name, "-o", "Wide", *sizes) == 0
+    plans = json.loads((copied_dataset.preprocessed / "Wide.json").read_text())
+    trainer = ShortVMUNet({**plans, "continue_training": False}, "2d", 0, copied_dataset.load_dataset_json())
+    assert Path(trainer.output_folder).parent.name == "ShortVMUNet__Wide__2d"
+    trainer.run_training()
+    assert unwrap_model(trainer.network).encoder.output_channels == [16, 32]
+    assert [len(stage.blocks) for stage in unwrap_model(trainer.network).decoder.stages] == [2, 1]
+    assert (trainer.configuration_manager.patch_size, trainer.batch_size) == ([24, 16], 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-d", "901", "-o", PLANS], "is there already"),
+        (["-d", "901", "-o", "a/b"], "-o 'a/b': the plans become a file"),
+        (["-d", "901", "-o", "Mine_"], "-o 'Mine_': the plans become a file"),  # nnU-Net would read Mine and _2d
+        (["-d", "901", "-o", "my plans"], "-o 'my plans': the plans become a file"),
+        (["-d", "901", "-o", "Mine.json"], "-o 'Mine.json': give the name without its ending, Mine$"),
+        (["-d", "901", "-o", "splits_final"], "splits_final.json is another file of nnU-Net's"),
+        (["-d", "902", "-o", "Mine"], "there is no dataset 902 in"),
+        (["-d", "901", "-o", "Mine", "-p", "Nope"], f"there are no plans Nope in .*there are nnUNetPlans, {PLANS}"),
+        (["-d", "901", "-o", "Mine", "-c", "4d"], "has no configuration 4d; it has 2d"),
+        (["-d", "901", "-o", "Mine", "-c", "3d_fullres", "--preset", "small"], "support 2D configurations only"),
+        (["-d", "901", "-o", "Mine", "--preset", "giant"], "unknown preset 'giant': choose one of small"),
+        (["-d", "901", "-o", "Mine", "--preset", "small", "--dims", "8"], "--preset is a network with all its sizes"),
+        (["-d", "901", "-o", "Mine", "--encoder-depths", "2"], "belong to --dims"),
+        (["-d", "901", "-o", "Mine", "--dims", "8", "24"], "must double from stage to stage"),
+        (["-d", "901", "-o", "Mine", "--dims", "8", "16", "--encoder-depths", "2"], "one entry per stage"),
+        (["-d", "901", "-o", "Mine", "--dims", "4", "8"], "begin with 8 or more"),
+    ],
+)
+def test_copies_that_cannot_be_made_are_refused_and_nothing_is_written(copy, copied_dataset, capsys, options, message):
+    (copied_dataset.preprocessed / "._nnUNetPlans.json").write_bytes(b"\0\5\x16\7")
+    before = {path: path.read_bytes() for path in copied_dataset.preprocessed.glob("*.json")}
+    assert copy(*options) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("nnUNetv2_dsvm copy-plans: ")
+    assert re.search(message, line)
+    assert {path: path.read_bytes() for path in copied_dataset.preprocessed.glob("*.json")} == before
+
+
+def test_a_copy_that_does_not_fit_on_the_disk_leaves_no_file(copy, copied_dataset, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(json, "dumps", full)
+    assert copy("-d", 901, "-o", "Mine") == 1
+    assert "cannot be written: No space left on device" in capsys.readouterr().err
+    assert not (copied_dataset.preprocessed / "Mine.json").exists()
