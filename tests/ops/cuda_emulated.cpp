@@ -17,12 +17,11 @@ int main(int, char** arguments) {
     };
     auto wide = [](u16 v) { return (double)__uint_as_float((u32)v << 16); };
     const auto x = drawn(rows * D), gy = drawn(rows * D);
-    auto product = drawn(rows * columns);  // of a row: delta in fp16, then b and c of each direction
+    auto product = drawn(rows * columns);  // of a row: delta in fp16, or RAW dt in bf16, then b and c of each direction
     for (int i = 0; i < rows * columns; ++i)
-        if (i % columns < K * D) {
-            const _Float16 delta = 0.002f + 0.05f * fabsf(normal(random));
-            memcpy(&product[i], &delta, 2);
-        }
+        if (i % columns < K * D && !RAW) product[i] = f16_bits(0.002f + 0.05f * fabsf(normal(random)));
+    std::vector<float> bias(K * D);
+    for (float& v : bias) v = -3.5f + normal(random);
     std::vector<float> A(K * D * N);
     for (int i = 0; i < K * D * N; ++i) A[i] = -(i % N + 1) * (0.5f + 0.2f * fabsf(normal(random)));
 
@@ -32,7 +31,10 @@ int main(int, char** arguments) {
     for (int i = 0; i < batch * K * D; ++i) {
         const int d = i % D, k = i / D % K, image = i / D / K;
         auto row = [&](int t) { return (size_t)image * L + row_of(t, k, L, height, width); };
-        auto delta = [&](size_t r) { return (double)f16(product[r * columns + k * D + d]); };
+        auto delta = [&](size_t r) {
+            const u16 element = product[r * columns + k * D + d];
+            return RAW ? log1p(exp(wide(element) + bias[k * D + d])) : (double)f16(element);
+        };
         auto b = [&](size_t r, int n) { return wide(product[r * columns + K * D + 2 * k * N + n]); };
         auto c = [&](size_t r, int n) { return wide(product[r * columns + K * D + 2 * k * N + N + n]); };
         auto at = [&](int of, int index, int n) { return (((size_t)(image * K + k) * of + index) * N + n) * D + d; };
@@ -79,7 +81,7 @@ int main(int, char** arguments) {
     auto floats = [](const Doubles& v) { return std::vector<float>(v.begin(), v.end()); };
     const std::vector<float> entering32 = floats(entering), flow32 = floats(flow);
     Arguments p{};
-    p.x = x.data(), p.delta = product.data(), p.b = p.delta + K * D, p.c = p.b + N, p.a = A.data();
+    p.x = x.data(), p.delta = product.data(), p.b = p.delta + K * D, p.c = p.b + N, p.a = A.data(), p.bias = bias.data();
     p.stride_x = D, p.stride_delta = p.stride_b = columns, p.stride_bk = 2 * N;
     p.length = L, p.channels = D, p.height = height, p.width = width;
     p.chunks = chunks, p.chunk_intervals = chunk_intervals, p.intervals = intervals;
@@ -94,10 +96,11 @@ int main(int, char** arguments) {
 #else
     std::vector<u16> boundary(states.size()), out(y.size(), nan16), gproduct(product.size(), nan16);
     for (size_t i = 0; i < states.size(); ++i) boundary[i] = bf16(states[i]);
-    std::vector<float> parts[2], sums(batch * chunks * ga.size(), NAN), bias(batch * chunks * gbias.size(), NAN);
+    std::vector<float> parts[2], sums(batch * chunks * ga.size(), NAN);
+    std::vector<float> bias_sums(batch * chunks * gbias.size(), NAN);
     for (auto& part : parts) part.assign(blocks * gb.size(), NAN);
     p.gy = gy.data(), p.stride_gy = D, p.saved_states = boundary.data(), p.final_dh = flow32.data(), p.batch = batch;
-    p.gx = out.data(), p.gdt = gproduct.data(), p.stride_gdt = columns, p.ga = sums.data(), p.gbias = bias.data();
+    p.gx = out.data(), p.gdt = gproduct.data(), p.stride_gdt = columns, p.ga = sums.data(), p.gbias = bias_sums.data();
     p.gb = parts[0].data(), p.gc = parts[1].data();
     if (blocks == 1) p.gb = p.gdt + K * D, p.gc = p.gdt + K * D + N;
     p.stride_gb = columns, p.stride_gbk = 2 * N;
@@ -118,7 +121,7 @@ int main(int, char** arguments) {
     check("B", gb, of_states(0));
     check("C", gc, of_states(1));
     check("A", ga, [&](size_t i) { return summed(sums, ga.size(), i); });
-    check("dt_bias", gbias, [&](size_t i) { return summed(bias, gbias.size(), i); });
+    check("dt_bias", gbias, [&](size_t i) { return summed(bias_sums, gbias.size(), i); });
 #endif
     puts(wrong ? "WRONG" : "right");
     return wrong;

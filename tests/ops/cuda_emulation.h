@@ -83,6 +83,7 @@ inline int block_z() { return blockIdx.z; }
 inline int thread_x() { return threadIdx.x; }
 template <class... T> void keep(T&...) {}
 inline float exp2_(float x) { return exp2f(x); }
+inline float log2_(float x) { return log2f(x); }
 
 inline u32 bf16(float f) {
     const u32 u = __float_as_uint(f);
@@ -91,6 +92,8 @@ inline u32 bf16(float f) {
 
 inline float f16(u16 bits) { _Float16 v; memcpy(&v, &bits, 2); return (float)v; }
 inline u32 pack_bf16(float low, float high) { return bf16(low) | bf16(high) << 16; }
+inline u16 f16_bits(float f) { const _Float16 v = f; u16 bits; memcpy(&bits, &v, 2); return bits; }
+inline u32 pack_f16(float low, float high) { return f16_bits(low) | (u32)f16_bits(high) << 16; }
 inline float2 unpack_f16(u32 word) { return {f16(word & 0xffff), f16(word >> 16)}; }
 
 inline void copy_async(void* to, const void* from, bool exists) { exists ? memcpy(to, from, 16) : memset(to, 0, 16); }

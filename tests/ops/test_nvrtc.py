@@ -9,6 +9,8 @@ from nnunetv2_dsvm.ops.backends.triton import Triton
 from nnunetv2_dsvm.ops.nvrtc import compile as nvrtc
 from nnunetv2_dsvm.ops.nvrtc import scan
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
+from nnunetv2_dsvm.ops.triton.launch_plan import LaunchPlan, LaunchSettings
+from nnunetv2_dsvm.ops.triton.scan import backward_takes_dt, forward_takes_dt
 
 needs_nvrtc = pytest.mark.skipif(bool(nvrtc.nvrtc_problem()), reason=nvrtc.nvrtc_problem() or "NVRTC is there")
 CUDA, BF16 = torch.device("cuda"), torch.bfloat16
@@ -26,11 +28,14 @@ def empty_cache(tmp_path, monkeypatch):
 
 
 @needs_nvrtc
-@pytest.mark.parametrize(("capability", "warps"), [((8, 0), 4), ((8, 6), 3), ((9, 0), 4), ((9, 0), 2), ((9, 0), 1)])
+@pytest.mark.parametrize(
+    ("capability", "warps", "raw"),
+    [((8, 0), 4, False), ((8, 6), 3, True), ((9, 0), 4, True), ((9, 0), 2, False), ((9, 0), 1, True)],
+)
 @pytest.mark.parametrize("name", ["scan_forward", "scan_backward"])
-def test_compiles(empty_cache, name, capability, warps):
+def test_compiles(empty_cache, name, capability, warps, raw):
     """The sources themselves assert that `shared_bytes` is the size of their shared memory."""
-    assert nvrtc.cubin(name, capability, scan.macros(name, warps))[:4] == b"\x7fELF"
+    assert nvrtc.cubin(name, capability, scan.macros(name, warps, raw))[:4] == b"\x7fELF"
     assert scan.shared_bytes(name, warps) <= 227 * 1024
 
 
@@ -159,6 +164,19 @@ def test_forward_saves_for_the_kernel_that_backward_will_use(hopper):
     assert saved_states(shape, BF16) == ((2, 4, 8, 16, 64), BF16)
     assert saved_states(shape, torch.float32) == ((2, 4, 4, 16, 64), torch.float32)
     assert saved_states(shape._replace(d_state=8), BF16)[1] == torch.float32
+
+
+def test_delta_is_made_in_the_kernel_where_there_is_one_chunk(hopper):
+    settings = LaunchSettings(processors=132)
+    one, several = (LaunchPlan(ScanShape.of_grid(*s, 192), CUDA, settings) for s in ((32, (64, 64)), (12, (128, 128))))
+    bf16, fp32 = (torch.empty(0, dtype=dtype) for dtype in (BF16, torch.float32))
+    assert forward_takes_dt(one, BF16) and backward_takes_dt(one, bf16)
+    assert not forward_takes_dt(one, torch.float16) and not backward_takes_dt(one, fp32)
+    assert not forward_takes_dt(several, BF16) and not backward_takes_dt(several, bf16)
+
+
+def test_three_axes_are_left_to_triton(hopper):
+    assert saved_states(ScanShape.of_grid(2, (4, 4, 4), 64), BF16)[1] == torch.float32
 
 
 def _raises(error):

@@ -15,17 +15,17 @@ from nnunetv2_dsvm.ops.nvrtc import scan
 HERE = Path(__file__).parent
 COMPILER = shutil.which("g++")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs g++")
-# warps of a block; height, width, channels, intervals of a chunk, batch
+# warps of a block, whether it makes delta; height, width, channels, intervals of a chunk, batch
 CASES = {
-    "one_token": (1, 1, 1, 8, 1, 1),
-    "one_block": (2, 9, 13, 24, 99, 1),
-    "blocks_and_chunks": (2, 7, 11, 40, 2, 2),
+    "one_token": (1, True, 1, 1, 8, 1, 1),
+    "one_block": (2, True, 9, 13, 24, 99, 1),
+    "blocks_and_chunks": (2, False, 7, 11, 40, 2, 2),
 }
 
 
-def _built(folder: Path, name: str, warps: int, *flags: str) -> Path | None:
+def _built(folder: Path, name: str, warps: int, raw: bool, *flags: str) -> Path | None:
     """The program, or None where the compiler does not know a flag."""
-    macros = scan.macros(name, warps) | {"FORWARD" if name == "scan_forward" else "BACKWARD": 1}
+    macros = scan.macros(name, warps, raw) | {"FORWARD" if name == "scan_forward" else "BACKWARD": 1}
     files = [HERE / "cuda_emulation.h", nvrtc.SOURCES / "scan_common.cuh", nvrtc.SOURCES / f"{name}.cu"]
     source = "\n".join(path.read_text(encoding="utf-8") for path in [*files, HERE / "cuda_emulated.cpp"])
     (folder / "kernel.cpp").write_text(source, encoding="utf-8")
@@ -44,15 +44,15 @@ def _run(program: Path, sizes: tuple[int, ...]) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", ["scan_forward", "scan_backward"])
 def test_results(tmp_path, name, case):
-    warps, *sizes = CASES[case]
-    run = _run(_built(tmp_path, name, warps), tuple(sizes))
+    warps, raw, *sizes = CASES[case]
+    run = _run(_built(tmp_path, name, warps, raw), tuple(sizes))
     assert run.returncode == 0, run.stdout + run.stderr
 
 
 @pytest.mark.parametrize("name", ["scan_forward", "scan_backward"])
 def test_no_access_to_shared_memory_is_out_of_order(tmp_path, name):
     """Five intervals, so that each buffer is used again."""
-    program = _built(tmp_path, name, 2, "-fsanitize=thread", "-g")
+    program = _built(tmp_path, name, 2, True, "-fsanitize=thread", "-g")
     run = program and _run(program, (9, 15, 24, 99, 1))
     if not run or "FATAL: ThreadSanitizer" in run.stderr:
         pytest.skip("ThreadSanitizer does not run here")

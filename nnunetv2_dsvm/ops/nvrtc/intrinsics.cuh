@@ -13,10 +13,22 @@ __device__ __forceinline__ float exp2_(float x) {
     return y;
 }
 
+__device__ __forceinline__ float log2_(float x) {
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // Two values in the 16-bit types: the first in the low half.
 __device__ __forceinline__ u32 pack_bf16(float low, float high) {
     u32 word;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+}
+
+__device__ __forceinline__ u32 pack_f16(float low, float high) {
+    u32 word;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
     return word;
 }
 

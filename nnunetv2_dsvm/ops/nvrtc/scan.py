@@ -42,7 +42,7 @@ def shared_bytes(name: str, warps: int) -> int:
     pitch = 4 * (8 * warps + (0 if warps % 2 else 8))
     if name == "scan_forward":
         return 4 * INTERVAL * pitch + 20480 + 2048 + warps * 768 + 4 * 4 * INTERVAL
-    return (6 * INTERVAL + 2 * STATES) * pitch + 20480 + warps * (4096 + 1280 + 2048) + 4 * 4 * INTERVAL
+    return (6 * INTERVAL + 2 * STATES) * pitch + 20480 + warps * (4096 + 1280 + 2048 + 64) + 4 * 4 * INTERVAL
 
 
 @lru_cache(maxsize=256)
@@ -68,17 +68,18 @@ def plan(name: str, batch: int, length: int, channels: int, processors: int) -> 
     return LaunchPlan(warps, math.ceil(total / warps), math.ceil(intervals / chunk_intervals), chunk_intervals)
 
 
-def macros(name: str, warps: int) -> dict[str, int]:
-    """What the source `name` is specialised on."""
+def macros(name: str, warps: int, raw: bool = False) -> dict[str, int]:
+    """What the source `name` is specialised on; `raw`: it gets dt in place of delta."""
     return {
         "WARPS": warps,
         "PER_PROCESSOR": _RESIDENT[name] // warps,
+        "RAW": int(raw),
         "SHARED_BYTES": shared_bytes(name, warps),
     }
 
 
-def load_kernel(name: str, device: torch.device, warps: int) -> Kernel:
-    return kernel(name, macros(name, warps), device, shared_bytes(name, warps))
+def load_kernel(name: str, device: torch.device, warps: int, raw: bool = False) -> Kernel:
+    return kernel(name, macros(name, warps, raw), device, shared_bytes(name, warps))
 
 
 def device_problem(device: torch.device) -> str:
@@ -144,7 +145,7 @@ class _ForwardArguments(ctypes.Structure):
     """`Arguments` in scan_forward.cu."""
 
     _fields_ = _fields(
-        "x delta b c a initial_state y saved_states",
+        "x delta b c a initial_state bias y saved_states",
         "stride_x stride_delta stride_b stride_bk",
         "length channels height width chunks chunk_intervals intervals",
     )
@@ -154,7 +155,7 @@ class _BackwardArguments(ctypes.Structure):
     """`Arguments` in scan_backward.cu."""
 
     _fields_ = _fields(
-        "gy x delta b c saved_states a final_dh gx gdt gb gc ga gbias",
+        "gy x delta b c saved_states a final_dh bias gx gdt gb gc ga gbias",
         "stride_gy stride_x stride_delta stride_b stride_bk stride_gdt stride_gb stride_gbk",
         "length channels height width chunks chunk_intervals intervals batch",
     )
@@ -179,27 +180,29 @@ def _all_aligned(x: Tensor, delta: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor
 
 def scan_forward(
     launch: LaunchPlan, height: int, width: int, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
-    initial_state: Tensor | None, saved_states: Tensor | None,
+    bias: Tensor, initial_state: Tensor | None, saved_states: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """y of each direction without the skip, `(batch, L, K, channels)`, bfloat16.
 
     Args:
         launch: of `plan`.
         height, width: of the token grid.
-        x, delta, A, B, C: laid out as `triton_scan.TritonScan.forward` takes them; x, B and C in bfloat16.
+        x, delta, A, B, C: laid out as `ScanKernels.forward` takes them; x, B and C in bfloat16.
+        bias: of dt, contiguous, fp32: in place of delta in float16 there may be dt in bfloat16, for one chunk.
         initial_state: h at the start of each chunk, `(batch, K, chunks, N, channels)`; None for one chunk.
-        saved_states: gets h before every `INTERVAL`-th token, `(batch, K, intervals, N, channels)`, bf16; may be None.
+        saved_states: gets h before every `INTERVAL`-th token, `(batch, K, intervals, N, channels)`, bfloat16; may be None.
     """
     x, delta, B, C = _all_aligned(x, delta, B, C)
     batch, length, channels = x.shape
     y = torch.empty(batch, length, NUM_DIRECTIONS, channels, dtype=x.dtype, device=x.device)
     arguments = _ForwardArguments(
-        *_addresses(x, delta, B, C, A, initial_state, y, saved_states),
+        *_addresses(x, delta, B, C, A, initial_state, bias, y, saved_states),
         x.stride(1), delta.stride(1), B.stride(1), B.stride(2),
         length, channels, height, width, launch.chunks, launch.chunk_intervals, math.ceil(length / INTERVAL),
     )  # fmt: skip
     grid = (launch.blocks, NUM_DIRECTIONS * launch.chunks, batch)
-    load_kernel("scan_forward", x.device, launch.warps).launch(grid, 32 * launch.warps, arguments)
+    chosen = load_kernel("scan_forward", x.device, launch.warps, raw=delta.dtype == torch.bfloat16)
+    chosen.launch(grid, 32 * launch.warps, arguments)
     return y
 
 
@@ -212,13 +215,14 @@ class Gradients(NamedTuple):
 
 def scan_backward(
     launch: LaunchPlan, height: int, width: int, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor,
-    C: Tensor, saved_states: Tensor, final_dh: Tensor | None, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
+    C: Tensor, bias: Tensor, saved_states: Tensor, final_dh: Tensor | None, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
 ) -> Gradients:  # fmt: skip
-    """Gradients of the scan without the skip, of tensors laid out as `triton_scan.TritonScan.backward` takes them.
+    """Gradients of the scan without the skip, of tensors laid out as `ScanKernels.backward` takes them.
 
     Args:
         launch: of `plan`.
         height, width: of the token grid.
+        bias: as in `scan_forward`.
         saved_states: h before every `INTERVAL`-th token, `(batch, K, intervals, N, channels)`, bfloat16.
         final_dh: the gradient of h that enters each chunk from behind, `(batch, K, chunks, N, channels)`; None for one.
         grad_dt, grad_B, grad_C: written; the last two only where there is one block of channels.
@@ -240,11 +244,12 @@ def scan_backward(
         parts = empty(*shape), empty(*shape)
     gb, gc = parts or (grad_B, grad_C)
     arguments = _BackwardArguments(
-        *_addresses(grad, x, delta, B, C, saved_states, A, final_dh, gx, grad_dt, gb, gc, ga, gbias),
+        *_addresses(grad, x, delta, B, C, saved_states, A, final_dh, bias, gx, grad_dt, gb, gc, ga, gbias),
         grad.stride(1), x.stride(1), delta.stride(1), B.stride(1), B.stride(2), grad_dt.stride(1),
         grad_B.stride(1), grad_B.stride(2),
         length, channels, height, width, launch.chunks, launch.chunk_intervals, saved_states.shape[2], batch,
     )  # fmt: skip
     grid = (launch.blocks, NUM_DIRECTIONS * launch.chunks, batch)
-    load_kernel("scan_backward", x.device, launch.warps).launch(grid, 32 * launch.warps, arguments)
+    chosen = load_kernel("scan_backward", x.device, launch.warps, raw=delta.dtype == torch.bfloat16)
+    chosen.launch(grid, 32 * launch.warps, arguments)
     return Gradients(gx, ga, gbias, parts)

@@ -7,10 +7,11 @@
 // decayed state. u is split into two bf16 values, so that it loses nothing to them; b, c and gy are bf16 as they come.
 
 struct Arguments {
-    const u16 *gy, *x, *delta;          // (batch, L, channels), the same, (batch, L, K, channels) in fp16
+    const u16 *gy, *x, *delta;          // (batch, L, channels), the same, (batch, L, K, channels) as RAW says
     const u16 *b, *c;                   // (batch, L, K, N)
-    const u16* saved_states;            // (batch, K, intervals, N, channels), bf16
-    const float *a, *final_dh;          // (K, channels, N); (batch, K, chunks, N, channels) or null
+    const u16* saved_states;                // (batch, K, intervals, N, channels), bf16
+    const float *a, *final_dh;              // (K, channels, N); (batch, K, chunks, N, channels) or null
+    const float* bias;                  // of dt, if RAW; (K, channels)
     u16 *gx, *gdt;                      // (batch, L, K, channels)
     void *gb, *gc;                      // one block: bf16 (batch, L, K, N); else fp32 (blocks, batch, L, K, N)
     float *ga, *gbias;                  // (batch * chunks, K, N, channels), (batch * chunks, K, channels)
@@ -32,6 +33,7 @@ struct Block {
     Group groups[GROUPS];
     uint4 raw_bc[TOKENS][4];
     float4 prepared[WARPS][2][40];  // by 10 q + g: delta, and gy or u, of two channels; padded against bank conflicts
+    float bias[WARPS][CHANNELS];
     int rows[4][TOKENS];  // a fast warp places those of two intervals on while a slow one still sums the last
 };
 
@@ -72,7 +74,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
 
     float a2[2][4], ga[2][4], final_dh[2][4], gbias[2] = {0.f, 0.f};
 #pragma unroll
-    for (int e = 0; e < 2; ++e)
+    for (int e = 0; e < 2; ++e) {
+        if (RAW && q == 0) block.bias[warp][2 * g + e] = exists ? p.bias[k * p.channels + channel + e] : 0.f;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
             a2[e][j] = exists ? p.a[((i64)k * p.channels + channel + e) * STATES + 4 * q + j] * LOG2_E : 0.f;
@@ -80,8 +83,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
             final_dh[e][j] = exists && p.final_dh ? p.final_dh[at] : 0.f;
             ga[e][j] = 0.f;
         }
+    }
     float4 dh[2] = {make_float4(final_dh[0][0], final_dh[0][1], final_dh[1][0], final_dh[1][1]),
-                    make_float4(final_dh[0][2], final_dh[0][3], final_dh[1][2], final_dh[1][3])};
+                      make_float4(final_dh[0][2], final_dh[0][3], final_dh[1][2], final_dh[1][3])};
 
     auto place_rows = [&](int s) {
         const Place place;
@@ -142,7 +146,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
         if (s - 2 >= first) place_rows(s - 2);
         __syncthreads();
         if (s > first) stage(s - 1);
-        const auto& raw = block.raw[s & 1];
+        auto& raw = block.raw[s & 1];
         const auto& saved_states = block.saved_states[s & 1];
         const int* rows = block.rows[s & 3];
 
@@ -160,7 +164,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
         Words words = load(raw[0], at_raw);
         u32 u_even, u_odd;
         auto prepare_first = [&](int group) {
-            const float2 x = unpack_bf16(words.x), delta = unpack_f16(words.delta), gy = unpack_bf16(words.gy);
+            const float2 x = unpack_bf16(words.x), gy = unpack_bf16(words.gy);
+            const float2 delta = delta_of(words.delta, *(const float2*)&block.bias[warp][2 * g]);
+            // For the second pass; nobody else reads this word. The last group comes twice, then in fp16.
+            if (RAW && group < GROUPS) at<u32>(raw[group][1], at_raw) = pack_f16(delta.x, delta.y);
             mine[(group & 1) * 40] = make_float4(delta.x, delta.y, gy.x, gy.y);
             u_even = split(x.x * delta.x);
             u_odd = split(x.y * delta.y);
@@ -248,7 +255,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
                     const float4 product = make_float4(gh[j].x * kept[i][j].x, gh[j].y * kept[i][j].y,
                                                        gh[j].z * kept[i][j].z, gh[j].w * kept[i][j].w);
                     dh[j] = make_float4(gh[j].x * decay[i][j].x, gh[j].y * decay[i][j].y,
-                                        gh[j].z * decay[i][j].z, gh[j].w * decay[i][j].w);
+                                          gh[j].z * decay[i][j].z, gh[j].w * decay[i][j].w);
                     ga[0][2 * j] += product.x * v.x;
                     ga[0][2 * j + 1] += product.y * v.x;
                     ga[1][2 * j] += product.z * v.y;

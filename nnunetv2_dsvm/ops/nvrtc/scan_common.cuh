@@ -53,6 +53,19 @@ __device__ __forceinline__ T& at(const void* from, int bytes) {
     return *(T*)((char*)from + bytes);
 }
 
+// log(1 + exp(v)); by its series where 1 + exp would lose the digits of exp.
+__device__ __forceinline__ float softplus(float v) {
+    const float e = exp2_(-LOG2_E * fabsf(v));
+    return fmaxf(v, 0.f) + (e < 0.01f ? e * (1.f - 0.5f * e) : log2_(1.f + e) * LN_2);
+}
+
+// delta of two channels from their word: RAW, dt in bf16 still without bias and softplus; else delta itself in fp16.
+__device__ __forceinline__ float2 delta_of(u32 word, float2 bias) {
+    if (!RAW) return unpack_f16(word);
+    const float2 dt = unpack_bf16(word);
+    return make_float2(softplus(dt.x + bias.x), softplus(dt.y + bias.y));
+}
+
 // Raster index of the t-th token of direction k, or -1 past the end.
 __device__ __forceinline__ int row_of(int t, int k, int length, int height, int width) {
     const int row = (k & 1) ? (t % height) * width + t / height : t;

@@ -2,9 +2,10 @@
 // The outer product u b is a matrix product as in the backward.
 
 struct Arguments {
-    const u16 *x, *delta, *b, *c;   // (batch, L, channels), (batch, L, K, channels) fp16, (batch, L, K, N)
-    const float *a, *initial_state; // (K, channels, N); (batch, K, chunks, N, channels) or null
-    u16 *y, *saved_states;          // (batch, L, K, channels); (batch, K, intervals, N, channels) or null
+    const u16 *x, *delta, *b, *c;  // (batch, L, channels), (batch, L, K, channels) as RAW says, (batch, L, K, N)
+    const float *a, *initial_state;     // (K, channels, N); (batch, K, chunks, N, channels) or null
+    const float* bias;             // of dt, if RAW; (K, channels)
+    u16 *y, *saved_states;             // (batch, L, K, channels); (batch, K, intervals, N, channels) or null
     i64 stride_x, stride_delta, stride_b, stride_bk;
     int length, channels, height, width, chunks, chunk_intervals, intervals;
 };
@@ -45,15 +46,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_forwar
     i64 at_y = 2 * ((row0 * 4 + k) * p.channels + channel);
     keep(at_y);
 
-    float a2[2][4], initial_state[2][4];
+    float a2[2][4], initial_state[2][4], bias[2];
 #pragma unroll
-    for (int e = 0; e < 2; ++e)
+    for (int e = 0; e < 2; ++e) {
+        bias[e] = RAW && exists ? p.bias[k * p.channels + channel + e] : 0.f;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
             a2[e][j] = exists ? p.a[((i64)k * p.channels + channel + e) * STATES + 4 * q + j] * LOG2_E : 0.f;
             const i64 at = ((here.sequence() * p.chunks + here.chunk) * STATES + 4 * q + j) * p.channels + channel + e;
             initial_state[e][j] = exists && p.initial_state ? p.initial_state[at] : 0.f;
         }
+    }
     // (even channel, states 4q and 4q + 1), (odd, the same); the second of states 4q + 2 and 4q + 3
     float4 h[2] = {make_float4(initial_state[0][0], initial_state[0][1], initial_state[1][0], initial_state[1][1]),
                    make_float4(initial_state[0][2], initial_state[0][3], initial_state[1][2], initial_state[1][3])};
@@ -128,7 +131,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_forwar
         u32 x_words = at<const u32>(raw[0][0], at_raw), delta_words = at<const u32>(raw[0][1], at_raw);
         u32 u_even, u_odd;
         auto prepare = [&](int group) {
-            const float2 x = unpack_bf16(x_words), delta = unpack_f16(delta_words);
+            const float2 x = unpack_bf16(x_words), delta = delta_of(delta_words, make_float2(bias[0], bias[1]));
             mine[(group & 1) * 48] = delta;
             u_even = split(x.x * delta.x);
             u_odd = split(x.y * delta.y);

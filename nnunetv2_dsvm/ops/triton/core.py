@@ -11,7 +11,7 @@ from nnunetv2_dsvm.ops.projections import output_dtype, split
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
 from nnunetv2_dsvm.ops.triton.elementwise import delta_dtype, merge, softplus
 from nnunetv2_dsvm.ops.triton.launch_plan import LaunchPlan, LaunchSettings
-from nnunetv2_dsvm.ops.triton.scan import scan_backward, scan_forward
+from nnunetv2_dsvm.ops.triton.scan import backward_takes_dt, forward_takes_dt, scan_backward, scan_forward
 
 
 def _plan(x: Tensor, A: Tensor, sizes: tuple[int, ...], settings: LaunchSettings) -> LaunchPlan:
@@ -19,10 +19,14 @@ def _plan(x: Tensor, A: Tensor, sizes: tuple[int, ...], settings: LaunchSettings
     return LaunchPlan(ScanShape(x.shape[0], sizes, channels, d_state, directions), x.device, settings)
 
 
-def _parameters(shape: ScanShape, x: Tensor, weight: Tensor, dt_bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """delta, B and C of all directions: views into one matrix product, softplus in place."""
+def _parameters(
+    shape: ScanShape, x: Tensor, weight: Tensor, dt_bias: Tensor, takes_dt: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """delta, B and C of all directions: views into one matrix product, softplus in place; dt if the scan takes it."""
     product = torch.mm(x.view(-1, shape.d_inner), weight.t()).view(shape.batch, shape.length, -1)
     dt, B, C = split(product, shape.d_inner, shape.d_state)
+    if takes_dt:
+        return dt, B, C
     delta = dt if x.dtype == torch.float32 else dt.view(delta_dtype(x.dtype))
     return softplus(dt, dt_bias, delta), B, C
 
@@ -34,9 +38,9 @@ def core_forward(
     """As `FusedOperators.core_forward`."""
     plan = _plan(x, A, sizes, settings)
     x, A, dt_bias = x.contiguous(), A.contiguous(), dt_bias.contiguous()
-    delta, B, C = _parameters(plan.shape, x, weight.to(x.dtype), dt_bias)
+    delta, B, C = _parameters(plan.shape, x, weight.to(x.dtype), dt_bias, forward_takes_dt(plan, x.dtype))
     dtype = output_dtype(x.dtype)
-    parts, saved = scan_forward(plan, x, delta, A, B, C, save, dtype)
+    parts, saved = scan_forward(plan, x, delta, A, B, C, dt_bias, save, dtype)
     return merge(parts, x, D.sum(0), dtype)[0], saved
 
 
@@ -48,10 +52,10 @@ def core_backward(
     plan = _plan(x, A, sizes, settings)
     grad, x, A, dt_bias = grad.contiguous(), x.contiguous(), A.contiguous(), dt_bias.contiguous()
     matrix = weight.to(x.dtype)
-    delta, B, C = _parameters(plan.shape, x, matrix, dt_bias)
+    delta, B, C = _parameters(plan.shape, x, matrix, dt_bias, backward_takes_dt(plan, saved))
     grad_product = x.new_empty(*x.shape[:2], weight.shape[0])
     grad_dt, grad_B, grad_C = split(grad_product, plan.shape.d_inner, plan.shape.d_state)
-    g = scan_backward(plan, grad, x, delta, A, B, C, saved, grad_dt, grad_B, grad_C)
+    g = scan_backward(plan, grad, x, delta, A, B, C, dt_bias, saved, grad_dt, grad_B, grad_C)
     grad_x, grad_D = merge(g.x, grad, D.sum(0), x.dtype, other=x)
     assert grad_D is not None  # for `other` there is one
     columns = grad_product.flatten(0, 1)

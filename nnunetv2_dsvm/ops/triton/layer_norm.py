@@ -10,15 +10,22 @@ from nnunetv2_dsvm.ops.triton.runtime import next_power_of_2
 
 # Elements of a program's tile, rows x channels, and its warps: few, so that many programs wait for memory at once.
 _FORWARD_TILE = 2048
-_BACKWARD_TILE = 4096
+_BACKWARD_TILE = 1024
 _WARPS = 2
-_PROGRAMS_PER_PROCESSOR = 4  # of the backward, each of which sums the parameters' gradients over its rows
+_SUM_TILE = (256, 16)  # rows x channels
+_PROGRAMS_PER_PROCESSOR = 8  # of the backward, each of which sums the parameters' gradients over its rows
 
 
-def _blocks(rows: int, channels: int, tile: int) -> dict[str, int]:
+def _blocks(rows: int, channels: int, tile: int, warps: int = _WARPS) -> dict[str, int]:
     block_d = next_power_of_2(channels)
     block_r = max(1, min(tile // block_d, next_power_of_2(rows)))
-    return {"BLOCK_D": block_d, "BLOCK_R": block_r, "num_warps": max(_WARPS, block_d // 1024)}
+    return {"BLOCK_D": block_d, "BLOCK_R": block_r, "num_warps": max(warps, block_d // 1024)}
+
+
+def _units(channels: int) -> tuple[int, int]:
+    """(units, channels of a unit): eight channels of 16 bits are the widest load."""
+    unit = 8 if channels % 8 == 0 else 1
+    return channels // unit, unit
 
 
 def _rows_of(gate: Tensor | None, x: Tensor) -> Tensor | None:
@@ -38,10 +45,10 @@ def norm_forward(
     out = torch.empty(x.shape, dtype=dtype, device=x.device)
     channels = x.shape[-1]
     rows, gates = x.numel() // channels, _rows_of(gate, x)
-    blocks = _blocks(rows, channels, _FORWARD_TILE)
+    blocks, (units, unit) = _blocks(rows, channels, _FORWARD_TILE), _units(channels)
     norm_forward_kernel[(math.ceil(rows / blocks["BLOCK_R"]),)](
-        x, weight, bias, gates, out, rows, channels, 0 if gates is None else gates.stride(0), eps,
-        GATED=gates is not None, **blocks,
+        x, weight, bias, gates, out, rows, units, 0 if gates is None else gates.stride(0), eps,
+        GATED=gates is not None, UNIT=unit, **blocks,
     )  # fmt: skip
     return out
 
@@ -51,12 +58,14 @@ def norm_backward(
     settings: LaunchSettings,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """As `FusedOperators.layer_norm_backward`."""
-    from nnunetv2_dsvm.ops.triton.kernels.norm import norm_backward_kernel
+    from nnunetv2_dsvm.ops.triton.kernels.norm import norm_backward_kernel, sum_rows_kernel
 
     grad, x = grad.contiguous(), x.contiguous()
     channels = x.shape[-1]
     rows, gates = x.numel() // channels, _rows_of(gate, x)
-    blocks = _blocks(rows, channels, _BACKWARD_TILE)
+    # One warp sums over channels without the others, as long as two rows of three tensors fit into its registers.
+    warps = 1 if gates is not None and channels <= 512 else _WARPS
+    blocks, (units, unit) = _blocks(rows, channels, _BACKWARD_TILE, warps), _units(channels)
     row_blocks = math.ceil(rows / blocks["BLOCK_R"])
     programs = min(row_blocks, settings.processors_of(x.device) * _PROGRAMS_PER_PROCESSOR)
     grad_x = torch.empty_like(x)
@@ -64,7 +73,11 @@ def norm_backward(
     grad_weight, grad_bias = (torch.empty(programs, channels, device=x.device) for _ in range(2))
     norm_backward_kernel[(programs,)](
         grad, x, weight, bias, gates, grad_x, grad_gate, grad_weight, grad_bias,
-        rows, channels, 0 if gates is None else gates.stride(0), eps, row_blocks, GATED=gates is not None,
-        **blocks,
+        rows, units, 0 if gates is None else gates.stride(0), eps, row_blocks, GATED=gates is not None,
+        UNIT=unit, **blocks,
     )  # fmt: skip
-    return grad_x, grad_weight.sum(0), grad_bias.sum(0), grad_gate
+    sums = torch.empty_like(weight), torch.empty_like(weight)
+    sum_rows_kernel[(math.ceil(channels / _SUM_TILE[1]), 2)](
+        grad_weight, grad_bias, *sums, programs, channels, BLOCK_R=_SUM_TILE[0], BLOCK_D=_SUM_TILE[1], num_warps=8
+    )
+    return grad_x, *sums, grad_gate

@@ -11,6 +11,11 @@ from nnunetv2_dsvm.ops.triton.scan_kernels import DirectionGradients, ScanKernel
 from nnunetv2_dsvm.ops.triton.triton_scan import chunk_states
 
 
+def _launch(kernel: str, plan: LaunchPlan) -> nvrtc.LaunchPlan:
+    shape = plan.shape
+    return nvrtc.plan(kernel, shape.batch, shape.length, shape.d_inner, plan.processors)
+
+
 class NVRTCScan(ScanKernels):
     """`ops/nvrtc`; where it cuts images into chunks, Triton's kernels make their first states."""
 
@@ -18,43 +23,45 @@ class NVRTCScan(ScanKernels):
     dt_dtype = torch.bfloat16  # whatever dt was
 
     def supports(self, shape: ScanShape, dtype: torch.dtype, device: torch.device) -> bool:
-        """bfloat16, on GPUs where it runs."""
-        return nvrtc.supports(device, dtype, shape.d_state, shape.d_inner)[0]
+        """bfloat16 and two axes, on GPUs where it runs."""
+        return len(shape.sizes) == 2 and nvrtc.supports(device, dtype, shape.d_state, shape.d_inner)[0]
 
     def interval(self, settings: LaunchSettings) -> int:
         """The kernels' own."""
         return nvrtc.INTERVAL
 
+    def takes_dt(self, plan: LaunchPlan, backward: bool) -> bool:
+        """In one chunk: the kernels that make the chunks' first states take delta."""
+        return _launch("scan_backward" if backward else "scan_forward", plan).chunks == 1
+
     def forward(
-        self, plan: LaunchPlan, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, saved: Tensor | None,
-        dtype: torch.dtype,
+        self, plan: LaunchPlan, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, dt_bias: Tensor,
+        saved: Tensor | None, dtype: torch.dtype,
     ) -> Tensor:  # fmt: skip
         """As `ScanKernels.forward`; `dtype` is bfloat16."""
-        shape = plan.shape
-        launch = nvrtc.plan("scan_forward", shape.batch, shape.length, shape.d_inner, plan.processors)
+        launch = _launch("scan_forward", plan)
         initial_state = None
         if launch.chunks > 1:
             initial_state = chunk_states(
                 plan, plan.tile(), launch.chunks, launch.chunk_length, x, delta, A, B, reverse=False
             )
-        height, width = shape.sizes
-        return nvrtc.scan_forward(launch, height, width, x, delta, A, B, C, initial_state, saved)
+        height, width = plan.shape.sizes
+        return nvrtc.scan_forward(launch, height, width, x, delta, A, B, C, dt_bias, initial_state, saved)
 
     def backward(
         self, plan: LaunchPlan, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
-        saved: Tensor, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
+        dt_bias: Tensor, saved: Tensor, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
     ) -> DirectionGradients:  # fmt: skip
         """As `ScanKernels.backward`."""
-        shape = plan.shape
-        launch = nvrtc.plan("scan_backward", shape.batch, shape.length, shape.d_inner, plan.processors)
+        launch = _launch("scan_backward", plan)
         final_dh = None
         if launch.chunks > 1:
             final_dh = chunk_states(
                 plan, plan.tile(), launch.chunks, launch.chunk_length, grad, delta, A, C, reverse=True
             )
-        height, width = shape.sizes
+        height, width = plan.shape.sizes
         g = nvrtc.scan_backward(
-            launch, height, width, grad, x, delta, A, B, C, saved, final_dh, grad_dt, grad_B, grad_C
+            launch, height, width, grad, x, delta, A, B, C, dt_bias, saved, final_dh, grad_dt, grad_B, grad_C
         )
         if g.parts:
             for parts, out in zip(g.parts, (grad_B, grad_C), strict=True):

@@ -37,38 +37,52 @@ def saved_states(shape: ScanShape, dtype: torch.dtype, settings: LaunchSettings,
     return _saved_states(_kernels(shape, dtype, like.device), shape, settings, like)
 
 
+def forward_takes_dt(plan: LaunchPlan, dtype: torch.dtype) -> bool:
+    """Whether `scan_forward` gets dt in place of delta, for inputs that are all of `dtype`."""
+    return _kernels(plan.shape, dtype, plan.device).takes_dt(plan, backward=False)
+
+
+def backward_takes_dt(plan: LaunchPlan, saved: Tensor) -> bool:
+    """Whether `scan_backward` gets dt in place of delta."""
+    return _kernels_of(saved).takes_dt(plan, backward=True)
+
+
 def scan_forward(
-    plan: LaunchPlan, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, save: bool, dtype: torch.dtype
-) -> tuple[Tensor, Tensor | None]:
+    plan: LaunchPlan, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, dt_bias: Tensor, save: bool,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """In `dtype`, the output of each direction without the skip, `(batch, L, K, channels)`, and the saved states."""
     kernels = _kernels(plan.shape, common_dtype(x, B, C), plan.device)
     saved = _saved_states(kernels, plan.shape, plan.settings, x) if save else None
-    return kernels.forward(plan, x, delta, A, B, C, saved, dtype), saved
+    return kernels.forward(plan, x, delta, A, B, C, dt_bias, saved, dtype), saved
 
 
 def scan_backward(
-    plan: LaunchPlan, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, saved: Tensor,
-    grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
+    plan: LaunchPlan, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, dt_bias: Tensor,
+    saved: Tensor, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
 ) -> DirectionGradients:  # fmt: skip
     """Gradients, without those of the skip. Those of dt, B and C are written into tensors of their shapes."""
-    return _kernels_of(saved).backward(plan, grad, x, delta, A, B, C, saved, grad_dt, grad_B, grad_C)
+    return _kernels_of(saved).backward(plan, grad, x, delta, A, B, C, dt_bias, saved, grad_dt, grad_B, grad_C)
 
 
-def _prepare(inputs: ScanInputs, settings: LaunchSettings) -> tuple[LaunchPlan, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(the plan, x, delta, A, B, C), as the kernels read them."""
+def _prepare(
+    inputs: ScanInputs, settings: LaunchSettings
+) -> tuple[LaunchPlan, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(the plan, x, delta, A, B, C, dt_bias), as the kernels read them."""
     x, dt, A, B, C, _, dt_bias, _ = inputs
     delta = torch.empty(dt.shape, dtype=delta_dtype(x.dtype), device=x.device)
-    delta = softplus(dt.contiguous(), dt_bias.float().contiguous(), delta)
+    dt_bias = dt_bias.float().contiguous()
+    delta = softplus(dt.contiguous(), dt_bias, delta)
     plan = LaunchPlan(inputs.shape, x.device, settings)
-    return plan, x.contiguous(), delta, A.float().contiguous(), B.contiguous(), C.contiguous()
+    return plan, x.contiguous(), delta, A.float().contiguous(), B.contiguous(), C.contiguous(), dt_bias
 
 
 def forward(inputs: ScanInputs, save: bool, settings: LaunchSettings) -> tuple[Tensor, Tensor | None]:
     """As `Backend.forward`."""
-    plan, x, delta, A, B, C = _prepare(inputs, settings)
+    plan, x, delta, A, B, C, dt_bias = _prepare(inputs, settings)
     # A direction alone can exceed the range of float16 where the sum does not.
     dtype = torch.float32 if x.dtype == torch.float16 else x.dtype
-    parts, saved = scan_forward(plan, x, delta, A, B, C, save, dtype)
+    parts, saved = scan_forward(plan, x, delta, A, B, C, dt_bias, save, dtype)
     return merge(parts, x, inputs.D.float().sum(0), x.dtype)[0], saved
 
 
@@ -78,11 +92,11 @@ def backward(grad: Tensor, inputs: ScanInputs, saved: Tensor | None, settings: L
         saved = forward(inputs, True, settings)[1]
         assert saved is not None  # it was asked for
     grad = grad.contiguous()
-    plan, x, delta, A, B, C = _prepare(inputs, settings)
+    plan, x, delta, A, B, C, dt_bias = _prepare(inputs, settings)
     dtype = _kernels_of(saved).dt_dtype or inputs.dt.dtype
     grad_dt = torch.empty_like(inputs.dt, dtype=dtype, memory_format=torch.contiguous_format)
     grad_B, grad_C = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (B, C))
-    g = scan_backward(plan, grad, x, delta, A, B, C, saved, grad_dt, grad_B, grad_C)
+    g = scan_backward(plan, grad, x, delta, A, B, C, dt_bias, saved, grad_dt, grad_B, grad_C)
     grad_x, grad_D = merge(g.x, grad, inputs.D.float().sum(0), x.dtype, other=x)
     assert grad_D is not None  # for `other` there is one
     grads = (grad_x, grad_dt, g.A, grad_B, grad_C, grad_D.expand_as(inputs.D), g.dt_bias)

@@ -21,7 +21,8 @@ class DirectionGradients(NamedTuple):
 class ScanKernels(ABC):
     """Forward and backward of all directions, without the skip D x.
 
-    delta is after softplus; A is contiguous fp32; B and C have the same strides; x, delta, B and C are read in place.
+    delta is after softplus, or dt itself where `takes_dt`; A and dt_bias are contiguous fp32; B and C have the same
+    strides; x, delta, B and C are read in place.
 
     Attributes:
         states_dtype: of the states that forward saves; backward is the one whose states they are.
@@ -39,10 +40,14 @@ class ScanKernels(ABC):
     def interval(self, settings: LaunchSettings) -> int:
         """Tokens between saved states."""
 
+    def takes_dt(self, plan: LaunchPlan, backward: bool) -> bool:
+        """Whether forward, or backward, makes delta from dt itself in such a call."""
+        return False
+
     @abstractmethod
     def forward(
-        self, plan: LaunchPlan, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, saved: Tensor | None,
-        dtype: torch.dtype,
+        self, plan: LaunchPlan, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, dt_bias: Tensor,
+        saved: Tensor | None, dtype: torch.dtype,
     ) -> Tensor:  # fmt: skip
         """The output of each direction `(batch, L, K, channels)` in `dtype`; states `(batch, K, n, N, channels)` into
         `saved`, unless None: one before every `interval`-th token."""
@@ -50,6 +55,6 @@ class ScanKernels(ABC):
     @abstractmethod
     def backward(
         self, plan: LaunchPlan, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
-        saved: Tensor, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
+        dt_bias: Tensor, saved: Tensor, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
     ) -> DirectionGradients:  # fmt: skip
         """The gradients; those of dt, B and C are written into tensors of their shapes."""

@@ -63,8 +63,8 @@ class TritonScan(ScanKernels):
         return settings.interval
 
     def forward(
-        self, plan: LaunchPlan, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, saved: Tensor | None,
-        dtype: torch.dtype,
+        self, plan: LaunchPlan, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, dt_bias: Tensor,
+        saved: Tensor | None, dtype: torch.dtype,
     ) -> Tensor:  # fmt: skip
         """As `ScanKernels.forward`."""
         from nnunetv2_dsvm.ops.triton.kernels.scan_forward import forward_kernel
@@ -88,7 +88,7 @@ class TritonScan(ScanKernels):
 
     def backward(
         self, plan: LaunchPlan, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
-        saved: Tensor, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
+        dt_bias: Tensor, saved: Tensor, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
     ) -> DirectionGradients:  # fmt: skip
         """As `ScanKernels.backward`."""
         from nnunetv2_dsvm.ops.triton.kernels.scan_backward import backward_kernel

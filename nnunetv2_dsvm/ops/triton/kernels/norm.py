@@ -14,10 +14,14 @@ def _normalised(x, inside, D, eps):
 
 @triton.jit
 def norm_forward_kernel(
-    x_ptr, weight_ptr, bias_ptr, gate_ptr, out_ptr, rows, D, stride_gate, eps,
-    GATED: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
+    x_ptr, weight_ptr, bias_ptr, gate_ptr, out_ptr, rows, units, stride_gate, eps,
+    GATED: tl.constexpr, UNIT: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """out = (LayerNorm(x) * weight + bias) * silu(gate), `(rows, D)`; the gate has a row stride of its own."""
+    """out = (LayerNorm(x) * weight + bias) * silu(gate), `(rows, D)`; the gate has a row stride of its own.
+
+    D = units * UNIT, so that the compiler sees how many channels one load may take.
+    """
+    D = units * UNIT
     r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)[:, None]
     d = tl.arange(0, BLOCK_D)[None, :]
     inside = (r < rows) & (d < D)
@@ -35,15 +39,16 @@ def norm_forward_kernel(
 @triton.jit
 def norm_backward_kernel(
     grad_ptr, x_ptr, weight_ptr, bias_ptr, gate_ptr, gx_ptr, ggate_ptr, gweight_ptr, gbias_ptr,
-    rows, D, stride_gate, eps, blocks,
-    GATED: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
+    rows, units, stride_gate, eps, blocks,
+    GATED: tl.constexpr, UNIT: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Gradients; those of weight and bias per program, `(programs, D)`, for a deterministic sum afterwards."""
+    D = units * UNIT
     d = tl.arange(0, BLOCK_D)[None, :]
     weight = tl.load(weight_ptr + d, mask=d < D, other=0.0)
     bias = tl.load(bias_ptr + d, mask=d < D, other=0.0)
-    gweight = tl.zeros([BLOCK_D], dtype=tl.float32)
-    gbias = tl.zeros([BLOCK_D], dtype=tl.float32)
+    gweight = tl.zeros([BLOCK_R, BLOCK_D], dtype=tl.float32)
+    gbias = tl.zeros([BLOCK_R, BLOCK_D], dtype=tl.float32)
     programs = tl.num_programs(0)
     for i in range(tl.cdiv(blocks - tl.program_id(0), programs)):
         r = (tl.program_id(0) + i * programs).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)[:, None]
@@ -57,12 +62,30 @@ def norm_backward_kernel(
             ggate = grad * (normalised * weight + bias) * sigmoid * (1.0 + gate * (1.0 - sigmoid))
             tl.store(ggate_ptr + r * D + d, ggate.to(ggate_ptr.dtype.element_ty), mask=inside)
             grad *= gate * sigmoid
-        gweight += tl.sum(grad * normalised, axis=0)
-        gbias += tl.sum(grad, axis=0)
+        gweight += grad * normalised
+        gbias += grad
         grad *= weight
         along = tl.sum(grad * normalised, axis=1) / D
         gx = (grad - normalised * along[:, None] - (tl.sum(grad, axis=1) / D)[:, None]) * rstd[:, None]
         tl.store(gx_ptr + r * D + d, gx.to(gx_ptr.dtype.element_ty), mask=inside)
     column = tl.arange(0, BLOCK_D)
-    tl.store(gweight_ptr + tl.program_id(0) * D + column, gweight, mask=column < D)
-    tl.store(gbias_ptr + tl.program_id(0) * D + column, gbias, mask=column < D)
+    tl.store(gweight_ptr + tl.program_id(0) * D + column, tl.sum(gweight, axis=0), mask=column < D)
+    tl.store(gbias_ptr + tl.program_id(0) * D + column, tl.sum(gbias, axis=0), mask=column < D)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def sum_rows_kernel(
+    first_ptr, second_ptr, first_out_ptr, second_out_ptr, rows, D, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr
+):  # fmt: skip
+    """The sums of two `(rows, D)` over their rows, `(D,)`: those of weight and bias after `norm_backward_kernel`."""
+    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
+    first, second = tl.program_id(1) == 0, tl.program_id(1) == 1
+    total = tl.zeros([BLOCK_R, BLOCK_D], dtype=tl.float32)
+    for start in range(0, rows, BLOCK_R):
+        r = start + tl.arange(0, BLOCK_R)[:, None]
+        at, mask = r * D + d[None, :], (r < rows) & (d[None, :] < D)
+        total += tl.load(first_ptr + at, mask=mask & first, other=0.0)
+        total += tl.load(second_ptr + at, mask=mask & second, other=0.0)
+    total = tl.sum(total, axis=0)
+    tl.store(first_out_ptr + d, total, mask=(d < D) & first)
+    tl.store(second_out_ptr + d, total, mask=(d < D) & second)
