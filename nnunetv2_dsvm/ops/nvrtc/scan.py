@@ -190,7 +190,7 @@ def scan_forward(
         x, delta, A, B, C: laid out as `ScanKernels.forward` takes them; x, B and C in bfloat16.
         bias: of dt, contiguous, fp32: in place of delta in float16 there may be dt in bfloat16, for one chunk.
         initial_state: h at the start of each chunk, `(batch, K, chunks, N, channels)`; None for one chunk.
-        saved_states: gets h before every `INTERVAL`-th token, `(batch, K, intervals, N, channels)`, bfloat16; may be None.
+        saved_states: gets h before every `INTERVAL`-th token, `(batch, K, intervals, N, channels)`, bf16; may be None.
     """
     x, delta, B, C = _all_aligned(x, delta, B, C)
     batch, length, channels = x.shape
@@ -215,7 +215,8 @@ class Gradients(NamedTuple):
 
 def scan_backward(
     launch: LaunchPlan, height: int, width: int, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor,
-    C: Tensor, bias: Tensor, saved_states: Tensor, final_dh: Tensor | None, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
+    C: Tensor, bias: Tensor, saved_states: Tensor, final_dh: Tensor | None, grad_dt: Tensor, grad_B: Tensor,
+    grad_C: Tensor,
 ) -> Gradients:  # fmt: skip
     """Gradients of the scan without the skip, of tensors laid out as `ScanKernels.backward` takes them.
 
