@@ -78,7 +78,7 @@ class TinyDataset:
     def command_here(self, name: str, *arguments: object, **environment: str) -> str:
         """Runs one of nnU-Net's commands inside this process and returns what it printed.
 
-        The trainers of short_trainers.py are found by their names.
+        The trainers of short_trainers.py are found by their names, unless `environment` names another folder.
         """
         trainers = self.root / "my_trainers"
         trainers.mkdir(exist_ok=True)
@@ -86,7 +86,7 @@ class TinyDataset:
         (command,) = entry_points(group="console_scripts", name=name)
         printed = io.StringIO()
         with (
-            self.here(nnUNet_extTrainer=str(trainers), **environment),
+            self.here(**{"nnUNet_extTrainer": str(trainers), **environment}),
             mock.patch.object(sys, "argv", [name, *map(str, arguments)]),
             mock.patch.object(torch, "set_num_threads", lambda count: None),
             contextlib.redirect_stdout(printed),
