@@ -8,8 +8,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from helpers.quick_nnunet import threads_for_processes
 from helpers.short_trainers import ShortDSVM, ShortRun, assert_equal, checkpoint_of
-from helpers.tiny_dataset import threads_instead_of_processes
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss, DC_and_topk_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.training.loss.robust_ce_loss import RobustCrossEntropyLoss, TopKLoss
@@ -327,6 +327,10 @@ class TakesAnything(nnUNetTrainerDSVM):
             type("Mixed", (nnUNetTrainerDSVM, WeakDistillation), {}),
             "WeakDistillation.lambda_projection would be ignored: DistilledTraining stands in front",
         ),
+        (
+            type("Mixed", (Thousand, recipe.VisionMambaRecipe, nnUNetTrainer), {}),
+            r"stands in front of .* layers.*class Trainer\(VisionMambaRecipe, nnUNetTrainer\)",
+        ),
         (type("Mixed", (distilled.DistilledTraining, nnUNetTrainer), {}), "distils .* builds nnU-Net.s network: name"),
         (TakesAnything, "TakesAnything.__init__ must take plans, configuration.*: args, "),
     ],
@@ -453,8 +457,8 @@ PLAIN_U_NET = {
     ],
     ids=lambda layers: layers[0].__name__,
 )
-def test_a_layer_on_nnunets_trainer_alone_trains_validates_and_continues(make, monkeypatch, layers):
-    threads_instead_of_processes(monkeypatch)
+@threads_for_processes()
+def test_a_layer_on_nnunets_trainer_alone_trains_validates_and_continues(make, layers):
     plans = {} if vm_unet_network.VMUNetNetwork in layers else {"architecture": PLAIN_U_NET}
     bases = (ShortRun, *layers, nnUNetTrainer)
     first = make(type("Alone", bases, {"default_num_epochs": 1}), **plans)
