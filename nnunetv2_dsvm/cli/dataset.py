@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nnunetv2_dsvm.cli.shared.arguments import positive
 from nnunetv2_dsvm.datasets.raw_folder import Contents, RawFolder
+from nnunetv2_dsvm.nnunet.names import FINGERPRINT_JSON
 
 DESCRIPTION = """\
 Verifies a downloaded dataset, reports everything that is wrong with it at once, and writes it in nnU-Net's raw format
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         also = f" and {folder.preprocessed}" if folder.preprocessed else ""
         print(f"The split is fold 0, the only one, of splits_final.json in {folder.path}{also}")
     print("Next:")
-    planned = folder.preprocessed and (folder.preprocessed / "dataset_fingerprint.json").exists()
+    planned = folder.preprocessed and (folder.preprocessed / FINGERPRINT_JSON).exists()
     print(f"  nnUNetv2_plan_and_preprocess -d {args.dataset_id} -c 2d{' --clean' if planned else ''}")
     print(f"  nnUNetv2_train {args.dataset_id} 2d {contents.fold} -tr nnUNetTrainerDSVM")
     return 0

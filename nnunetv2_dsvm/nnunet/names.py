@@ -11,6 +11,7 @@ CHECKPOINTS = (FINAL, LATEST, BEST)
 PLANS_JSON = "plans.json"  # of a trained model; a preprocessed dataset's has the plans' own name
 DATASET_JSON = "dataset.json"  # of a raw and a preprocessed dataset, and of a trained model
 SPLITS_JSON = "splits_final.json"  # of a preprocessed dataset; nnU-Net copies a raw one's there
+FINGERPRINT_JSON = "dataset_fingerprint.json"  # of a preprocessed dataset
 TRAINING_IMAGES, TRAINING_LABELS = "imagesTr", "labelsTr"  # of a raw dataset
 GROUND_TRUTH = "gt_segmentations"  # of a preprocessed dataset: its copy of the training labels
 # JSON files beside the plans in a preprocessed dataset, without their ending.

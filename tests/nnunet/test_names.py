@@ -12,6 +12,7 @@ from nnunetv2_dsvm.nnunet import names
 PACKAGE = Path(nnunetv2_dsvm.__file__).parent
 NNUNETS = re.compile(
     r"fold_.*|crossval_results.*|checkpoint_\w+\.pth|plans\.json|dataset\.json|splits_final(\.json)?|gt_segmentations"
+    r"|dataset_fingerprint(\.json)?"
 )
 # A public signature in a room that knows no nnU-Net.
 EXEMPT = {"architecture/vm_unet.py": {"checkpoint_final.pth"}}

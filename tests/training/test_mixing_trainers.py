@@ -328,6 +328,10 @@ class TakesAnything(nnUNetTrainerDSVM):
             type("Mixed", (nnUNetTrainerDSVM, WeakDistillation), {}),
             "WeakDistillation.lambda_projection would be ignored: DistilledTraining stands in front",
         ),
+        (
+            type("Mixed", (Thousand, recipe.VisionMambaRecipe, nnUNetTrainer), {}),
+            r"stands in front of .* layers.*class Trainer\(VisionMambaRecipe, nnUNetTrainer\)",
+        ),
         (TakesAnything, "TakesAnything.__init__ must take plans, configuration.*: args, "),
     ],
 )
@@ -444,6 +448,7 @@ def test_layers_without_the_others(make):
     ],
     ids=lambda layers: "+".join(layer.__name__ for layer in layers),
 )
+@threads_for_processes()
 def test_a_layer_on_nnunets_trainer_alone_trains_validates_and_continues(make, layers):
     plans = {} if vm_unet_network.VMUNetNetwork in layers else {"architecture": unet_architecture(2)}
     bases = (ShortRun, *layers, nnUNetTrainer)

@@ -9,7 +9,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.listing import visible
-from nnunetv2_dsvm.nnunet.names import GROUND_TRUTH, SPLITS_JSON
+from nnunetv2_dsvm.nnunet.names import FINGERPRINT_JSON, GROUND_TRUTH, SPLITS_JSON
 
 _SHOWN = 10  # names in a message
 
@@ -27,9 +27,9 @@ def check_preprocessing(trainer: nnUNetTrainer) -> None:
 def check_fingerprint(trainer: nnUNetTrainer) -> None:
     """Raises UserError unless the dataset has the fingerprint that nnU-Net copies into its results."""
     folder = trainer.preprocessed_dataset_folder_base
-    if not os.path.isfile(os.path.join(folder, "dataset_fingerprint.json")):
+    if not os.path.isfile(os.path.join(folder, FINGERPRINT_JSON)):
         raise UserError(
-            f"There is no dataset_fingerprint.json in {folder}, which nnU-Net copies into its results. Nothing was "
+            f"There is no {FINGERPRINT_JSON} in {folder}, which nnU-Net copies into its results. Nothing was "
             f"trained. Run nnUNetv2_extract_fingerprint -d {_number(trainer)}"
         )
 

@@ -107,6 +107,13 @@ class TrainerHooks(_Trainer):
     def check_not_cut_off(cls, hook: str, loss: str) -> None:
         """Raises ValueError, naming the loss, where a class in front overrides a hook without calling `super()`."""
         if owner := cuts_off(cls, TrainerHooks, hook, is_layer):
+            if owner is nnUNetTrainer:  # Python's order, where a variant of nnU-Net's is named in front of bare layers
+                layer = next(base.__name__ for base in cls.__mro__ if is_layer(base))
+                raise UserValueError(
+                    f"in {cls.__name__} nnU-Net's trainer stands in front of this package's layers, which would add "
+                    f"nothing: make a trainer of them first (class Trainer({layer}, nnUNetTrainer)), and name that "
+                    "behind the class to be mixed in"
+                )
             raise UserValueError(
                 f"{owner.__name__}.{hook} does not call super().{hook}, so that {cls.__name__} would lose {loss}. "
                 f"Call it, or name {owner.__name__} behind this package's trainer in the bases"
