@@ -57,15 +57,16 @@ def channel_projection(kind: ProjectionKind, dims: int, student: int, teacher: i
 
 
 def projects_in_bf16(features: Tensor) -> bool:
-    """Whether the projections of these features run as autocast has it: on GPUs in bf16.
+    """Whether the projections of these features run in bf16: on GPUs with autocast to it; 1D and 3D maps to fp16 too.
 
-    In fp16 they do not: features are sums over all blocks before them, without a norm, and their projections may exceed
-    65504.
+    None runs in fp16: features may be sums over all blocks before them, without a norm, and their projections may
+    exceed 65504. Of 2D maps they are then of fp32; 3D maps are too large to keep such copies, and bf16 has the range.
     """
     device = features.device
-    if not torch.is_autocast_enabled(device.type) or torch.get_autocast_dtype(device.type) != torch.bfloat16:
+    if not torch.is_autocast_enabled(device.type):
         return False
-    return fused_backend(device, torch.bfloat16) is not None
+    dtypes = [torch.bfloat16] if features.ndim == 4 else [torch.bfloat16, torch.float16]
+    return torch.get_autocast_dtype(device.type) in dtypes and fused_backend(device, torch.bfloat16) is not None
 
 
 def project(projection: nn.Module, features: Tensor) -> Tensor:
@@ -78,7 +79,8 @@ def project(projection: nn.Module, features: Tensor) -> Tensor:
     if not isinstance(projection, Convolution):
         return projection(at_least_fp32(features).movedim(1, -1)).movedim(-1, 1)
     if projects_in_bf16(features):
-        return _over_channels(projection, features)
+        with torch.autocast(features.device.type, torch.bfloat16):
+            return _over_channels(projection, features)
     with autocast_off(features.device.type):
         wider = torch.promote_types(at_least_fp32(features).dtype, projection.weight.dtype)
         return _over_channels(projection, features.to(wider))

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from nnunetv2_dsvm.distillation.precision import at_least_fp32, autocast_off
 
-_Matrix = Callable[[int, int, torch.dtype, torch.device], Tensor]  # (present, wanted, ...) -> (wanted, present)
+_Build = Callable[[int, int, torch.dtype, torch.device], Tensor]  # (present, wanted, ...) -> (wanted, present)
 
 
 def spatial_size(features: Tensor) -> tuple[int, ...]:
@@ -59,17 +59,16 @@ def pool_averages(features: Tensor, size: tuple[int, ...]) -> Tensor:
 def pool_channels(features: Tensor, channels: int) -> Tensor:
     """The same means over the last axis of (B, *spatial, C), at least fp32, to (B, *spatial, channels)."""
     with autocast_off(features.device.type):
-        return F.linear(features, _averages(features.shape[-1], channels, features.dtype, features.device))
+        return F.linear(features, _matrix(_averages, features.shape[-1], channels, features))
 
 
-def _along_each_axis(features: Tensor, size: tuple[int, ...], matrix: _Matrix) -> Tensor:
+def _along_each_axis(features: Tensor, size: tuple[int, ...], build: _Build) -> Tensor:
     """The product with a matrix along each axis that changes, in the order that keeps the map small for longest."""
     present = spatial_size(features)
     with autocast_off(features.device.type):
         for axis in sorted(range(len(size)), key=lambda axis: size[axis] / present[axis]):
             if size[axis] != present[axis]:
-                along = matrix(present[axis], size[axis], features.dtype, features.device)
-                features = _product(along, features, 2 + axis)
+                features = _product(_matrix(build, present[axis], size[axis], features), features, 2 + axis)
     return features
 
 
@@ -82,21 +81,30 @@ def _product(matrix: Tensor, features: Tensor, axis: int) -> Tensor:
     return torch.bmm(matrix.expand(len(slices), -1, -1), slices).view(*before, len(matrix), *after)
 
 
+def _matrix(build: _Build, present: int, wanted: int, like: Tensor) -> Tensor:
+    """That of `build`, made once for each pair of sizes; where torch.compile traces, a part of its graph."""
+    if torch.compiler.is_compiling():
+        return build(present, wanted, like.dtype, like.device)
+    return _kept(build, present, wanted, like.dtype, like.device)
+
+
 @lru_cache(maxsize=256)
+def _kept(build: _Build, present: int, wanted: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # a training may use it later
+        return build(present, wanted, dtype, device)
+
+
 def _interpolation(present: int, wanted: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Row i: the weights of the two neighbours of the place (i + 1/2) * present / wanted - 1/2, clamped to the map."""
     unit = 2 * wanted  # places are whole numbers of 1 / unit, so that no digit is lost
-    with torch.inference_mode(False):  # what is kept may be used in a training later
-        place = ((2 * torch.arange(wanted, device=device) + 1) * present - wanted).clamp_min(0)[:, None]
-        column, lower, fraction = torch.arange(present, device=device), place // unit, place % unit
-        upper = (lower + 1).clamp_max(present - 1)
-        return ((column == lower) * (unit - fraction) + (column == upper) * fraction).to(dtype) / unit
+    place = ((2 * torch.arange(wanted, device=device) + 1) * present - wanted).clamp_min(0)[:, None]
+    column, lower, fraction = torch.arange(present, device=device), place // unit, place % unit
+    upper = (lower + 1).clamp_max(present - 1)
+    return ((column == lower) * (unit - fraction) + (column == upper) * fraction).to(dtype) / unit
 
 
-@lru_cache(maxsize=256)
 def _averages(present: int, wanted: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Row i: equal weights from floor(i * present / wanted) up to ceil((i + 1) * present / wanted)."""
-    with torch.inference_mode(False):
-        index, column = torch.arange(wanted, device=device)[:, None], torch.arange(present, device=device)
-        first, end = index * present // wanted, ((index + 1) * present + wanted - 1) // wanted
-        return ((first <= column) & (column < end)).to(dtype) / (end - first)
+    index, column = torch.arange(wanted, device=device)[:, None], torch.arange(present, device=device)
+    first, end = index * present // wanted, ((index + 1) * present + wanted - 1) // wanted
+    return ((first <= column) & (column < end)).to(dtype) / (end - first)

@@ -205,6 +205,19 @@ def test_terms_of_large_fp16_maps_in_3d_are_finite():
     assert all(value.isfinite() and value > 1000 for value in values.values())
 
 
+@pytest.mark.filterwarnings("error:Dynamo")
+def test_compiled_in_one_piece_the_terms_are_the_same():
+    encoder, decoder = maps(SIZES["3d-odd"], 1), maps(SIZES["3d-odd"], 2)
+    distillation = DualSelfDistillation(CHANNELS, CHANNELS, dims=3).double()
+    inputs = [*encoder, *distillation.parameters()]
+    results = [
+        run(encoder, decoder) for run in (distillation, torch.compile(distillation, backend="eager", fullgraph=True))
+    ]
+    gradients = [torch.autograd.grad(sum(values.values()), inputs) for values in results]
+    torch.testing.assert_close(*results, rtol=1e-10, atol=0)
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-12)
+
+
 def test_maps_of_another_number_of_axes_are_refused():
     flat = maps(SIZES["2d"])
     with pytest.raises(ValueError, match=r"\(2, 4, 8, 12\).*3D maps \(B, C, D, H, W\)"):

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from helpers.scan_inputs import relative_error
 
 from nnunetv2_dsvm.distillation import DualSelfDistillation, distances
+from nnunetv2_dsvm.distillation.features import project
 from nnunetv2_dsvm.ops.dispatch import fused_backend
 from nnunetv2_dsvm.ops.resized_mse import resized_mse, supports
 
@@ -153,3 +154,29 @@ def test_fp16_does_not_overflow():
     with torch.autocast("cpu", dtype=torch.float16):
         for name, value in module(*features).items():
             assert value.isfinite() and value > 65504, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+def test_3d_maps_are_projected_in_bf16_whatever_the_autocast(dtype):
+    """Where fused operators are, as on a GPU; features of 60,000 as above, and gradients as in AMP."""
+    dims, sizes = [6, 8, 12], [(4, 4, 6), (2, 2, 3), (1, 2, 3)]
+    features = [[torch.randn(2, c, *s) for c, s in zip(dims, sizes, strict=True)] for _ in range(2)]
+    module = DualSelfDistillation(dims, dims, dims=3)
+    exact = DualSelfDistillation(dims, dims, dims=3).double()
+    exact.load_state_dict(module.state_dict())
+    sides = [[f.to(dtype).requires_grad_() for f in side] for side in features]
+    exact_sides = [[f.detach().double().requires_grad_() for f in side] for side in sides]
+    with torch.autocast("cpu", dtype=dtype):
+        assert project(module.terms["projection"].encoder_projections[0], sides[0][0]).dtype == torch.bfloat16
+        values = module(*sides)
+        large = module(*[[(60000 * f.sign()).half() for f in side] for side in features])
+    assert all(value.isfinite() and value > 65504 for value in large.values())
+    right = exact(*exact_sides)
+    for terms in (values, right):
+        (1000 * sum(terms.values())).backward()
+    for name, value in values.items():
+        assert relative_error(value, right[name]) <= 1e-2, name
+    for got, wanted in zip([*sides[0], *sides[1][1:]], [*exact_sides[0], *exact_sides[1][1:]], strict=True):
+        assert got.grad.dtype == dtype and relative_error(got.grad, wanted.grad) <= 2e-2
+    for (name, p), q in zip(module.named_parameters(), exact.parameters(), strict=True):
+        assert relative_error(p.grad, q.grad) <= 2e-2, name
