@@ -86,7 +86,7 @@ class TinyDataset:
         (command,) = entry_points(group="console_scripts", name=name)
         printed = io.StringIO()
         with (
-            self.here(nnUNet_extTrainer=str(trainers), **environment),
+            self.here(**{"nnUNet_extTrainer": str(trainers), **environment}),
             mock.patch.object(sys, "argv", [name, *map(str, arguments)]),
             mock.patch.object(torch, "set_num_threads", lambda count: None),
             contextlib.redirect_stdout(printed),

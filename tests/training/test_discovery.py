@@ -20,7 +20,8 @@ USERS_TRAINER = (
 )
 NAMES = (DATA / "version_0_1_0" / "trainers.txt").read_text().split()
 LENGTHS = (1, 5, 10, 20, 50, 100, 250, 500, 1000)
-SINCE = ["nnUNetTrainerDistilled" + s for s in ("", "_projection", "_progressive", *(f"_{n}epochs" for n in LENGTHS))]
+SINCE = ["nnUNetTrainerDistilled", *(f"nnUNetTrainerDistilled_{n}epochs" for n in LENGTHS)]
+SINCE += [f"nnUNetTrainerDistilled_{term}" for term in ("projection", "progressive")]
 
 
 def fresh_python(code: str, cwd: Path, **variables: str | None) -> str:
