@@ -167,7 +167,7 @@ def test_the_terms_of_3d_maps_have_the_same_bits_twice_and_the_values_of_fp64(di
         gradients(distillation, [[m.cuda() for m in side] for side in maps]) for _ in "12"
     )
     assert torch.equal(values, again) and all(torch.equal(a, b) for a, b in zip(got, got_again, strict=True))
-    tolerance = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2  # maps of fp16 are projected in bf16 too
     assert (values.cpu() - exact).norm() <= tolerance * exact.norm()
     for ours, right in zip(got, wanted, strict=True):
         assert (ours.cpu().double() - right).norm() <= tolerance * right.norm()
