@@ -158,6 +158,7 @@ def _(grad, y, saved, *inputs):
 def _setup_context(ctx, inputs, output) -> None:
     *tensors, ctx.norm_eps, ctx.out_norm_eps, _, ctx.backend, _ = inputs
     ctx.save_for_backward(*output[1:], *tensors)
+    ctx.set_materialize_grads(False)  # the states get none: no zeros as large as they are
     ctx.mark_non_differentiable(*output[1:])
 
 

@@ -87,6 +87,7 @@ def _(grad, saved, x, weight, A, D, dt_bias, sizes, backend):
 def _setup_context(ctx, inputs, output) -> None:
     x, weight, A, D, dt_bias, ctx.sizes, ctx.backend, _ = inputs
     ctx.save_for_backward(output[1], x, weight, A, D, dt_bias)
+    ctx.set_materialize_grads(False)  # the states get none: no zeros as large as they are
     ctx.mark_non_differentiable(output[1])
 
 

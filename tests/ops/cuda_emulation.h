@@ -80,6 +80,8 @@ inline float __shfl_xor_sync(u32, float v, int distance) {
 
 inline int block_y() { return blockIdx.y; }
 inline int block_z() { return blockIdx.z; }
+inline int thread_x() { return threadIdx.x; }
+template <class... T> void keep(T&...) {}
 inline float exp2_(float x) { return exp2f(x); }
 
 inline u32 bf16(float f) {

@@ -55,7 +55,7 @@ def counted(monkeypatch):
         calls.append(options)
         return f"cubin {len(calls)}".encode()
 
-    monkeypatch.setattr(nvrtc, "_compile", fake)
+    monkeypatch.setattr(nvrtc, "compiled", fake)
     monkeypatch.setattr(nvrtc, "nvrtc_version", lambda: (13, 0))
     return calls
 
@@ -107,8 +107,8 @@ def test_the_plan_fills_the_gpu():
 
 
 @pytest.fixture(autouse=True)
-def turned_on(monkeypatch):
-    monkeypatch.setenv(scan.VARIABLE, "1")
+def not_turned_off(monkeypatch):
+    monkeypatch.delenv(scan.VARIABLE, raising=False)
 
 
 @pytest.mark.parametrize(
@@ -125,12 +125,6 @@ def test_refuses_with_the_reason(arguments, reason):
     assert not supported and reason in why
 
 
-@pytest.mark.parametrize("value", ["", "0"])
-def test_it_is_off_unless_asked_for(monkeypatch, value):
-    monkeypatch.setenv("NNUNETV2_DSVM_NVRTC", value)
-    assert scan.supports(CUDA, BF16, 16, 64) == (False, "it is experimental: NNUNETV2_DSVM_NVRTC=1 turns it on")
-
-
 @pytest.fixture
 def hopper(monkeypatch):
     """As if an H100 were there, whose kernel cannot be loaded here."""
@@ -140,10 +134,10 @@ def hopper(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device", lambda index: torch.no_grad())
     monkeypatch.setattr(scan, "nvrtc_problem", lambda: "")
     monkeypatch.setattr(scan, "nvrtc_version", lambda: (13, 0))
-    monkeypatch.setattr(scan, "_kernel", lambda *_: None)
-    scan._gpu_problem.cache_clear()
+    monkeypatch.setattr(scan, "load_kernel", lambda *_: None)
+    scan.gpu_problem.cache_clear()
     yield monkeypatch
-    scan._gpu_problem.cache_clear()
+    scan.gpu_problem.cache_clear()
 
 
 def saved_states(shape: ScanShape, dtype: torch.dtype) -> tuple[tuple[int, ...], torch.dtype]:
@@ -178,8 +172,8 @@ def _raises(error):
     ("name", "value", "reason"),
     [
         ("nvrtc_problem", lambda: "NVRTC of CUDA 13.0 was not found", "was not found"),
-        ("_kernel", _raises(nvrtc.CompileError("NVRTC cannot compile\nlog")), "cannot compile"),
-        ("_kernel", _raises(OSError("libcuda.so.1")), "libcuda.so.1"),
+        ("load_kernel", _raises(nvrtc.CompileError("NVRTC cannot compile\nlog")), "cannot compile"),
+        ("load_kernel", _raises(OSError("libcuda.so.1")), "libcuda.so.1"),
     ],
 )
 def test_what_fails_on_the_gpu_is_a_reason_and_the_triton_kernels_go_on(hopper, name, value, reason):
@@ -189,6 +183,22 @@ def test_what_fails_on_the_gpu_is_a_reason_and_the_triton_kernels_go_on(hopper, 
     assert saved_states(ScanShape.of_grid(1, (8, 8), 64), BF16)[1] == torch.float32
 
 
-def test_an_older_gpu_is_refused(hopper):
-    hopper.setattr(torch.cuda, "get_device_capability", lambda index: (8, 0))
-    assert "this GPU has 8.0" in scan.supports(CUDA, BF16, 16, 64)[1]
+@pytest.mark.parametrize(
+    ("capability", "variable", "reason"),
+    [
+        ((9, 0), None, "CUDA C++ by NVRTC 13.0"),
+        ((9, 0), "", "CUDA C++ by NVRTC 13.0"),
+        ((9, 0), "0", "NNUNETV2_DSVM_NVRTC=0 turns it off"),
+        ((8, 0), "1", "this GPU has 8.0"),
+        ((10, 0), None, "not measured on compute capability 10.0; NNUNETV2_DSVM_NVRTC=1 uses it there"),
+        ((10, 0), "1", "CUDA C++ by NVRTC 13.0"),
+    ],
+)
+def test_it_is_used_where_it_was_measured_unless_turned_off(hopper, capability, variable, reason):
+    hopper.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    if variable is not None:
+        hopper.setenv("NNUNETV2_DSVM_NVRTC", variable)
+    used, why = scan.supports(CUDA, BF16, 16, 64)
+    assert used == reason.startswith("CUDA C++") and reason in why
+    told = scan.in_words(CUDA)
+    assert told.startswith("; in bfloat16 CUDA C++") if used else reason in told

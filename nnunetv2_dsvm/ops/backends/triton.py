@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from nnunetv2_dsvm.ops.backend import Backend, CoreGradients, FusedOperators
+from nnunetv2_dsvm.ops.nvrtc import scan as nvrtc_scan
 from nnunetv2_dsvm.ops.scan_inputs import ScanGradients, ScanInputs, ScanShape
-from nnunetv2_dsvm.ops.triton import conv_silu, core, layer_norm, nvrtc_scan, resized_mse, runtime, scan
+from nnunetv2_dsvm.ops.triton import conv_silu, core, layer_norm, resized_mse, runtime, scan
 from nnunetv2_dsvm.ops.triton.launch_plan import MAX_D_STATE, LaunchSettings
 
 

@@ -84,7 +84,7 @@ def cubin(name: str, capability: tuple[int, int], macros: dict[str, int]) -> byt
     try:
         return path.read_bytes()
     except OSError:
-        code = _compile(name, source, options)
+        code = compiled(name, source, options)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Another process may be reading or writing the same: it sees all of it or nothing.
@@ -96,8 +96,10 @@ def cubin(name: str, capability: tuple[int, int], macros: dict[str, int]) -> byt
     return code
 
 
-def _compile(name: str, source: str, options: list[str]) -> bytes:
-    nvrtc = _load()[0]
+def compiled(name: str, source: str, options: list[str]) -> bytes:
+    nvrtc, problem = _load()
+    if nvrtc is None:
+        raise CompileError(problem)
     program = ctypes.c_void_p()
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), f"{name}.cu".encode(), 0, None, None)
     try:

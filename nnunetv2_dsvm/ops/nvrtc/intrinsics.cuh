@@ -84,7 +84,17 @@ __device__ __forceinline__ u32 transpose(u32 word) {
     return turned;
 }
 
-// Block indices, asked for again wherever they are used: kept in registers over an interval they would be spilled, and
+__device__ __forceinline__ void keep_one(int& v) { asm volatile("" : "+r"(v)); }
+__device__ __forceinline__ void keep_one(u32& v) { asm volatile("" : "+r"(v)); }
+__device__ __forceinline__ void keep_one(i64& v) { asm volatile("" : "+l"(v)); }
+
+// Keeps the values in registers: the compiler would rather compute those of a lane again in every group of tokens.
+template <class... T>
+__device__ __forceinline__ void keep(T&... values) {
+    (keep_one(values), ...);
+}
+
+// Block and thread indices, asked for again wherever they are used: kept in registers over an interval they would be spilled, and
 // come back at the price of a load from global memory.
 __device__ __forceinline__ int block_y() {
     int y;
@@ -96,4 +106,10 @@ __device__ __forceinline__ int block_z() {
     int z;
     asm volatile("mov.u32 %0, %%ctaid.z;" : "=r"(z));
     return z;
+}
+
+__device__ __forceinline__ int thread_x() {
+    int x;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+    return x;
 }

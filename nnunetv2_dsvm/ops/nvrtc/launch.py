@@ -16,7 +16,9 @@ _kernels: dict[tuple, "Kernel"] = {}
 
 @lru_cache(maxsize=1)
 def _driver() -> ctypes.CDLL:
-    return ctypes.WinDLL("nvcuda.dll") if sys.platform == "win32" else ctypes.CDLL("libcuda.so.1")
+    if sys.platform == "win32":
+        return ctypes.WinDLL("nvcuda.dll")
+    return ctypes.CDLL("libcuda.so.1")
 
 
 def _check(status: int, what: str) -> None:

@@ -17,7 +17,8 @@ VARIABLE = "NNUNETV2_DSVM_NVRTC"
 INTERVAL = 32  # tokens between saved states in bfloat16: as many bytes as the Triton kernels' fp32 every 64 tokens
 STATES = 16
 WARP_CHANNELS = 16
-_MIN_CAPABILITY = (9, 0)  # where it has been run; its instructions Ampere has, too, but less shared memory
+_MIN_CAPABILITY = (9, 0)  # its instructions Ampere has, too, but less shared memory
+_MEASURED = (9, 0)
 _RESIDENT = {"scan_forward": 16, "scan_backward": 12}  # warps of a multiprocessor, by registers
 _BLOCK_WARPS = (12, 6, 4, 3, 2, 1)
 
@@ -40,8 +41,8 @@ def shared_bytes(name: str, warps: int) -> int:
     """Shared memory of a block of the kernel `name`, as `Block` in its source."""
     pitch = 4 * (8 * warps + (0 if warps % 2 else 8))
     if name == "scan_forward":
-        return 4 * INTERVAL * pitch + 8192 + 2048 + warps * 768 + 4 * 4 * INTERVAL
-    return (6 * INTERVAL + 2 * STATES) * pitch + 8192 + warps * (4096 + 1280 + 2048) + 4 * 4 * INTERVAL
+        return 4 * INTERVAL * pitch + 20480 + 2048 + warps * 768 + 4 * 4 * INTERVAL
+    return (6 * INTERVAL + 2 * STATES) * pitch + 20480 + warps * (4096 + 1280 + 2048) + 4 * 4 * INTERVAL
 
 
 @lru_cache(maxsize=256)
@@ -76,29 +77,29 @@ def macros(name: str, warps: int) -> dict[str, int]:
     }
 
 
-def _kernel(name: str, device: torch.device, warps: int) -> Kernel:
+def load_kernel(name: str, device: torch.device, warps: int) -> Kernel:
     return kernel(name, macros(name, warps), device, shared_bytes(name, warps))
-
-
-def is_wanted() -> bool:
-    """Whether the user asks for the kernels. Their last change has run on a CPU only (ops/NOTES.md, r12)."""
-    return os.environ.get(VARIABLE, "0") == "1"
 
 
 def device_problem(device: torch.device) -> str:
     """Why the kernels are not used on this device, or an empty string."""
-    if not is_wanted():
-        return f"it is experimental: {VARIABLE}=1 turns it on"
+    wanted = os.environ.get(VARIABLE, "")
+    if wanted == "0":
+        return f"{VARIABLE}=0 turns it off"
     if device.type != "cuda" or torch.version.hip is not None:
         return f"it runs on NVIDIA GPUs, not on {'AMD GPUs' if torch.version.hip else device.type}"
     if not torch.cuda.is_available():
         return "torch sees no GPU"
     index = torch.cuda.current_device() if device.index is None else device.index
-    return _gpu_problem(index)
+    capability = torch.cuda.get_device_capability(index)
+    if capability > _MEASURED and wanted != "1":
+        found = ".".join(map(str, capability))
+        return f"it was not measured on compute capability {found}; {VARIABLE}=1 uses it there"
+    return gpu_problem(index)
 
 
 @lru_cache(maxsize=16)
-def _gpu_problem(index: int) -> str:
+def gpu_problem(index: int) -> str:
     """Of the GPU with this index; compiles and loads the kernels, so that nothing is left to fail in a training."""
     capability = torch.cuda.get_device_capability(index)
     if capability < _MIN_CAPABILITY:
@@ -108,7 +109,7 @@ def _gpu_problem(index: int) -> str:
     try:
         with torch.cuda.device(index):
             for name in _RESIDENT:
-                _kernel(name, torch.device("cuda", index), max(_BLOCK_WARPS))
+                load_kernel(name, torch.device("cuda", index), max(_BLOCK_WARPS))
     except (CompileError, OSError, RuntimeError) as error:
         return (str(error).splitlines() or [type(error).__name__])[0]
     return ""
@@ -124,6 +125,14 @@ def supports(device: torch.device, dtype: torch.dtype, d_state: int, channels: i
         return False, f"it takes a multiple of 8 channels, not {channels}"
     problem = device_problem(device)
     return not problem, problem or f"CUDA C++ by NVRTC {'.'.join(map(str, nvrtc_version()))}"
+
+
+def in_words(device: torch.device) -> str:
+    """For users, after the name of the Triton kernels, whether these take their place on a GPU, and why not."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return ""
+    problem = device_problem(device)
+    return f"; CUDA C++ is not used: {problem}" if problem else "; in bfloat16 CUDA C++ by NVRTC"
 
 
 def _fields(pointers: str, strides: str, sizes: str) -> list[tuple[str, type]]:
@@ -190,7 +199,7 @@ def scan_forward(
         length, channels, height, width, launch.chunks, launch.chunk_intervals, math.ceil(length / INTERVAL),
     )  # fmt: skip
     grid = (launch.blocks, NUM_DIRECTIONS * launch.chunks, batch)
-    _kernel("scan_forward", x.device, launch.warps).launch(grid, 32 * launch.warps, arguments)
+    load_kernel("scan_forward", x.device, launch.warps).launch(grid, 32 * launch.warps, arguments)
     return y
 
 
@@ -227,7 +236,8 @@ def scan_backward(
     gbias = empty(sequences, NUM_DIRECTIONS, channels)
     parts = None
     if launch.blocks > 1:
-        parts = tuple(empty(launch.blocks, batch, length, NUM_DIRECTIONS, STATES) for _ in range(2))
+        shape = launch.blocks, batch, length, NUM_DIRECTIONS, STATES
+        parts = empty(*shape), empty(*shape)
     gb, gc = parts or (grad_B, grad_C)
     arguments = _BackwardArguments(
         *_addresses(grad, x, delta, B, C, boundary, A, flow, gx, grad_dt, gb, gc, ga, gbias),
@@ -236,5 +246,5 @@ def scan_backward(
         length, channels, height, width, launch.chunks, launch.chunk_intervals, boundary.shape[2], batch,
     )  # fmt: skip
     grid = (launch.blocks, NUM_DIRECTIONS * launch.chunks, batch)
-    _kernel("scan_backward", x.device, launch.warps).launch(grid, 32 * launch.warps, arguments)
+    load_kernel("scan_backward", x.device, launch.warps).launch(grid, 32 * launch.warps, arguments)
     return Gradients(gx, ga, gbias, parts)

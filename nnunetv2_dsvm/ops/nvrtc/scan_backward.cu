@@ -19,7 +19,8 @@ struct Arguments {
 };
 
 struct Group {                  // of four tokens, at one distance in shared memory
-    u32 b[4][STATES], c[4][STATES];  // bf16 twice, states 4m + (0, 2, 1, 3)
+    // bf16 twice, states 4m + (0, 2, 1, 3), of a token for the lanes with its q; zeros for the others
+    u32 b[4][4][STATES], c[4][4][STATES];
     float b32[4][STATES];
     uint4 states[WARPS][32];    // h before the group, bf16
     uint2 sums[2][WARPS][16];   // gc and gb of each warp, bf16; lanes with q < 2
@@ -38,14 +39,9 @@ struct Words {
     u32 x, delta, gy;
 };
 
-__device__ __forceinline__ Words load(const u32 (*raw)[4][PITCH], int token, int column) {
-    return {raw[0][token][column], raw[1][token][column], raw[2][token][column]};
-}
-
-// Two values as one column pair of a bf16 matrix: what the first half leaves is in the second.
-__device__ __forceinline__ u32 split(float v) {
-    const float high = __uint_as_float(__float_as_uint(v) & 0xffff0000u);
-    return pack_bf16(v - high, high);
+__device__ __forceinline__ Words load(const u32 (*raw)[4][PITCH], int at_raw) {
+    const u32* const words = &at<const u32>(raw, at_raw);
+    return {words[0], words[4 * PITCH], words[8 * PITCH]};
 }
 
 static_assert(sizeof(Block) == SHARED_BYTES, "the launch gives a block its shared memory");
@@ -54,13 +50,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
     SHARED_MEMORY(shared);
     Block& block = *(Block*)shared;
     const int lane = threadIdx.x & 31, g = lane >> 2, q = lane & 3, warp = threadIdx.x >> 5, column = warp * 8 + g;
+    // Where a lane's own things are in shared memory, in bytes.
+    int at_bc = 64 * q + 8 * g, at_b32 = 16 * q, at_states = 512 * warp + 16 * lane, at_raw = 4 * (PITCH * q + column);
+    int at_theirs = (int)sizeof(block.prepared[0]) * warp + 16 * g, at_mine = at_theirs + 160 * q;
+    int at_sums = 128 * warp + 8 * (2 * g + q);
+    keep(at_bc, at_b32, at_states, at_raw, at_theirs, at_mine, at_sums);
+    u32 ones[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) ones[i] = g == i ? 0x3f803f80u : 0u;
+    keep(ones[0], ones[1], ones[2], ones[3]);
     const Place here;
     const int k = here.k;
     const int channel0 = blockIdx.x * (WARPS * CHANNELS), channel = channel0 + warp * CHANNELS + 2 * g;
-    const bool exists = channel < p.channels;
+    int exists = channel < p.channels;
+    keep(exists);
     const i64 row0 = (i64)here.image * p.length;
-    u16* const gx = p.gx + (row0 * 4 + k) * p.channels + channel;
-    u16* const gdt = p.gdt + row0 * p.stride_gdt + k * p.channels + channel;
+    i64 at_gx = 2 * ((row0 * 4 + k) * p.channels + channel);
+    i64 at_gdt = 2 * (row0 * p.stride_gdt + k * p.channels + channel);
+    keep(at_gx, at_gdt);
     const int end = min((here.chunk + 1) * p.chunk_intervals, p.intervals);
 
     float a2[2][4], ga[2][4], entering[2][4], gbias[2] = {0.f, 0.f};
@@ -96,7 +103,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
                         &raw[t >> 2][1][t & 3][4 * piece], p.delta + at * p.stride_delta + place.k * p.channels + from,
                         &raw[t >> 2][2][t & 3][4 * piece], p.gy + at * p.stride_gy + from, row >= 0);
         });
-        const int n = threadIdx.x / (2 * WARPS), piece = threadIdx.x % (2 * WARPS);
+        const int thread = thread_x(), n = thread / (2 * WARPS), piece = thread % (2 * WARPS);
         if (piece < pieces) {
             const i64 at = ((place.sequence() * p.intervals + s) * STATES + n) * p.channels + channel0 + 8 * piece;
             copy_async(&block.boundary[s & 1][n][4 * piece], p.boundary + at, true);
@@ -113,11 +120,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
             const int t = i >> 2, half = i & 1;
             const uint4 v = block.raw_bc[t][i & 3];
             Group& group = block.groups[t >> 2];
-            uint4* to = (uint4*)&(i & 2 ? group.c : group.b)[t & 3][8 * half];
-            to[0] = make_uint4(__byte_perm(v.x, 0, 0x1010), __byte_perm(v.y, 0, 0x1010),
-                               __byte_perm(v.x, 0, 0x3232), __byte_perm(v.y, 0, 0x3232));
-            to[1] = make_uint4(__byte_perm(v.z, 0, 0x1010), __byte_perm(v.w, 0, 0x1010),
-                               __byte_perm(v.z, 0, 0x3232), __byte_perm(v.w, 0, 0x3232));
+            widen(v, &(i & 2 ? group.c : group.b)[t & 3][t & 3][8 * half]);
             if (i & 2) return;
             const float2 v0 = unpack_bf16(v.x), v1 = unpack_bf16(v.y), v2 = unpack_bf16(v.z), v3 = unpack_bf16(v.w);
             float4* to32 = (float4*)&group.b32[t & 3][8 * half];
@@ -126,7 +129,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
         });
     };
 
-    for (int i = threadIdx.x; i < (int)(sizeof(block.raw) + sizeof(block.boundary)) / 16; i += THREADS)
+    for (int i = threadIdx.x; i < (int)(sizeof(block.raw) + sizeof(block.boundary) + sizeof(block.groups)) / 16; i += THREADS)
         ((uint4*)block.raw)[i] = make_uint4(0, 0, 0, 0);
     place_rows(end - 1);
     if (end - 2 >= here.chunk * p.chunk_intervals) place_rows(end - 2);
@@ -152,9 +155,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
         unpack_states(boundary[4 * q][column], boundary[4 * q + 1][column],
                       boundary[4 * q + 2][column], boundary[4 * q + 3][column]);
 
-        float4 *const mine = &block.prepared[warp][0][10 * q + g], *const theirs = &block.prepared[warp][0][g];
+        float4 *const mine = &at<float4>(block.prepared, at_mine), *const theirs = &at<float4>(block.prepared, at_theirs);
         // The first pass. The words of a group are read two groups ahead, and prepared one group ahead.
-        Words words = load(raw[0], q, column);
+        Words words = load(raw[0], at_raw);
         u32 u_even, u_odd;
         auto prepare_first = [&](int group) {
             const float2 x = unpack_bf16(words.x), delta = unpack_f16(words.delta), gy = unpack_bf16(words.gy);
@@ -163,36 +166,35 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
             u_odd = split(x.y * delta.y);
         };
         prepare_first(0);
-        words = load(raw[1], q, column);
+        words = load(raw[1], at_raw);
 #pragma unroll 1
         for (int group = 0; group < GROUPS; ++group) {
             Group& now = block.groups[group];
             __syncwarp();
             const u32 even = u_even, odd = u_odd;
             prepare_first(group + 1);  // after the last one again, which nobody reads
-            words = load(raw[min(group + 2, GROUPS - 1)], q, column);
-            now.states[warp][lane] = make_uint4(pack_bf16(h[0].x, h[0].z), pack_bf16(h[0].y, h[0].w),
+            words = load(raw[min(group + 2, GROUPS - 1)], at_raw);
+            at<uint4>(now.states, at_states) = make_uint4(pack_bf16(h[0].x, h[0].z), pack_bf16(h[0].y, h[0].w),
                                                   pack_bf16(h[1].x, h[1].z), pack_bf16(h[1].y, h[1].w));
-            const uint2 b = *(const uint2*)&now.b[q][2 * g];
             float4 sums = make_float4(0.f, 0.f, 0.f, 0.f);
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 const float4 v = theirs[(group & 1) * 40 + 10 * i];
-                const u32 u0 = q == i ? even : 0u, u1 = q == i ? odd : 0u;
+                const uint2 b = at<const uint2>(now.b[i], at_bc);
 #pragma unroll
                 for (int j = 0; j < 2; ++j) {
                     h[j].x *= exp2_(v.x * a2[0][2 * j]);
                     h[j].y *= exp2_(v.x * a2[0][2 * j + 1]);
                     h[j].z *= exp2_(v.y * a2[1][2 * j]);
                     h[j].w *= exp2_(v.y * a2[1][2 * j + 1]);
-                    h[j] = multiply_bf16(u0, u1, j ? b.y : b.x, h[j]);
+                    h[j] = multiply_bf16(even, odd, j ? b.y : b.x, h[j]);
                 }
                 const u32 low = pack_bf16(h[0].x * v.z + h[0].z * v.w, h[0].y * v.z + h[0].w * v.w);
                 const u32 high = pack_bf16(h[1].x * v.z + h[1].z * v.w, h[1].y * v.z + h[1].w * v.w);
-                sums = multiply_bf16(transpose(low), transpose(high), g == i ? 0x3f803f80u : 0u, sums);
+                sums = multiply_bf16(transpose(low), transpose(high), ones[i], sums);
             }
             if (q < 2)
-                now.sums[0][warp][2 * g + q] = make_uint2(pack_bf16(sums.x, sums.y), pack_bf16(sums.z, sums.w));
+                at<uint2>(now.sums[0], at_sums) = make_uint2(pack_bf16(sums.x, sums.y), pack_bf16(sums.z, sums.w));
         }
 
         // The second pass; the last group's words are still there.
@@ -208,43 +210,41 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
         };
         __syncwarp();
         prepare_second(GROUPS - 1);
-        words = load(raw[GROUPS - 2], q, column);
+        words = load(raw[GROUPS - 2], at_raw);
 #pragma unroll 1
         for (int group = GROUPS - 1; group >= 0; --group) {
             Group& now = block.groups[group];
             __syncwarp();
             const u32 even = u_even, odd = u_odd, gy0 = gy_even, gy1 = gy_odd;
             prepare_second(group + 1);  // in place of the one after, whose parity the one before has
-            const uint4 saved = now.states[warp][lane];
+            const uint4 saved = at<uint4>(now.states, at_states);
             unpack_states(saved.x, saved.y, saved.z, saved.w);
-            words = load(raw[max(group - 2, 0)], q, column);
-            const uint2 b = *(const uint2*)&now.b[q][2 * g];
-            const uint2 c = *(const uint2*)&now.c[q][2 * g];
+            words = load(raw[max(group - 2, 0)], at_raw);
             float4 decay[4][2], kept[4][2];  // kept = decay h
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 const float2 delta = *(const float2*)&theirs[(group & 1) * 40 + 10 * i];
-                const u32 u0 = q == i ? even : 0u, u1 = q == i ? odd : 0u;
+                const uint2 b = at<const uint2>(now.b[i], at_bc);
 #pragma unroll
                 for (int j = 0; j < 2; ++j) {
                     const float4 d = make_float4(exp2_(delta.x * a2[0][2 * j]), exp2_(delta.x * a2[0][2 * j + 1]),
                                                  exp2_(delta.y * a2[1][2 * j]), exp2_(delta.y * a2[1][2 * j + 1]));
                     decay[i][j] = d;
                     kept[i][j] = make_float4(h[j].x * d.x, h[j].y * d.y, h[j].z * d.z, h[j].w * d.w);
-                    if (i < 3) h[j] = multiply_bf16(u0, u1, j ? b.y : b.x, kept[i][j]);
+                    if (i < 3) h[j] = multiply_bf16(even, odd, j ? b.y : b.x, kept[i][j]);
                 }
             }
             float4 sums = make_float4(0.f, 0.f, 0.f, 0.f), of_token = sums;
 #pragma unroll
             for (int i = 3; i >= 0; --i) {
                 const float4 v = theirs[(group & 1) * 40 + 10 * i];
-                const u32 gy_0 = q == i ? gy0 : 0u, gy_1 = q == i ? gy1 : 0u;
-                const float4 b32 = *(const float4*)&now.b32[i][4 * q];
+                const uint2 c = at<const uint2>(now.c[i], at_bc);
+                const float4 b32 = at<const float4>(now.b32[i], at_b32);
                 float4 gh[2];
                 float gu[2] = {0.f, 0.f}, gexponent[2] = {0.f, 0.f};
 #pragma unroll
                 for (int j = 0; j < 2; ++j) {
-                    gh[j] = multiply_bf16(gy_0, gy_1, j ? c.y : c.x, flow[j]);
+                    gh[j] = multiply_bf16(gy0, gy1, j ? c.y : c.x, flow[j]);
                     const float4 product = make_float4(gh[j].x * kept[i][j].x, gh[j].y * kept[i][j].y,
                                                        gh[j].z * kept[i][j].z, gh[j].w * kept[i][j].w);
                     flow[j] = make_float4(gh[j].x * decay[i][j].x, gh[j].y * decay[i][j].y,
@@ -266,22 +266,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
                                          g == 2 * i + 1 ? 1.f : 0.f, of_token);
                 const u32 low = pack_bf16(gh[0].x * v.z + gh[0].z * v.w, gh[0].y * v.z + gh[0].w * v.w);
                 const u32 high = pack_bf16(gh[1].x * v.z + gh[1].z * v.w, gh[1].y * v.z + gh[1].w * v.w);
-                sums = multiply_bf16(transpose(low), transpose(high), g == i ? 0x3f803f80u : 0u, sums);
+                sums = multiply_bf16(transpose(low), transpose(high), ones[i], sums);
             }
             if (q < 2)
-                now.sums[1][warp][2 * g + q] = make_uint2(pack_bf16(sums.x, sums.y), pack_bf16(sums.z, sums.w));
+                at<uint2>(now.sums[1], at_sums) = make_uint2(pack_bf16(sums.x, sums.y), pack_bf16(sums.z, sums.w));
 
             const float2 delta = *(const float2*)&mine[(group & 1) * 40];
-            const float2 x = unpack_bf16(raw[group][0][q][column]);
+            const float2 x = unpack_bf16(at<const u32>(raw[group], at_raw));
             const int row = rows[4 * group + q];
             const float gdt0 = (of_token.y * LN_2 + of_token.x * x.x) * (1.f - exp2_(-delta.x * LOG2_E));
             const float gdt1 = (of_token.w * LN_2 + of_token.z * x.y) * (1.f - exp2_(-delta.y * LOG2_E));
             gbias[0] += gdt0;
             gbias[1] += gdt1;
             if (exists && row >= 0) {
-                *(u32*)(gx + (size_t)(u32)row * (u32)(4 * p.channels)) =
+                *(u32*)((char*)p.gx + (at_gx + (size_t)(u32)row * (u32)(8 * p.channels))) =
                     pack_bf16(of_token.x * delta.x, of_token.z * delta.y);
-                *(u32*)(gdt + (size_t)(u32)row * (u32)p.stride_gdt) = pack_bf16(gdt0, gdt1);
+                *(u32*)((char*)p.gdt + (at_gdt + (size_t)(u32)row * (u32)(2 * p.stride_gdt))) = pack_bf16(gdt0, gdt1);
             }
         }
         __syncthreads();

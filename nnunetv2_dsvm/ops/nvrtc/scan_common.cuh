@@ -21,15 +21,36 @@
 // f(0) to f(COUNT - 1), dealt to the threads of the block.
 template <int COUNT, class F>
 __device__ __forceinline__ void each(F f) {
+    const int thread = thread_x();
 #pragma unroll
     for (int j = 0; j < (COUNT + THREADS - 1) / THREADS; ++j) {
-        const int i = threadIdx.x + j * THREADS;
+        const int i = thread + j * THREADS;
         if (COUNT % THREADS == 0 || i < COUNT) f(i);
     }
 }
 
 __device__ __forceinline__ float2 unpack_bf16(u32 word) {
     return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
+}
+
+// Two values as one column pair of a bf16 matrix: what the first half leaves is in the second.
+__device__ __forceinline__ u32 split(float v) {
+    const float high = __uint_as_float(__float_as_uint(v) & 0xffff0000u);
+    return pack_bf16(v - high, high);
+}
+
+// Eight bf16 values, each twice in a word, in the order 4m + (0, 2, 1, 3).
+__device__ __forceinline__ void widen(uint4 v, u32* to) {
+    *(uint4*)to = make_uint4(__byte_perm(v.x, 0, 0x1010), __byte_perm(v.y, 0, 0x1010),
+                             __byte_perm(v.x, 0, 0x3232), __byte_perm(v.y, 0, 0x3232));
+    *(uint4*)(to + 4) = make_uint4(__byte_perm(v.z, 0, 0x1010), __byte_perm(v.w, 0, 0x1010),
+                                   __byte_perm(v.z, 0, 0x3232), __byte_perm(v.w, 0, 0x3232));
+}
+
+// What lies `bytes` behind `from`.
+template <class T>
+__device__ __forceinline__ T& at(const void* from, int bytes) {
+    return *(T*)((char*)from + bytes);
 }
 
 // Raster index of the t-th token of direction k, or -1 past the end.

@@ -1,5 +1,5 @@
 // Forward of the four-direction selective scan, for bf16: y of each direction without the skip, and the sparse states.
-// The outer product u b is a matrix product as in the backward, here in TF32, in which b is exact and u two values.
+// The outer product u b is a matrix product as in the backward.
 
 struct Arguments {
     const u16 *x, *delta, *b, *c;  // (batch, L, channels), (batch, L, K, channels) fp16, (batch, L, K, N)
@@ -10,7 +10,10 @@ struct Arguments {
 };
 
 struct Group {  // of four tokens, at one distance in shared memory
-    float b[2][4][STATES], c[2][4][STATES];  // of this interval and the next; b's states 4m + (0, 2, 1, 3)
+    // Of this interval and the next. b twice in a word, states 4m + (0, 2, 1, 3), of a token for the lanes with its q;
+    // zeros for the others.
+    u32 b[2][4][4][STATES];
+    float c[2][4][STATES];
 };
 
 struct Block {
@@ -23,21 +26,24 @@ struct Block {
 
 static_assert(sizeof(Block) == SHARED_BYTES, "the launch gives a block its shared memory");
 
-// The digits that the tensor cores drop.
-__device__ __forceinline__ float rest(float v) { return v - __uint_as_float(__float_as_uint(v) & 0xffffe000u); }
-
 extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_forward(const Arguments p) {
     SHARED_MEMORY(shared);
     Block& block = *(Block*)shared;
     const int lane = threadIdx.x & 31, g = lane >> 2, q = lane & 3, warp = threadIdx.x >> 5, column = warp * 8 + g;
+    // Where a lane's own things are in shared memory, in bytes.
+    int lane_b = 64 * q + 8 * g, lane_c = 16 * q, at_raw = 4 * (PITCH * q + column);
+    int at_theirs = (int)sizeof(block.prepared[0]) * warp + 8 * g, at_mine = at_theirs + 96 * q;
+    keep(lane_b, lane_c, at_raw, at_theirs, at_mine);
     const Place here;
     const int k = here.k;
     const int channel0 = blockIdx.x * (WARPS * CHANNELS), channel = channel0 + warp * CHANNELS + 2 * g;
-    const bool exists = channel < p.channels;
+    int exists = channel < p.channels;
+    keep(exists);
     const i64 row0 = (i64)here.image * p.length;
     const int first = here.chunk * p.chunk_intervals, end = min(first + p.chunk_intervals, p.intervals);
 
-    u16* const y_of_image = p.y + (row0 * 4 + k) * p.channels + channel;
+    i64 at_y = 2 * ((row0 * 4 + k) * p.channels + channel);
+    keep(at_y);
 
     float a2[2][4], entering[2][4];
 #pragma unroll
@@ -81,21 +87,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_forwar
         each<TOKENS * 4>([&](int i) {
             const int t = i >> 2, half = i & 1;
             const uint4 v = block.raw_bc[t][i & 3];
-            const float2 v0 = unpack_bf16(v.x), v1 = unpack_bf16(v.y), v2 = unpack_bf16(v.z), v3 = unpack_bf16(v.w);
             Group& group = block.groups[t >> 2];
             if (i & 2) {
+                const float2 v0 = unpack_bf16(v.x), v1 = unpack_bf16(v.y);
+                const float2 v2 = unpack_bf16(v.z), v3 = unpack_bf16(v.w);
                 float4* to = (float4*)&group.c[s & 1][t & 3][8 * half];
                 to[0] = make_float4(v0.x, v0.y, v1.x, v1.y);
                 to[1] = make_float4(v2.x, v2.y, v3.x, v3.y);
-            } else {
-                float4* to = (float4*)&group.b[s & 1][t & 3][8 * half];
-                to[0] = make_float4(v0.x, v1.x, v0.y, v1.y);
-                to[1] = make_float4(v2.x, v3.x, v2.y, v3.y);
-            }
+            } else
+                widen(v, &group.b[s & 1][t & 3][t & 3][8 * half]);
         });
     };
 
-    for (int i = threadIdx.x; i < (int)sizeof(block.raw) / 16; i += THREADS)
+    for (int i = threadIdx.x; i < (int)(sizeof(block.raw) + sizeof(block.groups)) / 16; i += THREADS)
         ((uint4*)block.raw)[i] = make_uint4(0, 0, 0, 0);
     place_rows(first);
     if (first + 1 < end) place_rows(first + 1);
@@ -109,6 +113,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_forwar
         if (s + 1 < end) stage(s + 1);
         const auto& raw = block.raw[s & 1];
         const int* rows = block.rows[s & 3];
+        const int at_b = lane_b + (s & 1) * (int)sizeof(block.groups[0].b[0]);
+        const int at_c = lane_c + (s & 1) * (int)sizeof(block.groups[0].c[0]);
 
         if (exists && p.boundary) {
             u16* to = p.boundary + ((here.sequence() * p.intervals + s) * STATES + 4 * q) * p.channels + channel;
@@ -118,42 +124,41 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_forwar
             *(u32*)(to + 3 * p.channels) = pack_bf16(h[1].y, h[1].w);
         }
         // The words of a group are read two groups ahead, and prepared one group ahead.
-        float2 *const mine = &block.prepared[warp][0][12 * q + g], *const theirs = &block.prepared[warp][0][g];
-        u32 x_words = raw[0][0][q][column], delta_words = raw[0][1][q][column];
-        float u_even, u_odd;
+        float2 *const mine = &at<float2>(block.prepared, at_mine), *const theirs = &at<float2>(block.prepared, at_theirs);
+        u32 x_words = at<const u32>(raw[0][0], at_raw), delta_words = at<const u32>(raw[0][1], at_raw);
+        u32 u_even, u_odd;
         auto prepare = [&](int group) {
             const float2 x = unpack_bf16(x_words), delta = unpack_f16(delta_words);
             mine[(group & 1) * 48] = delta;
-            u_even = x.x * delta.x;
-            u_odd = x.y * delta.y;
+            u_even = split(x.x * delta.x);
+            u_odd = split(x.y * delta.y);
         };
         prepare(0);
-        x_words = raw[1][0][q][column];
-        delta_words = raw[1][1][q][column];
+        x_words = at<const u32>(raw[1][0], at_raw);
+        delta_words = at<const u32>(raw[1][1], at_raw);
 #pragma unroll 1
         for (int group = 0; group < GROUPS; ++group) {
             const Group& now = block.groups[group];
             __syncwarp();
-            const float even = u_even, odd = u_odd, even_rest = rest(even), odd_rest = rest(odd);
+            const u32 even = u_even, odd = u_odd;
             prepare(group + 1);  // after the last one again, which nobody reads
             const auto& ahead = raw[min(group + 2, GROUPS - 1)];
-            x_words = ahead[0][q][column];
-            delta_words = ahead[1][q][column];
-            const float2 b = *(const float2*)&now.b[s & 1][q][2 * g];
+            x_words = at<const u32>(ahead[0], at_raw);
+            delta_words = at<const u32>(ahead[1], at_raw);
             float4 sums = make_float4(0.f, 0.f, 0.f, 0.f);
             float y[4][2];
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 const float2 delta = theirs[(group & 1) * 48 + 12 * i];
-                const float4 c = *(const float4*)&now.c[s & 1][i][4 * q];
+                const uint2 b = at<const uint2>(now.b[0][i], at_b);
+                const float4 c = at<const float4>(now.c[0][i], at_c);
 #pragma unroll
                 for (int j = 0; j < 2; ++j) {
                     h[j].x *= exp2_(delta.x * a2[0][2 * j]);
                     h[j].y *= exp2_(delta.x * a2[0][2 * j + 1]);
                     h[j].z *= exp2_(delta.y * a2[1][2 * j]);
                     h[j].w *= exp2_(delta.y * a2[1][2 * j + 1]);
-                    const float b_ = q == i ? (j ? b.y : b.x) : 0.f;
-                    h[j] = multiply_tf32(even, odd, even_rest, odd_rest, b_, b_, h[j]);
+                    h[j] = multiply_bf16(even, odd, j ? b.y : b.x, h[j]);
                 }
                 y[i][0] = h[0].x * c.x + h[0].y * c.y + h[1].x * c.z + h[1].y * c.w;
                 y[i][1] = h[0].z * c.x + h[0].w * c.y + h[1].z * c.z + h[1].w * c.w;
@@ -165,8 +170,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_forwar
             }
             const int row = rows[4 * group + q];
             if (exists && row >= 0) {
-                const size_t at = (size_t)(u32)row * (u32)(4 * p.channels);
-                *(u32*)(y_of_image + at) = pack_bf16(sums.x, sums.z);
+                u32* const y = (u32*)((char*)p.y + (at_y + (size_t)(u32)row * (u32)(8 * p.channels)));
+                *y = pack_bf16(sums.x, sums.z);
             }
         }
     }

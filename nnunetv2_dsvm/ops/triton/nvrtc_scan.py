@@ -1,4 +1,4 @@
-"""The scan in CUDA C++ in the place of the Triton kernels, where it is turned on and runs."""
+"""The scan in CUDA C++ in the place of the Triton kernels, where it runs and is not turned off."""
 
 import torch
 from torch import Tensor
@@ -11,14 +11,6 @@ from nnunetv2_dsvm.ops.triton.scan_kernels import DirectionGradients, ScanKernel
 from nnunetv2_dsvm.ops.triton.triton_scan import chunk_states
 
 
-def in_words(device: torch.device) -> str:
-    """For users, whether CUDA C++ takes the place of the Triton kernels on a GPU where it can."""
-    if device.type != "cuda" or torch.version.hip is not None or not nvrtc.is_wanted():
-        return ""
-    problem = nvrtc.device_problem(device)
-    return f"; CUDA C++ is not used: {problem}" if problem else "; in bfloat16 CUDA C++ by NVRTC"
-
-
 class NVRTCScan(ScanKernels):
     """`ops/nvrtc`; where it cuts images into chunks, Triton's kernels make their first states."""
 
@@ -26,7 +18,7 @@ class NVRTCScan(ScanKernels):
     dt_dtype = torch.bfloat16  # whatever dt was
 
     def supports(self, shape: ScanShape, dtype: torch.dtype, device: torch.device) -> bool:
-        """bfloat16, on GPUs where it is turned on."""
+        """bfloat16, on GPUs where it runs."""
         return nvrtc.supports(device, dtype, shape.d_state, shape.d_inner)[0]
 
     def interval(self, settings: LaunchSettings) -> int:
