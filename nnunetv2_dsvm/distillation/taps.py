@@ -25,7 +25,9 @@ class FeatureTaps:
     `torch.nn.DataParallel` is refused, as its replicas would share them. `torch.jit.script` needs `remove` first.
 
     Example:
-        >>> network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 1))
+        >>> import torch
+        >>> from nnunetv2_dsvm.distillation import FeatureTaps
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Conv2d(4, 2, 1))
         >>> taps = FeatureTaps(network, encoder=["0"], decoder=["1"])
         >>> [tuple(f.shape) for f in network(torch.rand(1, 1, 8, 8)).encoder_features]
         [(1, 4, 6, 6)]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet, ResidualUNet
+from helpers.examples_in_docstrings import run_example
 from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -272,7 +273,19 @@ class Pyramid(nn.Module):
         (["stem"], ["down"], "'stem' returns is changed in place later"),
         (["down"], ["down"], "down named twice"),
     ],
-    ids=lambda value: None if isinstance(value, list) else value.split("'")[-1][:0] or None,
+    ids=[
+        "missing",
+        "twice",
+        "never",
+        "flat",
+        "list",
+        "beyond",
+        "no channels",
+        "no list",
+        "order",
+        "in place",
+        "named twice",
+    ],
 )
 def test_what_can_be_no_stage_is_named(encoder, decoder, message):
     with pytest.raises(ValueError, match=message):
@@ -346,6 +359,7 @@ def test_other_networks_stages_must_be_named():
 
 
 def test_the_readme_s_loop_trains():
+    run_example(FeatureTaps)
     section = README.read_text(encoding="utf-8").split("### Distil another network")[1].split("\n### ")[0]
     code = textwrap.dedent(section[section.index("    import torch") :].split("\n\n`encoder`")[0])
     network = Tiny()

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.short_trainers import ShortRun
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_dsvm.distillation import DualSelfDistillation, FeatureTaps, describe_stages
+from nnunetv2_dsvm.training.layers.distilled import DistilledTraining
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -64,3 +67,38 @@ def test_the_readme_s_names_are_stages(row, build, one_thread):
     assert next(p for p in network.parameters() if p.requires_grad).grad.norm() > 0
     network.eval()
     assert list(network.state_dict()) == keys and type(network(image)) is type(plain)
+
+
+class TheirTrainer(nnUNetTrainer):
+    """A user's, with MONAI's DynUNet, who knows nothing of ours."""
+
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.enable_deep_supervision = False
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision=True
+    ):
+        strides = [1, 2, 2]
+        return pytest.importorskip("monai.networks.nets").DynUNet(
+            2, num_input_channels, num_output_channels, [3] * 3, strides, strides[1:], filters=[4, 8, 8]
+        )
+
+    def set_deep_supervision_enabled(self, enabled):
+        pass
+
+
+class Mine(ShortRun, DistilledTraining, TheirTrainer):
+    default_num_epochs = 1
+    distillation_encoder = ["input_block", "downsamples.0", "bottleneck"]
+    distillation_decoder = ["upsamples.1", "upsamples.0"]
+
+
+def test_a_trainer_of_a_users_own_with_a_network_of_monai_s(make):
+    trainer = make(Mine)
+    trainer.run_training()
+    assert trainer.loss.last_terms["projection"] > 0 and trainer.loss.last_terms["progressive"] > 0
+    assert list(trainer.network.state_dict()) == list(
+        TheirTrainer.build_network_architecture(None, None, 1, 3).state_dict()
+    )
