@@ -85,6 +85,11 @@ class DistilledTraining(TrainerHooks):
     @cached_property
     def distillation(self) -> DualSelfDistillation:
         """The terms with their projections, made at the first use: when the optimiser is, or the loss."""
+        if "progressive" in self.distillation_terms and max(map(len, self.distilled_stages)) < 2:
+            raise UserValueError(
+                f"{type(self).__name__} has one stage on each side, and the progressive term compares neighbours of "
+                'one side: name more modules, or leave the term out (distillation_terms = ("projection",))'
+            )
         with torch.random.fork_rng(devices=()):  # what is drawn afterwards is drawn as without distillation
             distillation = DualSelfDistillation.from_stages(
                 *self.distilled_stages,
