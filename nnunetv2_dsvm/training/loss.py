@@ -14,9 +14,10 @@ from nnunetv2_dsvm.training.optimization import linear_ramp
 SEGMENTATION = "segmentation"
 NO_FEATURES = (
     "the network's features did not reach the loss in a training step, which would train without the distillation. In "
-    "a train_step of your own, call self.network(images) itself, not its forward or its parts, and pass its whole "
-    "output to self.loss; self.loss.segmentation_loss takes other logits. Where torch.compile compiles more than the "
-    "network, set torch._dynamo.config.skip_nnmodule_hook_guards = False before the first call, or nnUNet_compile=f"
+    "a train_step of your own, call self.network(images) itself, in training mode, not its forward or its parts, and "
+    "pass its whole output to self.loss; self.loss.segmentation_loss takes other logits. Where torch.compile compiles "
+    "more than the network, set torch._dynamo.config.skip_nnmodule_hook_guards = False before the first call, or "
+    "nnUNet_compile=f"
 )
 
 
