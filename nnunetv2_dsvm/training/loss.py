@@ -125,7 +125,7 @@ class SegmentationWithDistillationLoss(nn.Module):
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the ramp of an epoch (counted from 0) and forgets the terms recorded so far."""
-        self._epoch = epoch
+        self.epoch_of_terms = epoch
         self.ramp = linear_ramp(epoch, self.ramp_epochs)
         self._sums: dict[str, torch.Tensor] = {}
         self._steps = 0
@@ -145,7 +145,7 @@ class SegmentationWithDistillationLoss(nn.Module):
             if self.in_training is not None and self.in_training() and _has_gradient(output):
                 raise UserValueError(NO_FEATURES)
             return self.segmentation_loss(output, target)
-        if self.current_epoch is not None and self.current_epoch() != self._epoch:
+        if self.current_epoch is not None and self.current_epoch() != self.epoch_of_terms:
             self.set_epoch(self.current_epoch())
         segmentation = self.segmentation_loss(output.logits, target)
         features = tuple(output.encoder_features), tuple(output.decoder_features)
@@ -164,9 +164,7 @@ class SegmentationWithDistillationLoss(nn.Module):
         return segmentation + self.ramp * sum(self.weights[name] * value for name, value in terms.items())
 
     def mean_terms(self) -> dict[str, float]:
-        """The mean of L_seg and of each unweighted term over the epoch's steps; empty before the first."""
-        if self.current_epoch is not None and self.current_epoch() != self._epoch:
-            self.set_epoch(self.current_epoch())
+        """The mean of L_seg and of each unweighted term over the steps of `epoch_of_terms`; empty before the first."""
         return {name: (value / self._steps).item() for name, value in self._sums.items()}
 
     def _record(self, terms: dict[str, torch.Tensor]) -> None:

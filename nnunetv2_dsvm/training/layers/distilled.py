@@ -172,7 +172,7 @@ class DistilledTraining(TrainerHooks):
     def on_train_epoch_end(self, train_outputs: list[dict]):
         super().on_train_epoch_end(train_outputs)
         terms = self._mean_terms_of_all_ranks()
-        if not terms:  # steps of a user's own with a loss of their own
+        if not terms or self.loss.epoch_of_terms != self.current_epoch:  # steps with a loss of their own
             raise UserValueError(f"in epoch {self.current_epoch}: {NO_FEATURES}")
         values = {LOG_KEYS[name]: value for name, value in terms.items()}
         values[RAMP_KEY] = self.loss.ramp
