@@ -63,12 +63,19 @@ def _run(program: Sequence[str], arguments: Sequence[str], variables: Mapping[st
                 env=environment,
                 timeout=TIMEOUT_S,
             )
-        except subprocess.TimeoutExpired:
-            raise ProbeFailed(f"no answer within {TIMEOUT_S} s") from None
+        except subprocess.TimeoutExpired as late:
+            printed = late.stderr or b""
+            last = _last_line(printed.decode(errors="replace") if isinstance(printed, bytes) else printed)
+            at = f"; the last that it printed: {last}" if last else ""
+            raise ProbeFailed(f"no answer within {TIMEOUT_S} s{at}") from None
         if result.is_file():
             return json.loads(result.read_text(encoding="utf-8"))
-        lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        raise ProbeFailed(lines[-1] if lines else f"ended with status {done.returncode} and no message")
+        last = _last_line(done.stderr or done.stdout)
+        raise ProbeFailed(last or f"ended with status {done.returncode} and no message")
+
+
+def _last_line(printed: str) -> str:
+    return next((line.strip() for line in reversed(printed.splitlines()) if line.strip()), "")
 
 
 def describe(error: BaseException) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
+from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_dsvm.architecture.stage_info import StageInfo
@@ -53,8 +54,8 @@ def describe_stages(
 ) -> tuple[tuple[StageInfo, ...], tuple[StageInfo, ...]]:
     """What one dry run of the network tells of the modules that are to be its stages.
 
-    The network runs once as at inference: in evaluation mode, without gradients, uncompiled, on its own device and in
-    its own type. Its modes, buffers, gradients and torch's random numbers stay as they were.
+    The network runs once as at inference: in evaluation mode (but for dropout in place), without gradients, uncompiled,
+    on its own device and in its own type. Its modes, buffers, gradients and torch's random numbers stay as they were.
 
     Args:
         network: any module, also one that torch.compile or DDP has wrapped.
@@ -121,6 +122,9 @@ def unet_stages(network: nn.Module, from_stride: int = 4) -> tuple[list[str], li
 def _as_at_inference(network: nn.Module, device: torch.device) -> Iterator[None]:
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
+    for module in network.modules():
+        if isinstance(module, _DropoutNd) and module.inplace and module.p > 0:
+            module.train()  # what it changes in place shows in training only
     try:
         with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
             yield
@@ -179,8 +183,8 @@ def _stage(name: str, calls: Sequence[tuple[Any, int]], image: Tensor) -> StageI
         )
     if output._version != version:
         raise UserValueError(
-            f"what module {path!r} returns is changed in place later (by an activation with inplace=True?): name the "
-            "module that changes it"
+            f"what module {path!r} returns is changed in place later (by an activation or dropout with inplace=True?): "
+            "name the module that changes it"
         )
     stride = (max(1, round(n / m)) for n, m in zip(image.shape[2:], output.shape[2:], strict=True))
     return StageInfo(name, output.shape[1], tuple(stride))

@@ -8,9 +8,17 @@ from torch import distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
+from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.training.optimization import linear_ramp
 
 SEGMENTATION = "segmentation"
+NO_FEATURES = (
+    "the network's features did not reach the loss in a training step, which would train without the distillation. In "
+    "a train_step of your own, call self.network(images) itself, in training mode, not its forward or its parts, and "
+    "pass its whole output to self.loss; self.loss.segmentation_loss takes other logits. Where torch.compile compiles "
+    "more than the network, set torch._dynamo.config.skip_nnmodule_hook_guards = False before the first call, or "
+    "nnUNet_compile=f"
+)
 
 
 def pixels_not_ignored(target: torch.Tensor, ignore_label: int, has_regions: bool) -> torch.Tensor:
@@ -30,6 +38,11 @@ def _over_the_features(mask: torch.Tensor, features: Sequence[torch.Tensor], str
     sizes = zip(stride, features[0].shape[2:], mask.shape[2:], strict=True)
     missing = [step * covered - size for step, covered, size in sizes]
     return F.pad(mask, [padding for at_the_end in reversed(missing) for padding in (0, at_the_end)])
+
+
+def _has_gradient(output: Any) -> bool:
+    maps = output if isinstance(output, (list, tuple)) else [output]
+    return any(isinstance(logits, torch.Tensor) and logits.requires_grad for logits in maps)
 
 
 def share_of_all_ranks(mask: torch.Tensor) -> torch.Tensor:
@@ -65,6 +78,7 @@ class SegmentationWithDistillationLoss(nn.Module):
         current_epoch: the epoch of a training (counted from 0), asked in every step; None: that of `set_epoch`.
         stride: pixels of the image that a pixel of the first encoder features stands for, along each axis
             (`StageInfo.stride`); with `not_ignored`, for a network that pads its images.
+        in_training: whether the network is; plain logits with a gradient are then refused. None: never refused.
     """
 
     def __init__(
@@ -77,6 +91,7 @@ class SegmentationWithDistillationLoss(nn.Module):
         share: Callable[[torch.Tensor], torch.Tensor] | None = None,
         current_epoch: Callable[[], int] | None = None,
         stride: Sequence[int] | None = None,
+        in_training: Callable[[], bool] | None = None,
     ) -> None:
         super().__init__()
         self.segmentation_loss = segmentation_loss
@@ -87,6 +102,7 @@ class SegmentationWithDistillationLoss(nn.Module):
         self.share = share
         self.current_epoch = current_epoch
         self.stride = stride
+        self.in_training = in_training
         self.last_terms: dict[str, torch.Tensor] = {}
         self.set_epoch(0)
         self._own = {*vars(self), *self._modules, "_own"}
@@ -109,7 +125,7 @@ class SegmentationWithDistillationLoss(nn.Module):
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the ramp of an epoch (counted from 0) and forgets the terms recorded so far."""
-        self._epoch = epoch
+        self.epoch_of_terms = epoch
         self.ramp = linear_ramp(epoch, self.ramp_epochs)
         self._sums: dict[str, torch.Tensor] = {}
         self._steps = 0
@@ -121,10 +137,15 @@ class SegmentationWithDistillationLoss(nn.Module):
             output: logits (or a list of them, with deep supervision), or a named tuple with `logits`,
                 `encoder_features` and `decoder_features`.
             target: whatever `segmentation_loss` takes.
+
+        Raises:
+            UserValueError: plain logits with a gradient while the network is in training.
         """
         if not hasattr(output, "encoder_features"):
+            if self.in_training is not None and self.in_training() and _has_gradient(output):
+                raise UserValueError(NO_FEATURES)
             return self.segmentation_loss(output, target)
-        if self.current_epoch is not None and self.current_epoch() != self._epoch:
+        if self.current_epoch is not None and self.current_epoch() != self.epoch_of_terms:
             self.set_epoch(self.current_epoch())
         segmentation = self.segmentation_loss(output.logits, target)
         features = tuple(output.encoder_features), tuple(output.decoder_features)
@@ -143,7 +164,7 @@ class SegmentationWithDistillationLoss(nn.Module):
         return segmentation + self.ramp * sum(self.weights[name] * value for name, value in terms.items())
 
     def mean_terms(self) -> dict[str, float]:
-        """The mean of L_seg and of each unweighted term over the steps since `set_epoch`; empty before the first."""
+        """The mean of L_seg and of each unweighted term over the steps of `epoch_of_terms`; empty before the first."""
         return {name: (value / self._steps).item() for name, value in self._sums.items()}
 
     def _record(self, terms: dict[str, torch.Tensor]) -> None:

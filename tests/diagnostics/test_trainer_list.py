@@ -15,8 +15,8 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2_dsvm.autoregister import DISCOVERY_DIRECTORY, VARIABLE
 from nnunetv2_dsvm.cli import trainers as command
 from nnunetv2_dsvm.cli.main import main
-from nnunetv2_dsvm.diagnostics import trainer_list
-from nnunetv2_dsvm.diagnostics.subprocess_probe import ProbeFailed
+from nnunetv2_dsvm.diagnostics import subprocess_probe, trainer_list
+from nnunetv2_dsvm.diagnostics.subprocess_probe import ProbeFailed, run_probe_file
 from nnunetv2_dsvm.diagnostics.trainer_list import list_trainers
 
 PROBE = "nnunetv2_dsvm.diagnostics.trainer_list_probe"
@@ -39,6 +39,7 @@ FILES = {
     "two/broken.py": "import there_is_no_such_package",
     "two/curious.py": "input('Which one? ')",
     "two/ends.py": "raise SystemExit(0)",
+    "two/interrupted.py": "raise KeyboardInterrupt",
     "two/late.py": PLAIN.format(name="nnUNetTrainerLate"),
     "two/vague.py": OURS + "class Vague(nnUNetTrainerDSVM):\n    lambda_projection = 'much'",
     "site/nnunetv2/training/nnUNetTrainer/variants/within.py": PLAIN.format(name="nnUNetTrainerWithin"),
@@ -112,13 +113,14 @@ def test_broken_modules_are_named_and_hide_none(found, folder):
         ("two/broken.py", True),
         ("two/curious.py", True),
         ("two/ends.py", True),
+        ("two/interrupted.py", True),
         ("two/vague.py", False),
     ]
     errors = [module.error for module in found.broken]
     assert f"another module json, {json.__file__}" in errors[0]
     assert errors[1] == "ModuleNotFoundError: No module named 'there_is_no_such_package'"
-    assert errors[2].startswith("EOFError") and errors[3] == "SystemExit: 0"
-    assert errors[4].startswith("Vague: ValueError: ")
+    assert errors[2].startswith("EOFError") and errors[3:5] == ["SystemExit: 0", "KeyboardInterrupt"]
+    assert errors[5].startswith("Vague: ValueError: ")
     reached = {trainer.name for trainer in found.trainers if not trainer.stopped_by}
     assert {"nnUNetTrainerDSVM", "nnUNetTrainerDSVM_mine", "nnUNetTrainerWithin"} < reached
     assert not reached & {"nnUNetTrainerLate", "nnUNetTrainerVMUNet"}
@@ -136,7 +138,7 @@ def test_the_command(found, folder, monkeypatch, capsys):
     assert f"{folder / 'two' / 'broken.py'}: ModuleNotFoundError: No module named 'there_is_no_such_package'" in lines
     assert main(["trainers", "DSVM_mine", "--json"]) == 1
     answer = json.loads(capsys.readouterr().out)
-    assert [t["name"] for t in answer["trainers"]] == ["nnUNetTrainerDSVM_mine"] and len(answer["broken"]) == 5
+    assert [t["name"] for t in answer["trainers"]] == ["nnUNetTrainerDSVM_mine"] and len(answer["broken"]) == 6
 
 
 def test_nothing_broken_gives_status_0(found, monkeypatch, capsys):
@@ -158,3 +160,12 @@ def test_a_module_that_ends_the_process_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(trainer_list, "run_probe_file", end)
     assert main(["trainers"]) == 1
     assert f"nnUNetv2_dsvm trainers: no list of trainers: {sentence}" in capsys.readouterr().err
+
+
+def test_a_module_that_does_not_end_is_named(tmp_path, monkeypatch):
+    (tmp_path / "probe.py").write_text(
+        "import sys, time\nprint('it imported endless.py', file=sys.stderr, flush=True)\ntime.sleep(60)"
+    )
+    monkeypatch.setattr(subprocess_probe, "TIMEOUT_S", 5)
+    with pytest.raises(ProbeFailed, match="^no answer within 5 s; the last that it printed: it imported endless.py$"):
+        run_probe_file(tmp_path / "probe.py", variables={})

@@ -241,10 +241,11 @@ class Odd(nn.Module):
         self.stem, self.in_place = nn.Conv2d(1, 4, 3, 2, 1), nn.ReLU(inplace=True)
         self.twice, self.never = nn.Conv2d(4, 4, 3, padding=1), nn.Identity()
         self.flat, self.pyramid, self.down = nn.Flatten(), Pyramid(), nn.Conv2d(4, 8, 3, 2, 1)
+        self.dropped, self.dropout = nn.Conv2d(4, 4, 1), nn.Dropout2d(inplace=True)
 
     def forward(self, x):
         x = self.twice(self.twice(self.in_place(self.stem(x))))
-        self.flat(x)
+        self.flat(self.dropout(self.dropped(x)))
         return self.pyramid(self.down(x))[0]
 
 
@@ -271,6 +272,7 @@ class Pyramid(nn.Module):
         (["down[0]"], ["in_place"], r"'down' returns a tensor \(1, 8, 4, 4\), no list: name it without \[0\]"),
         (["down"], ["pyramid[2]", "in_place"], r"'pyramid\[2\]' of 2×2 comes before 'in_place' of 8×8"),
         (["stem"], ["down"], "'stem' returns is changed in place later"),
+        (["dropped"], ["down"], "'dropped' returns is changed in place later"),
         (["down"], ["down"], "down named twice"),
     ],
     ids=[
@@ -284,6 +286,7 @@ class Pyramid(nn.Module):
         "no list",
         "order",
         "in place",
+        "in place in training",
         "named twice",
     ],
 )

@@ -239,6 +239,7 @@ def test_a_users_trainer_and_network(make, bases):
         ((TheirTrainer,), {**NAMES, "distillation_decoder": ("up", "nothing")}, "TheirNetwork has no module 'nothing'"),
         ((TheirTrainer,), {"distillation_encoder": ("down.0",)}, "but no distillation_decoder"),
         ((TheirTrainer,), {**NAMES, "distillation_encoder": "down.0"}, "is 'down.0', but must be the names"),
+        ((TheirTrainer,), {**NAMES, "distillation_encoder": ("down.1",)}, "one stage on each side.*leave the term out"),
         ((nnUNetTrainerVMUNet,), NAMES, "passes on its features itself"),
     ],
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.quick_nnunet import threads_for_processes
-from helpers.short_trainers import ShortDSVM, ShortRun, assert_equal, checkpoint_of
+from helpers.short_trainers import ShortDistilled, ShortDSVM, ShortRun, assert_equal, checkpoint_of
 from helpers.unets import unet_architecture
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss, DC_and_topk_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
@@ -18,6 +18,7 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.training import variants
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
 from nnunetv2_dsvm.training.layers import distilled, recipe, reliable, vm_unet_network
@@ -254,14 +255,29 @@ def test_a_loss_that_is_replaced_during_a_training_keeps_the_distillation(make):
     trains_everything(trainer)
 
 
-def test_steps_that_pass_on_no_features_are_logged_without_terms(make):
-    trainer = make(ShortDSVM)
+@pytest.mark.parametrize("step", ["logits", "forward", "own loss"])
+def test_steps_that_pass_on_no_features_are_refused(make, step):
+    """A training without the terms must not pass for one with them; validation and other losses go on."""
+    trainer = make(ShortDistilled, architecture=unet_architecture(2)) if step == "forward" else make(ShortDSVM)
     trainer.initialize()
-    for epoch in range(2):
-        trainer.current_epoch = epoch
-        trainer.on_train_epoch_end([{"loss": 1.0}])
-    history = trainer.logger.local_logger.my_fantastic_logging
-    assert np.isnan(history["L_proj"]).tolist() == np.isnan(history["segmentation_loss"]).tolist() == [True, True]
+    image, target = torch.rand(2, 1, 32, 40), torch.zeros(2, 1, 32, 40)
+    whole = trainer.network.train()(image)
+    deep = isinstance(whole.logits, list)
+    targets = [target[..., :: 32 // t.shape[2], :: 40 // t.shape[3]] for t in whole.logits] if deep else target
+    trainer.loss(whole, targets)
+    assert trainer.loss.mean_terms()["projection"] > 0
+    if step == "own loss":  # in the next epoch: the terms of the one before do not stand in
+        trainer.current_epoch = 1
+        with pytest.raises(UserValueError, match="in epoch 1: the network's features did not reach the loss"):
+            trainer.on_train_epoch_end([{"loss": 1.0}])
+        return
+    plain = whole.logits if step == "logits" else trainer.network.forward(image)
+    with pytest.raises(UserValueError, match="features did not reach .*self.network.images. itself"):
+        trainer.loss(plain, targets)
+    trainer.loss.segmentation_loss(plain, targets).backward()
+    with torch.no_grad():  # in training mode, as for dropout in validation
+        trainer.loss(trainer.network.forward(image) if step == "forward" else trainer.network(image).logits, targets)
+    assert trainer.loss(trainer.network.eval()(image), targets).isfinite()
 
 
 class Loads(nnUNetTrainerDSVM):

@@ -15,6 +15,7 @@ from nnunetv2_dsvm.architecture.stage_info import StageInfo
 from nnunetv2_dsvm.distillation.distances import DistanceKind, FeatureDistance
 from nnunetv2_dsvm.distillation.dual import DualSelfDistillation, Term
 from nnunetv2_dsvm.distillation.features import ProjectionKind
+from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.training.features import (
     BothSides,
     check_names,
@@ -27,6 +28,7 @@ from nnunetv2_dsvm.training.features import (
 from nnunetv2_dsvm.training.guards.surroundings import explaining_unwritable
 from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
 from nnunetv2_dsvm.training.loss import (
+    NO_FEATURES,
     SEGMENTATION,
     SegmentationWithDistillationLoss,
     pixels_not_ignored,
@@ -83,6 +85,11 @@ class DistilledTraining(TrainerHooks):
     @cached_property
     def distillation(self) -> DualSelfDistillation:
         """The terms with their projections, made at the first use: when the optimiser is, or the loss."""
+        if "progressive" in self.distillation_terms and max(map(len, self.distilled_stages)) < 2:
+            raise UserValueError(
+                f"{type(self).__name__} has one stage on each side, and the progressive term compares neighbours of "
+                'one side: name more modules, or leave the term out (distillation_terms = ("projection",))'
+            )
         with torch.random.fork_rng(devices=()):  # what is drawn afterwards is drawn as without distillation
             distillation = DualSelfDistillation.from_stages(
                 *self.distilled_stages,
@@ -122,6 +129,7 @@ class DistilledTraining(TrainerHooks):
             share_of_all_ranks if self.is_ddp else None,
             lambda: self.current_epoch,
             self.distilled_stages[0][0].stride if passes_on_features(unwrap_model(self.network)) else None,
+            lambda: unwrap_model(self.network).training,
         )
 
     @cached_property
@@ -163,9 +171,10 @@ class DistilledTraining(TrainerHooks):
 
     def on_train_epoch_end(self, train_outputs: list[dict]):
         super().on_train_epoch_end(train_outputs)
-        # Without a term, as in steps of a user's own that pass on no features, the logger needs a value all the same.
-        terms = dict.fromkeys((SEGMENTATION, *self.distillation_terms), float("nan"))
-        values = {LOG_KEYS[name]: value for name, value in {**terms, **self._mean_terms_of_all_ranks()}.items()}
+        terms = self._mean_terms_of_all_ranks()
+        if not terms or self.loss.epoch_of_terms != self.current_epoch:  # steps with a loss of their own
+            raise UserValueError(f"in epoch {self.current_epoch}: {NO_FEATURES}")
+        values = {LOG_KEYS[name]: value for name, value in terms.items()}
         values[RAMP_KEY] = self.loss.ramp
         for key, value in values.items():
             self.logger.log(key, value, self.current_epoch)
