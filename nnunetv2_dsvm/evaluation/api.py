@@ -1,6 +1,5 @@
 """Measure predictions or a cross-validation and compare models, as `nnUNetv2_dsvm evaluate` does."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from nnunetv2_dsvm.evaluation.comparison import (
     comparison_json,
 )
 from nnunetv2_dsvm.evaluation.cross_validation import from_cross_validation
-from nnunetv2_dsvm.evaluation.parallel import measure_sets
+from nnunetv2_dsvm.evaluation.parallel import default_processes, measure_sets
 from nnunetv2_dsvm.evaluation.prediction_set import PredictionSet, from_folders
 from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS, Protocol, ProtocolName
 from nnunetv2_dsvm.evaluation.summary import Summary, summarise
@@ -191,17 +190,11 @@ def _how(
     if output is not None:
         check_folder_place(Path(output), _ELSEWHERE)
     tolerance = DEFAULT_TOLERANCE_MM if tolerance_mm is None else tolerance_mm
-    return _How(chosen, tolerance, resample, processes or _processes(), _path(output), show_progress)
+    return _How(chosen, tolerance, resample, processes or default_processes(), _path(output), show_progress)
 
 
 def _path(path: Path | str | None) -> Path | None:
     return None if path is None else Path(path)
-
-
-def _processes() -> int:
-    from nnunetv2.configuration import default_num_processes
-
-    return min(default_num_processes, os.cpu_count() or 1)
 
 
 def _evaluated(sets: Sequence[PredictionSet], problems: Sequence[str], how: _How) -> Evaluation:

@@ -1,5 +1,6 @@
 """Measure many cases in several processes; whatever is wrong with any of them is said at once."""
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +17,13 @@ from nnunetv2_dsvm.nnunet.labels import Labels
 
 Outcome = tuple[CaseResult | None, list[str]]
 Task = tuple[EvaluatedCase, Labels, type, str, float, bool, bool]
+
+
+def default_processes() -> int:
+    """As many as nnU-Net takes, at most the CPU's cores."""
+    from nnunetv2.configuration import default_num_processes
+
+    return min(default_num_processes, os.cpu_count() or 1)
 
 
 def measure_sets(

@@ -7,7 +7,7 @@ import torch
 
 from nnunetv2_dsvm.ops.backends.triton import Triton
 from nnunetv2_dsvm.ops.nvrtc import compile as nvrtc
-from nnunetv2_dsvm.ops.nvrtc import scan
+from nnunetv2_dsvm.ops.nvrtc import launch_plan, scan
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
 from nnunetv2_dsvm.ops.triton.launch_plan import LaunchPlan, LaunchSettings
 from nnunetv2_dsvm.ops.triton.scan import backward_takes_dt, forward_takes_dt
@@ -17,7 +17,7 @@ CUDA, BF16 = torch.device("cuda"), torch.bfloat16
 
 
 def _macros(warps: int) -> dict[str, int]:
-    return scan.macros("scan_backward", warps)
+    return launch_plan.macros("scan_backward", warps)
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def empty_cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["scan_forward", "scan_backward"])
 def test_compiles(empty_cache, name, capability, warps, raw):
     """The sources themselves assert that `shared_bytes` is the size of their shared memory."""
-    assert nvrtc.cubin(name, capability, scan.macros(name, warps, raw))[:4] == b"\x7fELF"
-    assert scan.shared_bytes(name, warps) <= 227 * 1024
+    assert nvrtc.cubin(name, capability, launch_plan.macros(name, warps, raw))[:4] == b"\x7fELF"
+    assert launch_plan.shared_bytes(name, warps) <= 227 * 1024
 
 
 @needs_nvrtc
@@ -98,16 +98,16 @@ def test_without_a_writable_home_it_compiles_for_itself(tmp_path, counted, monke
 @pytest.mark.parametrize("batch", [1, 12, 40])
 @pytest.mark.parametrize("name", ["scan_forward", "scan_backward"])
 def test_the_plan_covers_all_channels_and_tokens(name, batch, channels, length):
-    p = scan.plan(name, batch, length, channels, 132)
+    p = launch_plan.plan(name, batch, length, channels, 132)
     assert (p.blocks - 1) * p.warps * 16 < channels <= p.blocks * p.warps * 16
     assert (p.chunks - 1) * p.chunk_length < length <= p.chunks * p.chunk_length
-    assert p.chunks == 1 or p.chunk_intervals >= 4 or length < 8 * scan.INTERVAL
+    assert p.chunks == 1 or p.chunk_intervals >= 4 or length < 8 * launch_plan.INTERVAL
 
 
 def test_the_plan_fills_the_gpu():
     """32 images at stage 1 are 128 blocks of the backward: a wave of an H100. 12 larger ones are cut into chunks."""
-    assert scan.plan("scan_backward", 32, 4096, 192, 132)[:3] == (12, 1, 1)
-    few = scan.plan("scan_backward", 12, 16384, 192, 132)
+    assert launch_plan.plan("scan_backward", 32, 4096, 192, 132)[:3] == (12, 1, 1)
+    few = launch_plan.plan("scan_backward", 12, 16384, 192, 132)
     assert few.chunks > 1 and 0.9 <= 12 * 4 * few.blocks * few.chunks / 132 / math.ceil(12 * 4 * few.chunks / 132) <= 1
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nnunetv2_dsvm.ops.nvrtc import compile as nvrtc
-from nnunetv2_dsvm.ops.nvrtc import scan
+from nnunetv2_dsvm.ops.nvrtc import launch_plan
 
 HERE = Path(__file__).parent
 COMPILER = shutil.which("g++")
@@ -25,7 +25,7 @@ CASES = {
 
 def _built(folder: Path, name: str, warps: int, raw: bool, *flags: str) -> Path | None:
     """The program, or None where the compiler does not know a flag."""
-    macros = scan.macros(name, warps, raw) | {"FORWARD" if name == "scan_forward" else "BACKWARD": 1}
+    macros = launch_plan.macros(name, warps, raw) | {"FORWARD" if name == "scan_forward" else "BACKWARD": 1}
     files = [HERE / "cuda_emulation.h", nvrtc.SOURCES / "scan_common.cuh", nvrtc.SOURCES / f"{name}.cu"]
     source = "\n".join(path.read_text(encoding="utf-8") for path in [*files, HERE / "cuda_emulated.cpp"])
     (folder / "kernel.cpp").write_text(source, encoding="utf-8")

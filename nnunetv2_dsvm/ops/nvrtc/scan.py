@@ -1,4 +1,4 @@
-"""The four-direction selective scan in CUDA C++: which calls it takes, its launch plans and its launches."""
+"""The four-direction selective scan in CUDA C++: which calls it takes, and its launches."""
 
 import ctypes
 import math
@@ -11,71 +11,20 @@ from torch import Tensor
 
 from nnunetv2_dsvm.ops.nvrtc.compile import CompileError, nvrtc_problem, nvrtc_version
 from nnunetv2_dsvm.ops.nvrtc.launch import Kernel, kernel
+from nnunetv2_dsvm.ops.nvrtc.launch_plan import (
+    BLOCK_WARPS,
+    INTERVAL,
+    RESIDENT,
+    STATES,
+    LaunchPlan,
+    macros,
+    shared_bytes,
+)
 from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS
 
 VARIABLE = "NNUNETV2_DSVM_NVRTC"
-INTERVAL = 32  # tokens between saved states in bfloat16: as many bytes as the Triton kernels' fp32 every 64 tokens
-STATES = 16
-WARP_CHANNELS = 16
 _MIN_CAPABILITY = (9, 0)  # its instructions Ampere has, too, but less shared memory
 _MEASURED = (9, 0)
-_RESIDENT = {"scan_forward": 16, "scan_backward": 12}  # warps of a multiprocessor, by registers
-_BLOCK_WARPS = (12, 6, 4, 3, 2, 1)
-
-
-class LaunchPlan(NamedTuple):
-    """How channels and tokens are dealt to blocks of threads."""
-
-    warps: int  # of a block, 16 channels each
-    blocks: int  # of channels
-    chunks: int  # of an image's tokens
-    chunk_intervals: int
-
-    @property
-    def chunk_length(self) -> int:
-        """Tokens."""
-        return self.chunk_intervals * INTERVAL
-
-
-def shared_bytes(name: str, warps: int) -> int:
-    """Shared memory of a block of the kernel `name`, as `Block` in its source."""
-    pitch = 4 * (8 * warps + (0 if warps % 2 else 8))
-    if name == "scan_forward":
-        return 4 * INTERVAL * pitch + 20480 + 2048 + warps * 768 + 4 * 4 * INTERVAL
-    return (6 * INTERVAL + 2 * STATES) * pitch + 20480 + warps * (4096 + 1280 + 2048 + 64) + 4 * 4 * INTERVAL
-
-
-@lru_cache(maxsize=256)
-def plan(name: str, batch: int, length: int, channels: int, processors: int) -> LaunchPlan:
-    """The launch of the kernel `name` that should take the least time.
-
-    Blocks run in waves of as many as the multiprocessors hold. A wave takes a time in proportion to its tokens, less
-    where the last one leaves multiprocessors with fewer warps. Chunks cost a pass more over the tokens.
-    """
-    total, intervals = math.ceil(channels / WARP_CHANNELS), math.ceil(length / INTERVAL)
-
-    def time(warps: int, chunks: int) -> float:
-        resident = _RESIDENT[name] // warps
-        blocks = batch * NUM_DIRECTIONS * math.ceil(total / warps) * chunks
-        waves, rest = divmod(blocks, processors * resident)
-        last = 0.4 + 0.6 * math.ceil(rest / processors) / resident if rest else 0.0
-        several = 1.0 if warps >= total else 1.0 + 0.2 / warps  # b and c again in each, sums over blocks
-        return (waves + last) * math.ceil(intervals / chunks) * (1.4 if chunks > 1 else 1.0) * several
-
-    choices = [(w, c) for w in _BLOCK_WARPS for c in range(1, max(1, min(intervals // 4, 64)) + 1)]
-    warps, chunks = min(choices, key=lambda choice: time(*choice))
-    chunk_intervals = math.ceil(intervals / chunks)
-    return LaunchPlan(warps, math.ceil(total / warps), math.ceil(intervals / chunk_intervals), chunk_intervals)
-
-
-def macros(name: str, warps: int, raw: bool = False) -> dict[str, int]:
-    """What the source `name` is specialised on; `raw`: it gets dt in place of delta."""
-    return {
-        "WARPS": warps,
-        "PER_PROCESSOR": _RESIDENT[name] // warps,
-        "RAW": int(raw),
-        "SHARED_BYTES": shared_bytes(name, warps),
-    }
 
 
 def load_kernel(name: str, device: torch.device, warps: int, raw: bool = False) -> Kernel:
@@ -109,8 +58,8 @@ def gpu_problem(index: int) -> str:
         return problem
     try:
         with torch.cuda.device(index):
-            for name in _RESIDENT:
-                load_kernel(name, torch.device("cuda", index), max(_BLOCK_WARPS))
+            for name in RESIDENT:
+                load_kernel(name, torch.device("cuda", index), max(BLOCK_WARPS))
     except (CompileError, OSError, RuntimeError) as error:
         return (str(error).splitlines() or [type(error).__name__])[0]
     return ""
@@ -185,7 +134,7 @@ def scan_forward(
     """y of each direction without the skip, `(batch, L, K, channels)`, bfloat16.
 
     Args:
-        launch: of `plan`.
+        launch: of `launch_plan.plan`.
         height, width: of the token grid.
         x, delta, A, B, C: laid out as `ScanKernels.forward` takes them; x, B and C in bfloat16.
         bias: of dt, contiguous, fp32: in place of delta in float16 there may be dt in bfloat16, for one chunk.
@@ -221,7 +170,7 @@ def scan_backward(
     """Gradients of the scan without the skip, of tensors laid out as `ScanKernels.backward` takes them.
 
     Args:
-        launch: of `plan`.
+        launch: of `launch_plan.plan`.
         height, width: of the token grid.
         bias: as in `scan_forward`.
         saved_states: h before every `INTERVAL`-th token, `(batch, K, intervals, N, channels)`, bfloat16.

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from nnunetv2_dsvm.ops.nvrtc import launch_plan as nvrtc_plan
 from nnunetv2_dsvm.ops.nvrtc import scan as nvrtc
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
 from nnunetv2_dsvm.ops.triton.elementwise import sum_blocks
@@ -11,9 +12,9 @@ from nnunetv2_dsvm.ops.triton.scan_kernels import DirectionGradients, ScanKernel
 from nnunetv2_dsvm.ops.triton.triton_scan import chunk_states
 
 
-def _launch(kernel: str, plan: LaunchPlan) -> nvrtc.LaunchPlan:
+def _launch(kernel: str, plan: LaunchPlan) -> nvrtc_plan.LaunchPlan:
     shape = plan.shape
-    return nvrtc.plan(kernel, shape.batch, shape.length, shape.d_inner, plan.processors)
+    return nvrtc_plan.plan(kernel, shape.batch, shape.length, shape.d_inner, plan.processors)
 
 
 class NVRTCScan(ScanKernels):
@@ -28,7 +29,7 @@ class NVRTCScan(ScanKernels):
 
     def interval(self, settings: LaunchSettings) -> int:
         """The kernels' own."""
-        return nvrtc.INTERVAL
+        return nvrtc_plan.INTERVAL
 
     def takes_dt(self, plan: LaunchPlan, backward: bool) -> bool:
         """In one chunk: the kernels that make the chunks' first states take delta."""
