@@ -171,10 +171,13 @@ class DistilledTraining(TrainerHooks):
 
     def on_train_epoch_end(self, train_outputs: list[dict]):
         super().on_train_epoch_end(train_outputs)
+        # Without a term, as in steps with a loss of their own, the logger needs a value all the same.
+        values = dict.fromkeys((LOG_KEYS[name] for name in (SEGMENTATION, *self.distillation_terms)), float("nan"))
         terms = self._mean_terms_of_all_ranks()
-        if not terms or self.loss.epoch_of_terms != self.current_epoch:  # steps with a loss of their own
-            raise UserValueError(f"in epoch {self.current_epoch}: {NO_FEATURES}")
-        values = {LOG_KEYS[name]: value for name, value in terms.items()}
+        if terms and self.loss.epoch_of_terms == self.current_epoch:
+            values |= {LOG_KEYS[name]: value for name, value in terms.items()}
+        else:
+            self.print_to_log_file(f"Epoch {self.current_epoch} was trained without the distillation: {NO_FEATURES}")
         values[RAMP_KEY] = self.loss.ramp
         for key, value in values.items():
             self.logger.log(key, value, self.current_epoch)
