@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -25,7 +26,7 @@ def load_safely(path: Path) -> Any:
     tensors of a zip file, torch's format since 1.6, stay on the disk until they are used.
 
     Raises:
-        UserError: the file is missing, truncated or no checkpoint.
+        UserError: the file is missing, truncated, no checkpoint, or saved by another of pickle's protocols.
         UnsafePickle: it asks for more than tensors, numbers and plain values; a UserError too.
     """
     if not path.is_file():
@@ -36,7 +37,8 @@ def load_safely(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     try:
-        with torch.serialization.safe_globals(_STAND_INS):
+        with torch.serialization.safe_globals(_STAND_INS), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # what is unread is said below
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except MemoryError:
         raise
@@ -48,11 +50,27 @@ def load_safely(path: Path) -> Any:
                 "read, because anything else can run code. Nothing of it was run. If you trust its origin, load it in "
                 "Python yourself (weights_only=False) and save without that entry what it holds"
             ) from error
+        if "Unsupported operand" in str(error) and (protocol := _protocol(path)) > 2:
+            raise UserError(
+                f"{path} was not loaded: it was saved by pickle's protocol {protocol}, and only torch.save's own, 2, "
+                "is read without running code. If you trust its origin, load it in Python yourself "
+                "(weights_only=False) and save it again by torch.save"
+            ) from error
         reason = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
         raise UserError(
             f"{path} ({path.stat().st_size} bytes) cannot be read{f' ({reason[1]})' if reason else ''}: it is "
             "truncated, as by an interrupted download, or no checkpoint of PyTorch. Download or copy it again."
         ) from error
+
+
+def _protocol(path: Path) -> int:
+    """Of the pickle in a file of torch.save, which says so in its first two bytes from protocol 2 on; else 0."""
+    with open(path, "rb") as file:
+        start = file.read(2)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            start = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))[:2]
+    return start[1] if start[:1] == b"\x80" and len(start) == 2 else 0
 
 
 # What these checkpoints hold beside tensors and plain values: nnU-Net's log has NumPy's numbers (of both of its

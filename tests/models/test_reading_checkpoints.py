@@ -41,7 +41,6 @@ def test_no_reader_runs_what_a_pickle_asks_for(tmp_path, capsys):
     assert not witness.exists() and not list(tmp_path.glob("out*"))
 
 
-@pytest.mark.filterwarnings("ignore:.*pickle protocol:UserWarning")
 @pytest.mark.parametrize("numpy", ["numpy._core.", "numpy.core."])
 def test_numbers_and_arrays_are_read_as_pickle_reads_them(tmp_path, numpy):
     logged = {
@@ -66,6 +65,20 @@ def test_numbers_and_arrays_are_read_as_pickle_reads_them(tmp_path, numpy):
 
 def test_a_pickle_that_is_no_checkpoint(tmp_path):
     file = tmp_path / "checkpoint.pth"
-    file.write_bytes(pickle.dumps("text"))
+    file.write_bytes(pickle.dumps("text", protocol=2))
     with pytest.raises(UserError, match="cannot be read"):
         read_checkpoint(file)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("protocol", [3, 4])
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_another_protocol_is_named_and_its_file_not_called_truncated(tmp_path, protocol, as_zip):
+    file = tmp_path / "checkpoint.pth"
+    torch.save({"a": torch.ones(2), "b": b"xy"}, file, pickle_protocol=protocol,
+               _use_new_zipfile_serialization=as_zip)  # fmt: skip
+    with pytest.raises(UserError, match=f"protocol {protocol}, .* save it again by torch.save") as refused:
+        load_safely(file)
+    assert "truncated" not in str(refused.value)
+    torch.save(torch.load(file, weights_only=False), file)
+    assert load_safely(file)["a"].tolist() == [1, 1]
