@@ -10,8 +10,8 @@ from nnunetv2_dsvm.architecture.vm_unet import PRESETS
 from nnunetv2_dsvm.benchmark.cases.network import NetworkSizes
 from nnunetv2_dsvm.benchmark.measuring.timing import Effort
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.host.devices import trains_in_bf16
 from nnunetv2_dsvm.ops import BACKEND_NAMES
-from nnunetv2_dsvm.training.precision import trains_in_bf16
 
 
 @dataclass(frozen=True)

@@ -10,20 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo import OptimizedModule
 from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_dsvm.architecture.stage_info import StageInfo
+from nnunetv2_dsvm.architecture.unwrapping import unwrap_model
 from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.files.text import by
-
-
-def bare_network(network: nn.Module) -> nn.Module:
-    """The network inside the wrappers of torch.compile and DDP, in whatever order; the names of its modules count."""
-    while isinstance(network, OptimizedModule | DistributedDataParallel):
-        network = network._orig_mod if isinstance(network, OptimizedModule) else network.module
-    return network
 
 
 def named_output(name: str) -> tuple[str, int | None]:
@@ -32,7 +24,7 @@ def named_output(name: str) -> tuple[str, int | None]:
     return (name, None) if match is None else (match[1], int(match[2]))
 
 
-def refuse_missing(network: nn.Module, names: Sequence[str]) -> None:
+def check_modules(network: nn.Module, names: Sequence[str]) -> None:
     """Raises UserValueError that lists the names without a module, with those that are there and look alike."""
     known = [name for name, _ in network.named_modules(remove_duplicate=False) if name]
     missing = [path for path, _ in map(named_output, names) if path not in known]
@@ -71,15 +63,15 @@ def describe_stages(
         UserValueError: names a module that is missing, named twice, does not run or runs more than once, returns no
             feature map (B, C, *spatial), is out of order, or whose output is changed in place later.
     """
-    network = bare_network(network)
+    network = unwrap_model(network)
     names = [*encoder, *decoder]
-    refuse_missing(network, names)
+    check_modules(network, names)
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserValueError(f"{', '.join(twice)} named twice: each stage counts once")
     outputs = _outputs(network, names, image)
     stages = {name: _stage(name, outputs[name], image) for name in names}
     for side in (encoder, decoder):
-        _refuse_disorder({name: tuple(outputs[name][0][0].shape[2:]) for name in side})
+        _check_order({name: tuple(outputs[name][0][0].shape[2:]) for name in side})
     return tuple(stages[name] for name in encoder), tuple(stages[name] for name in decoder)
 
 
@@ -100,7 +92,7 @@ def unet_stages(network: nn.Module, from_stride: int = 4) -> tuple[list[str], li
     Raises:
         UserValueError: another network.
     """
-    network = bare_network(network)
+    network = unwrap_model(network)
     encoder, decoder = getattr(network, "encoder", None), getattr(network, "decoder", None)
     steps, stages = getattr(encoder, "strides", None), getattr(encoder, "stages", ())
     if not steps or len(steps) != len(stages) or len(getattr(decoder, "stages", ())) != len(stages) - 1:
@@ -190,7 +182,7 @@ def _stage(name: str, calls: Sequence[tuple[Any, int]], image: Tensor) -> StageI
     return StageInfo(name, output.shape[1], tuple(stride))
 
 
-def _refuse_disorder(sizes: dict[str, tuple[int, ...]]) -> None:
+def _check_order(sizes: dict[str, tuple[int, ...]]) -> None:
     for (finer, size), (coarser, next_size) in pairwise(sizes.items()):
         if any(n < m for n, m in zip(size, next_size, strict=True)):
             raise UserValueError(

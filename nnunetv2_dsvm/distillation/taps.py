@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from nnunetv2_dsvm.architecture.stage_info import FeaturesOutput
-from nnunetv2_dsvm.distillation.stages import bare_network, named_output, refuse_missing
+from nnunetv2_dsvm.architecture.unwrapping import unwrap_model
+from nnunetv2_dsvm.distillation.stages import check_modules, named_output
 
 
 class FeatureTaps:
@@ -45,7 +46,7 @@ class FeatureTaps:
     """
 
     def __init__(self, network: nn.Module, encoder: Sequence[str], decoder: Sequence[str]) -> None:
-        self.network = bare_network(network)
+        self.network = unwrap_model(network)
         self.encoder, self.decoder = tuple(encoder), tuple(decoder)
         self._kept: dict[str, Tensor] = {}  # emptied, not replaced: torch.compile holds on to the one it has seen
         self._collecting = False  # only during a call
@@ -53,7 +54,7 @@ class FeatureTaps:
             isinstance(getattr(hook, "__self__", None), FeatureTaps) for hook in self.network._forward_hooks.values()
         ):
             raise RuntimeError(f"this {type(self.network).__name__} has taps already: remove() them first")
-        refuse_missing(self.network, [*self.encoder, *self.decoder])
+        check_modules(self.network, [*self.encoder, *self.decoder])
         self._handles: list[RemovableHandle] = [self.network.register_forward_pre_hook(self._begin)]
         for name in dict.fromkeys([*self.encoder, *self.decoder]):
             path, index = named_output(name)

@@ -57,7 +57,7 @@ def copy_plans(
     if batch_size is not None:
         changed["batch_size"] = batch_size
     if network is not None or patch_size is not None:
-        _refuse_what_cannot_be_built(changed, network)
+        _check_can_be_built(changed, network)
     plans["plans_name"] = name
     path = dataset_folder / f"{name}.json"
     try:
@@ -84,7 +84,7 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     return plans
 
 
-def _refuse_what_cannot_be_built(configuration: dict[str, Any], network: Mapping[str, Any] | None) -> None:
+def _check_can_be_built(configuration: dict[str, Any], network: Mapping[str, Any] | None) -> None:
     try:
         if "patch_size" in configuration:  # it may be inherited
             check_2d(ConfigurationManager(configuration))

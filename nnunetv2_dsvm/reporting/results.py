@@ -120,7 +120,7 @@ def _evaluated(model: TrainedModel, folds: Sequence[str], files: Sequence[Path])
             name = entry["case"].removesuffix(model.dataset_json["file_ending"])
             cases.append(_case(model, folds, file.parent, name, entry["reference"], values))
             outdated |= is_newer(cases[-1].prediction, file)
-    _refuse_repeated(model, cases)
+    _check_each_once(model, cases)
     notes = [f"Metrics by nnUNetv2_dsvm evaluate, protocol {contents[0]['protocol']}."]
     tolerance = None
     if "NSD" in metrics:
@@ -169,7 +169,7 @@ def _nnunets_own(model: TrainedModel, folds: Sequence[str], files: Sequence[Path
             }
             name = Path(entry["prediction_file"]).name.removesuffix(model.dataset_json["file_ending"])
             cases.append(_case(model, folds, file.parent, name, entry["reference_file"], values))
-    _refuse_repeated(model, cases)
+    _check_each_once(model, cases)
     notes = (
         "Metrics by nnU-Net (summary.json), which compares voxels wherever they lie; a class that is in neither the "
         "ground truth nor the prediction of a case does not count there.",
@@ -178,7 +178,7 @@ def _nnunets_own(model: TrainedModel, folds: Sequence[str], files: Sequence[Path
     return Results(metrics, tuple(cases), _summary(cases, list(model.labels), metrics), notes)
 
 
-def _refuse_repeated(model: TrainedModel, cases: Sequence[ValidationCase]) -> None:
+def _check_each_once(model: TrainedModel, cases: Sequence[ValidationCase]) -> None:
     """A case of two folds would count twice."""
     repeated = [name for name, n in Counter(case.name for case in cases).items() if n > 1]
     if repeated:

@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from helpers.ddp_equality import OnCPU, records, tiny_plans
 from helpers.short_trainers import ShortDSVM, without_pictures
+from nnunetv2_dsvm.architecture.unwrapping import unwrap_model
 from nnunetv2_dsvm.training.layers import distilled
-from nnunetv2_dsvm.training.unwrapping import unwrap_model
 
 
 class CPUTrainer(OnCPU, ShortDSVM):

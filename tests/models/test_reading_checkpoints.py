@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.report_models import Drawn, make_model
+from helpers.runs_code import RunsCode
 
 from nnunetv2_dsvm import VMUNet
 from nnunetv2_dsvm.cli.main import main
@@ -15,19 +16,11 @@ from nnunetv2_dsvm.files.safe_load import load_safely
 from nnunetv2_dsvm.models.checkpoint import read_checkpoint
 
 
-class RunsCode:
-    def __init__(self, command):
-        self.command = command
-
-    def __reduce__(self):
-        return os.system, (self.command,)
-
-
 def test_no_reader_runs_what_a_pickle_asks_for(tmp_path, capsys):
     drawn = Drawn(tmp_path, "RGB", cases=1).write()
     model = make_model(drawn, "nnUNetTrainerDSVM", folds=1, epochs=1)
     file, witness, out = model / "fold_0" / "checkpoint_final.pth", tmp_path / "was_run", tmp_path / "out"
-    torch.save(torch.load(file, weights_only=False) | {"logging": RunsCode(f"touch {witness}")}, file)
+    torch.save(torch.load(file, weights_only=False) | {"logging": RunsCode(os.system, f"touch {witness}")}, file)
     sentence = f"it asks for {os.system.__module__}.system, and only tensors, numbers and plain values are read"
     for command in (
         ["export", str(model), "-f", "0", "-o", f"{out}.pt2"],

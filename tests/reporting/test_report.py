@@ -11,6 +11,7 @@ import torch
 from helpers.browser import Browser
 from helpers.examples_in_docstrings import run_example
 from helpers.report_models import Drawn, dice_and_iou, make_model, shifted
+from helpers.runs_code import RunsCode
 from scipy.stats import bootstrap, wilcoxon
 
 import nnunetv2_dsvm
@@ -234,21 +235,11 @@ def test_a_fold_without_validation_is_named(tmp_path, report, capsys):
     assert "(17 bytes) cannot be read" in capsys.readouterr().err
 
 
-class RunsCode:
-    """In a pickle, it makes a folder when it is read."""
-
-    def __init__(self, place):
-        self.place = place
-
-    def __reduce__(self):
-        return os.mkdir, (self.place,)
-
-
 def test_a_checkpoint_that_would_run_code_runs_none_and_costs_its_curves_only(report, tmp_path):
     drawn = Drawn(tmp_path, "RGB", cases=2).write()
     folder = make_model(drawn, "nnUNetTrainerDSVM", epochs=2)
     file, ran = folder / "fold_1" / "checkpoint_final.pth", tmp_path / "ran"
-    torch.save({**torch.load(file, weights_only=False), "init_args": RunsCode(str(ran))}, file)
+    torch.save({**torch.load(file, weights_only=False), "init_args": RunsCode(os.mkdir, str(ran))}, file)
     status, out = report(drawn)
     text = (out / "report.html").read_text(encoding="utf-8")
     assert status == 0 and not ran.exists()

@@ -11,8 +11,8 @@ from nnunetv2_dsvm.ops import ss2d_scan
 from nnunetv2_dsvm.ops.fused_block import NormWeights, ss2d_block
 from nnunetv2_dsvm.ops.fused_core import ss2d_core, uses_core
 from nnunetv2_dsvm.ops.layer_norm import layer_norm
+from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS
 
-NUM_DIRECTIONS = 4
 # Range and floor of the step sizes that the bias of dt starts from (arXiv 2312.00752, section 3.6).
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 

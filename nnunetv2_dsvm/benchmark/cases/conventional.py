@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from nnunetv2_dsvm.architecture.blocks.vss_block import DropPath, VSSBlock
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
-
-NUM_DIRECTIONS = 4
+from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS
 
 # (u, delta, A, B, C, D, delta_bias) -> y with u, delta, y (batch, channels, L), A (channels, N), B, C (batch, K, N, L).
 SequenceScan = Callable[..., Tensor]

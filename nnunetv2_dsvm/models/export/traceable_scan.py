@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-NUM_DIRECTIONS = 4
+from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS
 
 
 def scan_by_rows(

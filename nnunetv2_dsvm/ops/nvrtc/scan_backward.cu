@@ -85,7 +85,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
         }
     }
     float4 dh[2] = {make_float4(final_dh[0][0], final_dh[0][1], final_dh[1][0], final_dh[1][1]),
-                      make_float4(final_dh[0][2], final_dh[0][3], final_dh[1][2], final_dh[1][3])};
+                    make_float4(final_dh[0][2], final_dh[0][3], final_dh[1][2], final_dh[1][3])};
 
     auto place_rows = [&](int s) {
         const Place place;

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_dsvm.architecture.stage_info import StageInfo
+from nnunetv2_dsvm.architecture.unwrapping import unwrap_model
 from nnunetv2_dsvm.distillation.distances import DistanceKind, FeatureDistance
 from nnunetv2_dsvm.distillation.dual import DualSelfDistillation, Term
 from nnunetv2_dsvm.distillation.features import ProjectionKind
@@ -35,7 +36,6 @@ from nnunetv2_dsvm.training.loss import (
     share_of_all_ranks,
 )
 from nnunetv2_dsvm.training.loss_plot import plot_distillation_progress
-from nnunetv2_dsvm.training.unwrapping import unwrap_model
 
 LOG_KEYS = {SEGMENTATION: "segmentation_loss", "projection": "L_proj", "progressive": "L_prog"}
 RAMP_KEY = "distillation_ramp"

@@ -7,6 +7,7 @@ import torch
 from torch import distributed as dist
 
 from nnunetv2_dsvm.architecture.precision import VARIABLE as PRECISION_VARIABLE
+from nnunetv2_dsvm.architecture.unwrapping import unwrap_model
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.training.guards import messages
 from nnunetv2_dsvm.training.guards.distributed import parameters_that_differ
@@ -18,7 +19,6 @@ from nnunetv2_dsvm.training.guards.finite_checks import (
     parameters_not_finite,
 )
 from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
-from nnunetv2_dsvm.training.unwrapping import unwrap_model
 
 
 class FiniteTraining(TrainerHooks):

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from nnunetv2_dsvm.architecture.unwrapping import unwrap_model
 from nnunetv2_dsvm.nnunet.names import BEST
 from nnunetv2_dsvm.training.checkpoints.compatibility import (
     check_same_distillation,
@@ -18,7 +19,6 @@ from nnunetv2_dsvm.training.checkpoints.files import (
     set_earlier_training_aside,
 )
 from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
-from nnunetv2_dsvm.training.unwrapping import unwrap_model
 from nnunetv2_dsvm.version import __version__
 
 

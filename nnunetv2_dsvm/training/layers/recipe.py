@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
+from nnunetv2_dsvm.architecture.unwrapping import unwrap_model
 from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.training.layers.class_settings import NNUNETS
 from nnunetv2_dsvm.training.layers.overrides import cuts_off
 from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks, is_layer
 from nnunetv2_dsvm.training.optimization import ENCODER, PART, WarmupCosineSchedule, parameter_groups
 from nnunetv2_dsvm.training.precision import Precision, cuda_autocast, training_dtype
-from nnunetv2_dsvm.training.unwrapping import unwrap_model
 
 
 class VisionMambaRecipe(TrainerHooks):

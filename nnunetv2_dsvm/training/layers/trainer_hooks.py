@@ -12,6 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import distributed as dist
 from torch import nn
 
+from nnunetv2_dsvm.architecture.unwrapping import unwrap_model
 from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.training.checkpoints.files import KEY, write_checkpoint
 from nnunetv2_dsvm.training.layers.class_settings import (
@@ -25,7 +26,6 @@ from nnunetv2_dsvm.training.layers.class_settings import (
     value_in_init,
 )
 from nnunetv2_dsvm.training.layers.overrides import cuts_off, hidden_behind, names_in
-from nnunetv2_dsvm.training.unwrapping import unwrap_model
 
 if TYPE_CHECKING:  # a layer is a mixin: nnU-Net's trainer stands behind all of them
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as _Trainer

@@ -7,6 +7,7 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
+from nnunetv2_dsvm.architecture.unwrapping import unwrap_model
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.planning.network_of_plans import (
@@ -17,7 +18,6 @@ from nnunetv2_dsvm.planning.network_of_plans import (
     planned_stages,
 )
 from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
-from nnunetv2_dsvm.training.unwrapping import unwrap_model
 
 _OF_THE_NETWORK = ("build_network_architecture", "_get_deep_supervision_scales")
 

@@ -9,10 +9,10 @@ import pytest
 from helpers.short_trainers import ShortDSVM, ShortVMUNet
 from helpers.tiny_dataset import NETWORK, PLANS
 
+from nnunetv2_dsvm.architecture.unwrapping import unwrap_model
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.training.guards.other_plans import check_plans_of_folder
-from nnunetv2_dsvm.training.unwrapping import unwrap_model
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures", "one_epoch")
 LARGER = {**NETWORK, "dims": [16, 32, 64]}
