@@ -2,5 +2,6 @@
 
 from nnunetv2_dsvm.ops.dispatch import BACKEND_NAMES, backend_report, select_backend
 from nnunetv2_dsvm.ops.scan import selective_scan, ss2d_scan
+from nnunetv2_dsvm.ops.scan_order import ScanOrder
 
-__all__ = ["BACKEND_NAMES", "backend_report", "select_backend", "selective_scan", "ss2d_scan"]
+__all__ = ["BACKEND_NAMES", "ScanOrder", "backend_report", "select_backend", "selective_scan", "ss2d_scan"]

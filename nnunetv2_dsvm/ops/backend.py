@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from nnunetv2_dsvm.ops.scan_inputs import ScanGradients, ScanInputs, ScanShape
+from nnunetv2_dsvm.ops.scan_order import ScanOrder
 
 # Tokens between the states that the fused scan keeps for backward, and that memory is planned with: 1/64 of the states'
 # memory, 1/64 of their traffic. Kept in 16 bit twice as often, they take the same bytes.
 SAVED_STATES_INTERVAL = 64
 
+Orders = tuple[ScanOrder, ...] | None  # None: `axis_orders`
 CoreGradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
@@ -90,13 +92,16 @@ class Backend(ABC):
     plain_torch: bool = False
 
     @abstractmethod
-    def supports(self, device: torch.device, dtype: torch.dtype, d_state: int, axes: int) -> tuple[bool, str]:
+    def supports(
+        self, device: torch.device, dtype: torch.dtype, d_state: int, axes: int, orders: Orders = None
+    ) -> tuple[bool, str]:
         """Whether it can run a call, and the reason, which users read: say what is missing.
 
         Args:
             device, dtype: of x.
             d_state: states per channel, N.
             axes: of the token grid.
+            orders: of the directions.
         """
 
     @abstractmethod

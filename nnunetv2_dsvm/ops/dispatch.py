@@ -6,7 +6,7 @@ from collections.abc import KeysView
 import torch
 from torch import Tensor
 
-from nnunetv2_dsvm.ops.backend import Backend, FusedOperators
+from nnunetv2_dsvm.ops.backend import Backend, FusedOperators, Orders
 from nnunetv2_dsvm.ops.backends.mamba_ssm import MambaSSM
 from nnunetv2_dsvm.ops.backends.reference import Reference
 from nnunetv2_dsvm.ops.backends.torch_chunked import TorchChunked
@@ -29,15 +29,24 @@ announced: set[tuple[str, str, tuple[tuple[str, str], ...]]] = set()  # each sit
 
 
 def backend_report(
-    device: torch.device | str, dtype: torch.dtype = torch.float32, d_state: int = 16, axes: int = 2
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+    d_state: int = 16,
+    axes: int = 2,
+    orders: Orders = None,
 ) -> dict[str, tuple[bool, str]]:
     """For each backend, fastest first, whether it can run such a call, and a reason that a user can read."""
     device = torch.device(device)
-    return {name: backend.supports(device, dtype, d_state, axes) for name, backend in BACKENDS.items()}
+    return {name: backend.supports(device, dtype, d_state, axes, orders) for name, backend in BACKENDS.items()}
 
 
 def select_backend(
-    backend: str, device: torch.device | str, dtype: torch.dtype = torch.float32, d_state: int = 16, axes: int = 2
+    backend: str,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+    d_state: int = 16,
+    axes: int = 2,
+    orders: Orders = None,
 ) -> str:
     """The name of the backend that runs a call.
 
@@ -46,6 +55,7 @@ def select_backend(
         device, dtype: of x.
         d_state: states per channel, N.
         axes: of the token grid.
+        orders: of the directions; None: two per axis.
 
     Raises:
         ValueError: the name is unknown.
@@ -53,10 +63,10 @@ def select_backend(
     """
     device = torch.device(device)
     if backend == "auto":
-        return _fastest(device, dtype, d_state, axes)
+        return _fastest(device, dtype, d_state, axes, orders)
     if backend not in BACKENDS:
         raise ValueError(f"unknown scan backend {backend!r}; choose 'auto' or one of {', '.join(BACKENDS)}")
-    supported, reason = BACKENDS[backend].supports(device, dtype, d_state, axes)
+    supported, reason = BACKENDS[backend].supports(device, dtype, d_state, axes, orders)
     if not supported:
         raise RuntimeError(
             f"scan backend {backend!r} cannot run on {device} with {dtype} and d_state {d_state}: {reason}. "
@@ -65,10 +75,10 @@ def select_backend(
     return backend
 
 
-def _fastest(device: torch.device, dtype: torch.dtype, d_state: int, axes: int) -> str:
+def _fastest(device: torch.device, dtype: torch.dtype, d_state: int, axes: int, orders: Orders) -> str:
     refused: list[tuple[str, str]] = []
     for name, candidate in BACKENDS.items():
-        supported, reason = candidate.supports(device, dtype, d_state, axes)
+        supported, reason = candidate.supports(device, dtype, d_state, axes, orders)
         if supported:
             _announce(name, device.type, tuple(refused))
             return name

@@ -8,7 +8,7 @@ from torch import Tensor
 from nnunetv2_dsvm.ops.device import on_its_device
 from nnunetv2_dsvm.ops.dispatch import BACKENDS, saves_for_backward, select_backend
 from nnunetv2_dsvm.ops.scan_inputs import ScanInputs, grid_sizes
-from nnunetv2_dsvm.ops.scan_order import num_directions
+from nnunetv2_dsvm.ops.scan_order import ScanOrder, as_numbers, from_numbers, num_directions
 
 
 def ss2d_scan(
@@ -32,9 +32,9 @@ def ss2d_scan(
 
 def selective_scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor,
-    *, sizes: Sequence[int], backend: str = "auto",
+    *, sizes: Sequence[int], orders: Sequence[ScanOrder] | None = None, backend: str = "auto",
 ) -> Tensor:  # fmt: skip
-    """Selective scan of a grid along each axis, forwards and backwards, summed over these K directions.
+    """Selective scan of a grid in K directions, summed over them: two along each axis, or any others.
 
     Everything is in raster order and channels last: the projections that give dt, B and C are pointwise and commute
     with the scan order, so no input is ever flipped or transposed by the caller. Per direction k, in its order
@@ -44,11 +44,13 @@ def selective_scan(
 
     Args:
         x: `(batch, L, d_inner)` with L the product of `sizes`; float64, float32, float16 or bfloat16.
-        dt: `(batch, L, K, d_inner)` before bias and softplus, K = 2 directions per axis.
+        dt: `(batch, L, K, d_inner)` before bias and softplus, K directions.
         A: `(K, d_inner, N)`, negative; float32 (float64 for float64 inputs).
         B, C: `(batch, L, K, N)`.
         D, dt_bias: `(K, d_inner)`, dtype as A.
         sizes: of the token grid, e.g. (height, width).
+        orders: K walks through the grid (`ScanOrder`), all of one `step`; None: two per axis (`axis_orders`).
+            One-dimensional Mamba is `sizes=(L,), orders=[ScanOrder((0,))]`.
         backend: `"auto"` or a name of `nnunetv2_dsvm.ops.BACKEND_NAMES`.
 
     Returns:
@@ -58,11 +60,13 @@ def selective_scan(
         ValueError: shapes that do not fit together, or an unknown backend.
         RuntimeError: a backend asked for by name that cannot run this call.
     """
-    inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, grid_sizes(*sizes))
+    sizes = grid_sizes(*sizes)
+    numbers = as_numbers(orders, sizes)
+    inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, sizes, from_numbers(numbers, len(sizes)))
     _check_shapes(inputs)
     if backend in BACKENDS and BACKENDS[backend].definition:
         return BACKENDS[backend].forward(inputs, save=False)[0]
-    return _scan(*inputs, backend, saves_for_backward(*inputs.tensors))[0]
+    return _scan(*inputs.tensors, sizes, numbers, backend, saves_for_backward(*inputs.tensors))[0]
 
 
 def _check_shapes(inputs: ScanInputs) -> None:
@@ -74,7 +78,13 @@ def _check_shapes(inputs: ScanInputs) -> None:
     batch, length, channels = x.shape
     if batch < 1 or not sizes or min(sizes) < 1 or length != inputs.shape.length:
         raise ValueError(f"x {tuple(x.shape)} must hold at least one image of {' * '.join(map(str, sizes))} tokens")
-    directions, d_state = num_directions(len(sizes)), inputs.A.shape[2]
+    orders = inputs.orders or ()
+    for order in orders:
+        order.check(sizes)
+    if len(steps := {order.step for order in orders}) > 1:
+        raise ValueError(f"the orders must have one step, got {sorted(steps)}")
+    directions = len(orders) or num_directions(len(sizes))
+    d_state = inputs.A.shape[2]
     expected = {
         "dt": (batch, length, directions, channels),
         "A": (directions, channels, d_state),
@@ -92,17 +102,17 @@ def _check_shapes(inputs: ScanInputs) -> None:
 
 
 def _select(backend: str, inputs: ScanInputs) -> str:
-    return select_backend(backend, inputs.x.device, inputs.x.dtype, inputs.A.shape[2], len(inputs.sizes))
+    return select_backend(backend, inputs.x.device, inputs.x.dtype, inputs.A.shape[2], len(inputs.sizes), inputs.orders)
 
 
 @torch.library.custom_op("nnunetv2_dsvm::ss2d_scan", mutates_args=())
 @on_its_device
 def _scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor,
-    sizes: Sequence[int], backend: str, save: bool = False,
+    sizes: Sequence[int], orders: Sequence[int], backend: str, save: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """y, and what backward is helped by (empty for backends that recompute everything)."""
-    inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, tuple(sizes))
+    inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, tuple(sizes), from_numbers(orders, len(sizes)))
     y, saved = BACKENDS[_select(backend, inputs)].forward(inputs, save)
     return y, x.new_empty(0) if saved is None else saved
 
@@ -111,37 +121,37 @@ def _scan(
 @on_its_device
 def _scan_backward(
     grad: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor,
-    sizes: Sequence[int], backend: str, saved: Tensor | None = None,
+    sizes: Sequence[int], orders: Sequence[int], backend: str, saved: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, tuple(sizes))
+    inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, tuple(sizes), from_numbers(orders, len(sizes)))
     if saved is not None and saved.numel() == 0:
         saved = None
     return BACKENDS[_select(backend, inputs)].backward(grad, inputs, saved)
 
 
 @_scan.register_fake
-def _(x, dt, A, B, C, D, dt_bias, sizes, backend, save=False):
+def _(x, dt, A, B, C, D, dt_bias, sizes, orders, backend, save=False):
     if not save:
         return x.new_empty(x.shape), x.new_empty(0)
-    inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, tuple(sizes))
+    inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, tuple(sizes), from_numbers(orders, len(sizes)))
     chosen = BACKENDS[_select(backend, inputs)]
     return x.new_empty(x.shape), chosen.saved_states(inputs.shape, inputs.dtype, x)
 
 
 @_scan_backward.register_fake
-def _(grad, x, dt, A, B, C, D, dt_bias, sizes, backend, saved=None):
+def _(grad, x, dt, A, B, C, D, dt_bias, sizes, orders, backend, saved=None):
     return tuple(t.new_empty(t.shape) for t in (x, dt, A, B, C, D, dt_bias))
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    *tensors, ctx.sizes, ctx.backend, _ = inputs
+    *tensors, ctx.sizes, ctx.orders, ctx.backend, _ = inputs
     ctx.save_for_backward(*tensors, output[1])
     ctx.mark_non_differentiable(output[1])
 
 
 def _backward(ctx, grad: Tensor, _):
     *inputs, saved = ctx.saved_tensors
-    return *_scan_backward(grad, *inputs, ctx.sizes, ctx.backend, saved), None, None, None
+    return *_scan_backward(grad, *inputs, ctx.sizes, ctx.orders, ctx.backend, saved), None, None, None, None
 
 
 _scan.register_autograd(_backward, setup_context=_setup_context)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nnunetv2_dsvm.ops.scan_order import num_directions
+from nnunetv2_dsvm.ops.scan_order import ScanOrder, num_directions
 
 
 def grid_sizes(*sizes: int) -> tuple[int, ...]:
@@ -42,7 +42,7 @@ class ScanShape(NamedTuple):
 
 
 class ScanInputs(NamedTuple):
-    """The tensors of a call, shaped as in `nnunetv2_dsvm.ops.selective_scan`, and the sizes of the token grid."""
+    """The tensors of a call, shaped as in `nnunetv2_dsvm.ops.selective_scan`, the grid and the walks through it."""
 
     x: Tensor
     dt: Tensor
@@ -52,6 +52,7 @@ class ScanInputs(NamedTuple):
     D: Tensor
     dt_bias: Tensor
     sizes: tuple[int, ...]
+    orders: tuple[ScanOrder, ...] | None = None  # None: `axis_orders`
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -11,7 +11,8 @@ from helpers.scan_inputs import relative_error
 import nnunetv2_dsvm
 from nnunetv2_dsvm import VMUNet
 from nnunetv2_dsvm.architecture import checkpoints
-from nnunetv2_dsvm.architecture.blocks.vss_block import DT_MAX, DT_MIN, SS2D, DropPath
+from nnunetv2_dsvm.architecture.blocks.directional_scan import DT_MAX, DT_MIN
+from nnunetv2_dsvm.architecture.blocks.vss_block import SS2D, DropPath
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
 from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 

@@ -23,7 +23,7 @@ class Toy(Backend):
     def __init__(self):
         self.forwards, self.saved = 0, []
 
-    def supports(self, device, dtype, d_state, axes):
+    def supports(self, device, dtype, d_state, axes, orders=None):
         return d_state != 3, "a toy, of any number of states but 3"
 
     def saved_states(self, shape, dtype, like):
@@ -62,7 +62,9 @@ def test_a_new_backend_scans_and_gets_what_it_saved(toy, backend):
 
 
 def test_a_new_backend_keeps_the_rules_of_torch(toy):
-    torch.library.opcheck(torch.ops.nnunetv2_dsvm.ss2d_scan.default, (*scan_inputs(2, 3, 4, 3, 2), (3, 4), "toy", True))
+    torch.library.opcheck(
+        torch.ops.nnunetv2_dsvm.ss2d_scan.default, (*scan_inputs(2, 3, 4, 3, 2), (3, 4), [], "toy", True)
+    )
 
 
 def test_without_fused_operators_a_block_is_composed(toy):

@@ -15,7 +15,7 @@ from nnunetv2_dsvm.ops.backends.scan_blocks import Limits
 from nnunetv2_dsvm.ops.backends.torch_chunked import TorchChunked
 from nnunetv2_dsvm.ops.dispatch import BACKENDS
 from nnunetv2_dsvm.ops.scan_inputs import ScanInputs, ScanShape
-from nnunetv2_dsvm.ops.scan_order import grid_orders, num_directions, scan_orders
+from nnunetv2_dsvm.ops.scan_order import ScanOrder, atrous_orders, grid_orders, num_directions, scan_orders
 
 # batch, height, width, d_inner, d_state
 SHAPES = {
@@ -75,6 +75,58 @@ def test_grids_of_other_axes(sizes):
     grad = torch.randn_like(y)
     pairs = zip(torch.autograd.grad(y, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True)
     assert all(relative_error(got, right) <= 1e-12 for got, right in pairs)
+
+
+def test_atrous_orders_share_a_grid():
+    """The published example of ASP-VMUNet for 6x6 tokens and a step of 2 (arXiv 2503.19427)."""
+    orders = grid_orders((6, 6), orders=atrous_orders(2, 2))
+    assert orders[0].tolist() == [0, 2, 4, 12, 14, 16, 24, 26, 28]
+    assert orders[1].tolist() == [1, 3, 5, 13, 15, 17, 25, 27, 29]
+    assert orders[2].tolist() == [6, 8, 10, 18, 20, 22, 30, 32, 34]
+    assert sorted(orders.flatten().tolist()) == list(range(36))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "orders"),
+    [
+        ((9,), [ScanOrder((0,))]),
+        ((2, 3, 4), [ScanOrder((1, 0, 2)), ScanOrder((2, 1, 0), reverse=True)]),
+        ((4, 6), atrous_orders(2, 2)),
+    ],
+    ids=["causal", "two of three axes", "atrous"],
+)
+def test_any_orders(sizes, orders):
+    """Each direction alone, by walking a sequence of its own tokens, one order after the other."""
+    x, dt, A, B, C, D, bias = grid_inputs(ScanShape(2, sizes, 3, 2, len(orders)))
+    expected = torch.zeros_like(x)
+    for k, order in enumerate(orders):
+        walk = order.tokens(sizes)
+        one = (x[:, walk], dt[:, walk, k, None], A[k, None], B[:, walk, k, None], C[:, walk, k, None])
+        alone = ScanInputs(*one, D[k, None], bias[k, None], (len(walk),), (ScanOrder((0,)),))
+        expected = expected.index_add(1, walk, BACKENDS["reference"].forward(alone, save=False)[0])
+    inputs = (x, dt, A, B, C, D, bias)
+    grad = torch.randn_like(x)
+    right = torch.autograd.grad(expected, inputs, grad)
+    for name in ("torch_chunked", "reference"):
+        y = selective_scan(*inputs, sizes=sizes, orders=orders, backend=name)
+        assert relative_error(y, expected) <= 1e-12
+        for got, of_loop in zip(torch.autograd.grad(y, inputs, grad), right, strict=True):
+            assert relative_error(got, of_loop) <= 1e-12
+
+
+@pytest.mark.parametrize(
+    ("orders", "message"),
+    [
+        ([ScanOrder((0, 0))], "axes of an order"),
+        ([ScanOrder((0, 1), step=2)], "must divide the sizes"),
+        ([ScanOrder((0, 1)), ScanOrder((0, 1), step=3)], "one step"),
+        ([ScanOrder((0, 1), step=3, phase=(0, 3))], "phase"),
+    ],
+)
+def test_orders_that_do_not_walk_through_the_grid_are_refused(orders, message):
+    inputs = grid_inputs(ScanShape(1, (3, 6), 2, 1, len(orders)))
+    with pytest.raises(ValueError, match=message):
+        selective_scan(*inputs, sizes=(3, 6), orders=orders)
 
 
 def test_scan_orders_first_used_at_inference_serve_a_training():
@@ -175,11 +227,11 @@ def test_gradcheck(size):
 
 def test_opcheck():
     inputs = scan_inputs(2, 3, 4, 3, 2, torch.float32)
-    torch.library.opcheck(torch.ops.nnunetv2_dsvm.ss2d_scan.default, (*inputs, (3, 4), "torch_chunked"))
+    torch.library.opcheck(torch.ops.nnunetv2_dsvm.ss2d_scan.default, (*inputs, (3, 4), [], "torch_chunked"))
     grad = torch.randn(2, 12, 3)
     detached = [t.detach() for t in inputs]
     torch.library.opcheck(
-        torch.ops.nnunetv2_dsvm.ss2d_scan_backward.default, (grad, *detached, (3, 4), "torch_chunked")
+        torch.ops.nnunetv2_dsvm.ss2d_scan_backward.default, (grad, *detached, (3, 4), [], "torch_chunked")
     )
 
 

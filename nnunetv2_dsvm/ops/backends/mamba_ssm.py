@@ -10,7 +10,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from nnunetv2_dsvm.ops.backend import Backend
+from nnunetv2_dsvm.ops.backend import Backend, Orders
 from nnunetv2_dsvm.ops.scan_inputs import ScanGradients, ScanInputs
 from nnunetv2_dsvm.ops.scan_order import grid_orders
 
@@ -24,7 +24,7 @@ def _merge_directions(t: Tensor) -> Tensor:
 
 def _kernel_inputs(inputs: ScanInputs, orders: Tensor) -> tuple[Tensor, ...]:
     """u, delta, A, B, C, D and the bias in the kernel's layout and dtypes, tokens in each direction's order."""
-    x, dt, A, B, C, D, dt_bias, _ = inputs
+    x, dt, A, B, C, D, dt_bias, *_ = inputs
     steps = torch.arange(len(orders), device=x.device)[:, None]
     u = x.transpose(1, 2)[:, :, orders].transpose(1, 2)  # (batch, K, channels, L)
     delta = dt.permute(0, 2, 1, 3)[:, steps, orders].transpose(2, 3)
@@ -53,7 +53,9 @@ class MambaSSM(Backend):
             raise RuntimeError(reason)
         return module
 
-    def supports(self, device: torch.device, dtype: torch.dtype, d_state: int, axes: int) -> tuple[bool, str]:
+    def supports(
+        self, device: torch.device, dtype: torch.dtype, d_state: int, axes: int, orders: Orders = None
+    ) -> tuple[bool, str]:
         """CUDA, fp32 or 16 bit, where mamba-ssm is installed."""
         if device.type != "cuda":
             return False, f"mamba-ssm's kernel runs on CUDA, not on {device.type}"
@@ -67,7 +69,7 @@ class MambaSSM(Backend):
     def forward(self, inputs: ScanInputs, save: bool) -> tuple[Tensor, None]:
         """In the kernel's fp32 arithmetic; saves nothing."""
         x = inputs.x
-        orders = grid_orders(inputs.sizes, x.device)
+        orders = grid_orders(inputs.sizes, x.device, inputs.orders)
         u, delta, a, b, c, d, bias = _kernel_inputs(inputs, orders)
         out = self._kernel.fwd(u, delta, a, b, c, d, None, bias, True)[0]
         out = out.unflatten(1, (len(orders), -1)).transpose(2, 3).float()  # (batch, K, L, channels)
@@ -78,8 +80,8 @@ class MambaSSM(Backend):
 
     def backward(self, grad: Tensor, inputs: ScanInputs, saved: Tensor | None) -> ScanGradients:
         """After another forward, whose states the kernel wants."""
-        x, dt, A, B, C, D, dt_bias, sizes = inputs
-        orders = grid_orders(sizes, x.device)
+        x, dt, A, B, C, D, dt_bias, sizes, walks = inputs
+        orders = grid_orders(sizes, x.device, walks)
         u, delta, a, b, c, d, bias = _kernel_inputs(inputs, orders)
         gy = _merge_directions(grad.to(x.dtype).transpose(1, 2)[:, :, orders].transpose(1, 2))
         _, states = self._kernel.fwd(u, delta, a, b, c, d, None, bias, True)[:2]
@@ -89,7 +91,7 @@ class MambaSSM(Backend):
 
         gu, gdelta = (t.unflatten(1, (len(orders), -1)).transpose(2, 3) for t in (gu, gdelta))
         grad_x = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
-        grad_dt, grad_B, grad_C = torch.empty_like(dt), torch.empty_like(B), torch.empty_like(C)
+        grad_dt, grad_B, grad_C = torch.zeros_like(dt), torch.zeros_like(B), torch.zeros_like(C)
         for k, order in enumerate(orders):
             grad_x.index_add_(1, order, gu[:, k].float())
             grad_dt[:, order, k] = gdelta[:, k].to(dt.dtype)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunetv2_dsvm.ops.backend import Backend
+from nnunetv2_dsvm.ops.backend import Backend, Orders
 from nnunetv2_dsvm.ops.scan_inputs import ScanInputs
 from nnunetv2_dsvm.ops.scan_order import grid_orders
 
@@ -21,17 +21,17 @@ def reference_scan(inputs: ScanInputs) -> Tensor:
     and the sum of the directions is returned in raster order. Arithmetic is at least fp32; fp64 inputs are computed in
     fp64. Differentiable by autograd.
     """
-    x, dt, A, B, C, D, dt_bias, sizes = inputs
+    x, dt, A, B, C, D, dt_bias, sizes, orders = inputs
     dtype = torch.promote_types(x.dtype, torch.float32)
     batch, length, channels = x.shape
     y = torch.zeros(batch, length, channels, dtype=dtype, device=x.device)
-    for k, order in enumerate(grid_orders(sizes, x.device)):
+    for k, order in enumerate(grid_orders(sizes, x.device, orders)):
         u = x[:, order].to(dtype)
         delta = F.softplus(dt[:, order, k].to(dtype) + dt_bias[k].to(dtype))
         b, c = B[:, order, k].to(dtype), C[:, order, k].to(dtype)
         state = torch.zeros(batch, channels, A.shape[-1], dtype=dtype, device=x.device)
         outputs = []
-        for t in range(length):
+        for t in range(len(order)):
             decay = torch.exp(delta[:, t, :, None] * A[k].to(dtype))
             state = decay * state + (delta[:, t] * u[:, t])[:, :, None] * b[:, t, None, :]
             outputs.append((state * c[:, t, None, :]).sum(-1) + D[k].to(dtype) * u[:, t])
@@ -44,7 +44,9 @@ class Reference(Backend):
 
     definition = plain_torch = True
 
-    def supports(self, device: torch.device, dtype: torch.dtype, d_state: int, axes: int) -> tuple[bool, str]:
+    def supports(
+        self, device: torch.device, dtype: torch.dtype, d_state: int, axes: int, orders: Orders = None
+    ) -> tuple[bool, str]:
         """Runs everywhere."""
         return True, "a plain loop over tokens, for checking the other backends"
 

@@ -55,6 +55,7 @@ class ScanBlocks:
 
     Attributes:
         directions: K.
+        walks: `(K, L)`, as `grid_orders` gives them.
         steps: T, of a chunk.
         chunks: of each direction of each image.
         starts: the first step of each block.
@@ -64,9 +65,11 @@ class ScanBlocks:
     """
 
     def __init__(self, inputs: ScanInputs, limits: Limits | None = None) -> None:
-        x, dt, A, B, C, _, dt_bias, sizes = inputs
+        x, dt, A, B, C, _, dt_bias, sizes, walks = inputs
         self.batch, _, channels, d_state, self.directions = inputs.shape
-        self.length = x.shape[1]
+        self.tokens = x.shape[1]  # of a grid
+        self.walks = grid_orders(sizes, x.device, walks)
+        length = self.walks.shape[1]  # of a walk, which visits all of them or a part
         self.dtype = torch.promote_types(x.dtype, torch.float32)
         self.x, self.dt, self.B, self.C = token_rows(x), _direction_rows(dt), _direction_rows(B), _direction_rows(C)
         self.A = A.to(self.dtype).mT.contiguous().unsqueeze(1)  # (K, 1, d_state, channels)
@@ -76,11 +79,11 @@ class ScanBlocks:
         if limits is None:
             limits = _CPU_LIMITS if x.device.type == "cpu" else _OTHER_LIMITS
         per_token = self.batch * self.directions * d_state * channels
-        chunks = min(math.ceil(math.sqrt(self.length)), limits.step // per_token)
-        self.steps = math.ceil(self.length / (chunks if chunks >= limits.least_chunks else 1))
-        self.chunks = math.ceil(self.length / self.steps)
-        self.padding = self.chunks * self.steps - self.length
-        orders = F.pad(grid_orders(sizes, x.device), (0, self.padding))  # beyond the last token: any token
+        chunks = min(math.ceil(math.sqrt(length)), limits.step // per_token)
+        self.steps = math.ceil(length / (chunks if chunks >= limits.least_chunks else 1))
+        self.chunks = math.ceil(length / self.steps)
+        self.padding = self.chunks * self.steps - length
+        orders = F.pad(self.walks, (0, self.padding))  # beyond the last token: any token
         self.orders = orders.view(self.directions, self.chunks, self.steps).permute(2, 0, 1)
 
         block = max(1, min(self.steps, limits.block // (per_token * self.chunks)))
@@ -102,10 +105,10 @@ class ScanBlocks:
 
     def _load_tile(self, start: int) -> Block:
         orders = self.orders[start : start + self.tile].unsqueeze(2)
-        images = torch.arange(self.batch, device=orders.device).view(-1, 1) * self.length
+        images = torch.arange(self.batch, device=orders.device).view(-1, 1) * self.tokens
         directions = torch.arange(self.directions, device=orders.device).view(-1, 1)
         tokens = (orders + images).flatten(2)
-        rows = tokens + directions * (self.batch * self.length)
+        rows = tokens + directions * (self.batch * self.tokens)
         raw_dt = self._gather(self.dt, rows) + self.dt_bias
         delta, c = F.softplus(raw_dt), self._gather(self.C, rows)
         for t in (delta, c):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nnunetv2_dsvm.ops.backend import Backend
+from nnunetv2_dsvm.ops.backend import Backend, Orders
 from nnunetv2_dsvm.ops.backends.scan_blocks import Block, Limits, ScanBlocks, token_rows
 from nnunetv2_dsvm.ops.scan_inputs import ScanGradients, ScanInputs
 
@@ -29,6 +29,29 @@ def _add_to_tokens(target: Tensor, tokens: Tensor, values: Tensor) -> None:
     """Adds `(n, K, G, 1, X)` to the rows of target; one direction after the other, so that the order is always one."""
     for k in range(tokens.shape[1]):
         target.index_add_(0, tokens[:, k].flatten(), values[:, k].flatten(0, 2))
+
+
+def _visits_all(scan: ScanBlocks) -> bool:
+    return scan.walks.shape[1] == scan.tokens
+
+
+def _skip(scan: ScanBlocks, D: Tensor) -> Tensor:
+    """What x is multiplied by besides the scan: the D of all directions that visit a token, for each row or for all."""
+    D = D.to(scan.dtype)
+    if _visits_all(scan):
+        return D.sum(0)
+    of_tokens = D.new_zeros(scan.tokens, D.shape[1])
+    for walk, skip in zip(scan.walks, D, strict=True):
+        of_tokens.index_add_(0, walk, skip.expand(len(walk), -1))
+    return of_tokens.repeat(scan.batch, 1)
+
+
+def _grad_skip(scan: ScanBlocks, products: Tensor) -> Tensor:
+    """The gradient of D from that of each row of the result times x."""
+    if _visits_all(scan):
+        return products.sum(0).expand(scan.directions, -1)
+    of_tokens = products.unflatten(0, (scan.batch, -1)).sum(0)
+    return torch.stack([of_tokens[walk].sum(0) for walk in scan.walks])
 
 
 def _initial_states(scan: ScanBlocks) -> list[Tensor]:
@@ -106,14 +129,16 @@ class TorchChunked(Backend):
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits
 
-    def supports(self, device: torch.device, dtype: torch.dtype, d_state: int, axes: int) -> tuple[bool, str]:
+    def supports(
+        self, device: torch.device, dtype: torch.dtype, d_state: int, axes: int, orders: Orders = None
+    ) -> tuple[bool, str]:
         """Runs on every device and dtype that torch has."""
         return True, "plain torch, runs on every device"
 
     def forward(self, inputs: ScanInputs, save: bool) -> tuple[Tensor, None]:
         """fp32 arithmetic, fp64 for fp64 inputs; saves nothing."""
         scan = ScanBlocks(inputs, self.limits)
-        y = scan.x * inputs.D.to(scan.dtype).sum(0)
+        y = scan.x * _skip(scan, inputs.D)
         scan.enter()
         for start in scan.starts:
             block = scan.load(start)
@@ -128,8 +153,8 @@ class TorchChunked(Backend):
         scan = ScanBlocks(inputs, self.limits)
         grad = token_rows(grad).to(scan.dtype)
         directions = scan.directions
-        grad_x = grad * inputs.D.to(scan.dtype).sum(0)
-        grad_D = (grad * scan.x).sum(0).expand(directions, -1)
+        grad_x = grad * _skip(scan, inputs.D)
+        grad_D = _grad_skip(scan, grad * scan.x)
         grad_dt, grad_B, grad_C = (
             torch.zeros(scan.x.shape[0] * directions, t.shape[-1], dtype=scan.dtype, device=t.device)
             for t in (inputs.dt, inputs.B, inputs.C)

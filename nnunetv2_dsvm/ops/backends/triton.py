@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from nnunetv2_dsvm.ops.backend import Backend, CoreGradients, FusedOperators
+from nnunetv2_dsvm.ops.backend import Backend, CoreGradients, FusedOperators, Orders
 from nnunetv2_dsvm.ops.nvrtc import scan as nvrtc_scan
 from nnunetv2_dsvm.ops.scan_inputs import ScanGradients, ScanInputs, ScanShape
 from nnunetv2_dsvm.ops.triton import conv_silu, core, layer_norm, resized_mse, runtime, scan
@@ -60,7 +60,9 @@ class Triton(Backend):
         self.settings = settings or LaunchSettings()
         self.fused = TritonOperators(self.settings)
 
-    def supports(self, device: torch.device, dtype: torch.dtype, d_state: int, axes: int) -> tuple[bool, str]:
+    def supports(
+        self, device: torch.device, dtype: torch.dtype, d_state: int, axes: int, orders: Orders = None
+    ) -> tuple[bool, str]:
         """Images on GPUs that Triton knows, fp32 or 16 bit, d_state up to 64."""
         if problem := runtime.device_problem(device):
             return False, problem
@@ -70,6 +72,8 @@ class Triton(Backend):
             return False, f"the Triton kernels take d_state up to {MAX_D_STATE}, not {d_state}"
         if axes != 2:
             return False, f"the Triton kernels take grids of 2 axes, not of {axes}"
+        if orders is not None:
+            return False, "the Triton kernels walk along each axis, forwards and backwards, and in no other orders"
         return True, f"fused Triton kernels{nvrtc_scan.in_words(device)}"
 
     def saved_states(self, shape: ScanShape, dtype: torch.dtype, like: Tensor) -> Tensor:

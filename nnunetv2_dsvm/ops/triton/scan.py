@@ -69,7 +69,7 @@ def _prepare(
     inputs: ScanInputs, settings: LaunchSettings
 ) -> tuple[LaunchPlan, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(the plan, x, delta, A, B, C, dt_bias), as the kernels read them."""
-    x, dt, A, B, C, _, dt_bias, _ = inputs
+    x, dt, A, B, C, _, dt_bias, *_ = inputs
     delta = torch.empty(dt.shape, dtype=delta_dtype(x.dtype), device=x.device)
     dt_bias = dt_bias.float().contiguous()
     delta = softplus(dt.contiguous(), dt_bias, delta)
