@@ -14,7 +14,7 @@ from nnunetv2_dsvm.architecture.finite_image import check_finite, finite_or_refu
 from nnunetv2_dsvm.architecture.precision import inference_precision, without_autocast_cache
 from nnunetv2_dsvm.architecture.stage_info import FeaturesOutput, StageInfo
 from nnunetv2_dsvm.architecture.traced_size import at_this_size_only
-from nnunetv2_dsvm.architecture.vm_unet_sizes import PRESETS, VMUNetSizes
+from nnunetv2_dsvm.architecture.vm_unet_sizes import PRESETS, Stem, VMUNetSizes
 from nnunetv2_dsvm.cuda_graphs import CudaGraphs
 from nnunetv2_dsvm.host.waiting_threads import sleep_when_crowded
 
@@ -52,6 +52,7 @@ class VMUNet(nn.Module):
         strides: how much smaller each resolution is than the one before, per axis, in the form of nnU-Net's plans:
             `[[1, 1, 1], patch embedding, merging, …]`, one entry more than there are stages. None: the published ones,
             `[[1, 1], [4, 4], [2, 2], …]`.
+        stem, full_resolution_channels: two additions for small structures, see `VMUNetSizes`; both ours.
 
     Attributes:
         stride: how many pixels of the image one of the deepest stage stands for: a number where it is the same along
@@ -83,6 +84,8 @@ class VMUNet(nn.Module):
         gradient_checkpointing: bool = False,
         scan_backend: str = "auto",
         strides: Sequence[Sequence[int]] | None = None,
+        stem: Stem = _PUBLISHED.stem,
+        full_resolution_channels: int = _PUBLISHED.full_resolution_channels,
     ) -> None:
         super().__init__()
         auxiliary_heads = deep_supervision if auxiliary_heads is None else auxiliary_heads
@@ -97,6 +100,8 @@ class VMUNet(nn.Module):
             d_state,
             drop_path_rate,
             tuple(map(tuple, strides or ())),
+            stem,
+            full_resolution_channels,
         )
         if deep_supervision and not auxiliary_heads:
             raise ValueError("deep_supervision=True needs auxiliary_heads=True (or None)")
@@ -106,7 +111,7 @@ class VMUNet(nn.Module):
         how = HowBlocksRun(gradient_checkpointing, scan_backend)
         self.encoder = VMUNetEncoder(input_channels, sizes, how)
         self.decoder = VMUNetDecoder(
-            num_classes, sizes, how, deep_supervision=deep_supervision, auxiliary_heads=auxiliary_heads
+            input_channels, num_classes, sizes, how, deep_supervision=deep_supervision, auxiliary_heads=auxiliary_heads
         )
         deepest = sizes.stage_strides[-1]
         self.stride: int | tuple[int, ...] = deepest if len(set(deepest)) > 1 else deepest[0]
@@ -188,8 +193,8 @@ class VMUNet(nn.Module):
 
     def _checked_forward(self, x: Tensor) -> Tensor | list[Tensor] | VMUNetOutput:
         if x.ndim != 2 + self.sizes.axes or 0 in x.shape:
-            expected = ("images (batch, channels, height, width)", "volumes (batch, channels, depth, height, width)")
-            raise ValueError(f"expected {expected[self.sizes.axes - 2]}, got shape {tuple(x.shape)}")
+            axes = "height, width" if self.sizes.axes == 2 else "depth, height, width"
+            raise ValueError(f"expected images (batch, channels, {axes}), got shape {tuple(x.shape)}")
         if self._in_a_training_step():
             return self._run(x)
         with inference_precision(x.device.type):
@@ -209,8 +214,9 @@ class VMUNet(nn.Module):
             return self.cuda_graphs(self, self._forward, x)
 
     def _forward(self, x: Tensor) -> Tensor | list[Tensor] | VMUNetOutput:
-        stage_inputs, encoder_outputs = self.encoder(pad_to_multiple(x, self.sizes.stage_strides[-1]))
-        all_logits, decoder_outputs = self.decoder(stage_inputs, encoder_outputs[-1])
+        padded = pad_to_multiple(x, self.sizes.stage_strides[-1])
+        stage_inputs, encoder_outputs = self.encoder(padded)
+        all_logits, decoder_outputs = self.decoder(padded, stage_inputs, encoder_outputs[-1])
         cropped = [
             crop(logits, [-(-size // step) for size, step in zip(x.shape[2:], stride, strict=True)])
             for logits, stride in zip(all_logits, self.output_strides, strict=False)

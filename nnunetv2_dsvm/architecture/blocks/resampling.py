@@ -75,5 +75,5 @@ def pad_to_multiple(x: Tensor, multiple: Sequence[int]) -> Tensor:
 
 def crop(x: Tensor, sizes: Sequence[int]) -> Tensor:
     """The beginning of `(B, C, …)` along each axis, as a view `(B, C, *sizes)`."""
-    kept = (..., *map(slice, sizes))
-    return x[kept]
+    kept = [slice(None), slice(None), *map(slice, sizes)]
+    return x[tuple(kept)]

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunetv2_dsvm.architecture.blocks.resampling import crop
+from nnunetv2_dsvm.architecture.blocks.stem import ConvolutionStep
 from nnunetv2_dsvm.architecture.blocks.vss_block import SS2D, VSSBlock
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.models.export.traceable_scan import NUM_DIRECTIONS, scan_by_rows
@@ -28,6 +29,8 @@ class TraceableVMUNet(nn.Module):
         for module in network.modules():
             if isinstance(module, VSSBlock):
                 module.ss2d = _TraceableSS2D.of(module.ss2d)
+            elif isinstance(module, ConvolutionStep):
+                module.add_module("convolution", _ConvOfACopy(module.convolution))
         self.encoder, self.decoder, self.stride = network.encoder, network.decoder, network.sizes.stage_strides[-1]
 
     def forward(self, image: Tensor) -> Tensor:
@@ -38,8 +41,9 @@ class TraceableVMUNet(nn.Module):
             torch._check(tokens >= 1)
             torch._check(tokens * stride >= size)
             missing = [0, tokens * stride - size, *missing]  # the last axis first
-        stage_inputs, encoder_outputs = self.encoder(F.pad(image, missing))
-        (logits,), _ = self.decoder(stage_inputs, encoder_outputs[-1])
+        padded = F.pad(image, missing)
+        stage_inputs, encoder_outputs = self.encoder(padded)
+        (logits,), _ = self.decoder(padded, stage_inputs, encoder_outputs[-1])
         return crop(logits, sizes)
 
 
