@@ -296,7 +296,7 @@ def test_another_width_is_refused_with_both_sizes(convert, vmamba):
     error = refused(convert, {"model": vmamba}, dims=[8, 16, 32, 64])
     assert "fills only 0%" in error and "dims [16, 32, 64, 128]" in error and "dims [8, 16, 32, 64]" in error
     assert "fills only 0%" in refused(convert, {"model": vmamba}, "--force", dims=[8, 16, 32, 64])
-    assert "(8, " not in error and "4x3x4x4 there and 8x3x4x4 here" in error
+    assert "(8, " not in error and "16x3x4x4 there and 8x3x4x4 here" in error
 
 
 def test_less_than_half_of_the_encoder_only_with_force(convert, vmamba):
