@@ -53,8 +53,8 @@ def training_memory(
         precision: of autocast.
     """
     dims, d_state, strides = sizes.dims, sizes.d_state, sizes.stage_strides
-    height, width = (math.ceil(size / strides[-1]) * strides[-1] for size in patch_size)
-    tokens = [height * width // stride**2 for stride in strides]
+    padded = [math.ceil(size / stride) * stride for size, stride in zip(patch_size, strides[-1], strict=True)]
+    tokens = [math.prod(padded) // math.prod(stride) for stride in strides]
     blocks = [down + up for down, up in zip(sizes.encoder_depths, reversed(sizes.decoder_depths), strict=True)]
 
     features = sum(count * dim for count, dim in zip(tokens, dims, strict=True))
@@ -67,7 +67,7 @@ def training_memory(
     per_image = (
         _PER_KEPT_STATE * states
         + _PER_FEATURE * features
-        + _PER_LOGIT * height * width * num_classes
+        + _PER_LOGIT * math.prod(padded) * num_classes
         + _PER_PROJECTED * projected
         + _PER_DEEPEST_CHANNEL * dims[-1]
     )

@@ -23,7 +23,8 @@ def vm_unet_architecture(sizes: Mapping[str, Any]) -> dict[str, Any]:
         sizes: arguments of `VMUNet` besides channels and classes, with `dims`.
     """
     # For nnU-Net's own trainers: heads with and without deep supervision, and their scales.
-    return architecture_entry({**sizes, "auxiliary_heads": True, "strides": strides_of(len(sizes["dims"]))})
+    strides = [list(step) for step in sizes.get("strides") or strides_of(len(sizes["dims"]))]
+    return architecture_entry({**sizes, "auxiliary_heads": True, "strides": strides})
 
 
 def check_2d(configuration_manager: ConfigurationManager) -> None:

@@ -138,7 +138,7 @@ class DSVMPlanner(ExperimentPlanner):
         }
 
     def _patch_size(self, spacing: np.ndarray, median_shape: np.ndarray) -> list[int]:
-        stride = self.sizes.stage_strides[-1]
+        stride = max(self.sizes.stage_strides[-1])
         per_mm = 1 / spacing
         largest = np.round(per_mm * (_LARGEST_AREA / per_mm.prod()) ** 0.5)
         patch = [int(-(-min(a, b) // stride) * stride) for a, b in zip(largest, median_shape, strict=True)]
