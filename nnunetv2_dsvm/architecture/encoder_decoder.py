@@ -1,4 +1,4 @@
-"""VM-UNet's encoder and decoder. Inside them channels are last, `(B, H, W, C)`."""
+"""VM-UNet's encoder and decoder. Inside them channels are last, `(B, *sizes, C)`."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nnunetv2_dsvm.architecture.blocks.resampling import PATCH_SIZE, PatchEmbedding, PatchExpanding, PatchMerging
+from nnunetv2_dsvm.architecture.blocks.convolution import channels_first, convolution
+from nnunetv2_dsvm.architecture.blocks.resampling import PatchEmbedding, PatchExpanding, PatchMerging
 from nnunetv2_dsvm.architecture.blocks.vss_block import VSSBlock
 from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 
@@ -20,11 +21,11 @@ class HowBlocksRun(NamedTuple):
 
 
 class Stage(nn.Module):
-    """VSS blocks at one resolution, `(B, H, W, dim)`."""
+    """VSS blocks at one resolution, `(B, *sizes, dim)`."""
 
-    def __init__(self, dim: int, drop_paths: Sequence[float], d_state: int, how: HowBlocksRun) -> None:
+    def __init__(self, dim: int, drop_paths: Sequence[float], sizes: VMUNetSizes, how: HowBlocksRun) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(VSSBlock(dim, d_state, p, how.scan_backend) for p in drop_paths)
+        self.blocks = nn.ModuleList(VSSBlock(dim, sizes.d_state, p, how.scan_backend, sizes.axes) for p in drop_paths)
         self.gradient_checkpointing = how.gradient_checkpointing
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,16 +43,16 @@ class VMUNetEncoder(nn.Module):
     def __init__(self, input_channels: int, sizes: VMUNetSizes, how: HowBlocksRun) -> None:
         super().__init__()
         self.output_channels = list(sizes.dims)
-        self.patch_embedding = PatchEmbedding(input_channels, sizes.dims[0])
+        self.patch_embedding = PatchEmbedding(input_channels, sizes.dims[0], sizes.strides[1])
         depths = sizes.encoder_depths
         drop_paths = _split(_linspace(0.0, sizes.drop_path_rate, sum(depths)), depths)
-        self.stages = nn.ModuleList(
-            Stage(dim, p, sizes.d_state, how) for dim, p in zip(sizes.dims, drop_paths, strict=True)
+        self.stages = nn.ModuleList(Stage(dim, p, sizes, how) for dim, p in zip(sizes.dims, drop_paths, strict=True))
+        self.mergings = nn.ModuleList(
+            PatchMerging(dim, step) for dim, step in zip(sizes.dims, sizes.strides[2:], strict=False)
         )
-        self.mergings = nn.ModuleList(PatchMerging(dim) for dim in sizes.dims[:-1])
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Image `(B, channels, H, W)` to the inputs and the outputs of the stages, H/4 first, channels last."""
+        """Image `(B, channels, *sizes)` to the inputs and the outputs of the stages, finest first, channels last."""
         x = self.patch_embedding(x)
         inputs, outputs = [], []
         for i, stage in enumerate(self.stages):
@@ -67,7 +68,7 @@ class VMUNetDecoder(nn.Module):
     """The decoder's stages, patch expanding between them, and the segmentation heads.
 
     `seg_layers[0]` is the head at full resolution. With `auxiliary_heads`, `seg_layers[l]` is a head on decoder stage
-    l = 1 … M - 1 (at H/4, H/8, …), used when `deep_supervision` is on.
+    l = 1 … M - 1 (of images at H/4, H/8, …), used when `deep_supervision` is on.
     """
 
     def __init__(
@@ -79,19 +80,20 @@ class VMUNetDecoder(nn.Module):
         self.deep_supervision = deep_supervision
         deepest_first = list(reversed(dims))
         drop_paths = _split(_linspace(sizes.drop_path_rate, 0.0, sum(depths)), depths)
-        self.stages = nn.ModuleList(
-            Stage(dim, p, sizes.d_state, how) for dim, p in zip(deepest_first, drop_paths, strict=True)
+        self.stages = nn.ModuleList(Stage(dim, p, sizes, how) for dim, p in zip(deepest_first, drop_paths, strict=True))
+        self.expandings = nn.ModuleList(
+            PatchExpanding(dim, step, dim // 2)
+            for dim, step in zip(deepest_first, reversed(sizes.strides[2:]), strict=False)
         )
-        self.expandings = nn.ModuleList(PatchExpanding(dim, 2, dim // 2) for dim in deepest_first[:-1])
-        self.final_expanding = PatchExpanding(dims[0], PATCH_SIZE, dims[0] // PATCH_SIZE)
-        head_channels = [dims[0] // PATCH_SIZE, *(dims[:-1] if auxiliary_heads else [])]
-        self.seg_layers = nn.ModuleList(nn.Conv2d(c, num_classes, kernel_size=1) for c in head_channels)
+        self.final_expanding = PatchExpanding(dims[0], sizes.strides[1], dims[0] // 4)
+        head_channels = [dims[0] // 4, *(dims[:-1] if auxiliary_heads else [])]
+        self.seg_layers = nn.ModuleList(convolution(sizes.axes)(c, num_classes, kernel_size=1) for c in head_channels)
 
     def forward(self, stage_inputs: Sequence[Tensor], bottleneck: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Logits `(B, classes, …)`, largest first, and the outputs of the stages, H/4 first, channels last.
+        """Logits `(B, classes, …)`, largest first, and the outputs of the stages, finest first, channels last.
 
         `stage_inputs` are the encoder's skips. They are added before the patch expanding, and so the skip of stage M
-        meets the output of decoder stage M; the one at H/4 is never used (VM-UNet's official code).
+        meets the output of decoder stage M; the finest is never used (VM-UNet's official code).
         """
         x = self.stages[0](bottleneck)
         outputs = [x]
@@ -104,7 +106,7 @@ class VMUNetDecoder(nn.Module):
         return logits, outputs
 
     def _head(self, index: int, x: Tensor) -> Tensor:
-        return self.seg_layers[index](x.permute(0, 3, 1, 2))
+        return self.seg_layers[index](channels_first(x))
 
 
 def _linspace(start: float, end: float, count: int) -> list[float]:
