@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from nnunetv2_dsvm.architecture.blocks.convolution import channels_first, convolution
 from nnunetv2_dsvm.architecture.blocks.resampling import PatchEmbedding, PatchExpanding, PatchMerging
 from nnunetv2_dsvm.architecture.blocks.stem import ConvolutionalStem, ConvolutionStep
+from nnunetv2_dsvm.architecture.blocks.stochastic_depth import drop_path_rates
 from nnunetv2_dsvm.architecture.blocks.vss_block import VSSBlock
 from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 
@@ -47,7 +48,7 @@ class VMUNetEncoder(nn.Module):
         embedding = ConvolutionalStem if sizes.stem == "convolutions" else PatchEmbedding
         self.patch_embedding = embedding(input_channels, sizes.dims[0], sizes.strides[1])
         depths = sizes.encoder_depths
-        drop_paths = _split(_linspace(0.0, sizes.drop_path_rate, sum(depths)), depths)
+        drop_paths = drop_path_rates(0.0, sizes.drop_path_rate, depths)
         self.stages = nn.ModuleList(Stage(dim, p, sizes, how) for dim, p in zip(sizes.dims, drop_paths, strict=True))
         self.mergings = nn.ModuleList(
             PatchMerging(dim, step) for dim, step in zip(sizes.dims, sizes.strides[2:], strict=False)
@@ -88,7 +89,7 @@ class VMUNetDecoder(nn.Module):
         self.output_channels = list(dims)
         self.deep_supervision = deep_supervision
         deepest_first = list(reversed(dims))
-        drop_paths = _split(_linspace(sizes.drop_path_rate, 0.0, sum(depths)), depths)
+        drop_paths = drop_path_rates(sizes.drop_path_rate, 0.0, depths)
         self.stages = nn.ModuleList(Stage(dim, p, sizes, how) for dim, p in zip(deepest_first, drop_paths, strict=True))
         self.expandings = nn.ModuleList(
             PatchExpanding(dim, step, dim // 2)
@@ -144,12 +145,3 @@ class FullResolution(nn.Module):
 
     def forward(self, image: Tensor, expanded: Tensor) -> Tensor:
         return self.of_both(channels_first(torch.cat([expanded, self.of_image(image)], dim=-1)))
-
-
-def _linspace(start: float, end: float, count: int) -> list[float]:
-    return [start + (end - start) * i / max(count - 1, 1) for i in range(count)]
-
-
-def _split(values: Sequence[float], sizes: Sequence[int]) -> list[list[float]]:
-    iterator = iter(values)
-    return [[next(iterator) for _ in range(size)] for size in sizes]

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunetv2_dsvm.architecture.blocks.resampling import crop
 from nnunetv2_dsvm.architecture.blocks.stem import ConvolutionStep
 from nnunetv2_dsvm.architecture.blocks.vss_block import SS2D, VSSBlock
+from nnunetv2_dsvm.architecture.segmentation_network import cropped_to
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
-from nnunetv2_dsvm.models.export.traceable_scan import NUM_DIRECTIONS, scan_by_rows
+from nnunetv2_dsvm.models.export.traceable_scan import scan_by_rows
 
 
 class TraceableVMUNet(nn.Module):
@@ -44,7 +44,7 @@ class TraceableVMUNet(nn.Module):
         padded = F.pad(image, missing)
         stage_inputs, encoder_outputs = self.encoder(padded)
         (logits,), _ = self.decoder(padded, stage_inputs, encoder_outputs[-1])
-        return crop(logits, sizes)
+        return cropped_to(logits, sizes)
 
 
 def _unknown(size: int) -> int:
@@ -79,7 +79,7 @@ class _TraceableSS2D(SS2D):
 
     def scan(self, x: Tensor) -> Tensor:
         dt, B, C = [], [], []
-        for k in range(NUM_DIRECTIONS):
+        for k in range(self.directions):
             low_rank, b, c = F.linear(x, self.x_proj[k]).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
             dt.append(F.softplus(F.linear(low_rank, self.dt_proj[k], self.dt_bias[k])))
             B.append(b)
