@@ -140,10 +140,11 @@ def check_enough_fits(pretrained: Pretrained, fitted: Fitted, network: VMUNet, f
     there, here = (
         in_words({k: of[k] for k in ("dims", "encoder_depths")}) for of in (pretrained.sizes, sizes(network))
     )
+    hints = _presets_as_wide(pretrained) + _of_images(pretrained, network)
     raise UserError(
         f"{pretrained.file} fills only {share:.0%} of the encoder's parameters ({tensors} of {all_tensors} "
-        f"tensors){first}. It has {there}, the network {here}. {_presets_as_wide(pretrained)}{_of_images(pretrained, network)}Choose the size that fits "
-        "by --preset or --plans, or --force to write what there is. Nothing was written."
+        f"tensors){first}. It has {there}, the network {here}. {hints}Choose the size that fits by --preset or "
+        "--plans, or --force to write what there is. Nothing was written."
     )
 
 
