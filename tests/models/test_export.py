@@ -13,6 +13,7 @@ import onnx
 import pytest
 import torch
 from helpers.examples_in_docstrings import run_example
+from helpers.model_folder import write_model_folder
 from helpers.scan_inputs import relative_error, scan_inputs
 from helpers.short_trainers import ShortRun, without_pictures
 from helpers.tiny_dataset import PLANS
@@ -77,20 +78,6 @@ def images(channels=1):
 def logits_of(network, image):
     with torch.inference_mode():
         return network(image)
-
-
-def write_model_folder(folder, network, plans, dataset_json, configuration="2d", fold="0"):
-    """A model folder as nnU-Net leaves it, with the weights of a network that was not trained."""
-    (folder / f"fold_{fold}").mkdir(parents=True)
-    (folder / "plans.json").write_text(json.dumps(plans))
-    (folder / "dataset.json").write_text(json.dumps(dataset_json))
-    checkpoint = {
-        "network_weights": network.state_dict(),
-        "init_args": {"configuration": configuration},
-        "trainer_name": "nnUNetTrainerVMUNet",
-    }
-    torch.save(checkpoint, folder / f"fold_{fold}" / "checkpoint_final.pth")
-    return folder
 
 
 # --- the plain module -------------------------------------------------------------------------------------------------
