@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nnunetv2_dsvm.architecture.blocks.vss_block import SS2D, VSSBlock
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
-from nnunetv2_dsvm.models.export.traceable_scan import NUM_DIRECTIONS, scan_by_rows
+from nnunetv2_dsvm.models.export.traceable_scan import scan_by_rows
 
 
 class TraceableVMUNet(nn.Module):
@@ -73,9 +73,9 @@ class _TraceableSS2D(SS2D):
 
     def scan(self, x: Tensor) -> Tensor:
         dt, B, C = [], [], []
-        for k in range(NUM_DIRECTIONS):
+        for k in range(self.directions):
             low_rank, b, c = F.linear(x, self.x_proj[k]).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
             dt.append(F.softplus(F.linear(low_rank, self.dt_proj[k], self.dt_bias[k])))
             B.append(b)
             C.append(c)
-        return scan_by_rows(x, dt, self._A(), B, C, self.D)
+        return scan_by_rows(x, dt, self._A(), B, C, self.D, self.orders)

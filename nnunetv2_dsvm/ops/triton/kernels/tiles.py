@@ -160,15 +160,12 @@ def walk(k, L, height, width, depth, ORDERS: tl.constexpr, STEP: tl.constexpr):
         last *= STEP
         for j in tl.static_range(len(ORDERS) // 7):
             here = k == j
-            a: tl.constexpr = ORDERS[7 * j + 2]
-            b: tl.constexpr = ORDERS[7 * j + 1]
-            c: tl.constexpr = ORDERS[7 * j]
             phase = ORDERS[7 * j + 4] * strides[0] + ORDERS[7 * j + 5] * strides[1] + ORDERS[7 * j + 6]
-            line = tl.where(here, counts[a], line)
-            lines = tl.where(here, counts[b], lines)
-            step = tl.where(here, strides[a] * STEP, step)
-            to_line = tl.where(here, strides[b] * STEP, to_line)
-            to_slab = tl.where(here, strides[c] * STEP, to_slab)
+            line = tl.where(here, counts[ORDERS[7 * j + 2]], line)
+            lines = tl.where(here, counts[ORDERS[7 * j + 1]], lines)
+            step = tl.where(here, strides[ORDERS[7 * j + 2]] * STEP, step)
+            to_line = tl.where(here, strides[ORDERS[7 * j + 1]] * STEP, to_line)
+            to_slab = tl.where(here, strides[ORDERS[7 * j]] * STEP, to_slab)
             first = tl.where(here, phase + ORDERS[7 * j + 3] * last, first)
             sign = tl.where(here, 1 - 2 * ORDERS[7 * j + 3], sign)
         return line, lines, step, to_line, to_slab, last, first, sign
