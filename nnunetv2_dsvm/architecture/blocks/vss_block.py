@@ -41,7 +41,7 @@ class SS2D(DirectionalScan):
             return ss2d_block(
                 x, _weights(norm), self.in_proj.weight, self.conv.weight, self.conv.bias, self._projection(),
                 self._A(), self.D, self.dt_bias, _weights(self.out_norm), self.out_proj.weight,
-                self.scan_backend,
+                self.scan_backend, self.orders,
             )  # fmt: skip
         x, z = self.in_proj(norm(x)).chunk(2, dim=-1)
         x = F.silu(channels_last(self.conv(channels_first(x))))
