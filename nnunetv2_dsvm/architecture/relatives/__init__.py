@@ -1,0 +1,1 @@
+"""The neighbours of VM-UNet, one file a network."""
