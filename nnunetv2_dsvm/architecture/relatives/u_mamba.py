@@ -1,6 +1,5 @@
 """U-Mamba (arXiv 2401.04722): nnU-Net's residual U-Net with Mamba over its flattened feature maps, in 2D and 3D."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -11,12 +10,11 @@ from torch import Tensor, nn
 from nnunetv2_dsvm.architecture.blocks.mamba_1d import Mamba
 from nnunetv2_dsvm.architecture.blocks.residual_conv import CONVOLUTIONS, ConvNorm, LeakyReLU, ResidualConv
 from nnunetv2_dsvm.architecture.relatives.tmp_base import Relative
-from nnunetv2_dsvm.architecture.stage_info import StageInfo
+from nnunetv2_dsvm.architecture.stage_info import Axes, StageInfo, total_strides
 from nnunetv2_dsvm.files.text import by
 
 _POOLINGS = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 _TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-Axes = Sequence[int]  # one number an axis
 
 
 class UMambaShape(NamedTuple):
@@ -26,12 +24,6 @@ class UMambaShape(NamedTuple):
     kernels: Sequence[Axes]
     strides: Sequence[Axes]
     january: bool
-
-    @property
-    def total_strides(self) -> tuple[tuple[int, ...], ...]:
-        """How many pixels of the image one of each stage stands for, along each axis."""
-        each = itertools.accumulate(self.strides, lambda total, stride: [a * b for a, b in zip(total, stride)])
-        return tuple(map(tuple, each))
 
     @property
     def axes(self) -> int:
@@ -44,7 +36,7 @@ class UMambaShape(NamedTuple):
         every = 1 if self.axes == 3 or self.january else 2
         layers = {}
         for stage in range(last % every, last + 1, every):
-            positions = math.prod(-(-n // s) for n, s in zip(patch_size, self.total_strides[stage], strict=True))
+            positions = math.prod(-(-n // s) for n, s in zip(patch_size, total_strides(self.strides)[stage], strict=True))
             over_channels = positions <= self.features[stage] and not self.january
             layers[stage] = (positions if over_channels else self.features[stage], over_channels)
         return layers
@@ -238,7 +230,8 @@ class UMamba(Relative):
         self.any_size = layers is None or not any(over_channels for _, over_channels in layers.values())
         self.encoder = UMambaEncoder(input_channels, self.shape, blocks, layers, scan_backend)
         self.decoder = UMambaDecoder(num_classes, self.shape, decoder_blocks, deep_supervision)
-        self.output_strides = self.shape.total_strides[:-1]
+        self.total_strides = total_strides(strides)
+        self.output_strides = self.total_strides[:-1]
         self.apply(_init_weights)
 
     @property
@@ -251,16 +244,16 @@ class UMamba(Relative):
         ]
         if not with_mamba:
             names[-1] = "encoder.bottleneck"
-        return tuple(map(StageInfo, names, self.shape.features, self.shape.total_strides))
+        return tuple(map(StageInfo, names, self.shape.features, self.total_strides))
 
     @property
     def decoder_stages(self) -> tuple[StageInfo, ...]:
         """The decoder's stages, one less than the encoder's, full resolution first."""
         names = [f"decoder.stages.{stage}" for stage in reversed(range(len(self.decoder.stages)))]
-        return tuple(map(StageInfo, names, self.shape.features[:-1], self.shape.total_strides[:-1]))
+        return tuple(map(StageInfo, names, self.shape.features[:-1], self.total_strides[:-1]))
 
     def _forward_padded(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        planned = [-(-n // s) * s for n, s in zip(self.patch_size, self.shape.total_strides[-1], strict=True)]
+        planned = [-(-n // s) * s for n, s in zip(self.patch_size, self.total_strides[-1], strict=True)]
         if not self.any_size and list(x.shape[2:]) != planned:
             raise ValueError(
                 f"this U-Mamba takes images of the planned size {by(self.patch_size)} alone, got {by(x.shape[2:])}: some "
