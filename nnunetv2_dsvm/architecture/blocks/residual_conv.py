@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+from nnunetv2_dsvm.architecture.blocks.convolution import convolution
+
 
 
 class InstanceNorm(nn.Module):
@@ -42,7 +43,7 @@ class ConvNorm(nn.Module):
     ) -> None:
         super().__init__()
         padding = tuple((taps - 1) // 2 for taps in kernel)
-        self.conv = CONVOLUTIONS[len(kernel)](in_channels, out_channels, kernel, stride, padding, bias=bias)
+        self.conv = convolution(len(kernel))(in_channels, out_channels, kernel, stride, padding, bias=bias)
         self.norm = InstanceNorm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:

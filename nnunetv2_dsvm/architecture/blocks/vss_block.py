@@ -1,12 +1,14 @@
 """The Visual State Space block of VMamba (arXiv 2401.10166) as VM-UNet (arXiv 2402.02491) uses it. Channels last."""
 
 import math
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunetv2_dsvm.architecture.blocks.directional_scan import DirectionalScan
 from nnunetv2_dsvm.architecture.blocks.layer_norm import LayerNorm
+from nnunetv2_dsvm.ops import ScanOrder
 from nnunetv2_dsvm.ops.fused_block import NormWeights, ss2d_block
 from nnunetv2_dsvm.ops.layer_norm import layer_norm
 
@@ -18,11 +20,14 @@ class SS2D(DirectionalScan):
         dim: channels; the scan runs on d_inner = 2 dim.
         d_state: states per channel, N.
         scan_backend: `"auto"` or a name of `nnunetv2_dsvm.ops.BACKEND_NAMES`.
+        orders: the walks through the image; None: the four of VM-UNet.
     """
 
-    def __init__(self, dim: int, d_state: int = 16, scan_backend: str = "auto") -> None:
+    def __init__(
+        self, dim: int, d_state: int = 16, scan_backend: str = "auto", orders: Sequence[ScanOrder] | None = None
+    ) -> None:
         d_inner = 2 * dim
-        super().__init__(d_inner, math.ceil(dim / 16), d_state, scan_backend=scan_backend)
+        super().__init__(d_inner, math.ceil(dim / 16), d_state, orders=orders, scan_backend=scan_backend)
         self.in_proj = nn.Linear(dim, 2 * d_inner, bias=False)
         self.conv = nn.Conv2d(d_inner, d_inner, kernel_size=3, padding=1, groups=d_inner)
         self.out_norm = nn.LayerNorm(d_inner)

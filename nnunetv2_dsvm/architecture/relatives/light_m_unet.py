@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_dsvm.architecture.blocks.convolution import convolution
 from nnunetv2_dsvm.architecture.blocks.mamba_1d import Mamba
-from nnunetv2_dsvm.architecture.blocks.residual_conv import CONVOLUTIONS
 from nnunetv2_dsvm.architecture.relatives.tmp_base import Relative
 from nnunetv2_dsvm.architecture.stage_info import Axes, StageInfo, total_strides
 
@@ -55,7 +55,7 @@ class SeparableConv(nn.Sequential):
     """A depthwise convolution and a pointwise one, nothing between them."""
 
     def __init__(self, in_channels: int, out_channels: int, axes: int, kernel: int, *, bias: bool = False) -> None:
-        conv = CONVOLUTIONS[axes]
+        conv = convolution(axes)
         depthwise = conv(in_channels, in_channels, kernel, padding=kernel // 2, groups=in_channels, bias=bias)
         super().__init__(depthwise, conv(in_channels, out_channels, 1, bias=bias))
 
@@ -132,7 +132,7 @@ class LightMUNetDecoder(nn.Module):
         axes, self.strides = len(strides[0]), [tuple(stride) for stride in reversed(strides[1:])]
         deepest_first = features[::-1]
         self.upsamplings = nn.ModuleList(
-            CONVOLUTIONS[axes](below, here, 1, bias=False) for below, here in itertools.pairwise(deepest_first)
+            convolution(axes)(below, here, 1, bias=False) for below, here in itertools.pairwise(deepest_first)
         )
         self.stages = nn.ModuleList(
             nn.Sequential(*(DecoderBlock(channels, axes) for _ in range(count)))

@@ -13,7 +13,7 @@ class Relative(nn.Module):
         padding = [n for size, s in zip(reversed(sizes), reversed(total)) for n in (0, -size % s)]
         logits, encoder, decoder = self._forward_padded(F.pad(x, padding))
         logits = [
-            t[(..., *(slice(-(-n // s)) for n, s in zip(sizes, strides)))]
+            t[(..., *(slice(-(-n // s)) for n, s in zip(sizes, (strides,) * len(sizes) if isinstance(strides, int) else strides)))]
             for t, strides in zip(logits, self.output_strides)
         ]
         logits = logits if self.decoder.deep_supervision else logits[0]

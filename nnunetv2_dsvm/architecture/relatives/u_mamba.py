@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_dsvm.architecture.blocks.mamba_1d import Mamba
-from nnunetv2_dsvm.architecture.blocks.residual_conv import CONVOLUTIONS, ConvNorm, LeakyReLU, ResidualConv
+from nnunetv2_dsvm.architecture.blocks.convolution import convolution
+from nnunetv2_dsvm.architecture.blocks.residual_conv import ConvNorm, LeakyReLU, ResidualConv
 from nnunetv2_dsvm.architecture.relatives.tmp_base import Relative
 from nnunetv2_dsvm.architecture.stage_info import Axes, StageInfo, total_strides
 from nnunetv2_dsvm.files.text import by
@@ -52,7 +53,7 @@ class UMambaShape(NamedTuple):
                 layers.append(ConvNorm(in_channels, channels, [1] * self.axes, bias=False))
             shortcut = nn.Sequential(*layers)
         else:
-            shortcut = CONVOLUTIONS[self.axes](in_channels, channels, 1, stride)
+            shortcut = convolution(self.axes)(in_channels, channels, 1, stride)
         first = ResidualConv(in_channels, channels, kernel, stride, shortcut=shortcut)
         others = (ResidualConv(channels, channels, kernel, shortcut=nn.Identity()) for _ in range(blocks - 1))
         return nn.Sequential(first, *others)
@@ -63,7 +64,7 @@ class UMambaShape(NamedTuple):
         if self.january:
             return _TRANSPOSED[self.axes](before, channels, stride, stride)
         # The official code convolves the larger map, which gives the same.
-        return nn.Sequential(CONVOLUTIONS[self.axes](before, channels, 1), nn.Upsample(scale_factor=tuple(stride)))
+        return nn.Sequential(convolution(self.axes)(before, channels, 1), nn.Upsample(scale_factor=tuple(stride)))
 
 
 class MambaLayer(nn.Module):
@@ -143,7 +144,7 @@ class UMambaDecoder(nn.Module):
             channels = shape.features[level]
             self.upsamplings.append(shape.upsampling(level))
             self.stages.append(shape.stage(channels * (1 + (level in self.skip_levels)), level, 1, count))
-            self.seg_layers.insert(0, CONVOLUTIONS[shape.axes](channels, num_classes, 1))
+            self.seg_layers.insert(0, convolution(shape.axes)(channels, num_classes, 1))
 
     def forward(self, encoder_outputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Logits, largest first (one, without deep supervision), and the outputs of the stages, full resolution first.

@@ -1,0 +1,20 @@
+"""Convolutions of images and volumes from one text, and where their channels stand."""
+
+from torch import Tensor, nn
+
+_BY_AXES: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+
+
+def convolution(axes: int) -> type[nn.Conv2d] | type[nn.Conv3d]:
+    """torch's convolution of grids with 2 or 3 axes."""
+    return _BY_AXES[axes]
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """`(B, C, *sizes)` as a view `(B, *sizes, C)`."""
+    return x.permute(0, *range(2, x.ndim), 1)
+
+
+def channels_first(x: Tensor) -> Tensor:
+    """`(B, *sizes, C)` as a view `(B, C, *sizes)`."""
+    return x.permute(0, x.ndim - 1, *range(1, x.ndim - 1))
