@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nnunetv2_dsvm.architecture.blocks.resampling import PATCH_SIZE, PatchEmbedding, PatchExpanding, PatchMerging
+from nnunetv2_dsvm.architecture.blocks.stochastic_depth import drop_path_rates
 from nnunetv2_dsvm.architecture.blocks.vss_block import VSSBlock
 from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 
@@ -44,7 +45,7 @@ class VMUNetEncoder(nn.Module):
         self.output_channels = list(sizes.dims)
         self.patch_embedding = PatchEmbedding(input_channels, sizes.dims[0])
         depths = sizes.encoder_depths
-        drop_paths = _split(_linspace(0.0, sizes.drop_path_rate, sum(depths)), depths)
+        drop_paths = drop_path_rates(0.0, sizes.drop_path_rate, depths)
         self.stages = nn.ModuleList(
             Stage(dim, p, sizes.d_state, how) for dim, p in zip(sizes.dims, drop_paths, strict=True)
         )
@@ -78,7 +79,7 @@ class VMUNetDecoder(nn.Module):
         self.output_channels = list(dims)
         self.deep_supervision = deep_supervision
         deepest_first = list(reversed(dims))
-        drop_paths = _split(_linspace(sizes.drop_path_rate, 0.0, sum(depths)), depths)
+        drop_paths = drop_path_rates(sizes.drop_path_rate, 0.0, depths)
         self.stages = nn.ModuleList(
             Stage(dim, p, sizes.d_state, how) for dim, p in zip(deepest_first, drop_paths, strict=True)
         )
@@ -105,12 +106,3 @@ class VMUNetDecoder(nn.Module):
 
     def _head(self, index: int, x: Tensor) -> Tensor:
         return self.seg_layers[index](x.permute(0, 3, 1, 2))
-
-
-def _linspace(start: float, end: float, count: int) -> list[float]:
-    return [start + (end - start) * i / max(count - 1, 1) for i in range(count)]
-
-
-def _split(values: Sequence[float], sizes: Sequence[int]) -> list[list[float]]:
-    iterator = iter(values)
-    return [[next(iterator) for _ in range(size)] for size in sizes]

@@ -13,14 +13,14 @@ def is_recorded() -> bool:
 
 
 def check_finite(x: Tensor) -> None:
-    """Raises UserValueError when images `(B, channels, H, W)` hold NaN or infinite values, but not on CUDA or meta.
+    """Raises UserValueError when images `(B, channels, *sizes)` hold NaN or infinite values, but not on CUDA or meta.
 
     A GPU would have to be waited for; see `infinite_unless_finite`.
     """
     if x.device.type in ("meta", "cuda") or x.isfinite().all():
         return
     bad = ~x.isfinite()
-    channels = bad.any(dim=(0, 2, 3)).nonzero().flatten().tolist()
+    channels = bad.transpose(0, 1).flatten(1).any(1).nonzero().flatten().tolist()
     raise UserValueError(
         f"the image given to the network holds NaN or infinite values: {int(bad.sum())} of {bad.numel()} pixels, "
         f"in channel {', '.join(map(str, channels))}. It belongs to the case that nnU-Net has named last "

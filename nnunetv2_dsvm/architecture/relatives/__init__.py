@@ -1,1 +1,1 @@
-"""The neighbours of VM-UNet, one file a network."""
+"""Other networks of the Vision-Mamba family, a file each, and `registry`, which names them."""
