@@ -9,6 +9,7 @@ from torch import Tensor
 
 Axes = Sequence[int]  # one number an axis
 
+
 @dataclass(frozen=True)
 class StageInfo:
     """One stage of an encoder or decoder, whose last feature map can be distilled.

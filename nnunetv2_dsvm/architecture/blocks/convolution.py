@@ -1,13 +1,15 @@
 """Convolutions of images and volumes from one text, and where their channels stand."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
-_BY_AXES: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+Convolution = nn.Conv2d | nn.Conv3d
 
 
-def convolution(axes: int) -> type[nn.Conv2d] | type[nn.Conv3d]:
+def convolution(axes: int) -> Callable[..., Convolution]:
     """torch's convolution of grids with 2 or 3 axes."""
-    return _BY_AXES[axes]
+    return {2: nn.Conv2d, 3: nn.Conv3d}[axes]
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
-"""Mamba of a sequence (arXiv 2312.00752), as U-Mamba and LightM-UNet apply it to the flattened positions of an image."""
+"""Mamba of a sequence (arXiv 2312.00752), as U-Mamba and LightM-UNet apply it to the positions of an image."""
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

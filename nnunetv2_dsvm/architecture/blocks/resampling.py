@@ -1,5 +1,7 @@
 """Patch embedding, merging and expanding: how VM-UNet (arXiv 2402.02491) changes resolution. Channels last."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -54,7 +56,8 @@ class PatchExpanding(nn.Module):
         return self.norm(x.reshape(batch, s * height, s * width, -1))
 
 
-def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Zero-pads `(B, C, H, W)` at the bottom and the right so that H and W are multiples; undone by cropping."""
-    height, width = x.shape[-2:]
-    return F.pad(x, (0, -width % multiple, 0, -height % multiple))
+def pad_to_multiple(x: Tensor, multiple: int | Sequence[int]) -> Tensor:
+    """Zero-pads `(B, C, *sizes)` at each axis's end, so that sizes are multiples, one an axis; undone by cropping."""
+    steps = [multiple] * (x.ndim - 2) if isinstance(multiple, int) else multiple
+    missing = [-size % step for size, step in zip(x.shape[2:], steps, strict=True)]
+    return F.pad(x, [n for last_first in reversed(missing) for n in (0, last_first)])

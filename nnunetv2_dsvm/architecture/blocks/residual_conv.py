@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from nnunetv2_dsvm.architecture.blocks.convolution import convolution
 
 
-
 class InstanceNorm(nn.Module):
-    """Instance norm with affine parameters, `(B, C, *sizes)`; unlike torch's it takes a single position, of variance 0."""
+    """Instance norm with affine parameters of `(B, C, *sizes)`; unlike torch's it takes a single position, too."""
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()

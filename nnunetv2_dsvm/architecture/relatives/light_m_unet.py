@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from nnunetv2_dsvm.architecture.blocks.convolution import convolution
 from nnunetv2_dsvm.architecture.blocks.mamba_1d import Mamba
-from nnunetv2_dsvm.architecture.relatives.tmp_base import Relative
-from nnunetv2_dsvm.architecture.stage_info import Axes, StageInfo, total_strides
+from nnunetv2_dsvm.architecture.blocks.resampling import pad_to_multiple
+from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, check_heads
+from nnunetv2_dsvm.architecture.stage_info import Axes, FeaturesOutput, StageInfo, total_strides
 
 _POOLINGS = {2: F.max_pool2d, 3: F.max_pool3d}
 _UPSAMPLING = {2: "bilinear", 3: "trilinear"}
@@ -18,9 +19,9 @@ _GROUPS = 8  # of every GroupNorm
 
 
 class ResidualMamba(nn.Module):
-    """The paper's RVM layer: `Linear(LN(Mamba(LN(t)) + s t))` on the positions t of `(B, C, *sizes)`, last axis fastest.
+    """The paper's RVM layer: `Linear(LN(Mamba(LN(t)) + s t))` on the positions t of `(B, C, *sizes)`.
 
-    Both norms share their weights; s is learnt.
+    The last axis is the fastest. Both norms share their weights; s is learnt.
     """
 
     def __init__(self, in_channels: int, out_channels: int, scan_backend: str) -> None:
@@ -125,10 +126,16 @@ class LightMUNetDecoder(nn.Module):
     """The stages, deepest first, each with an upsampling in front; and their heads, largest output first."""
 
     def __init__(
-        self, num_classes: int, features: Sequence[int], blocks: Sequence[int], strides: Sequence[Axes], heads: int
+        self,
+        num_classes: int,
+        features: Sequence[int],
+        blocks: Sequence[int],
+        strides: Sequence[Axes],
+        heads: int,
+        deep_supervision: bool,
     ) -> None:
         super().__init__()
-        self.deep_supervision = False
+        self.deep_supervision = deep_supervision
         axes, self.strides = len(strides[0]), [tuple(stride) for stride in reversed(strides[1:])]
         deepest_first = features[::-1]
         self.upsamplings = nn.ModuleList(
@@ -142,7 +149,8 @@ class LightMUNetDecoder(nn.Module):
 
     def forward(self, encoder_outputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Logits, largest first (one, without deep supervision), and the stages' outputs, full resolution first."""
-        x, outputs = encoder_outputs[-1], []
+        x = encoder_outputs[-1]
+        outputs: list[Tensor] = []
         for stage, conv, stride, skip in zip(
             self.stages, self.upsamplings, self.strides, reversed(encoder_outputs[:-1]), strict=True
         ):
@@ -153,7 +161,7 @@ class LightMUNetDecoder(nn.Module):
         return [head(features) for head, features in zip(heads, outputs, strict=False)], outputs
 
 
-class LightMUNet(Relative):
+class LightMUNet(SegmentationNetwork):
     """LightM-UNet: `(B, input_channels, *sizes)` to raw logits `(B, num_classes, *sizes)`, two or three sizes.
 
     As MrBlankness/LightM-UNet at commit 6b72e27, with images of any size. Its four stages have `strides` of 2 there,
@@ -176,6 +184,9 @@ class LightMUNet(Relative):
         ValueError: sizes that do not fit together.
     """
 
+    encoder: LightMUNetEncoder
+    decoder: LightMUNetDecoder
+
     def __init__(
         self,
         input_channels: int,
@@ -189,23 +200,22 @@ class LightMUNet(Relative):
         auxiliary_heads: bool | None = None,
         scan_backend: str = "auto",
     ) -> None:
-        super().__init__()
+        super().__init__(input_channels, num_classes, axes=len(strides[0]))
         if not len(strides) == len(encoder_blocks) == len(decoder_blocks) + 1 >= 2:
             raise ValueError(
                 f"strides {strides} and encoder_blocks {encoder_blocks} need one entry a stage, two or more, and "
                 f"decoder_blocks {decoder_blocks} one less"
             )
-        if {*map(len, strides)} not in ({2}, {3}) or set(strides[0]) != {1}:
-            raise ValueError(f"strides {strides} must have two or three entries each, the first of them 1")
+        if {len(stride) for stride in strides} not in ({2}, {3}) or set(strides[0]) != {1}:
+            raise ValueError(f"strides {strides} must all have two numbers or all three, and the first be 1")
         if channels % _GROUPS or channels < 1:
             raise ValueError(f"channels must be a multiple of {_GROUPS}, the groups of its norms, got {channels}")
-        features = [channels * 2**stage for stage in range(len(strides))]
-        heads = len(decoder_blocks) if auxiliary_heads else 1
-        self.features, self.total_strides = features, total_strides(strides)
-        self.encoder = LightMUNetEncoder(input_channels, features, encoder_blocks, strides, scan_backend)
-        self.decoder = LightMUNetDecoder(num_classes, features, decoder_blocks, strides, heads)
-        self.decoder.deep_supervision = deep_supervision
-        self.output_strides = self.total_strides[:-1]
+        self.features = tuple(channels * 2**stage for stage in range(len(strides)))
+        self.total_strides = total_strides(strides)
+        heads = len(decoder_blocks) if check_heads(deep_supervision, auxiliary_heads) else 1
+        self.encoder = LightMUNetEncoder(input_channels, self.features, encoder_blocks, strides, scan_backend)
+        self.decoder = LightMUNetDecoder(num_classes, self.features, decoder_blocks, strides, heads, deep_supervision)
+        self.stride, self.output_strides = max(self.total_strides[-1]), self.total_strides[:-1]
 
     @property
     def encoder_stages(self) -> tuple[StageInfo, ...]:
@@ -219,7 +229,7 @@ class LightMUNet(Relative):
         names = [f"decoder.stages.{stage}" for stage in reversed(range(len(self.decoder.stages)))]
         return tuple(map(StageInfo, names, self.features[:-1], self.total_strides[:-1]))
 
-    def _forward_padded(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        features = self.encoder(x)
+    def run(self, x: Tensor) -> FeaturesOutput:
+        features = self.encoder(pad_to_multiple(x, self.encoder_stages[-1].stride))
         logits, decoded = self.decoder(features)
-        return logits, features, decoded
+        return FeaturesOutput(logits, tuple(features), tuple(decoded))

@@ -1,97 +1,21 @@
 """U-Mamba (arXiv 2401.04722): nnU-Net's residual U-Net with Mamba over its flattened feature maps, in 2D and 3D."""
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from nnunetv2_dsvm.architecture.blocks.mamba_1d import Mamba
 from nnunetv2_dsvm.architecture.blocks.convolution import convolution
-from nnunetv2_dsvm.architecture.blocks.residual_conv import ConvNorm, LeakyReLU, ResidualConv
-from nnunetv2_dsvm.architecture.relatives.tmp_base import Relative
-from nnunetv2_dsvm.architecture.stage_info import Axes, StageInfo, total_strides
+from nnunetv2_dsvm.architecture.blocks.resampling import pad_to_multiple
+from nnunetv2_dsvm.architecture.blocks.residual_conv import ConvNorm, LeakyReLU
+from nnunetv2_dsvm.architecture.relatives.u_mamba_stages import MambaLayer, UMambaShape
+from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, check_heads
+from nnunetv2_dsvm.architecture.stage_info import Axes, FeaturesOutput, StageInfo, total_strides
 from nnunetv2_dsvm.files.text import by
-
-_POOLINGS = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
-_TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-
-
-class UMambaShape(NamedTuple):
-    """What encoder and decoder are both built from: one entry a stage, full resolution first; see `UMamba`."""
-
-    features: Sequence[int]
-    kernels: Sequence[Axes]
-    strides: Sequence[Axes]
-    january: bool
-
-    @property
-    def axes(self) -> int:
-        """2 or 3."""
-        return len(self.kernels[0])
-
-    def mamba_layers(self, patch_size: Axes) -> dict[int, tuple[int, bool]]:
-        """Of Enc: stage, from 0, to the width of the Mamba layer behind it and whether its tokens are the channels."""
-        last = len(self.features) - 1
-        every = 1 if self.axes == 3 or self.january else 2
-        layers = {}
-        for stage in range(last % every, last + 1, every):
-            positions = math.prod(-(-n // s) for n, s in zip(patch_size, total_strides(self.strides)[stage], strict=True))
-            over_channels = positions <= self.features[stage] and not self.january
-            layers[stage] = (positions if over_channels else self.features[stage], over_channels)
-        return layers
-
-    def stage(self, in_channels: int, level: int, stride: Axes | int, blocks: int) -> nn.Sequential:
-        """Residual blocks of a stage, the first of which changes the shape."""
-        channels, kernel = self.features[level], self.kernels[level]
-        strided = stride != 1 and set(stride) != {1}
-        shortcut: nn.Module
-        if self.january:
-            layers: list[nn.Module] = [_POOLINGS[self.axes](stride, stride)] if strided else []
-            if in_channels != channels:
-                layers.append(ConvNorm(in_channels, channels, [1] * self.axes, bias=False))
-            shortcut = nn.Sequential(*layers)
-        else:
-            shortcut = convolution(self.axes)(in_channels, channels, 1, stride)
-        first = ResidualConv(in_channels, channels, kernel, stride, shortcut=shortcut)
-        others = (ResidualConv(channels, channels, kernel, shortcut=nn.Identity()) for _ in range(blocks - 1))
-        return nn.Sequential(first, *others)
-
-    def upsampling(self, level: int) -> nn.Module:
-        """From the stage below `level` to its size and channels."""
-        stride, before, channels = self.strides[level + 1], self.features[level + 1], self.features[level]
-        if self.january:
-            return _TRANSPOSED[self.axes](before, channels, stride, stride)
-        # The official code convolves the larger map, which gives the same.
-        return nn.Sequential(convolution(self.axes)(before, channels, 1), nn.Upsample(scale_factor=tuple(stride)))
-
-
-class MambaLayer(nn.Module):
-    """Mamba(LayerNorm(x)) over the positions of `(B, C, *sizes)`, last axis fastest, or over its channels.
-
-    The result takes the place of x: no residual, and no norm behind it.
-
-    Args:
-        width: of a token: C, or the number of positions.
-        over_channels: the tokens are the channels.
-        scan_backend: `"auto"` or a name of `nnunetv2_dsvm.ops.BACKEND_NAMES`.
-    """
-
-    def __init__(self, width: int, over_channels: bool, scan_backend: str) -> None:
-        super().__init__()
-        self.over_channels = over_channels
-        self.norm = nn.LayerNorm(width)
-        self.mamba = Mamba(width, scan_backend=scan_backend)
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = x.flatten(2) if self.over_channels else x.flatten(2).mT
-        tokens = self.mamba(tokens, self.norm)
-        return (tokens if self.over_channels else tokens.mT).reshape(x.shape)
 
 
 class UMambaEncoder(nn.Module):
-    """The stem, the stages, the Mamba layers behind some of them, by the number of the stage, and one behind all (Bot)."""
+    """The stem, the stages, the Mamba layers behind some of them, by the stage's number, and one behind all (Bot)."""
 
     def __init__(
         self,
@@ -106,7 +30,7 @@ class UMambaEncoder(nn.Module):
         self.stem = (
             nn.Sequential(ConvNorm(input_channels, shape.features[0], shape.kernels[0]), LeakyReLU())
             if shape.january
-            else shape.stage(input_channels, 0, 1, blocks[0])
+            else shape.stage(input_channels, 0, shape.strides[0], blocks[0])
         )
         before = [shape.features[0], *shape.features]
         self.stages = nn.ModuleList(
@@ -115,9 +39,7 @@ class UMambaEncoder(nn.Module):
         self.mamba_layers = nn.ModuleDict(
             {str(level): MambaLayer(*layer, scan_backend) for level, layer in (mamba_layers or {}).items()}
         )
-        self.bottleneck = (
-            MambaLayer(shape.features[-1], False, scan_backend) if mamba_layers is None else nn.Identity()
-        )
+        self.bottleneck = MambaLayer(shape.features[-1], False, scan_backend) if mamba_layers is None else nn.Identity()
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Image to the outputs of the stages, full resolution first."""
@@ -134,43 +56,44 @@ class UMambaEncoder(nn.Module):
 class UMambaDecoder(nn.Module):
     """The decoder's stages, deepest first, each with an upsampling in front; and their heads, largest output first."""
 
-    def __init__(self, num_classes: int, shape: UMambaShape, blocks: Sequence[int], deep_supervision: bool) -> None:
+    def __init__(
+        self, num_classes: int, shape: UMambaShape, blocks: Sequence[int], heads: int, deep_supervision: bool
+    ) -> None:
         super().__init__()
         self.deep_supervision = deep_supervision
-        self.upsamplings, self.stages, self.seg_layers = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.upsamplings, self.stages = nn.ModuleList(), nn.ModuleList()
         # The official code of today leaves the skip at full resolution out in two dimensions.
         self.skip_levels = range(0 if shape.january or shape.axes == 3 else 1, len(shape.features) - 1)
         for level, count in zip(reversed(range(len(blocks))), blocks, strict=True):
             channels = shape.features[level]
             self.upsamplings.append(shape.upsampling(level))
-            self.stages.append(shape.stage(channels * (1 + (level in self.skip_levels)), level, 1, count))
-            self.seg_layers.insert(0, convolution(shape.axes)(channels, num_classes, 1))
+            self.stages.append(
+                shape.stage(channels * (1 + (level in self.skip_levels)), level, (1,) * shape.axes, count)
+            )
+        self.seg_layers = nn.ModuleList(
+            convolution(shape.axes)(channels, num_classes, 1) for channels in shape.features[:heads]
+        )
 
     def forward(self, encoder_outputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Logits, largest first (one, without deep supervision), and the outputs of the stages, full resolution first.
-        """
-        x, outputs, logits = encoder_outputs[-1], [], []
+        """Logits, largest first (one, without deep supervision), and the stages' outputs, full resolution first."""
+        x = encoder_outputs[-1]
+        outputs: list[Tensor] = []
         levels = reversed(range(len(self.stages)))
         for level, upsampling, stage in zip(levels, self.upsamplings, self.stages, strict=True):
             x = upsampling(x)
             x = stage(torch.cat([x, encoder_outputs[level]], dim=1) if level in self.skip_levels else x)
             outputs.insert(0, x)
-            if self.deep_supervision or level == 0:
-                logits.insert(0, self.seg_layers[level](x))
-        return logits, outputs
+        heads = self.seg_layers if self.deep_supervision else self.seg_layers[:1]
+        return [head(x) for head, x in zip(heads, outputs, strict=False)], outputs
 
 
-class UMamba(Relative):
+class UMamba(SegmentationNetwork):
     """U-Mamba: `(B, input_channels, *sizes)` to raw logits `(B, num_classes, *sizes)`, two or three sizes.
 
-    Most arguments have the names of nnU-Net's plans. The official code was rewritten after the paper; this is
+    The arguments have the names of nnU-Net's plans. The official code was rewritten after the paper; this is
     bowang-lab/U-Mamba at commit 28459e3, and `january` gives the code of the paper's numbers (548f3b2): a stem of one
     convolution, as many blocks in every stage as planned, patch tokens alone, a Mamba layer behind each stage of Enc in
     2D too, transposed convolutions upwards, and the skip at full resolution in 2D too.
-
-    Where a feature map of the planned patch has no more positions than channels, Enc's layer there runs over the
-    channels, and its width is the number of positions: such a network takes images of the planned size alone (up to
-    the padding to multiples of the strides) and refuses others. All other networks take any size.
 
     Args:
         input_channels: image channels.
@@ -180,16 +103,20 @@ class UMamba(Relative):
         strides: of each stage; those of the first are 1.
         n_conv_per_stage: residual blocks of each encoder stage; in its second half 1, unless `january`.
         n_conv_per_stage_decoder: of each decoder stage, deepest first; in its last ones 1, unless `january`.
-        patch_size: the planned one.
-        everywhere: Mamba layers inside the encoder (U-Mamba Enc); else one behind its last stage (Bot).
+        patch_size: the planned one; only `UMambaEnc` needs it.
         january: the network of January 2024.
         deep_supervision: whether the logits of all decoder stages are returned, largest first; can be switched at
             `decoder.deep_supervision`.
+        auxiliary_heads: whether all their heads exist, as they do in nnU-Net's networks.
         scan_backend: `"auto"` or a name of `nnunetv2_dsvm.ops.BACKEND_NAMES`.
 
     Raises:
         ValueError: sizes that do not fit together.
     """
+
+    everywhere: bool  # Mamba layers inside the encoder, or one behind it
+    encoder: UMambaEncoder
+    decoder: UMambaDecoder
 
     def __init__(
         self,
@@ -201,69 +128,98 @@ class UMamba(Relative):
         strides: Sequence[Axes],
         n_conv_per_stage: Sequence[int],
         n_conv_per_stage_decoder: Sequence[int],
-        patch_size: Axes,
-        everywhere: bool,
+        patch_size: Axes | None = None,
         january: bool = False,
         deep_supervision: bool = False,
+        auxiliary_heads: bool = True,
         scan_backend: str = "auto",
     ) -> None:
-        super().__init__()
-        stages = len(features_per_stage)
-        if not len(kernel_sizes) == len(strides) == len(n_conv_per_stage) == len(n_conv_per_stage_decoder) + 1 == stages:
-            raise ValueError(
-                f"features_per_stage {features_per_stage}, kernel_sizes {kernel_sizes}, strides {strides} and "
-                f"n_conv_per_stage {n_conv_per_stage} need one entry a stage, n_conv_per_stage_decoder "
-                f"{n_conv_per_stage_decoder} one less"
-            )
-        axes = {len(patch_size), *map(len, kernel_sizes), *map(len, strides)}
-        if stages < 2 or axes not in ({2}, {3}) or set(strides[0]) != {1}:
-            raise ValueError(
-                f"U-Mamba needs two stages or more, the first with strides of 1, and two or three axes everywhere; got "
-                f"strides {strides}, kernel_sizes {kernel_sizes}, patch_size {patch_size}"
-            )
-        self.shape, self.patch_size = UMambaShape(features_per_stage, kernel_sizes, strides, january), tuple(patch_size)
-        blocks, decoder_blocks = list(n_conv_per_stage), list(n_conv_per_stage_decoder)
-        if not january:
-            full = -(-stages // 2)
-            blocks[full:] = [1] * len(blocks[full:])
-            decoder_blocks[full:] = [1] * len(decoder_blocks[full:])
-        layers = self.shape.mamba_layers(patch_size) if everywhere else None
-        self.any_size = layers is None or not any(over_channels for _, over_channels in layers.values())
-        self.encoder = UMambaEncoder(input_channels, self.shape, blocks, layers, scan_backend)
-        self.decoder = UMambaDecoder(num_classes, self.shape, decoder_blocks, deep_supervision)
-        self.total_strides = total_strides(strides)
-        self.output_strides = self.total_strides[:-1]
+        super().__init__(input_channels, num_classes, axes=len(strides[0]))
+        shape = UMambaShape(features_per_stage, kernel_sizes, strides, january)
+        blocks, decoder_blocks = _blocks(shape, n_conv_per_stage, n_conv_per_stage_decoder)
+        if self.everywhere and (patch_size is None or len(patch_size) != self.axes):
+            raise ValueError(f"patch_size must be the planned one, of {self.axes} axes, got {patch_size}")
+        layers = shape.mamba_layers(patch_size) if self.everywhere and patch_size is not None else None
+        over_channels = layers is not None and any(of_channels for _, of_channels in layers.values())
+        self.only_size = tuple(patch_size) if over_channels and patch_size is not None else None
+        self.features, self.total_strides = tuple(features_per_stage), total_strides(strides)
+        self.encoder = UMambaEncoder(input_channels, shape, blocks, layers, scan_backend)
+        heads = len(decoder_blocks) if check_heads(deep_supervision, auxiliary_heads) else 1
+        self.decoder = UMambaDecoder(num_classes, shape, decoder_blocks, heads, deep_supervision)
+        self.stride, self.output_strides = max(self.total_strides[-1]), self.total_strides[:-1]
         self.apply(_init_weights)
 
     @property
     def encoder_stages(self) -> tuple[StageInfo, ...]:
-        """The encoder's stages behind their Mamba layers, full resolution first."""
-        with_mamba = self.encoder.mamba_layers
-        names = [
-            f"encoder.{'mamba_layers' if str(level) in with_mamba else 'stages'}.{level}"
-            for level in range(len(self.shape.features))
-        ]
-        if not with_mamba:
+        """The encoder's stages, behind their Mamba layers."""
+        names = [f"encoder.stages.{level}" for level in range(len(self.features))]
+        for level in self.encoder.mamba_layers:
+            names[int(level)] = f"encoder.mamba_layers.{level}"
+        if not self.everywhere:
             names[-1] = "encoder.bottleneck"
-        return tuple(map(StageInfo, names, self.shape.features, self.total_strides))
+        return tuple(map(StageInfo, names, self.features, self.total_strides))
 
     @property
     def decoder_stages(self) -> tuple[StageInfo, ...]:
-        """The decoder's stages, one less than the encoder's, full resolution first."""
+        """The decoder's stages, one less than the encoder's."""
         names = [f"decoder.stages.{stage}" for stage in reversed(range(len(self.decoder.stages)))]
-        return tuple(map(StageInfo, names, self.shape.features[:-1], self.total_strides[:-1]))
+        return tuple(map(StageInfo, names, self.features[:-1], self.total_strides[:-1]))
 
-    def _forward_padded(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        planned = [-(-n // s) * s for n, s in zip(self.patch_size, self.total_strides[-1], strict=True)]
-        if not self.any_size and list(x.shape[2:]) != planned:
+    def run(self, x: Tensor) -> FeaturesOutput:
+        sizes, stride = x.shape[2:], self.total_strides[-1]
+        if self.only_size and _rounded_up(sizes, stride) != _rounded_up(self.only_size, stride):
             raise ValueError(
-                f"this U-Mamba takes images of the planned size {by(self.patch_size)} alone, got {by(x.shape[2:])}: some "
-                "of its Mamba layers run over channels and have one weight a position. Predict larger images in a "
+                f"this U-Mamba takes images of the planned size {by(self.only_size)} alone, got {by(sizes)}: some of "
+                "its Mamba layers run over channels, with a weight for every position. Predict larger images in a "
                 "sliding window, as nnU-Net does"
             )
-        features = self.encoder(x)
+        features = self.encoder(pad_to_multiple(x, stride))
         logits, decoded = self.decoder(features)
-        return logits, features, decoded
+        return FeaturesOutput(logits, tuple(features), tuple(decoded))
+
+
+class UMambaBot(UMamba):
+    """U-Mamba Bot: one Mamba layer, over the positions behind the encoder's last stage. Images of any size."""
+
+    everywhere = False
+
+
+class UMambaEnc(UMamba):
+    """U-Mamba Enc: Mamba layers behind the encoder's stages, in 2D behind every second one, the last included.
+
+    Where a feature map of the planned patch has no more positions than channels, the layer runs over the channels, and
+    its width is the number of positions. Such a network takes images of the planned size alone, up to the padding to
+    multiples of the strides, and refuses others.
+    """
+
+    everywhere = True
+
+
+def _blocks(shape: UMambaShape, encoder: Sequence[int], decoder: Sequence[int]) -> tuple[list[int], list[int]]:
+    """How many residual blocks each stage has; ValueError where the stages do not fit together."""
+    stages = len(shape.features)
+    entries = [len(each) for each in (shape.kernels, shape.strides, encoder)]
+    if stages < 2 or entries != [stages] * 3 or len(decoder) != stages - 1:
+        raise ValueError(
+            f"features_per_stage {shape.features}, kernel_sizes {shape.kernels}, strides {shape.strides} and "
+            f"n_conv_per_stage {encoder} need one entry a stage, two or more, and n_conv_per_stage_decoder {decoder} "
+            "one less"
+        )
+    axes = {len(each) for each in (*shape.kernels, *shape.strides)}
+    if axes not in ({2}, {3}) or set(shape.strides[0]) != {1}:
+        raise ValueError(
+            f"kernel_sizes {shape.kernels} and strides {shape.strides} must all have two numbers or all three, and the "
+            "first strides be 1"
+        )
+    full = stages if shape.january else -(-stages // 2)
+    return (
+        [count if stage < full else 1 for stage, count in enumerate(encoder)],
+        [count if stage < full else 1 for stage, count in enumerate(decoder)],
+    )
+
+
+def _rounded_up(sizes: Axes, multiples: Axes) -> list[int]:
+    return [-(-size // multiple) for size, multiple in zip(sizes, multiples, strict=True)]
 
 
 def _init_weights(module: nn.Module) -> None:
