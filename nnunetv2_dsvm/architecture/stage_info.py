@@ -59,3 +59,9 @@ def total_strides(strides: Sequence[Axes]) -> tuple[tuple[int, ...], ...]:
 def channels_of(stages: Sequence[StageInfo]) -> list[int]:
     """The channels of each stage, in the same order."""
     return [stage.channels for stage in stages]
+
+
+def doubling_stages(modules: Sequence[str], channels: Sequence[int], first_stride: int) -> tuple[StageInfo, ...]:
+    """Stages of images, each at half the resolution of the one before, highest resolution first."""
+    stages = enumerate(zip(modules, channels, strict=True))
+    return tuple(StageInfo(module, c, (first_stride * 2**i,) * 2) for i, (module, c) in stages)

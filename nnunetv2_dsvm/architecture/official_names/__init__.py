@@ -1,1 +1,1 @@
-"""Pure maps between the parameter names of the official codes and ours, a module a network."""
+"""Pure maps between the parameter names of official code and ours, a module a network."""

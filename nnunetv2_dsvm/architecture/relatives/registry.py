@@ -4,7 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nnunetv2_dsvm.architecture.relatives.msvm_unet import MSVMUNet
 from nnunetv2_dsvm.architecture.relatives.recipe import Recipe
+from nnunetv2_dsvm.architecture.relatives.swin_umamba import SwinUMamba
+from nnunetv2_dsvm.architecture.relatives.swin_umamba_d import SwinUMambaD
 from nnunetv2_dsvm.architecture.relatives.vm_unet_v2 import VMUNetV2
 from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork
 
@@ -34,8 +37,18 @@ class Relative:
     of_plans: ArgumentsOfPlans | None = None
 
 
+# Swin-UMamba's: AdamW on nnU-Net's length, schedule without a warm-up, deep supervision.
+_SWIN_UMAMBA = Recipe(deep_supervision=True, initial_lr=1e-4, weight_decay=0.05, num_epochs=1000, warmup_fraction=0)
 RELATIVES: dict[str, Relative] = {
-    "VMUNetV2": Relative(VMUNetV2, "VM-UNet V2", "2403.09157", Recipe()),
+    "VMUNetV2": Relative(VMUNetV2, "VM-UNet V2", "2403.09157", Recipe(warmup_fraction=0)),
+    "MSVMUNet": Relative(
+        MSVMUNet,
+        "MSVM-UNet",
+        "2408.13735",
+        Recipe(initial_lr=5e-4, weight_decay=1e-3, final_lr_fraction=2e-3, warmup_fraction=0),
+    ),
+    "SwinUMamba": Relative(SwinUMamba, "Swin-UMamba", "2402.03302", _SWIN_UMAMBA),
+    "SwinUMambaD": Relative(SwinUMambaD, "Swin-UMamba†", "2402.03302", _SWIN_UMAMBA),
 }
 
 

@@ -12,11 +12,20 @@ from nnunetv2_dsvm.training.layers.distilled import DistilledTraining
 from nnunetv2_dsvm.training.relative_layers import layers_of
 
 __all__ = [
+    "nnUNetTrainerDSVM_MSVMUNet",
+    "nnUNetTrainerDSVM_SwinUMamba",
+    "nnUNetTrainerDSVM_SwinUMambaD",
     "nnUNetTrainerDSVM_VMUNetV2",
+    "nnUNetTrainerMSVMUNet",
+    "nnUNetTrainerSwinUMamba",
+    "nnUNetTrainerSwinUMambaD",
     "nnUNetTrainerVMUNetV2",
 ]
 
 _VMUNetV2: Any = layers_of("VMUNetV2")
+_MSVMUNet: Any = layers_of("MSVMUNet")
+_SwinUMamba: Any = layers_of("SwinUMamba")
+_SwinUMambaD: Any = layers_of("SwinUMambaD")
 
 
 class nnUNetTrainerVMUNetV2(_VMUNetV2, nnUNetTrainer):
@@ -25,3 +34,27 @@ class nnUNetTrainerVMUNetV2(_VMUNetV2, nnUNetTrainer):
 
 class nnUNetTrainerDSVM_VMUNetV2(DistilledTraining, nnUNetTrainerVMUNetV2):
     """VM-UNet V2 with dual self-distillation."""
+
+
+class nnUNetTrainerMSVMUNet(_MSVMUNet, nnUNetTrainer):
+    """MSVM-UNet (arXiv 2408.13735)."""
+
+
+class nnUNetTrainerDSVM_MSVMUNet(DistilledTraining, nnUNetTrainerMSVMUNet):
+    """MSVM-UNet with dual self-distillation."""
+
+
+class nnUNetTrainerSwinUMamba(_SwinUMamba, nnUNetTrainer):
+    """Swin-UMamba (arXiv 2402.03302)."""
+
+
+class nnUNetTrainerDSVM_SwinUMamba(DistilledTraining, nnUNetTrainerSwinUMamba):
+    """Swin-UMamba with dual self-distillation."""
+
+
+class nnUNetTrainerSwinUMambaD(_SwinUMambaD, nnUNetTrainer):
+    """Swin-UMamba† (arXiv 2402.03302)."""
+
+
+class nnUNetTrainerDSVM_SwinUMambaD(DistilledTraining, nnUNetTrainerSwinUMambaD):
+    """Swin-UMamba† with dual self-distillation."""
