@@ -1,81 +1,60 @@
-"""Between the official ASP-VMUNet's parameter names (BaoBao0926/ASP-VMUNet) and ours."""
+"""The names of ASP-VMUNet (arXiv 2503.19427)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
-from nnunetv2_dsvm.architecture.official_names.name_table import NameTable, Pair, inside
+from nnunetv2_dsvm.architecture.official_names.name_map import NameMap, Rule, within
 
-_LAYER: tuple[Pair, ...] = (
+_LAYER: list[Rule] = [
     ("skip_scale", "skip_scale"),
-    ("norm.{part}", "norm.{part}"),
-    ("proj.{part}", "proj.{part}"),
+    ("norm.*", "norm.*"),
+    ("proj.*", "proj.*"),
     ("mamba.x_proj_weight", "ss2d.x_proj"),
     ("mamba.dt_projs_weight", "ss2d.dt_proj"),
     ("mamba.dt_projs_bias", "ss2d.dt_bias"),
     ("mamba.A_logs", "ss2d.A_log"),
     ("mamba.Ds", "ss2d.D"),
-    ("mamba.conv2d.{part}", "ss2d.conv.{part}"),
-    ("mamba.{layer}.{part}", "ss2d.{layer}.{part}"),
-    ("CNNlayer.conv_branch.{k}.{part}", "convs.{k}.{part}"),
-    ("SE.norm.{part}", "attention.norm.{part}"),
-    ("SE.global_reduce.{part}", "attention.reduce.{part}"),
-    ("SE.channel_select.{part}", "attention.expand.{part}"),
-    ("SK.fc.{part}", "merge.squeeze.{part}"),
-    ("SK.fcs.{k}.{part}", "merge.select.{k}.{part}"),
-)
-_TABLE = NameTable(
+    ("mamba.conv2d.*", "ss2d.conv.*"),
+    ("mamba.*", "ss2d.*"),
+    ("CNNlayer.conv_branch.*", "convs.*"),
+    ("SE.norm.*", "attention.norm.*"),
+    ("SE.global_reduce.*", "attention.reduce.*"),
+    ("SE.channel_select.*", "attention.expand.*"),
+    ("SK.fc.*", "merge.squeeze.*"),
+    ("SK.fcs.*", "merge.select.*"),
+]
+
+
+def _stage(official: str, ours: str) -> list[Rule]:
+    return within(f"{official}.#.", f"{ours}.body.layers.#.", _LAYER)
+
+
+class _Names(NameMap):
+    """Of any atrous steps: K of each scan is seen from its first projection."""
+
+    def from_official(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        ours = super().from_official(state_dict)
+        for name in [name for name in ours if name.endswith(("ss2d.A_log", "ss2d.D"))]:
+            directions = len(ours[f"{name.rpartition('.')[0]}.x_proj"])
+            ours[name] = ours[name].flatten(0, 1).unflatten(0, (directions, -1))
+        return ours
+
+
+ASP_VMUNET = _Names(
     "ASP-VMUNet",
-    (
-        ("ebn1.{part}", "encoder.stages.0.body.2.{part}"),
-        ("encoder1.{j}.{part}", "encoder.stages.0.body.{j}.{part}"),
-        *(
-            pair
-            for stage in range(2, 7)
-            for pair in inside(f"encoder{stage}.{{j}}.", f"encoder.stages.{stage - 1}.body.layers.{{j}}.", _LAYER)
-        ),
-        *((f"ebn{stage}.{{part}}", f"encoder.stages.{stage - 1}.body.norm.{{part}}") for stage in range(2, 6)),
-        *(
-            pair
-            for stage in range(1, 6)
-            for pair in inside(f"decoder{stage}.{{j}}.", f"decoder.stages.{stage - 1}.body.layers.{{j}}.", _LAYER)
-        ),
-        *((f"dbn{stage}.{{part}}", f"decoder.stages.{stage - 1}.body.norm.{{part}}") for stage in range(1, 6)),
-        ("scab.satt.shared_conv2d.0.{part}", "decoder.bridge.pixels.{part}"),
-        ("scab.catt.get_all_att.{part}", "decoder.bridge.across.{part}"),
-        *((f"scab.catt.att{i}.{{part}}", f"decoder.bridge.channels.{i - 1}.{{part}}") for i in range(1, 6)),
-        ("final.{part}", "decoder.seg_layers.0.{part}"),
-    ),
+    [
+        ("ebn1.*", "encoder.stages.0.body.2.*"),
+        ("encoder1.#.*", "encoder.stages.0.body.#.*"),
+        *(rule for i in range(1, 6) for rule in _stage(f"encoder{i + 1}", f"encoder.stages.{i}")),
+        *((f"ebn{i + 1}.*", f"encoder.stages.{i}.body.norm.*") for i in range(1, 5)),
+        *(rule for i in range(5) for rule in _stage(f"decoder{i + 1}", f"decoder.stages.{i}")),
+        *((f"dbn{i + 1}.*", f"decoder.stages.{i}.body.norm.*") for i in range(5)),
+        ("scab.satt.shared_conv2d.0.*", "decoder.bridge.pixels.*"),
+        ("scab.catt.get_all_att.*", "decoder.bridge.across.*"),
+        *((f"scab.catt.att{i + 1}.*", f"decoder.bridge.channels.{i}.*") for i in range(5)),
+        ("final.*", "decoder.seg_layers.0.*"),
+    ],
+    dead=["*.CNNlayer.conv.*"],  # a second name of each depthwise convolution
+    prefixes=["module."],
 )
-_OF_EACH_WALK = ("ss2d.A_log", "ss2d.D")  # official ones have the walks and the channels in one axis
-
-
-def stored_once(official: Iterable[str]) -> list[str]:
-    """The official names without those that name a depthwise convolution a second time."""
-    return [name for name in official if ".CNNlayer.conv." not in name]
-
-
-def from_official_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Official weights under our names, each once.
-
-    Raises:
-        KeyError: a name that the official network has not.
-    """
-    ours = {_TABLE.to_ours(name): state_dict[name] for name in stored_once(state_dict)}
-    walks = {name.removesuffix(".x_proj"): len(tensor) for name, tensor in ours.items() if name.endswith(".x_proj")}
-    return {
-        name: tensor.unflatten(0, (walks[name.rpartition(".")[0]], -1)) if name.endswith(_OF_EACH_WALK) else tensor
-        for name, tensor in ours.items()
-    }
-
-
-def to_official_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `from_official_state_dict`, without the second names.
-
-    Raises:
-        KeyError: an auxiliary head, which the official network has not.
-    """
-    return {
-        _TABLE.to_official(name): tensor.flatten(0, 1) if name.endswith(_OF_EACH_WALK) else tensor
-        for name, tensor in state_dict.items()
-    }

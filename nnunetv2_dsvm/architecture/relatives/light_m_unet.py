@@ -89,7 +89,7 @@ class Transition(nn.Module):
 
 
 class LightMUNetEncoder(nn.Module):
-    """A stem at full resolution and the stages, with a transition in front of all but the first."""
+    """A stem at full resolution and the stages, each a transition, but for the first, and blocks."""
 
     def __init__(
         self, input_channels: int, features: Sequence[int], blocks: Sequence[int], strides: Sequence[Axes], backend: str
@@ -97,20 +97,22 @@ class LightMUNetEncoder(nn.Module):
         super().__init__()
         self.output_channels = list(features)
         self.stem = SeparableConv(input_channels, features[0], len(strides[0]), kernel=3)
-        self.transitions = nn.ModuleList(
+        transitions = (
             Transition(before, after, stride, backend)
             for (before, after), stride in zip(itertools.pairwise(features), strides[1:], strict=True)
         )
         self.stages = nn.ModuleList(
-            nn.Sequential(*(EncoderBlock(channels, backend) for _ in range(count)))
-            for channels, count in zip(features, blocks, strict=True)
+            nn.Sequential(transition, *(EncoderBlock(channels, backend) for _ in range(count)))
+            for transition, channels, count in zip((nn.Identity(), *transitions), features, blocks, strict=True)
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Image to the outputs of the stages, full resolution first."""
-        outputs = [self.stages[0](self.stem(x))]
-        for transition, stage in zip(self.transitions, self.stages[1:], strict=True):
-            outputs.append(stage(transition(outputs[-1])))
+        x = self.stem(x)
+        outputs = []
+        for stage in self.stages:
+            x = stage(x)
+            outputs.append(x)
         return outputs
 
 
