@@ -36,7 +36,7 @@ class MSVMUNet(SegmentationNetwork):
         dims: channels of the four stages, each twice the one before and the first even.
         encoder_depths: blocks of each encoder stage; (2, 2, 8, 2) is the published "tiny", (2, 2, 20, 2) "small".
         decoder_depths: blocks of each decoder stage, deepest first.
-        encoder_ratio: of the scan's channels to the stage's in the encoder: 1 as published (checkpoints `vssm1_*`), or 2
+        encoder_ratio: channels of the encoder's scan by the stage's: 1 as published (checkpoints `vssm1_*`), or 2
             (`vssm_*_0229`, `vssm_*_0230`).
         encoder_drop_path_rate: largest stochastic-depth probability; it grows with depth. 0.3 for "small".
         decoder_drop_path_rate: the same of the decoder's deepest block; it falls to 0.
