@@ -84,7 +84,11 @@ def run(args: argparse.Namespace) -> int:
         if args.cancel:
             names = cancel(args.o)
             print(f"Cancelled {len(names)} jobs on SLURM" if names else "Nothing of it is running", file=sys.stderr)
-        return _shown(status(args.o), as_json=args.json)
+        steps = status(args.o)
+        for step in steps if args.status else []:
+            if step.tail:
+                print(f"\nThe end of {step.log}:", *step.tail, sep="\n  ", file=sys.stderr)
+        return _shown(steps, as_json=args.json)
     if not args.d or not args.tr:
         raise UserError("name a data set and a trainer: -d ID -tr TRAINER")
     if args.cluster is None:
@@ -116,10 +120,7 @@ def _shown(steps: Sequence["StepStatus"], *, as_json: bool) -> int:
         print(json.dumps([step.as_json() for step in steps], indent=1))
     else:
         print(aligned([[step.step, step.state, step.job, step.in_short()] for step in steps], left=4))
-    failed = [step for step in steps if step.state == "failed"]
-    for step in failed:
-        print(f"\n{step.step} failed; the end of {step.log}:", *step.tail, sep="\n  ", file=sys.stderr)
-    return 1 if failed else 0
+    return int(any(step.state == "failed" for step in steps))
 
 
 def _slurm_options(args: argparse.Namespace) -> "SlurmOptions":

@@ -39,6 +39,15 @@ def done_steps(run: RunFolder) -> set[str]:
     return done
 
 
+def open_steps(run: RunFolder) -> list[Step]:
+    """What a call has to look at, in order: what is not done, and what depends on it and may become outdated."""
+    done, still_open = done_steps(run), dict[str, Step]()
+    for step in run.steps.values():
+        if step.name not in done or not still_open.keys().isdisjoint((*step.after, *step.after_any)):
+            still_open[step.name] = step
+    return list(still_open.values())
+
+
 def _finished_at(run: RunFolder, step: Step) -> float:
     """Seconds since 1970; 0 where it has not ended."""
     if step.kind == "train":

@@ -101,7 +101,8 @@ def status_of(run: RunFolder, queue: Mapping[str, str]) -> list[StepStatus]:
         elif in_queue:
             how = RUNNING
         elif stopping:
-            how, reason = BLOCKED, f"needs {', '.join(stopping)}"
+            more = f" and {len(stopping) - 1} more" if len(stopping) > 1 else ""
+            how, reason = BLOCKED, f"needs {stopping[0]}{more}"
         else:
             how, reason = _of_state(state)
         found[step.name] = StepStatus(

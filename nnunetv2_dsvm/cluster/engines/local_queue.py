@@ -9,7 +9,7 @@ from typing import Protocol
 
 from nnunetv2_dsvm.cluster.engines import child
 from nnunetv2_dsvm.cluster.engines.step_run import ALONE, DONE, HELD
-from nnunetv2_dsvm.cluster.finished import done_steps
+from nnunetv2_dsvm.cluster.finished import is_done, open_steps
 from nnunetv2_dsvm.cluster.locks import owner_of
 from nnunetv2_dsvm.cluster.preparation import usable_cpus
 from nnunetv2_dsvm.cluster.run_folder import RunFolder
@@ -58,14 +58,18 @@ class LocalQueue:
         Raises:
             KeyboardInterrupt: passed on.
         """
-        done = done_steps(self._run)
-        waiting = [step for step in self._run.steps.values() if step.name not in done]
+        waiting = open_steps(self._run)
+        done = self._run.steps.keys() - {step.name for step in waiting}
         over = set(done)  # ended, or never to be begun
         told = time.monotonic()
         try:
             while waiting or self._running:
                 for step in [step for step in waiting if self._is_next(step, done, over)]:
-                    if self._start(step):
+                    if is_done(self._run, step):  # nothing that it depends on has changed, or another call did it
+                        done.add(step.name)
+                        over.add(step.name)
+                        waiting.remove(step)
+                    elif self._start(step):
                         waiting.remove(step)
                 for step in [step for step in waiting if any(n in over and n not in done for n in step.after)]:
                     waiting.remove(step)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nnunetv2_dsvm.cluster.engines.step_run import ALONE, HELD, INTERRUPTED, run_step
-from nnunetv2_dsvm.cluster.finished import done_steps
+from nnunetv2_dsvm.cluster.finished import open_steps
 from nnunetv2_dsvm.cluster.run_folder import RunFolder
 from nnunetv2_dsvm.cluster.steps import Step
 from nnunetv2_dsvm.errors import UserError
@@ -66,15 +66,15 @@ def submit(run: RunFolder, options: SlurmOptions) -> list[str]:
         UserError: submitit or SLURM is missing, or SLURM refuses.
     """
     submitit = _submitit()
-    queue, done, jobs = queued(run), done_steps(run), run.jobs()
+    queue, jobs = queued(run), run.jobs()
     live = {name: job for name, job in jobs.items() if job in queue}
     lanes: list[list[str]] = [[] for _ in range(options.max_jobs or 0)]
     for number, job in enumerate(live.values()):
         if lanes:
             lanes[number % len(lanes)] = [job]
     submitted: list[str] = []
-    for step in run.steps.values():
-        if step.name in done or step.name in live:
+    for step in open_steps(run):
+        if step.name in live:
             continue
         lane = lanes[len(submitted) % len(lanes)] if lanes else []
         conditions = [f"afterok:{live[name]}" for name in step.after if name in live]

@@ -59,8 +59,7 @@ def _run_locked(run: RunFolder, step: Step, lock: int) -> int:
         memory = max(peaks) if peaks else None
         run.write_state(step.name, replace(state, state=how, ended=time.time(), gpu_memory_mib=memory, **more))  # type: ignore[arg-type]
 
-    if step.kind in ("prepare", "train") and is_done(run, step):  # another call's step has just ended
-        ended("done")
+    if is_done(run, step):  # nothing that it depends on has changed, or another call did it
         return DONE
     run.write_state(step.name, state)
     try:

@@ -161,7 +161,7 @@ def test_a_continued_training_says_from_where_and_what_is_lost(interrupted, make
     line = said_by(make, interrupted, "checkpoint_latest.pth")
     assert (
         "Continues from checkpoint_latest.pth, written after epoch 1, with epoch 2 of 0 to 4; the interrupted training "
-        "had begun epoch 3: epochs 2 to 3 of it are lost and trained again (nnU-Net writes checkpoint_latest.pth every "
+        "had begun epoch 3: epochs 2 to 3 of it are lost and trained again (checkpoint_latest.pth is written every "
         "2 epochs"
     ) in line and "later" not in line
     line = said_by(make, interrupted, "checkpoint_latest.pth", epochs=2)
