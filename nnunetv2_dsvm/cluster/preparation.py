@@ -118,5 +118,7 @@ def dataset_number(dataset: str) -> str:
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may run on, of a batch system those of the job."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPUs that this process may run on; in a job of SLURM no more than its own, which it may not be bound to."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    of_job = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE")
+    return min(here, int(of_job)) if of_job else here

@@ -34,7 +34,7 @@ class Watcher(Protocol):
 
 
 class LocalQueue:
-    """Runs what is not done, each step when those before it have ended well.
+    """Runs what is not done, each step when those before it have ended.
 
     Args:
         run: whose lock the caller holds.
@@ -50,6 +50,9 @@ class LocalQueue:
         self._places = len(self._free)
         self._host_is_free = True
         self._running: dict[str, tuple[subprocess.Popen[bytes], str | None]] = {}
+        self._waiting = open_steps(run)
+        self._done = run.steps.keys() - {step.name for step in self._waiting}
+        self._over = set(self._done)  # ended, or never to be begun
         self._retry: dict[str, float] = {}  # steps that somebody else was at, and when to try again
 
     def work(self) -> None:
@@ -58,42 +61,31 @@ class LocalQueue:
         Raises:
             KeyboardInterrupt: passed on.
         """
-        waiting = open_steps(self._run)
-        done = self._run.steps.keys() - {step.name for step in waiting}
-        over = set(done)  # ended, or never to be begun
         told = time.monotonic()
         try:
-            while waiting or self._running:
-                for step in [step for step in waiting if self._is_next(step, done, over)]:
-                    if is_done(self._run, step):  # nothing that it depends on has changed, or another call did it
-                        done.add(step.name)
-                        over.add(step.name)
-                        waiting.remove(step)
-                    elif self._start(step):
-                        waiting.remove(step)
-                for step in [step for step in waiting if any(n in over and n not in done for n in step.after)]:
-                    waiting.remove(step)
-                    over.add(step.name)
-                if waiting or self._running:
-                    time.sleep(LOOK_EVERY_S)
+            while self._waiting or self._running:
+                self._begin_what_can_be_begun()
                 if self._running and time.monotonic() - told > PROGRESS_EVERY_S:
                     told = time.monotonic()
                     self._watcher.running()
-                for name, status in self._collect():
-                    step = self._run.steps[name]
-                    if status == HELD:
-                        self._retry[name] = time.monotonic() + RETRY_S
-                        waiting.append(step)
-                        continue
-                    over.add(name)
-                    if status == DONE:
-                        done.add(name)
-                    self._watcher.ended(step, status)
+                if self._waiting or self._running:
+                    time.sleep(LOOK_EVERY_S)
+                self._collect()
         finally:
             child.end([process for process, _ in self._running.values()], 2 * child.PATIENCE_S)
 
-    def _is_next(self, step: Step, done: set[str], over: set[str]) -> bool:
-        return done.issuperset(step.after) and over.issuperset(step.after_any)
+    def _begin_what_can_be_begun(self) -> None:
+        for step in list(self._waiting):
+            if not self._over.issuperset((*step.after, *step.after_any)):
+                continue
+            if not self._done.issuperset(step.after):  # one of them has failed
+                self._over.add(step.name)
+            elif is_done(self._run, step):  # nothing that it depends on has changed, or another call did it
+                self._over.add(step.name)
+                self._done.add(step.name)
+            elif not self._start(step):
+                continue
+            self._waiting.remove(step)
 
     def _start(self, step: Step) -> bool:
         """Whether the step could be started: it has a place, and nobody else is at it."""
@@ -123,17 +115,24 @@ class LocalQueue:
             environment.setdefault("OMP_NUM_THREADS", str(share))
         return environment
 
-    def _collect(self) -> list[tuple[str, int]]:
-        """The steps that have ended, with their exit status; their places are free again."""
-        ended = []
+    def _collect(self) -> None:
+        """Gives the places of the steps that have ended to others."""
         for name, (process, gpu) in list(self._running.items()):
             status = process.poll()
-            if status is not None:
-                del self._running[name]
-                child.end([process])  # what a step that was killed has left
-                if gpu is None:
-                    self._host_is_free = True
-                else:
-                    self._free.append(gpu)
-                ended.append((name, status))
-        return ended
+            if status is None:
+                continue
+            del self._running[name]
+            child.end([process])  # what a step that was killed has left
+            if gpu is None:
+                self._host_is_free = True
+            else:
+                self._free.append(gpu)
+            step = self._run.steps[name]
+            if status == HELD:
+                self._retry[name] = time.monotonic() + RETRY_S
+                self._waiting.append(step)
+                continue
+            self._over.add(name)
+            if status == DONE:
+                self._done.add(name)
+            self._watcher.ended(step, status)

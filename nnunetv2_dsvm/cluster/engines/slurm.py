@@ -11,6 +11,7 @@ from typing import Any
 
 from nnunetv2_dsvm.cluster.engines.step_run import ALONE, HELD, INTERRUPTED, run_step
 from nnunetv2_dsvm.cluster.finished import open_steps
+from nnunetv2_dsvm.cluster.preparation import usable_cpus
 from nnunetv2_dsvm.cluster.run_folder import RunFolder
 from nnunetv2_dsvm.cluster.steps import Step
 from nnunetv2_dsvm.errors import UserError
@@ -98,7 +99,7 @@ def run_in_job(run: RunFolder, name: str) -> None:
     Raises:
         RuntimeError: the step was not done; SLURM counts the job as failed, and starts none that needs it.
     """
-    os.environ.setdefault("nnUNet_n_proc_DA", str(_cpus()))
+    os.environ.setdefault("nnUNet_n_proc_DA", str(min(12, usable_cpus())))
     os.environ[ALONE] = "1"
     status = run_step(RunFolder(run.path), name)
     if status in (INTERRUPTED, HELD) and _job_state() == "RUNNING":
@@ -160,6 +161,8 @@ def _parameters(run: RunFolder, step: Step, options: SlurmOptions, conditions: S
         "partition": options.partition,
         "time": options.minutes,
         "cpus_per_task": options.cpus_per_job,
+        # srun does not take them from sbatch any more (22.05).
+        "srun_args": [f"--cpus-per-task={options.cpus_per_job}"] if options.cpus_per_job else None,
         "mem": None if options.mem_gb is None else f"{round(options.mem_gb * 1024)}M",
         "gpus_per_node": run.request.gpus_per_job if step.needs_gpu and run.request.device == "cuda" else None,
         "dependency": ",".join(conditions) or None,
@@ -175,10 +178,6 @@ def _job_state() -> str:
     shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     found = re.search(r"JobState=(\S+)", shown)
     return found[1] if found else ""
-
-
-def _cpus() -> int:
-    return int(os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE") or 1)
 
 
 def _submitit() -> Any:

@@ -10,7 +10,6 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.nnunet.names import BEST, LATEST
 
-
 SAVE_EVERY_VARIABLE = "NNUNETV2_DSVM_SAVE_EVERY"
 
 
