@@ -19,6 +19,7 @@ from nnunetv2_dsvm.cluster.run_folder import REQUEST, RunFolder, State, results_
 from nnunetv2_dsvm.cluster.status import FAILED, StepStatus, status_of
 from nnunetv2_dsvm.cluster.steps import Step
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.files.atomic_write import remove_unfinished
 from nnunetv2_dsvm.files.places_to_write import check_folder_place
 
 NNUNETS_FOLDS = ("0", "1", "2", "3", "4")
@@ -164,7 +165,10 @@ def _with_request(run: RunFolder, request: Request, *, here: bool) -> RunFolder:
             raise UserError(
                 f"{len(queue)} jobs of another call in {run.path} are on SLURM: wait, --cancel, or choose -o"
             )
-    return run.write_request(request)
+    run = run.write_request(request)
+    if here:
+        remove_unfinished(run.path / "steps")  # of steps that were killed while they wrote
+    return run
 
 
 class _Logged:

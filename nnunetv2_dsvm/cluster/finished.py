@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from nnunetv2_dsvm.cluster.preparation import has_splits, missing_commands
+from nnunetv2_dsvm.cluster.progress import SUMMARY
 from nnunetv2_dsvm.cluster.run_folder import RunFolder, model_folder
 from nnunetv2_dsvm.cluster.steps import Step
 from nnunetv2_dsvm.errors import UserError
@@ -57,7 +58,8 @@ def _finished_at(run: RunFolder, step: Step) -> float:
 
 
 def _validation(step: Step) -> Path:
-    return _fold(step) / "validation" / "summary.json"
+    assert step.model is not None  # a training has one
+    return model_folder(step.model).validation_folder(step.fold) / SUMMARY
 
 
 def _fold(step: Step) -> Path:

@@ -9,6 +9,8 @@ from statistics import median
 
 from nnunetv2_dsvm.files.listing import visible_files
 
+SUMMARY = "summary.json"  # of nnU-Net's validation, which writes it last
+
 _TAIL = 2**18  # bytes of a log that are read: thousands of epochs
 _EPOCH = re.compile(r"^\S+ \S+ Epoch (\d+)\s*$", re.MULTILINE)
 _DICE = re.compile(r"Pseudo dice \[(.*)\]")
@@ -57,10 +59,10 @@ def training_progress(fold: Path) -> Progress | None:
     return None
 
 
-def validation_dice(fold: Path) -> float | None:
-    """nnU-Net's mean foreground Dice of a finished validation; None where there is none."""
+def validation_dice(validation: Path) -> float | None:
+    """nnU-Net's mean foreground Dice, from the folder of a finished validation; None where there is none."""
     try:
-        content = json.loads((fold / "validation" / "summary.json").read_text(encoding="utf-8"))
+        content = json.loads((validation / SUMMARY).read_text(encoding="utf-8"))
         return float(content["foreground_mean"]["Dice"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

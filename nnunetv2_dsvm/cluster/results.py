@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from nnunetv2_dsvm.cluster.progress import SUMMARY
 from nnunetv2_dsvm.cluster.request import Model
 from nnunetv2_dsvm.cluster.run_folder import RunFolder, model_folder
 from nnunetv2_dsvm.cluster.tables import Differences, Row, as_files, as_sections
@@ -13,7 +14,6 @@ from nnunetv2_dsvm.evaluation.comparison import compare
 from nnunetv2_dsvm.evaluation.paired_statistics import paired_statistics
 from nnunetv2_dsvm.evaluation.summary import OVER_LABELS, case_mean
 from nnunetv2_dsvm.evaluation.tables import write_all
-from nnunetv2_dsvm.files.listing import visible_files
 from nnunetv2_dsvm.reporting.api import report
 from nnunetv2_dsvm.reporting.curves import Curves, read_curves
 from nnunetv2_dsvm.reporting.results import Results, read_results
@@ -64,7 +64,7 @@ def write_results(run: RunFolder) -> None:
 
 def _trained(run: RunFolder, model: Model) -> _Trained | None:
     folder = model_folder(model)
-    if not all(visible_files(folder.validation_folder(fold), "summary.json") for fold in run.request.folds):
+    if not all((folder.validation_folder(fold) / SUMMARY).is_file() for fold in run.request.folds):
         return None
     return _Trained(model, read_results(folder, run.request.folds), read_curves(folder, run.request.folds))
 

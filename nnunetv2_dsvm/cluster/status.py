@@ -135,10 +135,10 @@ def _of_state(state: State | None) -> tuple[str, str]:
 def _of_training(step: Step, how: str) -> dict[str, Any]:
     if step.kind != "train" or step.model is None:
         return {}
-    fold = model_folder(step.model).fold_folder(step.fold)
+    model = model_folder(step.model)
     if how == DONE:
-        return {"dice": validation_dice(fold)}
-    progress = training_progress(fold) if how in (RUNNING, INTERRUPTED, QUEUED) else None
+        return {"dice": validation_dice(model.validation_folder(step.fold))}
+    progress = training_progress(model.fold_folder(step.fold)) if how in (RUNNING, INTERRUPTED, QUEUED) else None
     if progress is None:
         return {}
     return {

@@ -1,9 +1,11 @@
 """The steps of a cross-validation and what each waits for: data only, nothing of how or where they run."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from nnunetv2_dsvm.cluster.request import BEFORE_CASCADE, CASCADE, Model, Request
+from nnunetv2_dsvm.nnunet.names import fold_folder
 
 Kind = Literal["prepare", "train", "best", "predict", "evaluate", "report"]
 
@@ -56,7 +58,17 @@ def steps_of(request: Request) -> list[Step]:
             stage_before = trained.get(model._replace(configuration=BEFORE_CASCADE), ())
             after = (prepared[dataset], *(stage_before if model.configuration == CASCADE else ()))
             trained[model] = tuple(
-                add(Step(_name("train", model, f"fold_{fold}"), "train", dataset, seed, model, fold, after))
+                add(
+                    Step(
+                        _name("train", model, fold_folder(Path(), fold).name),
+                        "train",
+                        dataset,
+                        seed,
+                        model,
+                        fold,
+                        after,
+                    )
+                )
                 for fold in request.folds
             )
         all_trained = tuple(name for names in trained.values() for name in names)

@@ -167,7 +167,7 @@ LOG = """
 
 
 def test_progress_is_what_nnunet_writes(tmp_path):
-    assert training_progress(tmp_path) is None and validation_dice(tmp_path) is None
+    assert training_progress(tmp_path) is None and validation_dice(tmp_path / "validation") is None
     (tmp_path / "training_log_2026_1_2_03_04_04.txt").write_text(LOG)
     progress = training_progress(tmp_path)
     assert (progress.epoch, progress.epochs, progress.seconds_left) == (4, None, None)
@@ -179,7 +179,7 @@ def test_progress_is_what_nnunet_writes(tmp_path):
     assert training_progress(tmp_path).seconds_left == 6 * 10.5
     (tmp_path / "validation").mkdir()
     (tmp_path / "validation" / "summary.json").write_text('{"foreground_mean": {"Dice": 0.25}}')
-    assert validation_dice(tmp_path) == 0.25
+    assert validation_dice(tmp_path / "validation") == 0.25
 
 
 @pytest.mark.parametrize(

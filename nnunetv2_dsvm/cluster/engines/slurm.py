@@ -72,7 +72,7 @@ def submit(run: RunFolder, options: SlurmOptions) -> list[str]:
     lanes: list[list[str]] = [[] for _ in range(options.max_jobs or 0)]
     for number, job in enumerate(live.values()):
         if lanes:
-            lanes[number % len(lanes)] = [job]
+            lanes[number % len(lanes)].append(job)
     submitted: list[str] = []
     for step in open_steps(run):
         if step.name in live:
