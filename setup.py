@@ -60,6 +60,7 @@ setup(
     extras_require={
         "datasets": ["h5py"],  # the preprocessed Synapse
         "export": EXPORT,  # ONNX; torch.export needs nothing
+        "cluster": ["submitit>=1.5"],  # jobs on SLURM; cross-validating on one machine needs nothing
         "test": [
             "pytest>=8",
             "pytest-timeout",
@@ -68,6 +69,7 @@ setup(
             "h5py",
             "medpy>=0.5.2",
             *EXPORT,
+            "submitit>=1.5",
             "ruff",
             "mypy>=1.11",
         ],
