@@ -1,7 +1,7 @@
 """Makes quickstart.png of the picture that `nnUNetv2_dsvm quickstart` writes: its middle row, in few colours.
 
-    NNUNETV2_DSVM_SEED=2 nnUNetv2_dsvm quickstart
-    python documentation/pictures/quickstart.py nnUNetv2_dsvm_quickstart/overlay.png documentation/pictures/quickstart.png
+NNUNETV2_DSVM_SEED=2 nnUNetv2_dsvm quickstart
+python documentation/pictures/quickstart.py nnUNetv2_dsvm_quickstart/overlay.png documentation/pictures/quickstart.png
 """
 
 import sys
