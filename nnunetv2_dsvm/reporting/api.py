@@ -65,7 +65,7 @@ def report(
         UserError: results are missing or do not compare, or the folder cannot be written or holds somebody else's
             `report.html`; then nothing in it was changed.
 
-    Example:
+    Examples:
         >>> from nnunetv2_dsvm import report
         >>> written = report(["nnUNetTrainerDSVM__nnUNetPlans__2d"], "out", folds=["0"])
         >>> written.html.name, len(written.pictures)
