@@ -10,6 +10,8 @@ version = next(
 )
 
 EXPORT = ["onnx", "onnxruntime", "onnxscript"]
+# Compressed pixels: openjpeg for JPEG 2000, gdcm for the other JPEGs; JPEG-LS comes with highdicom, RLE with pydicom.
+DICOM = ["pydicom>=3", "highdicom>=0.26", "pylibjpeg", "pylibjpeg-openjpeg", "python-gdcm"]
 MAMBA_SSM = ["mamba-ssm", "causal-conv1d"]
 
 setup(
@@ -59,6 +61,7 @@ setup(
     ],
     extras_require={
         "datasets": ["h5py"],  # the preprocessed Synapse
+        "dicom": DICOM,
         "export": EXPORT,  # ONNX; torch.export needs nothing
         "test": [
             "pytest>=8",
@@ -68,6 +71,8 @@ setup(
             "h5py",
             "medpy>=0.5.2",
             *EXPORT,
+            *DICOM,
+            "dcmqi; sys_platform == 'linux' and platform_machine == 'x86_64'",  # another reader of DICOM SEG
             "ruff",
             "mypy>=1.11",
         ],
