@@ -1,6 +1,7 @@
 """The files of a study: in a folder and below it, in a zip, named by a DICOMDIR, or a single one."""
 
 import io
+import logging
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -35,8 +36,12 @@ class StoredFile:
 def leniently() -> Iterator[None]:
     """Within it pydicom takes values that break the standard's rules as they are, and is silent about them.
 
-    Its warnings quote them, and they may be a name or a birth date.
+    Its and highdicom's messages quote them, and they may be a name or a birth date.
     """
+    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     before = config.settings.reading_validation_mode, config.settings.writing_validation_mode
     config.settings.reading_validation_mode = config.settings.writing_validation_mode = config.IGNORE
     try:
@@ -45,6 +50,8 @@ def leniently() -> Iterator[None]:
             yield
     finally:
         config.settings.reading_validation_mode, config.settings.writing_validation_mode = before
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def headers(source: Path) -> list[tuple[StoredFile, Dataset]]:

@@ -1,7 +1,7 @@
 """Labels as a DICOM segmentation (SEG) that refers to the images that were segmented."""
 
 from collections.abc import Mapping, Sequence
-from copy import copy, deepcopy
+from copy import deepcopy
 from pathlib import Path
 
 import highdicom as hd
@@ -75,10 +75,12 @@ def _sources(scan: Scan) -> list[Dataset]:
     What the source says of patient and study is copied afterwards, as it is.
     """
     instances = list(dict.fromkeys(frame.instance for frame in scan.frames))
-    headers = [copy(scan.series.headers[instance]) for instance in instances]
+    first, *others = (scan.series.headers[instance] for instance in instances)
+    plain = Dataset()
+    plain.update(first)  # copy() would share the elements
     for keyword in REQUIRED:
-        setattr(headers[0], keyword, "")
-    return headers
+        setattr(plain, keyword, "")
+    return [plain, *others]
 
 
 def _in_order_of_sources(labels: np.ndarray, scan: Scan) -> np.ndarray:
