@@ -6,9 +6,10 @@ from pathlib import Path
 
 import highdicom as hd
 import numpy as np
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.valuerep import VR, DSfloat
 
 from nnunetv2_dsvm.dicom.reading.scan import Scan
 from nnunetv2_dsvm.dicom.writing.origin import (
@@ -66,6 +67,7 @@ def write_segmentation(
         specific_character_set=character_set(first, list(foreground)),
     )
     copy_patient_and_study(first, written)
+    written.walk(_shorten)
     written.save_as(path, enforce_file_format=True)
 
 
@@ -81,6 +83,13 @@ def _sources(scan: Scan) -> list[Dataset]:
     for keyword in REQUIRED:
         setattr(plain, keyword, "")
     return [plain, *others]
+
+
+def _shorten(_: Dataset, element: DataElement) -> None:
+    """Decimals of multi-frame sources are taken over as they are written, and may have more than DICOM's 16 characters."""
+    if element.VR == VR.DS and element.value is not None:
+        numbers = element.value if element.VM > 1 else [element.value]
+        element.value = [DSfloat(number, auto_format=len(str(number)) > 16) for number in numbers]
 
 
 def _in_order_of_sources(labels: np.ndarray, scan: Scan) -> np.ndarray:
