@@ -67,6 +67,8 @@ def write_segmentation(
         specific_character_set=character_set(first, list(foreground)),
     )
     copy_patient_and_study(first, written)
+    if scan.stack is None:  # where nothing else says which way up it is
+        written.PatientOrientation = first.get("PatientOrientation", "")
     written.walk(_shorten)
     written.save_as(path, enforce_file_format=True)
 
@@ -86,7 +88,7 @@ def _sources(scan: Scan) -> list[Dataset]:
 
 
 def _shorten(_: Dataset, element: DataElement) -> None:
-    """Decimals of multi-frame sources are taken over as they are written, and may have more than DICOM's 16 characters."""
+    """Decimals of a multi-frame source are taken over as they stand there, some longer than DICOM's 16 characters."""
     if element.VR == VR.DS and element.value is not None:
         numbers = element.value if element.VM > 1 else [element.value]
         element.value = [DSfloat(number, auto_format=len(str(number)) > 16) for number in numbers]
