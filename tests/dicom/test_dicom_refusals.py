@@ -25,9 +25,8 @@ def missing(slices):
     del slices[3]
 
 
-def two_missing_and_one(slices):
-    del slices[4:6]
-    del slices[1]
+def two_missing_at_two_places(slices):
+    del slices[5], slices[1]
 
 
 def duplicate_of_a_file(slices):
@@ -55,7 +54,7 @@ def interleaved_acquisitions(slices):
     """Half a slice apart: the whole is regular."""
     repeated_as_another_acquisition(slices)
     for instance in slices[7:]:
-        ds.place(instance, np.array(instance.ImagePositionPatient, float) + [0, 0, 1.25])
+        ds.place(instance, np.array(instance.ImagePositionPatient, float) + 1.25 * ds.AXIAL[2])
 
 
 def tilted(slices):
@@ -64,7 +63,7 @@ def tilted(slices):
 
 
 def one_beside_the_others(slices):
-    ds.place(slices[4], ds.ORIGIN_MM + [0.5, 0, 4 * 2.5])
+    ds.place(slices[4], ds.ORIGIN_MM + np.array([0.5, 0, 4 * 2.5]))
 
 
 def a_localizer_among_them(slices):
@@ -148,12 +147,12 @@ def still(slices):
 
 def irregular(slices):
     for z, instance in enumerate(slices):
-        ds.place(instance, ds.ORIGIN_MM + [0, 0, 2.5 * z + (0.9 if z == 2 else 0)])
+        ds.place(instance, ds.ORIGIN_MM + (2.5 * z + (0.9 if z == 2 else 0)) * ds.AXIAL[2])
 
 
 REFUSALS = {
     missing: "series 3 misses 1 slice: between instance 3 and instance 5 are 5 mm, elsewhere 2.5 mm",
-    two_missing_and_one: "misses 3 slices: between instance 1 and instance 3 are 5 mm",
+    two_missing_at_two_places: "misses 2 slices: between instance 1 and instance 3 are 5 mm",
     frames_missing: "misses 1 slice: between frame 3 and frame 4 are 5 mm",
     duplicate_of_a_file: "series 3 holds duplicates: instance 3 is there more than once",
     two_at_one_place: "holds duplicates: instance 3 and instance 8 lie at the same place",

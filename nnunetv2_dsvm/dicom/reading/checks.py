@@ -121,7 +121,7 @@ def _check_places(name: str, stack: Stack) -> None:
                 )
         a, b = frames[same[0]], frames[same[0] + 1]
         raise UserError(f"{name} holds duplicates: {a.name} and {b.name} lie at the same place")
-    usual = float(np.median(gaps))
+    usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])  # the lower median, which is one of them
     tolerance = max(RELATIVE_SPACING * usual, SPACING_MM)
     odd = np.flatnonzero(np.abs(gaps - usual) > tolerance)
     if not len(odd):
