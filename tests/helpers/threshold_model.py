@@ -1,6 +1,7 @@
 """A trained model of a trainer that is not ours, whose labels are known from the image: 0 below 75, 1, 2 above 150."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -35,6 +36,16 @@ class nnUNetTrainerOfOldNnUNet(nnUNetTrainer):
         num_output_channels, enable_deep_supervision=True,
     ):  # fmt: skip
         return nn.Conv2d(num_input_channels, num_output_channels, 1)
+
+
+class nnUNetTrainerAsleep(nnUNetTrainerThreshold):
+    """Its network does not come to an end."""
+
+    @staticmethod
+    def build_network_architecture(*args, **kwargs):
+        network = nnUNetTrainerThreshold.build_network_architecture(*args, **kwargs)
+        network.register_forward_hook(lambda *_: time.sleep(600))
+        return network
 
 
 def make_threshold_model(
