@@ -9,6 +9,7 @@ import SimpleITK as sitk
 from helpers.dicom_readers import dice, read_segmentation, read_structures
 from helpers.threshold_model import make_threshold_model
 from pydicom import dcmread
+from pydicom.uid import generate_uid
 
 from nnunetv2_dsvm import predict_dicom
 from nnunetv2_dsvm.errors import UserError
@@ -40,7 +41,15 @@ def test_from_jpeg_2000_to_every_output(series, tmp_path):
     assert "2000" in dcmread(next(series.iterdir())).file_meta.TransferSyntaxUID.name
     in_plane = [float(length) for length in image.GetSpacing()[1::-1]]
     of = make_threshold_model(tmp_path / "model", spacing_mm=in_plane, patch_size=[512, 512])
-    predict_dicom(series, tmp_path / "out", of, outputs=["nifti", "seg", "rtstruct"], device="cpu")
+    with pytest.raises(UserError, match="the series without a number lacks StudyInstanceUID, SeriesInstanceUID"):
+        predict_dicom(series, tmp_path / "out", of, device="cpu")  # they were emptied with the patient's name
+    study = generate_uid(), generate_uid()
+    (tmp_path / "study").mkdir()
+    for file in series.iterdir():
+        instance = dcmread(file)
+        instance.StudyInstanceUID, instance.SeriesInstanceUID = study
+        instance.save_as(tmp_path / "study" / file.name)
+    predict_dicom(tmp_path / "study", tmp_path / "out", of, outputs=["nifti", "seg", "rtstruct"], device="cpu")
 
     written = sitk.ReadImage(str(tmp_path / "out" / "segmentation.nii.gz"))
     for name in ("GetSize", "GetOrigin", "GetSpacing", "GetDirection"):

@@ -42,8 +42,8 @@ class nnUNetTrainerAsleep(nnUNetTrainerThreshold):
     """Its network does not come to an end."""
 
     @staticmethod
-    def build_network_architecture(*args, **kwargs):
-        network = nnUNetTrainerThreshold.build_network_architecture(*args, **kwargs)
+    def build_network_architecture(plans_manager, configuration_manager, *sizes, enable_deep_supervision=True):
+        network = nnUNetTrainerThreshold.build_network_architecture(plans_manager, configuration_manager, *sizes)
         network.register_forward_hook(lambda *_: time.sleep(600))
         return network
 

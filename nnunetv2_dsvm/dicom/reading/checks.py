@@ -65,8 +65,8 @@ def check_stack(series: Series, *, resample: bool) -> Stack:
 
 
 def _check_instances(series: Series) -> None:
-    uids = [str(header.get("SOPInstanceUID")) for header in series.headers]
-    double = {uid for uid, count in Counter(uids).items() if count > 1}
+    uids = [str(header.get("SOPInstanceUID", "")) for header in series.headers]
+    double = {uid for uid, count in Counter(uids).items() if uid and count > 1}
     if names := list(dict.fromkeys(f.name for f in series.frames if uids[f.instance] in double)):
         raise UserError(
             f"{series.name} holds duplicates: {', '.join(names[:3])}{' and more' * (len(names) > 3)} "

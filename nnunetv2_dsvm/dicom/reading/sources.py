@@ -78,7 +78,10 @@ def headers(source: Path) -> list[tuple[StoredFile, Dataset]]:
             raise UserError(
                 f"a file of {source} is damaged ({type(error).__name__}): copy or export it again"
             ) from None
-        if header.file_meta.get("MediaStorageSOPClassUID") != MediaStorageDirectoryStorage:
+        for own in ("SOPClassUID", "SOPInstanceUID"):  # emptied by some anonymisers, which forget the file's own header
+            if not header.get(own):
+                setattr(header, own, header.file_meta.get(f"MediaStorage{own}", ""))
+        if header.SOPClassUID != MediaStorageDirectoryStorage:
             found.append((file, header))
     if not found:
         read = f"{others} other file{'s' * (others != 1)}" if others else "no file at all"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from nnunetv2_dsvm.dicom.reading.frames import Frame
 from nnunetv2_dsvm.dicom.reading.scan import Scan
@@ -77,7 +77,8 @@ def write_rtstruct(
             _item(ObservationNumber=number, ReferencedROINumber=number, RTROIInterpretedType="", ROIInterpreter="")
         )
     written.file_meta = FileMetaDataset()
-    written.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    # With explicit types, a contour's text could have no more than 64 KiB.
+    written.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     written.save_as(path, enforce_file_format=True)
 
 
