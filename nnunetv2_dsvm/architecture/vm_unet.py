@@ -5,28 +5,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from nnunetv2_dsvm.architecture.blocks.initial_weights import linear_weights_truncated_normal
 from nnunetv2_dsvm.architecture.blocks.resampling import pad_to_multiple
 from nnunetv2_dsvm.architecture.encoder_decoder import HowBlocksRun, VMUNetDecoder, VMUNetEncoder
-from nnunetv2_dsvm.architecture.finite_image import check_finite, finite_or_refused, is_recorded
-from nnunetv2_dsvm.architecture.precision import inference_precision, without_autocast_cache
+from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, channels_first, check_heads
 from nnunetv2_dsvm.architecture.stage_info import FeaturesOutput, StageInfo
-from nnunetv2_dsvm.architecture.traced_size import at_this_size_only
-from nnunetv2_dsvm.architecture.vm_unet_sizes import PRESETS, VMUNetSizes, strides_of
-from nnunetv2_dsvm.cuda_graphs import CudaGraphs
-from nnunetv2_dsvm.host.waiting_threads import sleep_when_crowded
+from nnunetv2_dsvm.architecture.vm_unet_sizes import PRESETS, Stem, VMUNetSizes
 
 __all__ = ["PRESETS", "VMUNet", "VMUNetOutput"]
 _PUBLISHED = PRESETS["base"]
 VMUNetOutput = FeaturesOutput  # what a VMUNet returns while it trains with `return_features` on
 
 
-class VMUNet(nn.Module):
+class VMUNet(SegmentationNetwork):
     """VM-UNet: `(B, input_channels, H, W)` to raw logits `(B, num_classes, H, W)` for any H, W ≥ 1.
 
-    The image is zero-padded at the bottom and right to a multiple of `stride` (32 with four stages) and the logits are
-    cropped back. With `deep_supervision` a list is returned, largest first: H, H/4, H/8, H/16 (rounded up).
+    With `strides` of three axes it is one of volumes, `(B, channels, D, H, W)` (ours): it scans in six directions
+    instead of four, and its convolutions have three dimensions.
+
+    The image is zero-padded at each axis's end to a multiple of `stride` (32 with four stages) and the logits are
+    cropped back. With `deep_supervision` a list is returned, largest first, each smaller by one of `output_strides`:
+    by default H, H/4, H/8, H/16 (rounded up).
 
     On NVIDIA GPUs repeated inference on one image size is replayed as a CUDA graph; `cuda_graphs` is the switch, also
     for training.
@@ -35,7 +36,7 @@ class VMUNet(nn.Module):
         input_channels: image channels, any number.
         num_classes: channels of the logits, any number; no softmax or sigmoid is applied.
         dims: channels of each stage, each twice the one before and the first divisible by 4.
-        encoder_depths: VSS blocks of each encoder stage, H/4 first.
+        encoder_depths: VSS blocks of each encoder stage, finest first.
         decoder_depths: VSS blocks of each decoder stage, deepest first.
         d_state: states per channel of the scan, N.
         drop_path_rate: largest stochastic-depth probability; it grows with depth.
@@ -44,18 +45,28 @@ class VMUNet(nn.Module):
             that the plain network has the official parameters and no others.
         gradient_checkpointing: recompute each block in backward, for less memory and more time.
         scan_backend: `"auto"` or a name of `nnunetv2_dsvm.ops.BACKEND_NAMES`.
-        strides: for plans, from which nnU-Net's trainers read the sizes of the auxiliary outputs; can only be
-            `strides_of(len(dims))`.
+        strides: how much smaller each resolution is than the one before, per axis, in the form of nnU-Net's plans:
+            `[[1, 1, 1], patch embedding, merging, …]`, one entry more than there are stages. None: the published ones,
+            `[[1, 1], [4, 4], [2, 2], …]`.
+        stem, full_resolution_channels: two additions for small structures, see `VMUNetSizes`; both ours.
+
+    Attributes:
+        stride: how many pixels of the image one of the deepest stage stands for: a number where it is the same along
+            all axes, else one an axis.
+        output_strides: the same, always one an axis, for each of the logits of deep supervision, full size first.
 
     Raises:
         ValueError: sizes that do not fit together.
 
-    Example:
+    Examples:
         >>> import torch
         >>> network = VMUNet.from_preset("small", input_channels=1, num_classes=3)
         >>> network(torch.randn(2, 1, 56, 40)).shape
         torch.Size([2, 3, 56, 40])
     """
+
+    encoder: VMUNetEncoder
+    decoder: VMUNetDecoder
 
     def __init__(
         self,
@@ -72,38 +83,46 @@ class VMUNet(nn.Module):
         gradient_checkpointing: bool = False,
         scan_backend: str = "auto",
         strides: Sequence[Sequence[int]] | None = None,
+        stem: Stem = _PUBLISHED.stem,
+        full_resolution_channels: int = _PUBLISHED.full_resolution_channels,
     ) -> None:
-        super().__init__()
-        auxiliary_heads = deep_supervision if auxiliary_heads is None else auxiliary_heads
-        if input_channels < 1 or num_classes < 1:
-            raise ValueError(
-                f"input_channels and num_classes must be at least 1, got {input_channels} and {num_classes}"
-            )
-        sizes = VMUNetSizes(tuple(dims), tuple(encoder_depths), tuple(decoder_depths), d_state, drop_path_rate)
-        if deep_supervision and not auxiliary_heads:
-            raise ValueError("deep_supervision=True needs auxiliary_heads=True (or None)")
+        sizes = VMUNetSizes(
+            tuple(dims),
+            tuple(encoder_depths),
+            tuple(decoder_depths),
+            d_state,
+            drop_path_rate,
+            tuple(map(tuple, strides or ())),
+            stem,
+            full_resolution_channels,
+        )
+        super().__init__(input_channels, num_classes, sizes.axes)
+        auxiliary_heads = check_heads(deep_supervision, auxiliary_heads)
         if deep_supervision and len(sizes.dims) < 2:
             raise ValueError(f"deep_supervision=True needs two stages or more, got dims {sizes.dims}")
-        if strides is not None and [list(pair) for pair in strides] != strides_of(len(dims)):
-            raise ValueError(f"the strides of VM-UNet are {strides_of(len(dims))} with these dims, got {strides}")
-        self.input_channels, self.sizes = input_channels, sizes
+        self.sizes = sizes
         how = HowBlocksRun(gradient_checkpointing, scan_backend)
         self.encoder = VMUNetEncoder(input_channels, sizes, how)
         self.decoder = VMUNetDecoder(
-            num_classes, sizes, how, deep_supervision=deep_supervision, auxiliary_heads=auxiliary_heads
+            input_channels, num_classes, sizes, how, deep_supervision=deep_supervision, auxiliary_heads=auxiliary_heads
         )
-        self.stride = sizes.stage_strides[-1]
-        self.output_strides = (1, *sizes.stage_strides[:-1])  # of the logits, with deep supervision of all of them
-        self.return_features = False
-        self.cuda_graphs = CudaGraphs()
-        self.apply(_init_weights)
+        deepest = sizes.stage_strides[-1]
+        self.stride: int | tuple[int, ...] = deepest if len(set(deepest)) > 1 else deepest[0]
+        self.output_strides = sizes.output_strides
+        self.apply(linear_weights_truncated_normal)
 
     @classmethod
     def from_preset(cls, preset: str, input_channels: int, num_classes: int, **overrides: Any) -> "VMUNet":
-        """A network of a named size (`PRESETS`); any keyword of the class can be overridden."""
+        """A network of a named size (`PRESETS`); any keyword of the class can be overridden.
+
+        With `strides` of fewer stages than the preset's, the deepest stages are left out.
+        """
         if preset not in PRESETS:
             raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
-        return cls(input_channels, num_classes, **{**PRESETS[preset], **overrides})
+        sizes = PRESETS[preset]
+        if strides := overrides.get("strides"):
+            sizes = sizes.with_strides(strides)
+        return cls(input_channels, num_classes, **{**sizes, **overrides})
 
     @classmethod
     def from_nnunet(
@@ -136,75 +155,20 @@ class VMUNet(nn.Module):
 
     @property
     def encoder_stages(self) -> tuple[StageInfo, ...]:
-        """The encoder's stages, H/4 first, as `VMUNetOutput.encoder_features` has them."""
+        """The encoder's stages, finest first, as `VMUNetOutput.encoder_features` has them."""
         return self._stages("encoder.stages.{}", range(len(self.sizes.dims)))
 
     @property
     def decoder_stages(self) -> tuple[StageInfo, ...]:
-        """The decoder's stages, H/4 first, as `VMUNetOutput.decoder_features` has them."""
+        """The decoder's stages, finest first, as `VMUNetOutput.decoder_features` has them."""
         return self._stages("decoder.stages.{}", reversed(range(len(self.sizes.dims))))
 
     def _stages(self, module: str, indices: Iterable[int]) -> tuple[StageInfo, ...]:
         of_each = zip(indices, self.sizes.dims, self.sizes.stage_strides, strict=True)
-        return tuple(StageInfo(module.format(i), channels, (stride, stride)) for i, channels, stride in of_each)
+        return tuple(StageInfo(module.format(i), channels, stride) for i, channels, stride in of_each)
 
-    def forward(self, x: Tensor) -> Tensor | list[Tensor] | VMUNetOutput:
-        """Logits; a list with deep supervision; a `VMUNetOutput` while training with `return_features` on.
-
-        At inference (in evaluation mode, or without autograd) `NNUNETV2_DSVM_PRECISION=float32` or `bfloat16` takes the
-        place of the caller's autocast.
-
-        Raises:
-            ValueError: not a batch of images, or, at inference, an image or logits with NaN or infinite values (on
-                CUDA, where the check would make the GPU wait, the logits are infinite, which nnU-Net refuses).
-        """
-        if torch.jit.is_tracing():
-            with at_this_size_only(x) as x:
-                return self._checked_forward(x)
-        return self._checked_forward(x)
-
-    def _checked_forward(self, x: Tensor) -> Tensor | list[Tensor] | VMUNetOutput:
-        if x.ndim != 4 or 0 in x.shape:
-            raise ValueError(f"expected images (batch, channels, height, width), got shape {tuple(x.shape)}")
-        if self._in_a_training_step():
-            return self._run(x)
-        with inference_precision(x.device.type):
-            if not is_recorded():
-                check_finite(x)
-            return self._run(x)
-
-    def _in_a_training_step(self) -> bool:
-        return self.training and torch.is_grad_enabled()
-
-    def _run(self, x: Tensor) -> Tensor | list[Tensor] | VMUNetOutput:
-        if torch.compiler.is_compiling():
-            return self._forward(x)
-        if x.device.type == "cpu":
-            sleep_when_crowded()
-        with without_autocast_cache():
-            return self.cuda_graphs(self, self._forward, x)
-
-    def _forward(self, x: Tensor) -> Tensor | list[Tensor] | VMUNetOutput:
-        height, width = x.shape[-2:]
-        stage_inputs, encoder_outputs = self.encoder(pad_to_multiple(x, self.stride))
-        all_logits, decoder_outputs = self.decoder(stage_inputs, encoder_outputs[-1])
-        cropped = [
-            logits[..., : -(-height // stride), : -(-width // stride)]
-            for logits, stride in zip(all_logits, self.output_strides, strict=False)
-        ]
-        if not self._in_a_training_step():
-            cropped = finite_or_refused(cropped, x, self)
-        logits = cropped if self.decoder.deep_supervision else cropped[0]
-        if self.training and self.return_features:
-            return VMUNetOutput(logits, _channels_first(encoder_outputs), _channels_first(decoder_outputs))
-        return logits
-
-
-def _channels_first(features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return tuple(f.permute(0, 3, 1, 2) for f in features)
-
-
-def _init_weights(module: nn.Module) -> None:
-    """Linear weights truncated normal 0.02, everything else as torch (or the module itself) initialises it."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+    def run(self, x: Tensor) -> FeaturesOutput:
+        padded = pad_to_multiple(x, self.sizes.stage_strides[-1])
+        stage_inputs, encoder_outputs = self.encoder(padded)
+        all_logits, decoder_outputs = self.decoder(padded, stage_inputs, encoder_outputs[-1])
+        return FeaturesOutput(all_logits, channels_first(encoder_outputs), channels_first(decoder_outputs))
