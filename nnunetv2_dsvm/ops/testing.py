@@ -102,7 +102,7 @@ def random_inputs(shape: ScanShape, dtype: torch.dtype, device: torch.device, se
 def _scan_with_gradients(inputs: Sequence[Tensor], shape: ScanShape, grad: Tensor, backend: str) -> list[Tensor]:
     inputs = [t.detach().requires_grad_() for t in inputs]
     x, dt, A, B, C, D, dt_bias = inputs
-    y = selective_scan(x, dt, A, B, C, D, dt_bias, sizes=shape.sizes, backend=backend)
+    y = selective_scan(x, dt, A, B, C, D, dt_bias, sizes=shape.sizes, orders=shape.orders, backend=backend)
     return [y, *torch.autograd.grad(y, inputs, grad.to(y))]
 
 

@@ -65,12 +65,13 @@ def test_scan_in_chunks(monkeypatch, shape):
     assert_matches_reference(monkeypatch, settings, SHAPES[shape], torch.float32)
 
 
-def test_block():
+@pytest.mark.parametrize("sizes", [(2, 3), (2, 1, 3)], ids=["image", "volume"])
+def test_block(sizes):
     """The VSS block on the fused operators against itself on the reference scan in fp64."""
-    module = VSSBlock(2, d_state=2, scan_backend="triton")
-    exact = VSSBlock(2, d_state=2, scan_backend="reference").double()
+    module = VSSBlock(2, d_state=2, scan_backend="triton", axes=len(sizes))
+    exact = VSSBlock(2, d_state=2, scan_backend="reference", axes=len(sizes)).double()
     exact.load_state_dict(module.state_dict())
-    x = torch.randn(1, 2, 3, 2)
+    x = torch.randn(1, *sizes, 2)
     y, expected = module(x), exact(x.double())
     assert relative_error(y, expected) <= 1e-5
     y.square().sum().backward()
