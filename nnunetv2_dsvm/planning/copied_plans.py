@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.json_files import write_json
 from nnunetv2_dsvm.files.listing import visible_files
 from nnunetv2_dsvm.files.text import by
 from nnunetv2_dsvm.nnunet.names import OTHER_FILES_OF_A_DATASET
 from nnunetv2_dsvm.planning.network_of_plans import (
-    check_network,
+    build_vm_unet,
     check_output_varies,
     planned_strides,
     sizes_in,
@@ -70,7 +69,7 @@ def copy_plans(
         if batch_size is not None:
             changed["batch_size"] = batch_size
         if network is not None or patch_size is not None:
-            _check_can_be_built(_resolved(plans, configuration), network)
+            _check_can_be_built(_resolved(plans, configuration))
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from error
     plans["plans_name"] = name
@@ -111,9 +110,7 @@ def _with_strides(network: Mapping[str, Any], source: ConfigurationManager) -> M
     return {**network, **sizes.with_strides(planned_strides(source)[: 1 + len(sizes.dims)])}
 
 
-def _check_can_be_built(configuration: ConfigurationManager, network: Mapping[str, Any] | None) -> None:
-    check_network(configuration)
-    if network is not None:
-        check_output_varies(configuration)
-        with torch.device("meta"):
-            VMUNet(1, 2, **{**network, "strides": planned_strides(configuration)})
+def _check_can_be_built(configuration: ConfigurationManager) -> None:
+    check_output_varies(configuration)
+    with torch.device("meta"):
+        build_vm_unet(configuration, 1, 2, deep_supervision=False, auxiliary_heads=False)

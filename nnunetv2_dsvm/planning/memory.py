@@ -30,8 +30,8 @@ _ALWAYS, _PER_PARAMETER = 0.2e9, 24.97
 # features; of the logits; and of what the largest stage's backward needs once, in the widest tensor of all directions.
 _PER_KEPT_STATE, _PER_FEATURE, _PER_LOGIT, _PER_PROJECTED = 14.35, 79.23, 51.72, 5.952
 _PER_DEEPEST_CHANNEL = 10440.0  # and image: partial sums of gradients, which small images do not fill
-# Of the last expanding's full-size channels, C/4, two 16-bit tensors are kept and backward makes three of their size. In
-# 2D they are four times the first stage's features, which the fit counts there; in 3D up to sixteen times.
+# Of the last expanding's full-size channels, C/4, two 16-bit tensors are kept and backward makes three of their size.
+# In 2D they are four times the first stage's features, which the fit counts there; in 3D up to sixteen times.
 _PER_FULL_SIZE_CHANNEL = 10.0
 # In fp16 the distillation computes in fp32, in bf16 it does not.
 _FP16_PER_FEATURE, _FP16_PER_BLOCK_ELEMENT = 25.19, 7.284

@@ -39,10 +39,12 @@ def check_network(configuration_manager: ConfigurationManager) -> None:
         )
     axes = planned_sizes(configuration_manager).axes
     if axes != len(patch_size):
-        needed = "[[1, 1, 1], [4, 4, 4], [2, 2, 2], …]" if len(patch_size) == 3 else "[[1, 1], [4, 4], [2, 2], …], or none"
+        needed = (
+            "[[1, 1, 1], [4, 4, 4], [2, 2, 2], …]" if len(patch_size) == 3 else "[[1, 1], [4, 4], [2, 2], …], or none"
+        )
         raise UserValueError(
             f"the plans ask for a VM-UNet of {axes}D images, but the configuration's patch size {patch_size} is "
-            f"{len(patch_size)}D: give its arch_kwargs \"strides\" such as {needed}; nnUNetv2_dsvm copy-plans -c "
+            f'{len(patch_size)}D: give its arch_kwargs "strides" such as {needed}; nnUNetv2_dsvm copy-plans -c '
             "CONFIGURATION --preset NAME writes them by the plans"
         )
 
@@ -87,7 +89,7 @@ def planned_strides(configuration_manager: ConfigurationManager) -> Sequence[Seq
         raise UserValueError(
             f"in 3D a VM-UNet takes its strides from the plans, whose {configuration_manager.network_arch_class_name} "
             f"has arch_kwargs.strides {strides}: it needs three numbers for each resolution and a step that is larger "
-            'than 1, as nnU-Net\'s planners write them. Plan with nnUNetv2_dsvm plan, or give the configuration a '
+            "than 1, as nnU-Net's planners write them. Plan with nnUNetv2_dsvm plan, or give the configuration a "
             f'VM-UNet with "strides" (nnUNetv2_dsvm copy-plans shows how)'
         ) from error
 

@@ -77,7 +77,9 @@ VOLUMES = [
 
 
 @pytest.mark.parametrize(
-    ("spacing", "shape", "target_gb"), [*((*volume, 8) for volume in VOLUMES), (*VOLUMES[0], 4), (*VOLUMES[1], 24)], ids=str
+    ("spacing", "shape", "target_gb"),
+    [*((*volume, 8) for volume in VOLUMES), (*VOLUMES[0], 4), (*VOLUMES[1], 24)],
+    ids=str,
 )
 def test_patch_and_batch_fill_the_target_and_not_more(plan, spacing, shape, target_gb):
     planner, planned = plan(spacing, shape, gpu_memory_target_in_gb=target_gb)

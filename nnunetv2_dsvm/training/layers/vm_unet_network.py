@@ -29,8 +29,8 @@ class VMUNetNetwork(TrainerHooks):
 
     def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
         super().preflight(planned, device)
-        check_network(planned)
         check_output_varies(planned)
+        check_network(planned)
         for hook in _OF_THE_NETWORK:
             used = next(c for c in type(self).__mro__ if hook in vars(c))
             nnunets = used if used.__module__.startswith("nnunetv2.") else None  # in front
