@@ -140,6 +140,7 @@ def test_a_cascade(make, tiny_dataset):
     images, previous = str(tiny_dataset.raw / "imagesTs"), str(tiny_dataset.raw / "labelsTs")  # any label maps will do
     output = str(Path(high.output_folder, "predicted"))
     predictor = predictor_of(high)
+    predictor.use_gaussian = False  # in the corners of volumes its weights are too small for fp16
     with pytest.raises(AssertionError, match=f"cascaded network.*previous stage .{LOW}"):
         predictor.predict_from_files(images, output)
     with threads_for_processes():
