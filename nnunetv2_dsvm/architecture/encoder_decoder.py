@@ -9,6 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 from nnunetv2_dsvm.architecture.blocks.convolution import channels_first, convolution
 from nnunetv2_dsvm.architecture.blocks.resampling import PatchEmbedding, PatchExpanding, PatchMerging
+from nnunetv2_dsvm.architecture.blocks.stem import ConvolutionalStem, ConvolutionStep
+from nnunetv2_dsvm.architecture.blocks.stochastic_depth import drop_path_rates
 from nnunetv2_dsvm.architecture.blocks.vss_block import VSSBlock
 from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 
@@ -38,14 +40,15 @@ class Stage(nn.Module):
 
 
 class VMUNetEncoder(nn.Module):
-    """Patch embedding and the encoder's stages; patch merging between them."""
+    """Patch embedding, or a stem in its place, and the encoder's stages; patch merging between them."""
 
     def __init__(self, input_channels: int, sizes: VMUNetSizes, how: HowBlocksRun) -> None:
         super().__init__()
         self.output_channels = list(sizes.dims)
-        self.patch_embedding = PatchEmbedding(input_channels, sizes.dims[0], sizes.strides[1])
+        embedding = ConvolutionalStem if sizes.stem == "convolutions" else PatchEmbedding
+        self.patch_embedding = embedding(input_channels, sizes.dims[0], sizes.strides[1])
         depths = sizes.encoder_depths
-        drop_paths = _split(_linspace(0.0, sizes.drop_path_rate, sum(depths)), depths)
+        drop_paths = drop_path_rates(0.0, sizes.drop_path_rate, depths)
         self.stages = nn.ModuleList(Stage(dim, p, sizes, how) for dim, p in zip(sizes.dims, drop_paths, strict=True))
         self.mergings = nn.ModuleList(
             PatchMerging(dim, step) for dim, step in zip(sizes.dims, sizes.strides[2:], strict=False)
@@ -72,35 +75,54 @@ class VMUNetDecoder(nn.Module):
     """
 
     def __init__(
-        self, num_classes: int, sizes: VMUNetSizes, how: HowBlocksRun, *, deep_supervision: bool, auxiliary_heads: bool
+        self,
+        input_channels: int,
+        num_classes: int,
+        sizes: VMUNetSizes,
+        how: HowBlocksRun,
+        *,
+        deep_supervision: bool,
+        auxiliary_heads: bool,
     ) -> None:
         super().__init__()
         dims, depths = sizes.dims, sizes.decoder_depths
         self.output_channels = list(dims)
         self.deep_supervision = deep_supervision
         deepest_first = list(reversed(dims))
-        drop_paths = _split(_linspace(sizes.drop_path_rate, 0.0, sum(depths)), depths)
+        drop_paths = drop_path_rates(sizes.drop_path_rate, 0.0, depths)
         self.stages = nn.ModuleList(Stage(dim, p, sizes, how) for dim, p in zip(deepest_first, drop_paths, strict=True))
         self.expandings = nn.ModuleList(
             PatchExpanding(dim, step, dim // 2)
             for dim, step in zip(deepest_first, reversed(sizes.strides[2:]), strict=False)
         )
         self.final_expanding = PatchExpanding(dims[0], sizes.strides[1], dims[0] // 4)
-        head_channels = [dims[0] // 4, *(dims[:-1] if auxiliary_heads else [])]
+        channels = dims[0] // 4
+        self.full_resolution = None
+        if sizes.full_resolution_channels:
+            self.full_resolution = FullResolution(input_channels, channels, sizes)
+            channels = sizes.full_resolution_channels
+        head_channels = [channels, *(dims[:-1] if auxiliary_heads else [])]
         self.seg_layers = nn.ModuleList(convolution(sizes.axes)(c, num_classes, kernel_size=1) for c in head_channels)
 
-    def forward(self, stage_inputs: Sequence[Tensor], bottleneck: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def forward(
+        self, image: Tensor, stage_inputs: Sequence[Tensor], bottleneck: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Logits `(B, classes, …)`, largest first, and the outputs of the stages, finest first, channels last.
 
         `stage_inputs` are the encoder's skips. They are added before the patch expanding, and so the skip of stage M
-        meets the output of decoder stage M; the finest is never used (VM-UNet's official code).
+        meets the output of decoder stage M; the finest is not used (VM-UNet's official code), nor
+        is the image, but with `full_resolution_channels`.
         """
         x = self.stages[0](bottleneck)
         outputs = [x]
         for stage, expanding, skip in zip(self.stages[1:], self.expandings, reversed(stage_inputs), strict=False):
             x = stage(expanding(x + skip))
             outputs.insert(0, x)
-        logits = [self._head(0, self.final_expanding(x))]
+        if self.full_resolution is None:
+            x = self.final_expanding(x)
+        else:
+            x = self.full_resolution(image, self.final_expanding(x + stage_inputs[0]))
+        logits = [self._head(0, x)]
         if self.deep_supervision:
             logits += [self._head(level, outputs[level - 1]) for level in range(1, len(self.seg_layers))]
         return logits, outputs
@@ -109,10 +131,17 @@ class VMUNetDecoder(nn.Module):
         return self.seg_layers[index](channels_first(x))
 
 
-def _linspace(start: float, end: float, count: int) -> list[float]:
-    return [start + (end - start) * i / max(count - 1, 1) for i in range(count)]
+class FullResolution(nn.Module):
+    """What the last expanding gives, `(B, *sizes, channels)`, joined to a convolution of the image `(B, …, *sizes)`.
 
+    What patches cannot show, structures smaller than one, comes from the image itself. (Ours.)
+    """
 
-def _split(values: Sequence[float], sizes: Sequence[int]) -> list[list[float]]:
-    iterator = iter(values)
-    return [[next(iterator) for _ in range(size)] for size in sizes]
+    def __init__(self, input_channels: int, channels: int, sizes: VMUNetSizes) -> None:
+        super().__init__()
+        width, step = sizes.full_resolution_channels, [1] * sizes.axes
+        self.of_image = ConvolutionStep(input_channels, width, step)
+        self.of_both = ConvolutionStep(channels + width, width, step)
+
+    def forward(self, image: Tensor, expanded: Tensor) -> Tensor:
+        return self.of_both(channels_first(torch.cat([expanded, self.of_image(image)], dim=-1)))

@@ -5,25 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from nnunetv2_dsvm.architecture.blocks.convolution import channels_first
-from nnunetv2_dsvm.architecture.blocks.resampling import crop, pad_to_multiple
+from nnunetv2_dsvm.architecture.blocks.initial_weights import linear_weights_truncated_normal
+from nnunetv2_dsvm.architecture.blocks.resampling import pad_to_multiple
 from nnunetv2_dsvm.architecture.encoder_decoder import HowBlocksRun, VMUNetDecoder, VMUNetEncoder
-from nnunetv2_dsvm.architecture.finite_image import check_finite, finite_or_refused, is_recorded
-from nnunetv2_dsvm.architecture.precision import inference_precision, without_autocast_cache
+from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, channels_first, check_heads
 from nnunetv2_dsvm.architecture.stage_info import FeaturesOutput, StageInfo
-from nnunetv2_dsvm.architecture.traced_size import at_this_size_only
-from nnunetv2_dsvm.architecture.vm_unet_sizes import PRESETS, VMUNetSizes
-from nnunetv2_dsvm.cuda_graphs import CudaGraphs
-from nnunetv2_dsvm.host.waiting_threads import sleep_when_crowded
+from nnunetv2_dsvm.architecture.vm_unet_sizes import PRESETS, Stem, VMUNetSizes
 
 __all__ = ["PRESETS", "VMUNet", "VMUNetOutput"]
 _PUBLISHED = PRESETS["base"]
 VMUNetOutput = FeaturesOutput  # what a VMUNet returns while it trains with `return_features` on
 
 
-class VMUNet(nn.Module):
+class VMUNet(SegmentationNetwork):
     """VM-UNet: `(B, input_channels, H, W)` to raw logits `(B, num_classes, H, W)` for any H, W ≥ 1.
 
     With `strides` of three axes it is one of volumes, `(B, channels, D, H, W)` (ours): it scans in six directions
@@ -52,6 +48,7 @@ class VMUNet(nn.Module):
         strides: how much smaller each resolution is than the one before, per axis, in the form of nnU-Net's plans:
             `[[1, 1, 1], patch embedding, merging, …]`, one entry more than there are stages. None: the published ones,
             `[[1, 1], [4, 4], [2, 2], …]`.
+        stem, full_resolution_channels: two additions for small structures, see `VMUNetSizes`; both ours.
 
     Attributes:
         stride: how many pixels of the image one of the deepest stage stands for: a number where it is the same along
@@ -68,6 +65,9 @@ class VMUNet(nn.Module):
         torch.Size([2, 3, 56, 40])
     """
 
+    encoder: VMUNetEncoder
+    decoder: VMUNetDecoder
+
     def __init__(
         self,
         input_channels: int,
@@ -83,13 +83,9 @@ class VMUNet(nn.Module):
         gradient_checkpointing: bool = False,
         scan_backend: str = "auto",
         strides: Sequence[Sequence[int]] | None = None,
+        stem: Stem = _PUBLISHED.stem,
+        full_resolution_channels: int = _PUBLISHED.full_resolution_channels,
     ) -> None:
-        super().__init__()
-        auxiliary_heads = deep_supervision if auxiliary_heads is None else auxiliary_heads
-        if input_channels < 1 or num_classes < 1:
-            raise ValueError(
-                f"input_channels and num_classes must be at least 1, got {input_channels} and {num_classes}"
-            )
         sizes = VMUNetSizes(
             tuple(dims),
             tuple(encoder_depths),
@@ -97,23 +93,23 @@ class VMUNet(nn.Module):
             d_state,
             drop_path_rate,
             tuple(map(tuple, strides or ())),
+            stem,
+            full_resolution_channels,
         )
-        if deep_supervision and not auxiliary_heads:
-            raise ValueError("deep_supervision=True needs auxiliary_heads=True (or None)")
+        super().__init__(input_channels, num_classes, sizes.axes)
+        auxiliary_heads = check_heads(deep_supervision, auxiliary_heads)
         if deep_supervision and len(sizes.dims) < 2:
             raise ValueError(f"deep_supervision=True needs two stages or more, got dims {sizes.dims}")
-        self.input_channels, self.sizes = input_channels, sizes
+        self.sizes = sizes
         how = HowBlocksRun(gradient_checkpointing, scan_backend)
         self.encoder = VMUNetEncoder(input_channels, sizes, how)
         self.decoder = VMUNetDecoder(
-            num_classes, sizes, how, deep_supervision=deep_supervision, auxiliary_heads=auxiliary_heads
+            input_channels, num_classes, sizes, how, deep_supervision=deep_supervision, auxiliary_heads=auxiliary_heads
         )
         deepest = sizes.stage_strides[-1]
         self.stride: int | tuple[int, ...] = deepest if len(set(deepest)) > 1 else deepest[0]
         self.output_strides = sizes.output_strides
-        self.return_features = False
-        self.cuda_graphs = CudaGraphs()
-        self.apply(_init_weights)
+        self.apply(linear_weights_truncated_normal)
 
     @classmethod
     def from_preset(cls, preset: str, input_channels: int, num_classes: int, **overrides: Any) -> "VMUNet":
@@ -171,63 +167,8 @@ class VMUNet(nn.Module):
         of_each = zip(indices, self.sizes.dims, self.sizes.stage_strides, strict=True)
         return tuple(StageInfo(module.format(i), channels, stride) for i, channels, stride in of_each)
 
-    def forward(self, x: Tensor) -> Tensor | list[Tensor] | VMUNetOutput:
-        """Logits; a list with deep supervision; a `VMUNetOutput` while training with `return_features` on.
-
-        At inference (in evaluation mode, or without autograd) `NNUNETV2_DSVM_PRECISION=float32` or `bfloat16` takes the
-        place of the caller's autocast.
-
-        Raises:
-            ValueError: not a batch of images, or, at inference, an image or logits with NaN or infinite values (on
-                CUDA, where the check would make the GPU wait, the logits are infinite, which nnU-Net refuses).
-        """
-        if torch.jit.is_tracing():
-            with at_this_size_only(x) as x:
-                return self._checked_forward(x)
-        return self._checked_forward(x)
-
-    def _checked_forward(self, x: Tensor) -> Tensor | list[Tensor] | VMUNetOutput:
-        if x.ndim != 2 + self.sizes.axes or 0 in x.shape:
-            expected = ("images (batch, channels, height, width)", "volumes (batch, channels, depth, height, width)")
-            raise ValueError(f"expected {expected[self.sizes.axes - 2]}, got shape {tuple(x.shape)}")
-        if self._in_a_training_step():
-            return self._run(x)
-        with inference_precision(x.device.type):
-            if not is_recorded():
-                check_finite(x)
-            return self._run(x)
-
-    def _in_a_training_step(self) -> bool:
-        return self.training and torch.is_grad_enabled()
-
-    def _run(self, x: Tensor) -> Tensor | list[Tensor] | VMUNetOutput:
-        if torch.compiler.is_compiling():
-            return self._forward(x)
-        if x.device.type == "cpu":
-            sleep_when_crowded()
-        with without_autocast_cache():
-            return self.cuda_graphs(self, self._forward, x)
-
-    def _forward(self, x: Tensor) -> Tensor | list[Tensor] | VMUNetOutput:
-        stage_inputs, encoder_outputs = self.encoder(pad_to_multiple(x, self.sizes.stage_strides[-1]))
-        all_logits, decoder_outputs = self.decoder(stage_inputs, encoder_outputs[-1])
-        cropped = [
-            crop(logits, [-(-size // step) for size, step in zip(x.shape[2:], stride, strict=True)])
-            for logits, stride in zip(all_logits, self.output_strides, strict=False)
-        ]
-        if not self._in_a_training_step():
-            cropped = finite_or_refused(cropped, x, self)
-        logits = cropped if self.decoder.deep_supervision else cropped[0]
-        if self.training and self.return_features:
-            return VMUNetOutput(logits, _channels_first(encoder_outputs), _channels_first(decoder_outputs))
-        return logits
-
-
-def _channels_first(features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return tuple(map(channels_first, features))
-
-
-def _init_weights(module: nn.Module) -> None:
-    """Linear weights truncated normal 0.02, everything else as torch (or the module itself) initialises it."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+    def run(self, x: Tensor) -> FeaturesOutput:
+        padded = pad_to_multiple(x, self.sizes.stage_strides[-1])
+        stage_inputs, encoder_outputs = self.encoder(padded)
+        all_logits, decoder_outputs = self.decoder(padded, stage_inputs, encoder_outputs[-1])
+        return FeaturesOutput(all_logits, channels_first(encoder_outputs), channels_first(decoder_outputs))

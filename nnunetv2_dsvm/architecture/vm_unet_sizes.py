@@ -4,9 +4,11 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, fields, replace
 from operator import mul
-from typing import Any
+from typing import Any, Literal, get_args
 
 from nnunetv2_dsvm.architecture.blocks.resampling import PATCH_SIZE
+
+Stem = Literal["patches", "convolutions"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,11 @@ class VMUNetSizes(Mapping[str, Any]):
         strides: how much smaller each resolution is than the one before, per axis, in the form of nnU-Net's plans: the
             image's own ones, the patch embedding's, and each merging's; as many numbers a step as the network has
             dimensions, 2 or 3. Empty: `strides_of(len(dims))`, the published ones.
+        stem: what makes the first tokens of the image: `"patches"`, the published one strided projection, or
+            `"convolutions"`, one with a kernel of 3 for each halving (`blocks.stem.ConvolutionalStem`).
+        full_resolution_channels: if not 0, the image goes through a convolution to so many channels, is joined to the
+            last expanding's output, and both go through a second one to so many channels for the head; and the input of
+            the first encoder stage, which VM-UNet does not use, is added before the last expanding. (Ours.)
 
     Raises:
         ValueError: sizes that do not fit together.
@@ -36,6 +43,8 @@ class VMUNetSizes(Mapping[str, Any]):
     d_state: int = 16
     drop_path_rate: float = 0.2
     strides: tuple[tuple[int, ...], ...] = ()
+    stem: Stem = "patches"
+    full_resolution_channels: int = 0
 
     def __post_init__(self) -> None:
         for name in _PER_STAGE:
@@ -56,6 +65,12 @@ class VMUNetSizes(Mapping[str, Any]):
         strides = tuple(map(tuple, self.strides or strides_of(len(self.dims))))
         object.__setattr__(self, "strides", strides)
         _check_strides(strides, self.dims)
+        if self.stem not in get_args(Stem):
+            raise ValueError(f"stem must be {' or '.join(map(repr, get_args(Stem)))}, got {self.stem!r}")
+        if self.stem == "convolutions" and not {1, 2, 4}.issuperset(strides[1]):
+            raise ValueError(f"stem='convolutions' halves once or twice and cannot lower a size by {strides[1]}")
+        if self.full_resolution_channels < 0:
+            raise ValueError(f"full_resolution_channels must be 0 or more, got {self.full_resolution_channels}")
 
     def __getitem__(self, name: str) -> Any:
         if name not in iter(self):

@@ -67,13 +67,8 @@ class PatchExpanding(nn.Module):
         return self.norm(x.reshape(batch, *(s * size for s, size in zip(self.step, sizes, strict=True)), -1))
 
 
-def pad_to_multiple(x: Tensor, multiple: Sequence[int]) -> Tensor:
-    """Zero-pads `(B, C, *sizes)` at each axis's end, so that its size is a multiple of its number; undone by `crop`."""
-    missing = [-size % m for size, m in zip(x.shape[2:], multiple, strict=True)]
+def pad_to_multiple(x: Tensor, multiple: int | Sequence[int]) -> Tensor:
+    """Zero-pads `(B, C, *sizes)` at each axis's end to a multiple, one for all axes or one each; undone by cropping."""
+    each = [multiple] * (x.ndim - 2) if isinstance(multiple, int) else multiple
+    missing = [-size % m for size, m in zip(x.shape[2:], each, strict=True)]
     return F.pad(x, [n for at_end in reversed(missing) for n in (0, at_end)])
-
-
-def crop(x: Tensor, sizes: Sequence[int]) -> Tensor:
-    """The beginning of `(B, C, …)` along each axis, as a view `(B, C, *sizes)`."""
-    kept = (..., *map(slice, sizes))
-    return x[kept]

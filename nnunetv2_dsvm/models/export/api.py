@@ -16,7 +16,7 @@ class ExportedModel:
     """What was written, and how well it agrees with the network.
 
     Attributes:
-        file: takes a normalised image `(batch, channels, height, width)` in fp32, gives logits.
+        file: takes a normalised image `(batch, channels, *sizes)` in fp32, gives logits.
         difference: the largest from the network's logits, as a part of the largest absolute logit.
         allowed_difference: beyond which no file is kept.
         not_inside: what whoever runs the file has to do, in words.

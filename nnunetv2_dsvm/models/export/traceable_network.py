@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunetv2_dsvm.architecture.blocks.resampling import crop
+from nnunetv2_dsvm.architecture.blocks.stem import ConvolutionStep
 from nnunetv2_dsvm.architecture.blocks.vss_block import SS2D, VSSBlock
+from nnunetv2_dsvm.architecture.segmentation_network import cropped_to
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
-from nnunetv2_dsvm.models.export.traceable_scan import NUM_DIRECTIONS, scan_by_rows
+from nnunetv2_dsvm.models.export.traceable_scan import scan_by_rows
 
 
 class TraceableVMUNet(nn.Module):
@@ -28,6 +29,8 @@ class TraceableVMUNet(nn.Module):
         for module in network.modules():
             if isinstance(module, VSSBlock):
                 module.ss2d = _TraceableSS2D.of(module.ss2d)
+            elif isinstance(module, ConvolutionStep):
+                module.add_module("convolution", _ConvOfACopy(module.convolution))
         self.encoder, self.decoder, self.stride = network.encoder, network.decoder, network.sizes.stage_strides[-1]
 
     def forward(self, image: Tensor) -> Tensor:
@@ -38,9 +41,10 @@ class TraceableVMUNet(nn.Module):
             torch._check(tokens >= 1)
             torch._check(tokens * stride >= size)
             missing = [0, tokens * stride - size, *missing]  # the last axis first
-        stage_inputs, encoder_outputs = self.encoder(F.pad(image, missing))
-        (logits,), _ = self.decoder(stage_inputs, encoder_outputs[-1])
-        return crop(logits, sizes)
+        padded = F.pad(image, missing)
+        stage_inputs, encoder_outputs = self.encoder(padded)
+        (logits,), _ = self.decoder(padded, stage_inputs, encoder_outputs[-1])
+        return cropped_to(logits, sizes)
 
 
 def _unknown(size: int) -> int:
@@ -75,7 +79,7 @@ class _TraceableSS2D(SS2D):
 
     def scan(self, x: Tensor) -> Tensor:
         dt, B, C = [], [], []
-        for k in range(NUM_DIRECTIONS):
+        for k in range(self.directions):
             low_rank, b, c = F.linear(x, self.x_proj[k]).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
             dt.append(F.softplus(F.linear(low_rank, self.dt_proj[k], self.dt_bias[k])))
             B.append(b)

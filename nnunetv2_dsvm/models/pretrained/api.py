@@ -48,6 +48,7 @@ def convert_weights(
     plans: Path | str | None = None,
     configuration: str = "2d",
     decoder: DecoderSource = "auto",
+    inflate: bool = False,
     force: bool = False,
     overwrite: bool = False,
 ) -> ConvertedWeights:
@@ -64,6 +65,8 @@ def convert_weights(
         configuration: of the plans.
         decoder: starts as the checkpoint's own decoder or else with its encoder's blocks (`"auto"`), with the
             encoder's blocks, or fresh.
+        inflate: makes weights of images, as ImageNet's, into those of a 3D configuration of `plans`
+            (`models.pretrained.inflate`).
         force: write even if less than half of the encoder's parameters are loaded.
         overwrite: whether a file at `output` is replaced.
 
@@ -91,7 +94,7 @@ def convert_weights(
             network = VMUNet.from_preset(preset or DEFAULT_PRESET, channels, num_classes=1)
         else:
             network = _network_of_plans(Path(plans), configuration, input_channels)
-    fitted = fit(pretrained, network, decoder)
+    fitted = fit(pretrained, network, decoder, inflate)
     report = load_report(pretrained, fitted, network, decoder)
     _LOG.info("%s", report)
     check_enough_fits(pretrained, fitted, network, force)

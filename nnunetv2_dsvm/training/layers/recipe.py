@@ -1,21 +1,18 @@
 """The layer of VM-UNet's recipe: optimiser, schedule, length, precision."""
 
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunetv2_dsvm.architecture.unwrapping import unwrap_model
 from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.training.layers.class_settings import NNUNETS
-from nnunetv2_dsvm.training.layers.overrides import cuts_off
-from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks, is_layer
+from nnunetv2_dsvm.training.layers.precise import TrainingPrecision
 from nnunetv2_dsvm.training.optimization import ENCODER, PART, WarmupCosineSchedule, parameter_groups
-from nnunetv2_dsvm.training.precision import Precision, cuda_autocast, training_dtype
+from nnunetv2_dsvm.training.precision import training_dtype
 
 
-class VisionMambaRecipe(TrainerHooks):
+class VisionMambaRecipe(TrainingPrecision):
     """AdamW with a learning rate of 1e-3 and a weight decay of 1e-2, a warm-up and one cosine, 300 epochs, bf16.
 
     `configure_optimizers` of a class that is mixed in behind it is used instead of its own, with this learning rate,
@@ -27,7 +24,6 @@ class VisionMambaRecipe(TrainerHooks):
     default_weight_decay: float = 1e-2
     final_lr_fraction: float = 1e-2
     warmup_fraction: float = 1 / 30
-    precision: Precision = "auto"  # on CUDA; auto: bf16 where the hardware has it, else fp16
     # For an encoder with pretrained weights (nnU-Net's -pretrained_weights, see `nnUNetv2_dsvm convert-weights`):
     encoder_lr_factor: float = 1.0  # its learning rate, as a multiple of the rest's
     frozen_encoder_epochs: int = 0  # epochs, from the first on, in which its weights stay as they are
@@ -37,14 +33,7 @@ class VisionMambaRecipe(TrainerHooks):
         words = super().in_short()
         return {**words, "optimiser": "AdamW"} if words["optimiser"] == NNUNETS else words
 
-    def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
-        super().preflight(planned, device)
-        if device.type == "cuda" and cuts_off(type(self), TrainerHooks, "run_training", is_layer):
-            self.check_not_cut_off("train_step", f"its precision ({self.precision}), as its run_training does not")
-
     def initialize(self):
-        if training_dtype(self.device, self.precision) != torch.float16:
-            self.grad_scaler = None  # bf16 has the range of fp32
         super().initialize()
         if self._encoder_is_apart() and not any(g.get(PART) == ENCODER for g in self.optimizer.param_groups):
             raise UserValueError(
@@ -70,21 +59,6 @@ class VisionMambaRecipe(TrainerHooks):
             frozen_encoder_epochs=self.frozen_encoder_epochs,
         )
         return optimizer, schedule
-
-    def run_training(self):
-        with self._autocast():
-            super().run_training()
-
-    def train_step(self, batch: dict) -> dict:
-        with self._autocast():  # also in a run_training of another class
-            return super().train_step(batch)
-
-    def validation_step(self, batch: dict) -> dict:
-        with self._autocast():
-            return super().validation_step(batch)
-
-    def _autocast(self) -> AbstractContextManager:
-        return cuda_autocast(training_dtype(self.device, self.precision))
 
     def on_train_start(self):
         super().on_train_start()

@@ -5,12 +5,13 @@ A module an idea; what each exports is its `__all__`.
 
 from nnunetv2_dsvm.training.distilled_trainer import nnUNetTrainerDistilled
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
-from nnunetv2_dsvm.training.variants import ablations, deep_supervision, frozen_encoder, lengths, orientation
+from nnunetv2_dsvm.training.variants import ablations, deep_supervision, frozen_encoder, lengths, orientation, relatives
 from nnunetv2_dsvm.training.variants.ablations import *  # noqa: F403
 from nnunetv2_dsvm.training.variants.deep_supervision import *  # noqa: F403
 from nnunetv2_dsvm.training.variants.frozen_encoder import *  # noqa: F403
 from nnunetv2_dsvm.training.variants.lengths import *  # noqa: F403
 from nnunetv2_dsvm.training.variants.orientation import *  # noqa: F403
+from nnunetv2_dsvm.training.variants.relatives import *  # noqa: F403
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
 __all__ = ["nnUNetTrainerDSVM", "nnUNetTrainerDistilled", "nnUNetTrainerVMUNet"]
@@ -19,3 +20,4 @@ __all__ += deep_supervision.__all__
 __all__ += frozen_encoder.__all__
 __all__ += lengths.__all__
 __all__ += orientation.__all__
+__all__ += relatives.__all__
