@@ -37,13 +37,8 @@ class VolumesJourney:
         file.write_text(json.dumps(plans))
         self.run("nnUNetv2_preprocess -d 901 -np 1 --no_pbar -plans_name", PLANS, "-c", LOW)
         for configuration in ("2d", FULL):
-            self.train(configuration, 1)
-        self.train("2d", 0)
-        # In a process of its own, as a user's command is; its folder of trainers has been written by now.
-        self.dataset.command(
-            *f"nnUNetv2_train 901 {FULL} 0 -tr {TRAINER} -p {PLANS} -device cpu --npz".split(),
-            nnUNet_extTrainer=str(root / "my_trainers"),
-        )
+            for fold in (0, 1):
+                self.train(configuration, fold)
         self.train(LOW, "all")
         self.train(CASCADE, 0)
 
