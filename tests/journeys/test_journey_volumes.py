@@ -13,6 +13,7 @@ from helpers.short_trainers import ShortDSVM, ShortRun, without_pictures
 from helpers.tiny_dataset import SHAPE, TinyDataset, write_raw_dataset
 
 from nnunetv2_dsvm import VMUNet
+from nnunetv2_dsvm.cli.main import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread", "no_pictures")]
 
@@ -110,9 +111,11 @@ def test_the_cascade_predicts(journey, tmp_path):
     assert network.input_channels == 3 and network.sizes.axes == 3
 
 
-def test_evaluation_and_report(journey, tmp_path):
-    what = f"-d 901 -tr {TRAINER} -p {PLANS} -f 0 1 -c"
-    journey.run(f"nnUNetv2_dsvm evaluate {what}", FULL)
+def test_evaluation_and_report(journey, tmp_path, monkeypatch):
+    for name, value in journey.dataset.environment.items():
+        monkeypatch.setenv(name, value)
+    what = f"-d 901 -tr {TRAINER} -p {PLANS} -f 0 1 -c {FULL}".split()
+    assert main(["evaluate", *what]) == 0
     measured = json.loads((journey.model(FULL) / "crossval_results_folds_0_1" / "metrics_nnunet.json").read_text())
     ours = {case["case"]: case["values"] for case in measured["per_case"]}
     cases = 0
@@ -124,6 +127,6 @@ def test_evaluation_and_report(journey, tmp_path):
                 assert values[name]["Dice"] == pytest.approx(case["metrics"][number]["Dice"])
             cases += 1
     assert cases == len(ours)
-    journey.run(f"nnUNetv2_dsvm report {what}", FULL, "-o", tmp_path / "report")
+    assert main(["report", *what, "-o", str(tmp_path / "report")]) == 0
     text = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "coronal slice" in text and "sagittal slice" in text and "L_prog (progressive)" in text

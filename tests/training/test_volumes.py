@@ -13,6 +13,7 @@ from helpers.short_trainers import (
     ShortDSVM,
     ShortDSVM_deepSupervision,
     ShortDSVM_kl,
+    ShortNnUNet,
     ShortVMUNet,
     assert_equal,
     checkpoint_of,
@@ -88,6 +89,12 @@ def test_it_trains_on_nnunets_plans_with_their_strides(make, monkeypatch, traine
     assert trainer.network.sizes.dims == (8, 16, 32)
     log = next(Path(trainer.output_folder).glob("training_log_*.txt")).read_text()
     assert "the published size with the plans' strides, and not the PlainConvUNet that the plans describe" in log
+
+
+def test_nnunets_own_trainer_trains_the_network_of_our_plans_with_its_deep_supervision(make):
+    trainer = train_one_epoch(make(ShortNnUNet, configuration=VOLUME))
+    assert trainer.enable_deep_supervision and trainer.network.sizes.axes == 3
+    assert len(trainer.network.decoder.seg_layers) == 2
 
 
 @pytest.mark.parametrize("patch_size", [[4, 8, 8], [16, 9, 31]], ids=str)
