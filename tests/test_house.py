@@ -12,7 +12,8 @@ PACKAGE = Path(nnunetv2_dsvm.__file__).parent
 # From the roof to the ground: a room imports from lower rows only.
 ROWS = [
     ["cli"],
-    ["quickstart", "benchmark", "diagnostics"],
+    ["cluster"],
+    ["quickstart", "benchmark", "diagnostics", "dicom"],
     ["reporting"],
     ["models", "evaluation", "datasets"],
     ["training"],

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from nnunetv2_dsvm.architecture.blocks.checkpointed_blocks import Blocks
 from nnunetv2_dsvm.architecture.blocks.convolution import channels_first, convolution
 from nnunetv2_dsvm.architecture.blocks.resampling import PatchEmbedding, PatchExpanding, PatchMerging
 from nnunetv2_dsvm.architecture.blocks.stem import ConvolutionalStem, ConvolutionStep
@@ -22,21 +22,12 @@ class HowBlocksRun(NamedTuple):
     scan_backend: str
 
 
-class Stage(nn.Module):
+class Stage(Blocks):
     """VSS blocks at one resolution, `(B, *sizes, dim)`."""
 
     def __init__(self, dim: int, drop_paths: Sequence[float], sizes: VMUNetSizes, how: HowBlocksRun) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(VSSBlock(dim, sizes.d_state, p, how.scan_backend, sizes.axes) for p in drop_paths)
-        self.gradient_checkpointing = how.gradient_checkpointing
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.blocks:
-            if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
-        return x
+        blocks = (VSSBlock(dim, sizes.d_state, p, how.scan_backend, sizes.axes) for p in drop_paths)
+        super().__init__(blocks, how.gradient_checkpointing)
 
 
 class VMUNetEncoder(nn.Module):

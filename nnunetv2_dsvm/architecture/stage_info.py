@@ -1,10 +1,13 @@
 """What a network states about its stages, so that others need know nothing else of it."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
+
+Axes = Sequence[int]  # one number an axis
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,18 @@ class StatesStages(Protocol):
     def decoder_stages(self) -> Sequence[StageInfo]: ...
 
 
+def total_strides(strides: Sequence[Axes]) -> tuple[tuple[int, ...], ...]:
+    """How many pixels of the image one of each stage stands for along each axis, by the strides from stage to stage."""
+    each = itertools.accumulate(strides, lambda total, stride: [a * b for a, b in zip(total, stride, strict=True)])
+    return tuple(map(tuple, each))
+
+
 def channels_of(stages: Sequence[StageInfo]) -> list[int]:
     """The channels of each stage, in the same order."""
     return [stage.channels for stage in stages]
+
+
+def doubling_stages(modules: Sequence[str], channels: Sequence[int], first_stride: int) -> tuple[StageInfo, ...]:
+    """Stages of images, each at half the resolution of the one before, highest resolution first."""
+    stages = enumerate(zip(modules, channels, strict=True))
+    return tuple(StageInfo(module, c, (first_stride * 2**i,) * 2) for i, (module, c) in stages)

@@ -58,7 +58,7 @@ class VMUNet(SegmentationNetwork):
     Raises:
         ValueError: sizes that do not fit together.
 
-    Example:
+    Examples:
         >>> import torch
         >>> network = VMUNet.from_preset("small", input_channels=1, num_classes=3)
         >>> network(torch.randn(2, 1, 56, 40)).shape

@@ -109,7 +109,7 @@ def plan(
         UserError: nnU-Net's variables cannot be used, an argument has a value that cannot be meant, the dataset or its
             fingerprint is missing, or nothing fits into the memory. No plans are written then.
 
-    Example:
+    Examples:
         >>> from nnunetv2_dsvm import plan
         >>> planned = plan(901, preset="small", precision="bfloat16", plans_name="nnUNetPlans_small")
         >>> planned.file.name, planned.preset, planned.precision

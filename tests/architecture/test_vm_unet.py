@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers.golden import read_golden
+from helpers.golden_files import read_golden
 from helpers.network_contract import NetworkContract
 from helpers.places import DATA
 from helpers.scan_inputs import relative_error
@@ -41,9 +41,8 @@ class TestContract(NetworkContract):
         return checkpoints.to_official_name(ours, prefix="")
 
     def test_every_golden_gradient_is_a_real_number(self):
-        _, tensors = read_golden(self.golden_file)
-        norms = [tensors[name] for name in tensors if name.startswith("grad_norm/")]
-        assert len(norms) == sum(name.startswith("weight/") for name in tensors) and min(norms) > 1
+        golden = read_golden(self.golden_file)
+        assert golden.grad_norms.keys() == golden.weights.keys() and min(golden.grad_norms.values()) > 1
 
 
 def test_last_expanding_and_head_pixel_by_pixel():

@@ -1,16 +1,16 @@
 """What every network of this package can do; a network's test class says how it is built and adds what is its own."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from helpers.golden import read_golden
-from helpers.scan_inputs import relative_error
+from helpers.golden_files import read_golden
 
 
 def _sum_of_squares(output: Any) -> Tensor:
@@ -29,13 +29,14 @@ class NetworkContract:
     golden_file: Path
     depth: tuple[int, ...] = ()
     tolerance = 1e-5  # of fp32 beside the golden file, relative
+    tolerance_in_fp64 = 1e-6
 
     def build(self, input_channels: int = 1, num_classes: int = 2, **options: Any) -> nn.Module:
         """The smallest network that still has all parts and no randomness; `options` are its own, as heads."""
         raise NotImplementedError
 
     def build_golden(self, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
-        """The network of the golden file, with its weights, given under the official names."""
+        """The network of the golden file, with its weights, given under the official names; no stochastic depth."""
         raise NotImplementedError
 
     def official_name(self, ours: str) -> str:
@@ -43,25 +44,36 @@ class NetworkContract:
         raise NotImplementedError
 
     def test_golden_numbers(self):
-        """Output and features in fp32; gradients in fp64, of what the output depends on by more than rounding noise."""
-        config, tensors = read_golden(self.golden_file)
-        weights = {k.removeprefix("weight/"): v for k, v in tensors.items() if k.startswith("weight/")}
-        network = self.build_golden(config, weights).train()
+        """Outputs and features in fp32 and fp64; gradients in fp64, of what outputs depend on by more than noise."""
+        golden = read_golden(self.golden_file)
+        network = self.build_golden(golden.config, golden.weights).train()
         network.return_features = True
-        output = network(tensors["input"])
-        assert relative_error(output.logits, tensors["output"]) <= self.tolerance
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):  # the official numbers are those of evaluation
+                module.eval()
+        for dtype, tolerance in ((torch.float32, self.tolerance), (torch.float64, self.tolerance_in_fp64)):
+            image = golden.tensors["input"].detach().to(dtype, copy=True).requires_grad_()
+            output = network.to(dtype)(image)
+            results = dict(self._golden_results(network, output))
+            errors = {name: golden.error(name, result) for name, result in results.items()}
+            assert {name: error for name, error in errors.items() if not error <= tolerance} == {}
+        given = {name: golden.tensors.get(f"output_grad{name.removeprefix('output')}") for name in results}
+        sum((results[name] * grad).sum() for name, grad in given.items() if grad is not None).backward()
+        norms = {n: p.grad.norm().item() for n, p in network.named_parameters() if p.grad is not None}
+        real = {name: norm for name, norm in norms.items() if norm > 1e-9}
+        official = {name: golden.grad_norms[self.official_name(name)] for name in real}
+        assert real == pytest.approx(official, rel=self.tolerance_in_fp64) and real
+        if image.grad.norm() > 1e-9:
+            assert golden.error("input_grad", image.grad) <= self.tolerance_in_fp64
+            assert {name for name, norm in golden.grad_norms.items() if norm > 1e-9} == {*map(self.official_name, real)}
+
+    def _golden_results(self, network: nn.Module, output: Any) -> Iterator[tuple[str, Tensor]]:
+        logits = output.logits if isinstance(output.logits, list) else [output.logits]
+        yield from zip(["output", *(f"output_{i}" for i in range(2, 1 + len(logits)))], logits, strict=True)
         for side in ("encoder", "decoder"):
             features = getattr(output, f"{side}_features")
             assert len(features) == len(network.encoder_stages if side == "encoder" else network.decoder_stages)
-            for level, feature in enumerate(features, 1):
-                assert relative_error(feature, tensors[f"feature/{side}_stage_{level}"]) <= self.tolerance
-        image = tensors["input"].double().requires_grad_()
-        network.double()(image).logits.backward(tensors["output_grad"].double())
-        assert relative_error(image.grad, tensors["input_grad"]) <= self.tolerance
-        norms = {name: parameter.grad.norm().item() for name, parameter in network.named_parameters()}
-        real = {name: norm for name, norm in norms.items() if norm > 1e-9}
-        official = {name: tensors[f"grad_norm/{self.official_name(name)}"].item() for name in real}
-        assert real == pytest.approx(official, rel=self.tolerance) and real
+            yield from ((f"feature/{side}_stage_{level}", feature) for level, feature in enumerate(features, 1))
 
     @pytest.mark.parametrize("size", [(1, 1), (31, 47), (56, 40), (64, 32)], ids=str)
     def test_any_image_size(self, size):

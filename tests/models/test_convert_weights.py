@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.examples_in_docstrings import run_example
-from helpers.golden import read_golden
+from helpers.golden_files import read_golden
 from helpers.places import DATA
 from helpers.scan_inputs import relative_error
 from helpers.vmamba_checkpoints import (
@@ -35,7 +35,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def golden():
     """Weights (official names), results and sizes of the official code on a small model."""
-    config, tensors = read_golden(DATA / "vm_unet_golden.npz")
+    golden = read_golden(DATA / "vm_unet_golden.npz")
+    config = golden.config
     sizes = {
         "dims": config["dims"],
         "encoder_depths": config["depths"],
@@ -43,8 +44,7 @@ def golden():
         "d_state": config["d_state"],
         "drop_path_rate": 0.0,
     }
-    weights = {name.removeprefix("weight/"): t for name, t in tensors.items() if name.startswith("weight/")}
-    return sizes, weights, tensors
+    return sizes, golden.weights, golden.tensors
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ In three dimensions, which is ours, it scans in six directions and its convoluti
 """
 
 import math
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from nnunetv2_dsvm.architecture.blocks.convolution import channels_first, channels_last, convolution
 from nnunetv2_dsvm.architecture.blocks.directional_scan import DirectionalScan
 from nnunetv2_dsvm.architecture.blocks.layer_norm import LayerNorm
+from nnunetv2_dsvm.ops import ScanOrder
 from nnunetv2_dsvm.ops.fused_block import NormWeights, ss2d_block
 from nnunetv2_dsvm.ops.layer_norm import layer_norm
 
@@ -23,11 +25,19 @@ class SS2D(DirectionalScan):
         d_state: states per channel, N.
         scan_backend: `"auto"` or a name of `nnunetv2_dsvm.ops.BACKEND_NAMES`.
         axes: of the grid, 2 or 3.
+        orders: the walks through it; None: two along each axis, as VM-UNet's four.
     """
 
-    def __init__(self, dim: int, d_state: int = 16, scan_backend: str = "auto", axes: int = 2) -> None:
+    def __init__(
+        self,
+        dim: int,
+        d_state: int = 16,
+        scan_backend: str = "auto",
+        axes: int = 2,
+        orders: Sequence[ScanOrder] | None = None,
+    ) -> None:
         d_inner = 2 * dim
-        super().__init__(d_inner, math.ceil(dim / 16), d_state, axes=axes, scan_backend=scan_backend)
+        super().__init__(d_inner, math.ceil(dim / 16), d_state, axes=axes, orders=orders, scan_backend=scan_backend)
         self.in_proj = nn.Linear(dim, 2 * d_inner, bias=False)
         self.conv = convolution(axes)(d_inner, d_inner, kernel_size=3, padding=1, groups=d_inner)
         self.out_norm = nn.LayerNorm(d_inner)
@@ -41,7 +51,7 @@ class SS2D(DirectionalScan):
             return ss2d_block(
                 x, _weights(norm), self.in_proj.weight, self.conv.weight, self.conv.bias, self._projection(),
                 self._A(), self.D, self.dt_bias, _weights(self.out_norm), self.out_proj.weight,
-                self.scan_backend,
+                self.scan_backend, self.orders,
             )  # fmt: skip
         x, z = self.in_proj(norm(x)).chunk(2, dim=-1)
         x = F.silu(channels_last(self.conv(channels_first(x))))

@@ -11,7 +11,7 @@ from nnunetv2_dsvm.architecture.blocks.initial_weights import linear_weights_tru
 from nnunetv2_dsvm.architecture.blocks.resampling import pad_to_multiple
 from nnunetv2_dsvm.architecture.encoder_decoder import HowBlocksRun, VMUNetEncoder
 from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, channels_first, check_heads
-from nnunetv2_dsvm.architecture.stage_info import FeaturesOutput, StageInfo
+from nnunetv2_dsvm.architecture.stage_info import FeaturesOutput, StageInfo, doubling_stages
 from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 
 _LEVELS = 4
@@ -87,13 +87,13 @@ class VMUNetV2(SegmentationNetwork):
     def encoder_stages(self) -> tuple[StageInfo, ...]:
         """The last blocks of stages 1 to 3; at H/32 what the decoder reads there, the third merging's result."""
         modules = (*(f"encoder.stages.{i}" for i in range(_LEVELS - 1)), "encoder.mergings.2")
-        return tuple(StageInfo(m, c, (4 * 2**i,) * 2) for i, (m, c) in enumerate(zip(modules, self.dims, strict=True)))
+        return doubling_stages(modules, self.dims, 4)
 
     @property
     def decoder_stages(self) -> tuple[StageInfo, ...]:
         """The running sums y_1 … y_4; y_4 is the infusion at H/32 itself."""
         modules = ("decoder.sums.0", "decoder.sums.1", "decoder.sums.2", "decoder.infusions.3")
-        return tuple(StageInfo(m, self.mid_channels, (4 * 2**i,) * 2) for i, m in enumerate(modules))
+        return doubling_stages(modules, [self.mid_channels] * _LEVELS, 4)
 
     def run(self, x: Tensor) -> FeaturesOutput:
         levels, stage_outputs = self.encoder(pad_to_multiple(x, self.stride))

@@ -53,7 +53,7 @@ def export(
         UserError: something is missing or of another network, the place is taken or cannot be written, a package is
             missing, or the file disagrees. Nothing is left then, and an older file is as it was.
 
-    Example:
+    Examples:
         >>> from nnunetv2_dsvm import export
         >>> exported = export("model", "model.pt2", fold=0)
         >>> exported.file.name, exported.difference <= exported.allowed_difference

@@ -1,0 +1,1 @@
+"""Pure maps between the parameter names of official code and ours, a module a network."""

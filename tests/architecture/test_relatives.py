@@ -1,0 +1,177 @@
+"""Other networks of the family: the official numbers, names and sizes, and what every network of the package can do."""
+
+import json
+
+import pytest
+import torch
+from helpers.golden_files import read_golden
+from helpers.network_contract import NetworkContract
+from helpers.places import DATA
+
+from nnunetv2_dsvm.architecture.official_names.registry import OFFICIAL_NAMES
+from nnunetv2_dsvm.architecture.official_names.vmamba import SECOND_GENERATION
+from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES
+from nnunetv2_dsvm.architecture.segmentation_network import channels_first
+from nnunetv2_dsvm.architecture.vmamba2_encoder import VMamba2Encoder
+
+GOLDEN = DATA / "relatives"
+TINY_DIMS = (16, 32, 64, 128)
+
+
+class RelativeContract(NetworkContract):
+    """A relative's test class says its name and what makes it tiny."""
+
+    name: str
+    tiny: dict
+    golden_sizes: dict
+    golden_channels: tuple[int, int]
+
+    @property
+    def golden_file(self):
+        return GOLDEN / f"{self.name}_golden.npz"
+
+    def build(self, input_channels=1, num_classes=2, **options):
+        return RELATIVES[self.name].network(input_channels, num_classes, **{**self.tiny, **options})
+
+    def build_golden(self, config, weights):
+        network = RELATIVES[self.name].network(*self.golden_channels, deep_supervision=True, **self.golden_sizes)
+        converted = OFFICIAL_NAMES[self.name].from_official(weights)
+        missing, unexpected = network.load_state_dict(converted, strict=False)
+        assert not unexpected and all(".seg_layers." in key for key in missing)
+        return network
+
+    def official_name(self, ours):
+        return OFFICIAL_NAMES[self.name].to_official(ours)
+
+
+class TestVMUNetV2(RelativeContract):
+    name = "VMUNetV2"
+    tiny = {"dims": TINY_DIMS, "encoder_depths": (1, 1, 1, 1), "mid_channels": 8, "d_state": 2, "drop_path_rate": 0.0}
+    golden_sizes = {"dims": TINY_DIMS, "encoder_depths": (1, 2, 1, 1), "mid_channels": 8, "drop_path_rate": 0.0}
+    golden_channels = (3, 1)
+
+    def build(self, input_channels=1, num_classes=2, **options):
+        network = super().build(input_channels, num_classes, **options)
+        for attention in network.decoder.attentions:  # of one hidden channel, whose ReLU may else give nothing
+            attention.squeeze.weight.data.abs_()
+        return network
+
+    def test_images_that_are_no_squares(self):
+        """The official code stops at them; these numbers are its own, with the one line mended."""
+        golden = read_golden(self.golden_file)
+        network = self.build_golden({}, golden.weights).double().eval()
+        with torch.no_grad():
+            logits = network(golden.tensors["nonsquare/input"].double())[0]
+        assert golden.error("nonsquare/output", logits) <= self.tolerance_in_fp64
+
+
+class TestMSVMUNet(RelativeContract):
+    name = "MSVMUNet"
+    tiny = {
+        "dims": (8, 16, 32, 64),
+        "encoder_depths": (1, 1, 1, 1),
+        "decoder_depths": (1, 1, 1),
+        "encoder_drop_path_rate": 0.0,
+        "decoder_drop_path_rate": 0.0,
+    }
+    golden_sizes = {
+        "dims": TINY_DIMS,
+        "encoder_depths": (1, 1, 2, 1),
+        "encoder_drop_path_rate": 0.0,
+        "decoder_drop_path_rate": 0.0,
+    }
+    golden_channels = (3, 4)
+
+    def build_golden(self, config, weights):
+        network = super().build_golden(config, weights)
+        network.decoder.deep_supervision = False  # there is none in the official code
+        return network
+
+    def test_odd_sizes_are_cropped_and_not_padded(self):
+        """Where the official network runs on an odd size, its result is larger than the image, and else the same."""
+        golden = read_golden(self.golden_file)
+        network = self.build_golden({}, golden.weights).double().eval()
+        with torch.no_grad():
+            logits = network(golden.tensors["odd/input"].double())
+        assert logits.shape[2:] == (61, 94)
+        whole = torch.full((1, 4, 64, 96), torch.nan, dtype=torch.float64)
+        whole[..., :61, :94] = logits
+        step, expected = golden.samples["odd/output"]
+        got = whole.flatten()[::step]
+        inside = got.isfinite()
+        assert inside.float().mean() > 0.9
+        torch.testing.assert_close(got[inside], expected[inside].double(), rtol=1e-6, atol=1e-6)
+
+
+class TestSwinUMamba(RelativeContract):
+    name = "SwinUMamba"
+    tiny = {"dims": (8, 16, 32, 64), "encoder_depths": (1, 1, 1, 1), "d_state": 2, "drop_path_rate": 0.0}
+    golden_sizes = {"dims": TINY_DIMS, "encoder_depths": (1, 2, 1, 1), "drop_path_rate": 0.0}
+    golden_channels = (2, 3)
+
+
+class TestSwinUMambaD(RelativeContract):
+    name = "SwinUMambaD"
+    tiny = {**TestSwinUMamba.tiny, "decoder_depths": (1, 1, 1)}
+    golden_sizes = {"dims": TINY_DIMS, "encoder_depths": (1, 2, 1, 1), "drop_path_rate": 0.0}
+    golden_channels = (2, 3)
+
+
+def test_the_encoder_of_vmambas_second_generation_has_the_official_numbers():
+    """With twice the channels in the scan, as the files vssm_*_0229 and _0230 have them."""
+    golden = read_golden(GOLDEN / "VMamba2_golden.npz")
+    encoder = VMamba2Encoder(3, TINY_DIMS, (1, 1, 2, 1), ratio=2, drop_path_rate=0.0).double()
+    weights = SECOND_GENERATION.from_official(golden.weights)
+    encoder.load_state_dict({name.removeprefix("encoder."): value for name, value in weights.items()})
+    image = golden.tensors["input"].double().requires_grad_()
+    features = channels_first(encoder(image))
+    for level, feature in enumerate(features, 1):
+        assert golden.error(f"feature/encoder_stage_{level}", feature) <= 1e-6
+    sum((f * golden.tensors[f"output_grad_{i}"]).sum() for i, f in enumerate(features, 1)).backward()
+    assert golden.error("input_grad", image.grad) <= 1e-6
+
+
+# name, entry of the file, network's arguments, parameters as published, dead ones among them that ours leaves out
+PUBLISHED = [
+    ("VMUNetV2", "published", (3, 1, {}), 22_770_934, 8_948_834),
+    ("MSVMUNet", "tiny", (3, 9, {}), 35_925_513, 0),
+    ("MSVMUNet", "small", (3, 9, {"encoder_depths": (2, 2, 20, 2)}), 54_689_289, 0),
+    ("SwinUMamba", "AbdomenMR", (1, 14, {"auxiliary_heads": True}), 59_889_368, 0),
+    ("SwinUMambaD", "AbdomenMR", (1, 14, {"auxiliary_heads": True}), 27_497_720, 0),
+]
+
+
+@pytest.mark.parametrize(("name", "entry", "arguments", "parameters", "dead"), PUBLISHED, ids=lambda v: str(v)[:12])
+def test_full_sizes_have_the_official_names_shapes_and_parameters(name, entry, arguments, parameters, dead):
+    official = json.loads((GOLDEN / "state_dicts.json").read_text())[name][entry]
+    names, (channels, classes, options) = OFFICIAL_NAMES[name], arguments
+    with torch.device("meta"):
+        network = RELATIVES[name].network(channels, classes, **options)
+    assert sum(p.numel() for p in network.parameters()) == parameters - dead and official["parameters"] == parameters
+    ours = network.state_dict()
+    there = {k: list(v.shape) for k, v in names.to_official_state(ours).items()}
+    alive = {k: shape for k, shape in official["keys"].items() if not names.is_dead(k)}
+    heads = {k: shape for k, shape in alive.items() if k not in there and k.startswith("seg_outs.")}  # VM-UNet V2's
+    assert {**there, **heads} == alive
+    with torch.device("meta"):
+        back = names.from_official({k: torch.empty(shape) for k, shape in there.items()})
+    assert {k: v.shape for k, v in back.items()} == {k: v.shape for k, v in ours.items()}
+
+
+@pytest.mark.parametrize("name", OFFICIAL_NAMES)
+def test_other_names_are_refused(name):
+    names = OFFICIAL_NAMES[name]
+    for unknown in ("encoder.unknown", "head.weight"):
+        with pytest.raises(KeyError, match=f"not a parameter of {names.network}"):
+            names.to_ours(unknown)
+    with pytest.raises(KeyError, match="not a parameter"):
+        names.to_official("decoder.unknown.weight")
+
+
+@pytest.mark.parametrize("name", RELATIVES)
+def test_sizes_that_do_not_fit_are_refused(name):
+    network = RELATIVES[name].network
+    with pytest.raises(ValueError, match="channels"):
+        network(0, 1)
+    with pytest.raises(ValueError, match="auxiliary_heads"):
+        network(1, 1, deep_supervision=True, auxiliary_heads=False)
