@@ -26,6 +26,13 @@ def inference_precision(device_type: str) -> AbstractContextManager:
     return torch.autocast(device_type, dtype=torch.bfloat16, enabled=name == "bfloat16")
 
 
+def without_autocast(device_type: str) -> AbstractContextManager:
+    """Within it layers compute in the type of their weights and inputs."""
+    if device_type == "meta" or not torch.is_autocast_enabled(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
+
+
 @torch.compiler.assume_constant_result
 def _named() -> str:
     name = os.environ.get(VARIABLE, "")

@@ -1,10 +1,13 @@
 """What a network states about its stages, so that others need know nothing else of it."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
+
+Axes = Sequence[int]  # one number an axis
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,12 @@ class StatesStages(Protocol):
 
     @property
     def decoder_stages(self) -> Sequence[StageInfo]: ...
+
+
+def total_strides(strides: Sequence[Axes]) -> tuple[tuple[int, ...], ...]:
+    """How many pixels of the image one of each stage stands for along each axis, by the strides from stage to stage."""
+    each = itertools.accumulate(strides, lambda total, stride: [a * b for a, b in zip(total, stride, strict=True)])
+    return tuple(map(tuple, each))
 
 
 def channels_of(stages: Sequence[StageInfo]) -> list[int]:

@@ -4,9 +4,11 @@ from typing import Any
 
 from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES
 from nnunetv2_dsvm.training.layers.precise import TrainingPrecision
-from nnunetv2_dsvm.training.layers.recipe import VisionMambaRecipe
+from nnunetv2_dsvm.training.layers.recipe import AdamRecipe, VisionMambaRecipe
 from nnunetv2_dsvm.training.layers.relative_network import RelativeNetwork
 from nnunetv2_dsvm.training.layers.reliable import ReliableTraining
+
+_LAYERS = {"AdamW": VisionMambaRecipe, "Adam": AdamRecipe, "nnU-Net": TrainingPrecision}
 
 
 def layers_of(name: str) -> Any:
@@ -18,6 +20,6 @@ def layers_of(name: str) -> Any:
         name: of `architecture.relatives.registry.RELATIVES`.
     """
     recipe = RELATIVES[name].recipe
-    optimisation = VisionMambaRecipe if recipe.optimiser == "AdamW" else TrainingPrecision
+    optimisation = _LAYERS[recipe.optimiser]
     body = {"__doc__": f"The layers of {RELATIVES[name].title}.", "__module__": __name__, "relative": name}
     return type(f"{name}Training", (ReliableTraining, optimisation, RelativeNetwork), {**body, **recipe.settings()})

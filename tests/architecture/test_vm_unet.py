@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from helpers.golden_files import read_golden
 from helpers.network_contract import NetworkContract
 from helpers.places import DATA
 from helpers.scan_inputs import relative_error
@@ -39,6 +40,10 @@ class TestContract(NetworkContract):
 
     def official_name(self, ours):
         return checkpoints.to_official_name(ours, prefix="")
+
+    def test_every_golden_gradient_is_a_real_number(self):
+        golden = read_golden(self.golden_file)
+        assert golden.grad_norms.keys() == golden.weights.keys() and min(golden.grad_norms.values()) > 1
 
 
 def test_last_expanding_and_head_pixel_by_pixel():

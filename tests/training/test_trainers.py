@@ -23,6 +23,7 @@ from helpers.short_trainers import (
     with_deep_supervision,
 )
 from helpers.tiny_dataset import NETWORK
+from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_dsvm import VMUNet
@@ -98,6 +99,23 @@ def test_fixed_orientation_neither_flips_nor_turns_far(make):
     assert np.degrees(angles) == pytest.approx((-180, 180)) and axes == (0, 1)
 
 
+@pytest.mark.parametrize(("patch_size", "slices"), [((16, 20, 24), "turned"), ((6, 40, 48), "thick")], ids=str)
+def test_fixed_orientation_in_3d(make, patch_size, slices):
+    trainer = make(
+        variants.nnUNetTrainerDSVM_5epochs_FixedOrientation,
+        configuration="3d_fullres",
+        of_3d={"patch_size": patch_size},
+    )
+    angles, dummy_2d, patch, axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    assert np.degrees(angles) == pytest.approx((-15, 15)) and dummy_2d == (slices == "thick")
+    assert axes is None and trainer.inference_allowed_mirroring_axes is None
+    reach = get_patch_size(patch_size, np.pi / 12, np.pi / 12, np.pi / 12, (0.85, 1.25))  # 0.85: nnU-Net's margin
+    assert list(patch) == [patch_size[0] if slices == "thick" else reach[0], *reach[1:]]
+    turning = make(nnUNetTrainerDSVM, run="b", configuration="3d_fullres", of_3d={"patch_size": patch_size})
+    *_, axes = turning.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    assert axes == (0, 1, 2)
+
+
 def test_signatures_are_nnunets():
     names = ["plans", "configuration", "fold", "dataset_json", "device"]
     assert list(inspect.signature(nnUNetTrainerDSVM).parameters) == names
@@ -154,12 +172,47 @@ def test_plans_of_another_network_get_the_published_size(tiny_dataset):
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-def test_3d_configuration_is_refused_before_anything_is_written(make, tmp_path, tiny_dataset):
-    with pytest.raises(ValueError, match="2D configurations only.*3D patch size.*'2d'"):
-        make(nnUNetTrainerDSVM, configuration="3d_fullres")
+def architecture(**arguments):
+    return {
+        "network_class_name": f"{VMUNet.__module__}.VMUNet", "arch_kwargs": arguments, "_kw_requires_import": [],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"patch_size": [4, 8, 8, 8]}, r"patch size \[4, 8, 8, 8\]: .* images \(2 numbers\) or volumes \(3 numbers\)"),
+        ({"architecture": architecture(**NETWORK)}, 'of 2D images, but .* is 3D: give its arch_kwargs "strides"'),
+        (
+            {"architecture": architecture(**NETWORK, strides=[[1, 1], [4, 4], [2, 2], [2, 2]])},
+            r"of 2D images, but the configuration's patch size \[.*\] is 3D",
+        ),
+        (
+            {"architecture": {**architecture(), "network_class_name": "their.Net"}},
+            "takes its strides from the plans, .*None",
+        ),
+        (
+            {"architecture": {**architecture(strides=[1, 2, 2]), "network_class_name": "their.Net"}},
+            r"whose their.Net has arch_kwargs.strides \[1, 2, 2\]: it needs three numbers",
+        ),
+        (
+            {"architecture": {**architecture(strides=[[1, 1, 1]]), "network_class_name": "their.Net"}},
+            "a step that is larger than 1",
+        ),
+        (
+            {"architecture": architecture(**NETWORK, strides=[[1, 1, 1], [4, 4, 4], [1, 1, 1], [2, 2, 2]])},
+            "The plans' arch_kwargs give no VM-UNet: strides must .* be larger than 1",
+        ),
+    ],
+)  # fmt: skip
+def test_what_no_vm_unet_is_for_is_refused_before_anything_is_written(make, tmp_path, tiny_dataset, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make(nnUNetTrainerDSVM, configuration="3d_fullres", of_3d=changes)
     assert not (tmp_path / "a").exists()
-    manager = PlansManager(tiny_dataset.load_plans())
-    with pytest.raises(ValueError, match="2D configurations only"):
+    plans = tiny_dataset.load_plans()
+    plans["configurations"]["3d_fullres"].update(changes)
+    manager = PlansManager(plans)
+    with pytest.raises(ValueError, match=sentence):
         nnUNetTrainerDSVM.build_network_architecture(manager, manager.get_configuration("3d_fullres"), 1, 3, False)
 
 

@@ -1,8 +1,9 @@
-"""The layer of VM-UNet's recipe: optimiser, schedule, length, precision."""
+"""The layers of recipes: optimiser, schedule, length, precision."""
 
 from typing import Any
 
 import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 
 from nnunetv2_dsvm.architecture.unwrapping import unwrap_model
 from nnunetv2_dsvm.errors import UserValueError
@@ -77,3 +78,24 @@ class VisionMambaRecipe(TrainingPrecision):
 
     def _encoder_is_apart(self) -> bool:
         return self.encoder_lr_factor != 1 or self.frozen_encoder_epochs > 0
+
+
+class AdamRecipe(TrainingPrecision):
+    """Adam, whose weight decay is added to the gradient of every parameter, and nnU-Net's polynomial schedule.
+
+    `configure_optimizers` of a class that is mixed in behind it is used instead of its own.
+    """
+
+    @classmethod
+    def in_short(cls) -> dict[str, str]:
+        words = super().in_short()
+        return {**words, "optimiser": "Adam"} if words["optimiser"] == NNUNETS else words
+
+    def configure_optimizers(self, *args: Any, **keywords: Any):
+        if self.mixed_in_behind(AdamRecipe, "configure_optimizers"):
+            return super().configure_optimizers(*args, **keywords)
+        parameters = [parameter for module in self.trained_modules() for parameter in module.parameters()]
+        optimizer = torch.optim.Adam(
+            parameters, lr=self.initial_lr, weight_decay=self.weight_decay, fused=self.device.type == "cuda"
+        )
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)

@@ -12,13 +12,21 @@ from nnunetv2_dsvm.training.layers.distilled import DistilledTraining
 from nnunetv2_dsvm.training.relative_layers import layers_of
 
 __all__ = [
+    "nnUNetTrainerASPVMUNet",
+    "nnUNetTrainerDSVM_ASPVMUNet",
+    "nnUNetTrainerDSVM_LightMUNet",
     "nnUNetTrainerDSVM_MSVMUNet",
     "nnUNetTrainerDSVM_SwinUMamba",
     "nnUNetTrainerDSVM_SwinUMambaD",
+    "nnUNetTrainerDSVM_UMambaBot",
+    "nnUNetTrainerDSVM_UMambaEnc",
     "nnUNetTrainerDSVM_VMUNetV2",
+    "nnUNetTrainerLightMUNet",
     "nnUNetTrainerMSVMUNet",
     "nnUNetTrainerSwinUMamba",
     "nnUNetTrainerSwinUMambaD",
+    "nnUNetTrainerUMambaBot",
+    "nnUNetTrainerUMambaEnc",
     "nnUNetTrainerVMUNetV2",
 ]
 
@@ -26,6 +34,10 @@ _VMUNetV2: Any = layers_of("VMUNetV2")
 _MSVMUNet: Any = layers_of("MSVMUNet")
 _SwinUMamba: Any = layers_of("SwinUMamba")
 _SwinUMambaD: Any = layers_of("SwinUMambaD")
+_UMambaBot: Any = layers_of("UMambaBot")
+_UMambaEnc: Any = layers_of("UMambaEnc")
+_LightMUNet: Any = layers_of("LightMUNet")
+_ASPVMUNet: Any = layers_of("ASPVMUNet")
 
 
 class nnUNetTrainerVMUNetV2(_VMUNetV2, nnUNetTrainer):
@@ -58,3 +70,35 @@ class nnUNetTrainerSwinUMambaD(_SwinUMambaD, nnUNetTrainer):
 
 class nnUNetTrainerDSVM_SwinUMambaD(DistilledTraining, nnUNetTrainerSwinUMambaD):
     """Swin-UMamba† with dual self-distillation."""
+
+
+class nnUNetTrainerUMambaBot(_UMambaBot, nnUNetTrainer):
+    """U-Mamba Bot (arXiv 2401.04722)."""
+
+
+class nnUNetTrainerDSVM_UMambaBot(DistilledTraining, nnUNetTrainerUMambaBot):
+    """U-Mamba Bot with dual self-distillation."""
+
+
+class nnUNetTrainerUMambaEnc(_UMambaEnc, nnUNetTrainer):
+    """U-Mamba Enc (arXiv 2401.04722)."""
+
+
+class nnUNetTrainerDSVM_UMambaEnc(DistilledTraining, nnUNetTrainerUMambaEnc):
+    """U-Mamba Enc with dual self-distillation."""
+
+
+class nnUNetTrainerLightMUNet(_LightMUNet, nnUNetTrainer):
+    """LightM-UNet (arXiv 2403.05246)."""
+
+
+class nnUNetTrainerDSVM_LightMUNet(DistilledTraining, nnUNetTrainerLightMUNet):
+    """LightM-UNet with dual self-distillation."""
+
+
+class nnUNetTrainerASPVMUNet(_ASPVMUNet, nnUNetTrainer):
+    """ASP-VMUNet (arXiv 2503.19427)."""
+
+
+class nnUNetTrainerDSVM_ASPVMUNet(DistilledTraining, nnUNetTrainerASPVMUNet):
+    """ASP-VMUNet with dual self-distillation."""
