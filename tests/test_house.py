@@ -12,6 +12,7 @@ PACKAGE = Path(nnunetv2_dsvm.__file__).parent
 # From the roof to the ground: a room imports from lower rows only.
 ROWS = [
     ["cli"],
+    ["cluster"],
     ["quickstart", "benchmark", "diagnostics"],
     ["reporting"],
     ["models", "evaluation", "datasets"],

@@ -20,9 +20,10 @@ def check_finite(x: Tensor) -> None:
     if x.device.type in ("meta", "cuda") or x.isfinite().all():
         return
     bad = ~x.isfinite()
-    channels = bad.transpose(0, 1).flatten(1).any(1).nonzero().flatten().tolist()
+    channels = bad.transpose(0, 1).flatten(1).any(dim=1).nonzero().flatten().tolist()
+    points = "voxels" if x.ndim == 5 else "pixels"
     raise UserValueError(
-        f"the image given to the network holds NaN or infinite values: {int(bad.sum())} of {bad.numel()} pixels, "
+        f"the image given to the network holds NaN or infinite values: {int(bad.sum())} of {bad.numel()} {points}, "
         f"in channel {', '.join(map(str, channels))}. It belongs to the case that nnU-Net has named last "
         "('Predicting ...'; with -npp 0 -nps 0, which name none: the first one without a label map). Look for NaN or "
         "infinite intensities in its file; one of them can spread over the whole image when intensities are normalised"

@@ -39,7 +39,7 @@ class SegmentationNetwork(nn.Module, ABC):
         ValueError: no channels or no classes.
     """
 
-    stride: int
+    stride: int | tuple[int, ...]
     output_strides: Sequence[int | Sequence[int]]
     encoder: nn.Module
     decoder: nn.Module

@@ -12,7 +12,7 @@ from nnunetv2_dsvm.architecture.blocks.resampling import pad_to_multiple
 from nnunetv2_dsvm.architecture.encoder_decoder import HowBlocksRun, VMUNetDecoder, VMUNetEncoder
 from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, channels_first, check_heads
 from nnunetv2_dsvm.architecture.stage_info import FeaturesOutput, StageInfo
-from nnunetv2_dsvm.architecture.vm_unet_sizes import PRESETS, VMUNetSizes, strides_of
+from nnunetv2_dsvm.architecture.vm_unet_sizes import PRESETS, Stem, VMUNetSizes
 
 __all__ = ["PRESETS", "VMUNet", "VMUNetOutput"]
 _PUBLISHED = PRESETS["base"]
@@ -22,8 +22,12 @@ VMUNetOutput = FeaturesOutput  # what a VMUNet returns while it trains with `ret
 class VMUNet(SegmentationNetwork):
     """VM-UNet: `(B, input_channels, H, W)` to raw logits `(B, num_classes, H, W)` for any H, W ≥ 1.
 
-    The image is zero-padded at the bottom and right to a multiple of `stride` (32 with four stages) and the logits are
-    cropped back. With `deep_supervision` a list is returned, largest first: H, H/4, H/8, H/16 (rounded up).
+    With `strides` of three axes it is one of volumes, `(B, channels, D, H, W)` (ours): it scans in six directions
+    instead of four, and its convolutions have three dimensions.
+
+    The image is zero-padded at each axis's end to a multiple of `stride` (32 with four stages) and the logits are
+    cropped back. With `deep_supervision` a list is returned, largest first, each smaller by one of `output_strides`:
+    by default H, H/4, H/8, H/16 (rounded up).
 
     On NVIDIA GPUs repeated inference on one image size is replayed as a CUDA graph; `cuda_graphs` is the switch, also
     for training.
@@ -32,7 +36,7 @@ class VMUNet(SegmentationNetwork):
         input_channels: image channels, any number.
         num_classes: channels of the logits, any number; no softmax or sigmoid is applied.
         dims: channels of each stage, each twice the one before and the first divisible by 4.
-        encoder_depths: VSS blocks of each encoder stage, H/4 first.
+        encoder_depths: VSS blocks of each encoder stage, finest first.
         decoder_depths: VSS blocks of each decoder stage, deepest first.
         d_state: states per channel of the scan, N.
         drop_path_rate: largest stochastic-depth probability; it grows with depth.
@@ -41,13 +45,20 @@ class VMUNet(SegmentationNetwork):
             that the plain network has the official parameters and no others.
         gradient_checkpointing: recompute each block in backward, for less memory and more time.
         scan_backend: `"auto"` or a name of `nnunetv2_dsvm.ops.BACKEND_NAMES`.
-        strides: for plans, from which nnU-Net's trainers read the sizes of the auxiliary outputs; can only be
-            `strides_of(len(dims))`.
+        strides: how much smaller each resolution is than the one before, per axis, in the form of nnU-Net's plans:
+            `[[1, 1, 1], patch embedding, merging, …]`, one entry more than there are stages. None: the published ones,
+            `[[1, 1], [4, 4], [2, 2], …]`.
+        stem, full_resolution_channels: two additions for small structures, see `VMUNetSizes`; both ours.
+
+    Attributes:
+        stride: how many pixels of the image one of the deepest stage stands for: a number where it is the same along
+            all axes, else one an axis.
+        output_strides: the same, always one an axis, for each of the logits of deep supervision, full size first.
 
     Raises:
         ValueError: sizes that do not fit together.
 
-    Example:
+    Examples:
         >>> import torch
         >>> network = VMUNet.from_preset("small", input_channels=1, num_classes=3)
         >>> network(torch.randn(2, 1, 56, 40)).shape
@@ -72,30 +83,46 @@ class VMUNet(SegmentationNetwork):
         gradient_checkpointing: bool = False,
         scan_backend: str = "auto",
         strides: Sequence[Sequence[int]] | None = None,
+        stem: Stem = _PUBLISHED.stem,
+        full_resolution_channels: int = _PUBLISHED.full_resolution_channels,
     ) -> None:
-        super().__init__(input_channels, num_classes)
-        sizes = VMUNetSizes(tuple(dims), tuple(encoder_depths), tuple(decoder_depths), d_state, drop_path_rate)
+        sizes = VMUNetSizes(
+            tuple(dims),
+            tuple(encoder_depths),
+            tuple(decoder_depths),
+            d_state,
+            drop_path_rate,
+            tuple(map(tuple, strides or ())),
+            stem,
+            full_resolution_channels,
+        )
+        super().__init__(input_channels, num_classes, sizes.axes)
         auxiliary_heads = check_heads(deep_supervision, auxiliary_heads)
         if deep_supervision and len(sizes.dims) < 2:
             raise ValueError(f"deep_supervision=True needs two stages or more, got dims {sizes.dims}")
-        if strides is not None and [list(pair) for pair in strides] != strides_of(len(dims)):
-            raise ValueError(f"the strides of VM-UNet are {strides_of(len(dims))} with these dims, got {strides}")
         self.sizes = sizes
         how = HowBlocksRun(gradient_checkpointing, scan_backend)
         self.encoder = VMUNetEncoder(input_channels, sizes, how)
         self.decoder = VMUNetDecoder(
-            num_classes, sizes, how, deep_supervision=deep_supervision, auxiliary_heads=auxiliary_heads
+            input_channels, num_classes, sizes, how, deep_supervision=deep_supervision, auxiliary_heads=auxiliary_heads
         )
-        self.stride = sizes.stage_strides[-1]
-        self.output_strides = (1, *sizes.stage_strides[:-1])  # of the logits, with deep supervision of all of them
+        deepest = sizes.stage_strides[-1]
+        self.stride: int | tuple[int, ...] = deepest if len(set(deepest)) > 1 else deepest[0]
+        self.output_strides = sizes.output_strides
         self.apply(linear_weights_truncated_normal)
 
     @classmethod
     def from_preset(cls, preset: str, input_channels: int, num_classes: int, **overrides: Any) -> "VMUNet":
-        """A network of a named size (`PRESETS`); any keyword of the class can be overridden."""
+        """A network of a named size (`PRESETS`); any keyword of the class can be overridden.
+
+        With `strides` of fewer stages than the preset's, the deepest stages are left out.
+        """
         if preset not in PRESETS:
             raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
-        return cls(input_channels, num_classes, **{**PRESETS[preset], **overrides})
+        sizes = PRESETS[preset]
+        if strides := overrides.get("strides"):
+            sizes = sizes.with_strides(strides)
+        return cls(input_channels, num_classes, **{**sizes, **overrides})
 
     @classmethod
     def from_nnunet(
@@ -128,19 +155,20 @@ class VMUNet(SegmentationNetwork):
 
     @property
     def encoder_stages(self) -> tuple[StageInfo, ...]:
-        """The encoder's stages, H/4 first, as `VMUNetOutput.encoder_features` has them."""
+        """The encoder's stages, finest first, as `VMUNetOutput.encoder_features` has them."""
         return self._stages("encoder.stages.{}", range(len(self.sizes.dims)))
 
     @property
     def decoder_stages(self) -> tuple[StageInfo, ...]:
-        """The decoder's stages, H/4 first, as `VMUNetOutput.decoder_features` has them."""
+        """The decoder's stages, finest first, as `VMUNetOutput.decoder_features` has them."""
         return self._stages("decoder.stages.{}", reversed(range(len(self.sizes.dims))))
 
     def _stages(self, module: str, indices: Iterable[int]) -> tuple[StageInfo, ...]:
         of_each = zip(indices, self.sizes.dims, self.sizes.stage_strides, strict=True)
-        return tuple(StageInfo(module.format(i), channels, (stride, stride)) for i, channels, stride in of_each)
+        return tuple(StageInfo(module.format(i), channels, stride) for i, channels, stride in of_each)
 
     def run(self, x: Tensor) -> FeaturesOutput:
-        stage_inputs, encoder_outputs = self.encoder(pad_to_multiple(x, self.stride))
-        all_logits, decoder_outputs = self.decoder(stage_inputs, encoder_outputs[-1])
+        padded = pad_to_multiple(x, self.sizes.stage_strides[-1])
+        stage_inputs, encoder_outputs = self.encoder(padded)
+        all_logits, decoder_outputs = self.decoder(padded, stage_inputs, encoder_outputs[-1])
         return FeaturesOutput(all_logits, channels_first(encoder_outputs), channels_first(decoder_outputs))

@@ -1,11 +1,14 @@
 """The sizes of a VM-UNet, with what follows from them, and those that have a name."""
 
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import Field, dataclass, fields, replace
+from operator import mul
+from typing import Any, Literal, get_args
 
 from nnunetv2_dsvm.architecture.blocks.resampling import PATCH_SIZE
+
+Stem = Literal["patches", "convolutions"]
 
 
 @dataclass(frozen=True)
@@ -13,14 +16,22 @@ class VMUNetSizes(Mapping[str, Any]):
     """What a VM-UNet is built from, besides channels and classes.
 
     As a mapping it has the keywords of `VMUNet` that plans hold: dims and depths always, the others where they are not
-    the defaults. So `VMUNet(1, 2, **sizes)`.
+    the defaults, which are those of images. So `VMUNet(1, 2, **sizes)`.
 
     Args:
         dims: channels of each stage, each twice the one before and the first divisible by 4.
-        encoder_depths: VSS blocks of each encoder stage, H/4 first.
+        encoder_depths: VSS blocks of each encoder stage, finest first.
         decoder_depths: VSS blocks of each decoder stage, deepest first.
         d_state: states per channel of the scan, N.
         drop_path_rate: largest stochastic-depth probability; it grows with depth.
+        strides: how much smaller each resolution is than the one before, per axis, in the form of nnU-Net's plans: the
+            image's own ones, the patch embedding's, and each merging's; as many numbers a step as the network has
+            dimensions, 2 or 3. Empty: `strides_of(len(dims))`, the published ones.
+        stem: what makes the first tokens of the image: `"patches"`, the published one strided projection, or
+            `"convolutions"`, one with a kernel of 3 for each halving (`blocks.stem.ConvolutionalStem`).
+        full_resolution_channels: if not 0, the image goes through a convolution to so many channels, is joined to the
+            last expanding's output, and both go through a second one to so many channels for the head; and the input of
+            the first encoder stage, which VM-UNet does not use, is added before the last expanding. (Ours.)
 
     Raises:
         ValueError: sizes that do not fit together.
@@ -31,6 +42,9 @@ class VMUNetSizes(Mapping[str, Any]):
     decoder_depths: tuple[int, ...] = (2, 2, 2, 1)
     d_state: int = 16
     drop_path_rate: float = 0.2
+    strides: tuple[tuple[int, ...], ...] = ()
+    stem: Stem = "patches"
+    full_resolution_channels: int = 0
 
     def __post_init__(self) -> None:
         for name in _PER_STAGE:
@@ -48,6 +62,15 @@ class VMUNetSizes(Mapping[str, Any]):
             raise ValueError(
                 f"d_state must be ≥ 1 and drop_path_rate in [0, 1), got {self.d_state} and {self.drop_path_rate}"
             )
+        strides = tuple(map(tuple, self.strides or strides_of(len(self.dims))))
+        object.__setattr__(self, "strides", strides)
+        _check_strides(strides, self.dims)
+        if self.stem not in get_args(Stem):
+            raise ValueError(f"stem must be {' or '.join(map(repr, get_args(Stem)))}, got {self.stem!r}")
+        if self.stem == "convolutions" and not {1, 2, 4}.issuperset(strides[1]):
+            raise ValueError(f"stem='convolutions' halves once or twice and cannot lower a size by {strides[1]}")
+        if self.full_resolution_channels < 0:
+            raise ValueError(f"full_resolution_channels must be 0 or more, got {self.full_resolution_channels}")
 
     def __getitem__(self, name: str) -> Any:
         if name not in iter(self):
@@ -55,20 +78,71 @@ class VMUNetSizes(Mapping[str, Any]):
         return getattr(self, name)
 
     def __iter__(self) -> Iterator[str]:
-        return (f.name for f in fields(self) if f.name in _PER_STAGE or getattr(self, f.name) != f.default)
+        return (f.name for f in fields(self) if f.name in _PER_STAGE or getattr(self, f.name) != self._default(f))
+
+    def _default(self, field: Field) -> Any:
+        if field.name == "strides":
+            return tuple(map(tuple, strides_of(len(self.dims))))
+        return field.default
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     @property
-    def stage_strides(self) -> tuple[int, ...]:
-        """Pixels of the image that a pixel of each stage stands for along an axis, H/4 first."""
-        return tuple(PATCH_SIZE * 2**stage for stage in range(len(self.dims)))
+    def axes(self) -> int:
+        """The network's dimensions: 2 for images, 3 for volumes."""
+        return len(self.strides[0])
+
+    @property
+    def output_strides(self) -> tuple[tuple[int, ...], ...]:
+        """Pixels of the image that a pixel of each of the logits stands for along each axis, the full size first.
+
+        The first are the network's output, the others those of deep supervision.
+        """
+        return ((1,) * self.axes, *self.stage_strides[:-1])
+
+    @property
+    def stage_strides(self) -> tuple[tuple[int, ...], ...]:
+        """Pixels of the image that a pixel of each stage stands for along each axis, finest first."""
+        return tuple(itertools.accumulate(self.strides[1:], lambda a, b: tuple(map(mul, a, b))))
+
+    def with_strides(self, strides: Sequence[Sequence[int]]) -> "VMUNetSizes":
+        """These sizes for other strides; where those have fewer stages, the deepest are left out.
+
+        Raises:
+            ValueError: the strides are none, or have more stages than there are sizes for.
+        """
+        stages = len(strides) - 1
+        return replace(
+            self,
+            dims=self.dims[:stages],
+            encoder_depths=self.encoder_depths[:stages],
+            decoder_depths=self.decoder_depths[-stages:],
+            strides=tuple(map(tuple, strides)),
+        )
 
 
 def strides_of(num_stages: int) -> list[list[int]]:
-    """How much smaller each resolution is than the one before, per axis, in the form of nnU-Net's plans."""
+    """The published network's strides, which are those of images, in the form of nnU-Net's plans."""
     return [[1, 1], [PATCH_SIZE, PATCH_SIZE], *([2, 2] for _ in range(num_stages - 1))]
+
+
+def _check_strides(strides: tuple[tuple[int, ...], ...], dims: tuple[int, ...]) -> None:
+    if len(strides) != len(dims) + 1:
+        raise ValueError(
+            f"strides must have an entry for the image and one for each of the {len(dims)} stages of dims {dims}, "
+            f"got {strides}"
+        )
+    axes = len(strides[0])
+    if axes not in (2, 3) or any(len(step) != axes for step in strides):
+        raise ValueError(f"every entry of strides must have 2 numbers for images or 3 for volumes, got {strides}")
+    if any(not isinstance(n, int) or n < 1 for step in strides for n in step):
+        raise ValueError(f"strides must be whole numbers from 1 on, got {strides}")
+    if max(strides[0]) > 1 or any(max(step) == 1 for step in strides[1:]):
+        raise ValueError(
+            f"strides must begin with the image's own, {(1,) * axes}, and then be larger than 1 along an axis of every "
+            f"stage, got {strides}"
+        )
 
 
 _PER_STAGE = ("dims", "encoder_depths", "decoder_depths")

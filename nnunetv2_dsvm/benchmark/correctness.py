@@ -65,7 +65,7 @@ def check_network(network: nn.Module, reference_network: VMUNet, dtype: torch.dt
         WrongResult: the error is above `AUTOCAST_TOLERANCE`.
     """
     oracle = copy.deepcopy(reference_network).double().cpu().eval()
-    image = torch.randn(1, oracle.encoder.patch_embedding.projection.in_channels, 40, 56)
+    image = torch.randn(1, oracle.input_channels, 40, 56)
     was_training = network.training
     network.eval()
     with torch.no_grad():

@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="with --dims: blocks of each stage (default: 2)")  # fmt: skip
     parser.add_argument("--decoder-depths", type=positive, nargs="+", metavar="N",
                         help="with --dims: blocks of each stage, deepest first (default: 2, last 1)")  # fmt: skip
-    parser.add_argument("--patch-size", type=positive, nargs=2, metavar="N", help="height and width in pixels")
+    parser.add_argument("--patch-size", type=positive, nargs="+", metavar="N",
+                        help="in pixels or voxels, along each axis of the configuration")  # fmt: skip
     parser.add_argument("--batch-size", type=positive, metavar="N")
 
 

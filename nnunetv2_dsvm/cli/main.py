@@ -22,6 +22,7 @@ SUBCOMMANDS = {
     "plan_and_preprocess": "the same with nnU-Net's fingerprint before and its preprocessing after it",
     "copy-plans": "copy a dataset's plans under a name of their own, for a network of another size",
     "convert-weights": "turn VMamba's or VM-UNet's published weights into a file for nnU-Net's -pretrained_weights",
+    "cross_validate": "folds × trainers × configurations in one call, on all GPUs of a machine or on SLURM",
     "evaluate": "metrics of predictions or of a cross-validation, by nnU-Net's protocol or the papers'; compare models",
     "report": "one HTML file on trained models: training curves, metrics, the best, median and worst cases",
     "export": "write a trained network as one file, torch.export or ONNX, that runs without this package",

@@ -1,4 +1,4 @@
-"""`nnUNetv2_dsvm plan`: nnU-Net's planning, with a 2D configuration for VM-UNet."""
+"""`nnUNetv2_dsvm plan`: nnU-Net's planning, with configurations for VM-UNet."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from nnunetv2_dsvm.planning.api import PlannedDataset
 
 DESCRIPTION = """\
-Plans a dataset for VM-UNet by the memory of the GPU: size of the network, patch and batch of the 2D configuration. All
-else, the 3D configurations too, is nnU-Net's own planning. Train with -p nnUNetDSVMPlans. nnU-Net's fingerprint of the
-dataset (nnUNetv2_extract_fingerprint) must be there; `nnUNetv2_dsvm plan_and_preprocess` does everything in one go."""
+Plans a dataset for VM-UNet by the memory of the GPU: size of the network, patch and batch of the configurations 2d,
+3d_fullres and 3d_lowres. All else is nnU-Net's own planning. Train with -p nnUNetDSVMPlans. nnU-Net's fingerprint of
+the dataset (nnUNetv2_extract_fingerprint) must be there; `nnUNetv2_dsvm plan_and_preprocess` does all in one go."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,12 +49,12 @@ def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     check_planning_options(args)
-    for dataset_id in args.dataset_ids:
-        plan_and_show(dataset_id, args)
+    planned = {dataset_id: plan_and_show(dataset_id, args) for dataset_id in args.dataset_ids}
     print("Next:")
-    for dataset_id in args.dataset_ids:
-        print(f"  nnUNetv2_preprocess -d {dataset_id} -plans_name {args.plans_name} -c 2d")
-    print_training_commands(args)
+    for dataset_id, configurations in planned.items():
+        for configuration in configurations:
+            print(f"  nnUNetv2_preprocess -d {dataset_id} -plans_name {args.plans_name} -c {configuration}")
+            print_training_command(dataset_id, configuration, args)
     return 0
 
 
@@ -70,8 +70,8 @@ def check_planning_options(args: argparse.Namespace) -> None:
     check_plan_arguments(args.dataset_ids, **_checked_options(args))
 
 
-def plan_and_show(dataset_id: int, args: argparse.Namespace) -> None:
-    """Plans a dataset and prints what was planned.
+def plan_and_show(dataset_id: int, args: argparse.Namespace) -> list[str]:
+    """Plans a dataset, prints what was planned, and returns the configurations that most train.
 
     Raises:
         UserError: the dataset or its fingerprint is missing, or nothing fits into the memory.
@@ -85,11 +85,11 @@ def plan_and_show(dataset_id: int, args: argparse.Namespace) -> None:
         **_checked_options(args),
     )
     print(f"{planned.said}{_as_text(planned, args.preset)}\n")
+    return [name for name in ("2d", "3d_fullres") if name in planned.configurations]
 
 
-def print_training_commands(args: argparse.Namespace) -> None:
-    for dataset_id in args.dataset_ids:
-        print(f"  nnUNetv2_train {dataset_id} 2d 0 -tr nnUNetTrainerDSVM -p {args.plans_name}")
+def print_training_command(dataset_id: int, configuration: str, args: argparse.Namespace) -> None:
+    print(f"  nnUNetv2_train {dataset_id} {configuration} 0 -tr nnUNetTrainerDSVM -p {args.plans_name}")
 
 
 def _checked_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -104,11 +104,13 @@ def _checked_options(args: argparse.Namespace) -> dict[str, Any]:
 def _as_text(planned: "PlannedDataset", asked_preset: str | None) -> str:
     import torch
 
-    on_gpu = f"about {planned.memory_gb:.1f} of {planned.target_gb:g} GB of a GPU, in {planned.precision}"
-    text = (
-        f"2d: VM-UNet, preset {planned.preset}, patch {by(planned.patch_size)}, batch {planned.batch_size}: "
-        f"{'for a CPU, which trains in float32' if planned.for_cpu else on_gpu}\n"
-    )
+    text = ""
+    for name, configuration in planned.configurations.items():
+        on_gpu = f"about {configuration.memory_gb:.1f} of {planned.target_gb:g} GB of a GPU, in {planned.precision}"
+        text += (
+            f"{name}: VM-UNet, preset {planned.preset}, patch {by(configuration.patch_size)}, batch "
+            f"{configuration.batch_size}: {'for a CPU, which trains in float32' if planned.for_cpu else on_gpu}\n"
+        )
     if planned.for_cpu:
         return f"{text}There is no CUDA GPU here; -gpu_memory_target GB plans for one elsewhere.\n"
     if torch.cuda.is_available():

@@ -6,14 +6,14 @@ from nnunetv2_dsvm.cli.plan import (
     add_planning_arguments,
     check_planning_options,
     plan_and_show,
-    print_training_commands,
+    print_training_command,
 )
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.nnunet.listing import nnunet_passing_over_litter
 
 DESCRIPTION = """\
 nnUNetv2_plan_and_preprocess with `nnUNetv2_dsvm plan` in the place of its planning: nnU-Net's fingerprint, plans for
-VM-UNet by the memory of the GPU, and nnU-Net's preprocessing of the 2D configuration."""
+VM-UNet by the memory of the GPU, and nnU-Net's preprocessing of the configurations named by -c."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,5 +62,7 @@ def run(args: argparse.Namespace) -> int:
         if not args.no_pp:
             preprocess(args.dataset_ids, args.plans_name, args.configurations, args.np, **show)
     print("Next:")
-    print_training_commands(args)
+    for dataset_id in args.dataset_ids:
+        for configuration in args.configurations:
+            print_training_command(dataset_id, configuration, args)
     return 0

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch.nn import functional as F
 
+from nnunetv2_dsvm.distillation.enlarged_mse import enlarged_mse
 from nnunetv2_dsvm.distillation.gradients_ahead import with_gradients_ahead
 from nnunetv2_dsvm.distillation.precision import at_least_fp32, autocast_off
 from nnunetv2_dsvm.distillation.resize import resize_linearly, spatial_size
@@ -92,8 +93,8 @@ class FeatureDistance:
         """The distance of a map from a teacher's, the student resized to the teacher's size, linearly along each axis.
 
         Computed in at least fp32 whatever the autocast. On GPUs the unweighted mean squared error of 2D maps at
-        whole-number scales is one operator, see `resized_mse`. Of 1D and 3D maps only their gradients are
-        kept for the backward, see `with_gradients_ahead`.
+        whole-number scales is one operator, see `resized_mse`; that of 1D and 3D maps enlarges nothing, see
+        `enlarged_mse`, and only its gradient is kept for the backward, see `with_gradients_ahead`.
 
         Args:
             student: (B, C, *spatial), spatial of any size.
@@ -115,7 +116,8 @@ class FeatureDistance:
             teacher = teacher.detach()
         if self._is_one_operator(weight) and supports(student, teacher):
             return resized_mse(student, teacher)
-        compare = partial(self._compare, weight=weight)
+        alone = self._is_one_operator(weight) and self._enlarges(student, teacher)
+        compare = enlarged_mse if alone else partial(self._compare, weight=weight)
         with autocast_off(student.device.type):
             if student.ndim == 4:
                 return compare(student, teacher)
@@ -130,6 +132,11 @@ class FeatureDistance:
         if self.kind == "kl":
             return kl_divergence(student, teacher, self.temperature, weight)
         return mean_squared_error(student, teacher, weight)
+
+    @staticmethod
+    def _enlarges(student: torch.Tensor, teacher: torch.Tensor) -> bool:
+        sizes = zip(spatial_size(student), spatial_size(teacher), strict=True)
+        return student.ndim != 4 and student.shape != teacher.shape and all(small <= large for small, large in sizes)
 
     def _is_one_operator(self, weight: torch.Tensor | None) -> bool:
         return self.kind == "mse" and weight is None and not self.standardise and self.stop_gradient

@@ -28,7 +28,7 @@ class DualSelfDistillation(nn.Module):
     features that come from a network's (`nnunetv2_dsvm.cuda_graphs`). With a mask, which is new in every
     step, it does not.
 
-    Example:
+    Examples:
         >>> distillation = DualSelfDistillation([8, 16], [8, 16])
         >>> features = [torch.rand(1, 8, 16, 16), torch.rand(1, 16, 8, 8)]
         >>> sorted(distillation(features, features))

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from nnunetv2_dsvm.distillation.precision import at_least_fp32, autocast_off
 
-_Build = Callable[[int, int, torch.dtype, torch.device], Tensor]  # (present, wanted, ...) -> (wanted, present)
+# (present, wanted, ...) -> (wanted, present), or a map to and fro on the present places
+_Build = Callable[[int, int, torch.dtype, torch.device], Tensor]
 
 
 def spatial_size(features: Tensor) -> tuple[int, ...]:
@@ -33,6 +34,31 @@ def resize_linearly(features: Tensor, size: tuple[int, ...]) -> Tensor:
     if features.ndim == 4:
         return F.interpolate(features, size, mode="bilinear", align_corners=False)
     return _along_each_axis(features, size, _interpolation)
+
+
+def gather_linearly(features: Tensor, size: tuple[int, ...]) -> Tensor:
+    """The transpose of `resize_linearly` from `size`: each element goes to the neighbours that it would be made of.
+
+    Args:
+        features: (B, C, *spatial), at least fp32.
+        size: of the result's spatial axes.
+    """
+    return _along_each_axis(features, size, _gathering)
+
+
+def enlarge_and_gather(features: Tensor, size: tuple[int, ...]) -> Tensor:
+    """`resize_linearly` to `size` and its transpose back, on the map's own grid.
+
+    Args:
+        features: (B, C, *spatial), at least fp32.
+        size: of the enlarged map's spatial axes.
+    """
+    present = spatial_size(features)
+    with autocast_off(features.device.type):
+        for axis, (small, large) in enumerate(zip(present, size, strict=True)):
+            if small != large:
+                features = _product(_matrix(_enlarging_and_gathering, small, large, features), features, 2 + axis)
+    return features
 
 
 def pool_averages(features: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -101,6 +127,17 @@ def _interpolation(present: int, wanted: int, dtype: torch.dtype, device: torch.
     column, lower, fraction = torch.arange(present, device=device), place // unit, place % unit
     upper = (lower + 1).clamp_max(present - 1)
     return ((column == lower) * (unit - fraction) + (column == upper) * fraction).to(dtype) / unit
+
+
+def _gathering(present: int, wanted: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The transpose of the interpolation from `wanted` to `present`."""
+    return _interpolation(wanted, present, dtype, device).mT.contiguous()
+
+
+def _enlarging_and_gathering(small: int, large: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The interpolation to `large` and its transpose: (small, small)."""
+    enlarge = _interpolation(small, large, dtype, device)
+    return enlarge.mT @ enlarge
 
 
 def _averages(present: int, wanted: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -25,7 +25,7 @@ class FeatureTaps:
     compiled so far is forgotten here (`torch.compiler.reset`). A deep copy of the network has taps of its own.
     `torch.nn.DataParallel` is refused, as its replicas would share them. `torch.jit.script` needs `remove` first.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nnunetv2_dsvm.distillation import FeatureTaps
         >>> network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Conv2d(4, 2, 1))

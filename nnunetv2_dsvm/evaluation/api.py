@@ -99,7 +99,7 @@ def evaluate(
         UserError: a folder, dataset.json or a case is missing, files cannot be read or compared (all of them are
             named), or the metrics cannot be written. Nothing is written then.
 
-    Example:
+    Examples:
         >>> from nnunetv2_dsvm import evaluate
         >>> evaluation = evaluate("reference", ["prediction"], tolerance_mm=2, processes=1)
         >>> evaluation.models[0].summary["organ"]["Dice"].mean
@@ -143,7 +143,7 @@ def evaluate_cross_validation(
     Raises:
         UserError: nnU-Net's variables are not set, something was not trained or validated, or as `evaluate`.
 
-    Example:
+    Examples:
         >>> from nnunetv2_dsvm import evaluate_cross_validation
         >>> evaluation = evaluate_cross_validation("905", ["nnUNetTrainerDSVM"], folds=["0", "1"], processes=1)
         >>> [case.case.name for case in evaluation.models[0].results]

@@ -85,7 +85,7 @@ def load_trained_network(
                 auxiliary_heads=any(key.startswith(_HEADS) and not key.startswith(f"{_HEADS}0.") for key in weights),
             )
     except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
-        # 3D, sizes in the plans that do not fit together, or files that lack what nnU-Net writes into them
+        # sizes in the plans that do not fit together, or files that lack what nnU-Net writes into them
         raise UserError(
             f"{folder}, trained by {stored.trainer}: its checkpoint, plans.json and dataset.json give no "
             f"VM-UNet: {error if isinstance(error, ValueError) else repr(error)}"

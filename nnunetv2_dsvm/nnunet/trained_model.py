@@ -58,6 +58,15 @@ class TrainedModel:
     def plans(self) -> dict[str, Any]:
         return read_json_object(self.folder / PLANS_JSON)
 
+    @property
+    def dimensions(self) -> int:
+        """Axes of the patches that it was trained on: 2 or 3."""
+        configurations = self.plans["configurations"]
+        planned = configurations[self.configuration]
+        while "patch_size" not in planned:
+            planned = configurations[planned["inherits_from"]]
+        return len(planned["patch_size"])
+
     @cached_property
     def dataset_json(self) -> dict[str, Any]:
         return read_json_object(self.folder / DATASET_JSON)
@@ -150,7 +159,7 @@ def find_models(
 
 def _refuse_incomplete(model: TrainedModel) -> None:
     needed = {
-        PLANS_JSON: (model.plans, ("dataset_name", "image_reader_writer")),
+        PLANS_JSON: (model.plans, ("dataset_name", "image_reader_writer", "configurations")),
         DATASET_JSON: (model.dataset_json, ("labels", "file_ending")),
     }
     for file, (content, keys) in needed.items():

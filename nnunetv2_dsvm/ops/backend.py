@@ -25,9 +25,14 @@ class FusedOperators(ABC):
 
     @abstractmethod
     def core_forward(
-        self, x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, sizes: tuple[int, ...], save: bool
+        self, x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, shape: ScanShape, save: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """The scan with the projections that give dt, B and C; shapes as in `fused_core.ss2d_core`.
+        """The scan with the projections that give dt, B and C.
+
+        Args:
+            x, weight, A, D, dt_bias: as in `fused_core.scan_core`.
+            shape: of the scan, with its grid and walks.
+            save: whether a backward follows.
 
         Returns:
             y in `projections.output_dtype`, and with `save` what `core_backward` starts from, as the backend's
@@ -37,7 +42,7 @@ class FusedOperators(ABC):
     @abstractmethod
     def core_backward(
         self, grad: Tensor, saved: Tensor, x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor,
-        sizes: tuple[int, ...],
+        shape: ScanShape,
     ) -> CoreGradients:  # fmt: skip
         """The gradients of x, weight, A, D and dt_bias from `grad`, that of y."""
 

@@ -1,9 +1,10 @@
-"""SS2D with the norm before it, from input to output, as one differentiable operator; for fused operators only.
+"""SS2D of images and volumes, with the norm before it, as one differentiable operator; for fused operators only.
 
 Backward keeps the input, the merged scan and the scan's sparse states, and computes everything else again: products,
 norms and the depthwise convolution are a small part of a block's time, and most of its memory if kept.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,9 +14,9 @@ from torch import Tensor
 from nnunetv2_dsvm.ops.backend import FusedOperators
 from nnunetv2_dsvm.ops.device import on_its_device
 from nnunetv2_dsvm.ops.dispatch import BACKENDS, fused_operators, saves_for_backward
-from nnunetv2_dsvm.ops.fused_core import core_backend
+from nnunetv2_dsvm.ops.fused_core import core_backend, core_shape
 from nnunetv2_dsvm.ops.projections import output_dtype
-from nnunetv2_dsvm.ops.scan_inputs import ScanShape
+from nnunetv2_dsvm.ops.scan_order import ScanOrder, as_numbers
 
 
 class NormWeights(NamedTuple):
@@ -29,19 +30,20 @@ class NormWeights(NamedTuple):
 def ss2d_block(
     x: Tensor, norm: NormWeights, in_weight: Tensor, conv_weight: Tensor, conv_bias: Tensor, projection: Tensor,
     A: Tensor, D: Tensor, dt_bias: Tensor, out_norm: NormWeights, out_weight: Tensor,
-    backend: str = "auto",
+    backend: str = "auto", orders: Sequence[ScanOrder] | None = None,
 ) -> Tensor:  # fmt: skip
     """out_proj(LayerNorm(scan(SiLU(conv(u)))) * SiLU(z)) for u, z = in_proj(LayerNorm(x)) (arXiv 2401.10166).
 
     Args:
-        x: `(B, *sizes, dim)`, for an image `(B, H, W, dim)`.
+        x: `(B, H, W, dim)` or `(B, D, H, W, dim)`.
         norm: over dim.
         in_weight: `(2 d_inner, dim)`: the rows of u, then those of z.
-        conv_weight, conv_bias: of the depthwise convolution, `(d_inner, 1, k, k)` with k odd, and `(d_inner,)`.
-        projection, A, D, dt_bias: as `weight` and the rest in `ss2d_core`.
+        conv_weight, conv_bias: of the depthwise convolution, `(d_inner, 1, k, …)` with k odd, and `(d_inner,)`.
+        projection, A, D, dt_bias: as `weight` and the rest in `scan_core`.
         out_norm: over d_inner.
         out_weight: `(dim, d_inner)`.
-        backend: as in `ss2d_scan`, one that `uses_core` says yes to.
+        backend: as in `selective_scan`, one that `uses_core` says yes to.
+        orders: the walks through the grid, as in `selective_scan`.
 
     Returns:
         The shape of x, in autocast's dtype, without autocast in x's.
@@ -53,7 +55,8 @@ def ss2d_block(
         out_norm.weight, out_norm.bias, out_weight,
     )  # fmt: skip
     save = saves_for_backward(*tensors)
-    return _block(*tensors, norm.eps, out_norm.eps, dtype, backend, save)[0]
+    numbers = as_numbers(orders, x.shape[1:-1])
+    return _block(*tensors, norm.eps, out_norm.eps, dtype, numbers, backend, save)[0]
 
 
 def _in_projection(
@@ -72,16 +75,16 @@ def _in_projection(
 def _block(
     x: Tensor, norm_weight: Tensor, norm_bias: Tensor, in_weight: Tensor, conv_weight: Tensor, conv_bias: Tensor,
     projection: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, out_norm_weight: Tensor, out_norm_bias: Tensor,
-    out_weight: Tensor, norm_eps: float, out_norm_eps: float, dtype: torch.dtype, backend: str,
-    save: bool,
+    out_weight: Tensor, norm_eps: float, out_norm_eps: float, dtype: torch.dtype, orders: Sequence[int],
+    backend: str, save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The output, and of the scan the merged sum and the sparse states (both empty unless `save`)."""
-    fused = fused_operators(core_backend(backend, x, A))
-    sizes = tuple(x.shape[1:-1])
+    shape = core_shape(x, A, x.shape[1:-1], orders)
+    fused = fused_operators(core_backend(backend, x, shape))
     u, z = _in_projection(fused, x, norm_weight, norm_bias, in_weight, norm_eps, dtype)[1:]
     active = fused.conv_silu_forward(u, conv_weight, conv_bias).flatten(1, -2)
     del u
-    y, saved = fused.core_forward(active, projection, A, D, dt_bias, sizes, save)
+    y, saved = fused.core_forward(active, projection, A, D, dt_bias, shape, save)
     del active
     y = y.view(z.shape)
     gated = fused.layer_norm_forward(y, out_norm_weight, out_norm_bias, z, out_norm_eps, dtype)
@@ -97,13 +100,13 @@ def _block_backward(
     grad: Tensor, y: Tensor, saved: Tensor,
     x: Tensor, norm_weight: Tensor, norm_bias: Tensor, in_weight: Tensor, conv_weight: Tensor, conv_bias: Tensor,
     projection: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, out_norm_weight: Tensor, out_norm_bias: Tensor,
-    out_weight: Tensor, norm_eps: float, out_norm_eps: float, backend: str,
+    out_weight: Tensor, norm_eps: float, out_norm_eps: float, orders: Sequence[int], backend: str,
 ) -> tuple[
     Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
 ]:  # fmt: skip
     """The gradients of the thirteen tensors from x on."""
-    fused = fused_operators(core_backend(backend, x, A))
-    sizes = tuple(x.shape[1:-1])
+    shape = core_shape(x, A, x.shape[1:-1], orders)
+    fused = fused_operators(core_backend(backend, x, shape))
     dtype = grad.dtype
     normalised, u, z = _in_projection(fused, x, norm_weight, norm_bias, in_weight, norm_eps, dtype)
     rows = grad.reshape(-1, grad.shape[-1])
@@ -118,7 +121,7 @@ def _block_backward(
 
     active = fused.conv_silu_forward(u, conv_weight, conv_bias).flatten(1, -2)
     grad_active, grad_projection, grad_A, grad_D, grad_dt_bias = fused.core_backward(
-        grad_y.flatten(1, -2), saved, active, projection, A, D, dt_bias, sizes
+        grad_y.flatten(1, -2), saved, active, projection, A, D, dt_bias, shape
     )
     del grad_y, active
     grad_u, grad_conv_weight, grad_conv_bias = fused.conv_silu_backward(
@@ -140,14 +143,13 @@ def _block_backward(
 
 @_block.register_fake
 def _(x, norm_weight, norm_bias, in_weight, conv_weight, conv_bias, projection, A, D, dt_bias, out_norm_weight,
-      out_norm_bias, out_weight, norm_eps, out_norm_eps, dtype, backend, save):  # fmt: skip
+      out_norm_bias, out_weight, norm_eps, out_norm_eps, dtype, orders, backend, save):  # fmt: skip
     out = x.new_empty(*x.shape[:-1], out_weight.shape[0], dtype=dtype)
     if not save:
         return out, x.new_empty(0), x.new_empty(0)
     y = x.new_empty(*x.shape[:-1], out_weight.shape[1], dtype=output_dtype(dtype))
-    directions, channels, d_state = A.shape
-    shape = ScanShape(x.shape[0], tuple(x.shape[1:-1]), channels, d_state, directions)
-    return out, y, BACKENDS[core_backend(backend, x, A)].saved_states(shape, dtype, x)
+    shape = core_shape(x, A, x.shape[1:-1], orders)
+    return out, y, BACKENDS[core_backend(backend, x, shape)].saved_states(shape, dtype, x)
 
 
 @_block_backward.register_fake
@@ -156,15 +158,15 @@ def _(grad, y, saved, *inputs):
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    *tensors, ctx.norm_eps, ctx.out_norm_eps, _, ctx.backend, _ = inputs
+    *tensors, ctx.norm_eps, ctx.out_norm_eps, _, ctx.orders, ctx.backend, _ = inputs
     ctx.save_for_backward(*output[1:], *tensors)
     ctx.set_materialize_grads(False)  # the states get none: no zeros as large as they are
     ctx.mark_non_differentiable(*output[1:])
 
 
 def _backward(ctx, grad: Tensor, *_):
-    grads = _block_backward(grad, *ctx.saved_tensors, ctx.norm_eps, ctx.out_norm_eps, ctx.backend)
-    return *grads, None, None, None, None, None
+    grads = _block_backward(grad, *ctx.saved_tensors, ctx.norm_eps, ctx.out_norm_eps, ctx.orders, ctx.backend)
+    return *grads, None, None, None, None, None, None
 
 
 _block.register_autograd(_backward, setup_context=_setup_context)

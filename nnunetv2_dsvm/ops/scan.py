@@ -19,7 +19,7 @@ def ss2d_scan(
 
     `selective_scan` of a grid of height * width tokens: K = 4 directions, row-major, column-major, and both reversed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> x, dt = torch.randn(2, 12, 8), torch.randn(2, 12, 4, 8)
         >>> A, D, bias = -torch.rand(4, 8, 16), torch.ones(4, 8), torch.zeros(4, 8)

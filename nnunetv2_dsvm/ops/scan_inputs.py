@@ -18,13 +18,18 @@ def grid_sizes(*sizes: int) -> tuple[int, ...]:
 
 
 class ScanShape(NamedTuple):
-    """Sizes of a call: a grid of `sizes` tokens of `d_inner` channels with `d_state` states each, K `directions`."""
+    """Sizes of a call: a grid of `sizes` tokens of `d_inner` channels with `d_state` states each, K `directions`.
+
+    Attributes:
+        orders: the K walks through the grid; None: `axis_orders`.
+    """
 
     batch: int
     sizes: tuple[int, ...]
     d_inner: int
     d_state: int
     directions: int
+    orders: tuple[ScanOrder, ...] | None = None
 
     @classmethod
     def of_grid(cls, batch: int, sizes: tuple[int, ...], d_inner: int, d_state: int = 16) -> "ScanShape":
@@ -35,6 +40,16 @@ class ScanShape(NamedTuple):
     def length(self) -> int:
         """L, the tokens of the grid."""
         return prod(self.sizes)
+
+    @property
+    def step(self) -> int:
+        """Of all walks: along each axis they visit every so many-th token."""
+        return self.orders[0].step if self.orders else 1
+
+    @property
+    def visited(self) -> int:
+        """Tokens of a walk."""
+        return self.length // self.step ** len(self.sizes)
 
     def __str__(self) -> str:
         grid = "×".join(map(str, self.sizes))
@@ -63,7 +78,7 @@ class ScanInputs(NamedTuple):
     def shape(self) -> ScanShape:
         """The sizes of the call; K is the parameters'."""
         directions, d_inner, d_state = self.A.shape
-        return ScanShape(self.x.shape[0], self.sizes, d_inner, d_state, directions)
+        return ScanShape(self.x.shape[0], self.sizes, d_inner, d_state, directions, self.orders)
 
     @property
     def dtype(self) -> torch.dtype:

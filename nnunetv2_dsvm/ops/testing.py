@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunetv2_dsvm.ops.dispatch import BACKENDS
-from nnunetv2_dsvm.ops.fused_core import ss2d_core, uses_core
+from nnunetv2_dsvm.ops.fused_core import scan_core, uses_core
 from nnunetv2_dsvm.ops.projections import split
 from nnunetv2_dsvm.ops.scan import selective_scan
 from nnunetv2_dsvm.ops.scan_inputs import ScanInputs, ScanShape
@@ -139,9 +139,8 @@ def _projected_scan(inputs: Sequence[Tensor], shape: ScanShape, grad: Tensor, ba
     """The output and the gradients of `inputs`: x, the projections' matrix, A, D and dt_bias."""
     inputs = [t.detach().requires_grad_() for t in inputs]
     x, weight, A, D, dt_bias = inputs
-    if uses_core(backend, x.device, x.dtype, shape.d_state):
-        height, width = shape.sizes
-        y = ss2d_core(x, weight, A, D, dt_bias, height=height, width=width, backend=backend)
+    if uses_core(backend, x.device, x.dtype, shape.d_state, len(shape.sizes)):
+        y = scan_core(x, weight, A, D, dt_bias, sizes=shape.sizes, backend=backend)
     else:
         dt, B, C = split(F.linear(x, weight.to(x.dtype)), shape.d_inner, shape.d_state)
         y = selective_scan(x, dt, A, B, C, D, dt_bias, sizes=shape.sizes, backend=backend)

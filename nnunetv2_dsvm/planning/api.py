@@ -19,37 +19,66 @@ from nnunetv2_dsvm.nnunet.folders import check_folder_variables
 from nnunetv2_dsvm.nnunet.listing import nnunet_passing_over_litter
 from nnunetv2_dsvm.nnunet.names import DATASET_JSON
 from nnunetv2_dsvm.planning.memory import Precision
+from nnunetv2_dsvm.planning.network_of_plans import sizes_in
 from nnunetv2_dsvm.planning.planner import PLANS_NAME, DSVMPlanner, check_size
 from nnunetv2_dsvm.planning.plans_name import check_plans_name
 
 DEFAULT_TARGET_GB = 8.0
+PLANNED = ("2d", "3d_lowres", "3d_fullres")  # by nnU-Net's planner, with a patch of their own
+
+
+@dataclass(frozen=True)
+class PlannedConfiguration:
+    """What was planned for a configuration with a patch of its own.
+
+    Attributes:
+        patch_size: along each axis, in pixels or voxels.
+        batch_size: images of a step.
+        memory_gb: what a training is estimated to take on a GPU, in GB (10^9 bytes).
+    """
+
+    patch_size: tuple[int, ...]
+    batch_size: int
+    memory_gb: float
 
 
 @dataclass(frozen=True)
 class PlannedDataset:
-    """What was planned for a dataset's 2D configuration.
+    """What was planned for a dataset.
 
     Attributes:
         file: the plans, in nnU-Net's folder of the preprocessed dataset.
         preset: size of the network.
-        patch_size: (height, width) in pixels.
-        batch_size: images of a step.
-        memory_gb: what a training is estimated to take on a GPU, in GB (10^9 bytes).
-        target_gb: what it may take.
+        configurations: by their names; "2d" always, and nnU-Net's 3D ones where images are volumes. Those that inherit,
+            such as "3d_cascade_fullres", are left out.
+        target_gb: what a training may take.
         precision: in which the GPU will train.
-        for_cpu: the batch is one for a CPU, which trains in fp32.
+        for_cpu: the batches are for a CPU, which trains in fp32.
         said: what nnU-Net's planner printed.
     """
 
     file: Path
     preset: str
-    patch_size: tuple[int, int]
-    batch_size: int
-    memory_gb: float
+    configurations: dict[str, PlannedConfiguration]
     target_gb: float
     precision: Precision
     for_cpu: bool
     said: str
+
+    @property
+    def patch_size(self) -> tuple[int, ...]:
+        """Of the 2D configuration, (height, width) in pixels."""
+        return self.configurations["2d"].patch_size
+
+    @property
+    def batch_size(self) -> int:
+        """Of the 2D configuration."""
+        return self.configurations["2d"].batch_size
+
+    @property
+    def memory_gb(self) -> float:
+        """Of the 2D configuration."""
+        return self.configurations["2d"].memory_gb
 
 
 def plan(
@@ -62,7 +91,7 @@ def plan(
     overwrite_target_spacing: Sequence[float] | None = None,
     plans_name: str = PLANS_NAME,
 ) -> PlannedDataset:
-    """Writes plans for VM-UNet: size of the network, patch and batch of the 2D configuration by the GPU's memory.
+    """Writes plans for VM-UNet: size of the network, patch and batch of each configuration by the GPU's memory.
 
     All else is nnU-Net's planning. Its fingerprint of the dataset must be there.
 
@@ -80,7 +109,7 @@ def plan(
         UserError: nnU-Net's variables cannot be used, an argument has a value that cannot be meant, the dataset or its
             fingerprint is missing, or nothing fits into the memory. No plans are written then.
 
-    Example:
+    Examples:
         >>> from nnunetv2_dsvm import plan
         >>> planned = plan(901, preset="small", precision="bfloat16", plans_name="nnUNetPlans_small")
         >>> planned.file.name, planned.preset, planned.precision
@@ -115,18 +144,27 @@ def plan(
                 precision=precision,
                 for_cpu=for_cpu,
             )
-            planned = planner.plan_experiment()["configurations"]["2d"]
+            configurations = planner.plan_experiment()["configurations"]
     except FileNotFoundError as error:
         raise UserError(f"dataset {dataset_id}: {error}. A raw dataset has a dataset.json") from error
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(f"dataset {dataset_id}: {error}") from error
-    height, width = planned["patch_size"]
     return PlannedDataset(
         file=Path(os.environ["nnUNet_preprocessed"], planner.dataset_name, f"{plans_name}.json"),
         preset=planner.preset,
-        patch_size=(height, width),
-        batch_size=planned["batch_size"],
-        memory_gb=planner.memory_gb(planned["patch_size"], planned["batch_size"]),
+        configurations={
+            name: PlannedConfiguration(
+                patch_size=tuple(configurations[name]["patch_size"]),
+                batch_size=configurations[name]["batch_size"],
+                memory_gb=planner.memory_gb(
+                    configurations[name]["patch_size"],
+                    configurations[name]["batch_size"],
+                    sizes_in(configurations[name]["architecture"]["arch_kwargs"]),
+                ),
+            )
+            for name in PLANNED
+            if name in configurations
+        },
         target_gb=target_gb,
         precision=precision,
         for_cpu=for_cpu,

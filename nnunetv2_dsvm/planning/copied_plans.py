@@ -1,19 +1,26 @@
 """A copy of plans under a name of its own, with another network, patch or batch where that is asked for."""
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.json_files import write_json
 from nnunetv2_dsvm.files.listing import visible_files
+from nnunetv2_dsvm.files.text import by
 from nnunetv2_dsvm.nnunet.names import OTHER_FILES_OF_A_DATASET
-from nnunetv2_dsvm.planning.network_of_plans import check_2d, check_output_varies, vm_unet_architecture
+from nnunetv2_dsvm.planning.network_of_plans import (
+    build_vm_unet,
+    check_output_varies,
+    planned_strides,
+    sizes_in,
+    vm_unet_architecture,
+)
 
 
 def copy_plans(
@@ -35,8 +42,9 @@ def copy_plans(
         source: name of the plans to copy.
         name: of the copy.
         configuration: the one that is changed.
-        network: arguments of `VMUNet` besides channels and classes; None: the source's network.
-        patch_size: (height, width) in pixels; None: the source's.
+        network: arguments of `VMUNet` besides channels and classes; None: the source's network. In 3D its strides are
+            those of the source, for as many stages as both have, unless it has its own.
+        patch_size: along each axis, in pixels or voxels; None: the source's.
         batch_size: images in a step; None: the source's.
 
     Returns:
@@ -49,15 +57,21 @@ def copy_plans(
     configurations = plans["configurations"]
     if configuration not in configurations:
         raise UserError(f"{source} has no configuration {configuration}; it has {', '.join(configurations)}")
-    changed = configurations[configuration]
-    if network is not None:
-        changed["architecture"] = vm_unet_architecture(network)
-    if patch_size is not None:
-        changed["patch_size"] = list(patch_size)
-    if batch_size is not None:
-        changed["batch_size"] = batch_size
-    if network is not None or patch_size is not None:
-        _check_can_be_built(changed, network)
+    changed, source_configuration = configurations[configuration], _resolved(plans, configuration)
+    axes = len(source_configuration.patch_size)
+    if patch_size is not None and len(patch_size) != axes:
+        raise UserError(f"a patch of {by(patch_size)} for {configuration}, which needs {axes} numbers, one an axis")
+    try:
+        if network is not None:
+            changed["architecture"] = vm_unet_architecture(_with_strides(network, source_configuration))
+        if patch_size is not None:
+            changed["patch_size"] = list(patch_size)
+        if batch_size is not None:
+            changed["batch_size"] = batch_size
+        if network is not None or patch_size is not None:
+            _check_can_be_built(_resolved(plans, configuration))
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from error
     plans["plans_name"] = name
     path = dataset_folder / f"{name}.json"
     try:
@@ -84,13 +98,19 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     return plans
 
 
-def _check_can_be_built(configuration: dict[str, Any], network: Mapping[str, Any] | None) -> None:
-    try:
-        if "patch_size" in configuration:  # it may be inherited
-            check_2d(ConfigurationManager(configuration))
-        if network is not None:
-            check_output_varies(ConfigurationManager(configuration))
-            with torch.device("meta"):
-                VMUNet(1, 2, **network)
-    except (TypeError, ValueError) as error:
-        raise UserError(str(error)) from error
+def _resolved(plans: dict[str, Any], configuration: str) -> ConfigurationManager:
+    """With what it inherits."""
+    return PlansManager(copy.deepcopy(plans)).get_configuration(configuration)
+
+
+def _with_strides(network: Mapping[str, Any], source: ConfigurationManager) -> Mapping[str, Any]:
+    if len(source.patch_size) == 2 or network.get("strides"):
+        return network
+    sizes = sizes_in(network)
+    return {**network, **sizes.with_strides(planned_strides(source)[: 1 + len(sizes.dims)])}
+
+
+def _check_can_be_built(configuration: ConfigurationManager) -> None:
+    check_output_varies(configuration)
+    with torch.device("meta"):
+        build_vm_unet(configuration, 1, 2, deep_supervision=False, auxiliary_heads=False)

@@ -2,7 +2,8 @@
 
 Fitted to 41 trainings of nnUNetTrainerDSVM by nnU-Net's own steps on an H200 (torch 2.11, Triton 3.6): patches from
 64x64 to 1024x1024, batches from 2 to 283, six sizes of network, bf16 and fp16; see NOTES.md. For the fused GPU kernels:
-plain PyTorch and mamba-ssm need more.
+plain PyTorch and mamba-ssm need more. For volumes the same coefficients are taken with the sizes of volumes: no 3D
+training was measured, which is why their margin is larger.
 """
 
 import math
@@ -16,19 +17,22 @@ from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 from nnunetv2_dsvm.distillation import DualSelfDistillation
 from nnunetv2_dsvm.ops.backend import SAVED_STATES_INTERVAL
-from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS
 
 Precision = Literal["bfloat16", "float16"]
 
 GIGABYTE = 10**9
 CUDA_CONTEXT = 0.95 * GIGABYTE  # what CUDA takes beside torch's own memory; 0.92 measured
-_MARGIN = 1.06  # over the fit, whose errors are -7 to +4 percent
+# Over the fit by a network's dimensions: in 2D its errors are -7 to +4 percent.
+_MARGIN = {2: 1.06, 3: 1.15}
 # Bytes. Of every training, and per parameter: weights, gradients and their copies, AdamW's two moments, 16-bit weights.
 _ALWAYS, _PER_PARAMETER = 0.2e9, 24.97
 # Per element, batch included: of the states that a block keeps, for it and for what is as large; of the stages'
 # features; of the logits; and of what the largest stage's backward needs once, in the widest tensor of all directions.
 _PER_KEPT_STATE, _PER_FEATURE, _PER_LOGIT, _PER_PROJECTED = 14.35, 79.23, 51.72, 5.952
 _PER_DEEPEST_CHANNEL = 10440.0  # and image: partial sums of gradients, which small images do not fill
+# Of the last expanding's full-size channels, C/4, two 16-bit tensors are kept and backward makes three of their size.
+# In 2D they are four times the first stage's features, which the fit counts there; in 3D up to sixteen times.
+_PER_FULL_SIZE_CHANNEL = 10.0
 # In fp16 the distillation computes in fp32, in bf16 it does not.
 _FP16_PER_FEATURE, _FP16_PER_BLOCK_ELEMENT = 25.19, 7.284
 
@@ -45,36 +49,38 @@ def training_memory(
     """Bytes of GPU memory that a training of nnUNetTrainerDSVM takes, CUDA's own included; rather more than less.
 
     Args:
-        patch_size: height and width in pixels.
+        patch_size: along each axis, in pixels or voxels.
         batch_size: images.
-        sizes: of the network.
+        sizes: of the network, of as many dimensions as the patch.
         input_channels: of the images.
         num_classes: of the logits.
         precision: of autocast.
     """
     dims, d_state, strides = sizes.dims, sizes.d_state, sizes.stage_strides
-    height, width = (math.ceil(size / strides[-1]) * strides[-1] for size in patch_size)
-    tokens = [height * width // stride**2 for stride in strides]
+    padded = [math.ceil(size / stride) * stride for size, stride in zip(patch_size, strides[-1], strict=True)]
+    pixels, directions = math.prod(padded), 2 * sizes.axes
+    tokens = [pixels // math.prod(stride) for stride in strides]
     blocks = [down + up for down, up in zip(sizes.encoder_depths, reversed(sizes.decoder_depths), strict=True)]
 
     features = sum(count * dim for count, dim in zip(tokens, dims, strict=True))
     in_blocks = sum(count * dim * n for count, dim, n in zip(tokens, dims, blocks, strict=True))
     states = sum(
-        math.ceil(count / SAVED_STATES_INTERVAL) * NUM_DIRECTIONS * d_state * 2 * dim * n
+        math.ceil(count / SAVED_STATES_INTERVAL) * directions * d_state * 2 * dim * n
         for count, dim, n in zip(tokens, dims, blocks, strict=True)
     )
-    projected = tokens[0] * NUM_DIRECTIONS * (2 * dims[0] + 2 * d_state)
+    projected = tokens[0] * directions * (2 * dims[0] + 2 * d_state)
     per_image = (
         _PER_KEPT_STATE * states
         + _PER_FEATURE * features
-        + _PER_LOGIT * height * width * num_classes
+        + _PER_FULL_SIZE_CHANNEL * (pixels * dims[0] // 4 - 4 * tokens[0] * dims[0])
+        + _PER_LOGIT * pixels * num_classes
         + _PER_PROJECTED * projected
         + _PER_DEEPEST_CHANNEL * dims[-1]
     )
     if precision == "float16":
         per_image += _FP16_PER_FEATURE * features + _FP16_PER_BLOCK_ELEMENT * in_blocks
     parameters = _parameters(input_channels, num_classes, sizes)
-    return _MARGIN * (_ALWAYS + _PER_PARAMETER * parameters + batch_size * per_image) + CUDA_CONTEXT
+    return _MARGIN[sizes.axes] * (_ALWAYS + _PER_PARAMETER * parameters + batch_size * per_image) + CUDA_CONTEXT
 
 
 def largest_batch(target: float, patch_size: Sequence[int], sizes: VMUNetSizes, **images_and_precision: Any) -> int:
@@ -87,5 +93,6 @@ def largest_batch(target: float, patch_size: Sequence[int], sizes: VMUNetSizes, 
 def _parameters(input_channels: int, num_classes: int, sizes: VMUNetSizes) -> int:
     """Of the network and of the distillation's projections."""
     with torch.device("meta"):
-        modules = VMUNet(input_channels, num_classes, **sizes), DualSelfDistillation(sizes.dims, sizes.dims)
+        network = VMUNet(input_channels, num_classes, **sizes)
+        modules = network, DualSelfDistillation.from_stages(network.encoder_stages, network.decoder_stages)
     return sum(p.numel() for module in modules for p in module.parameters())

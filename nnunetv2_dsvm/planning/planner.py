@@ -1,4 +1,4 @@
-"""DSVMPlanner: nnU-Net's experiment planner, whose 2D configuration is planned for VM-UNet."""
+"""DSVMPlanner: nnU-Net's experiment planner, whose configurations are planned for VM-UNet."""
 
 import io
 from collections.abc import Sequence
@@ -8,21 +8,26 @@ from typing import Any
 
 import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
+from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 from nnunetv2_dsvm.files.json_files import read_json_object, write_json
 from nnunetv2_dsvm.files.text import by
 from nnunetv2_dsvm.planning.memory import GIGABYTE, Precision, largest_batch, training_memory
 from nnunetv2_dsvm.planning.network_of_plans import vm_unet_architecture
+from nnunetv2_dsvm.planning.plan_strides import strides_of_plan
 
 PLANS_NAME = "nnUNetDSVMPlans"
 # From which memory target, in GB, which preset: the largest of them that leaves a batch of 8 and more at 512x512.
 PRESET_FROM_GB = {0: "base", 12: "large", 24: "wide", 40: "deep", 80: "huge"}
 # Images and pixels of a step on a CPU, which memory does not limit: about a second on two cores with the preset small.
 _CPU_IMAGES, _CPU_PIXELS = 8, 2**19
-_LARGEST_AREA = 2048**2  # nnU-Net's first guess at a 2D patch
+_LARGEST_PATCH = {2: 2048**2, 3: 256**3}  # nnU-Net's first guess by the axes, in pixels
+_SMALLEST_AXIS = {2: 1, 3: 16}  # a patch that is shortened becomes no shorter; less than that saves no memory in 3D
+_ANY_NUMBER_OF_STEPS = 999999
 
 
 def preset_for(target_gb: float) -> str:
@@ -41,11 +46,12 @@ def check_size(target_gb: float, preset: str | None) -> None:
 class DSVMPlanner(ExperimentPlanner):
     """Plans for `VMUNet`: patch, batch and size of the network by the GPU's memory.
 
-    Spacing, normalisation, resampling and everything else are nnU-Net's, as are its 3D configurations, which keep its
-    own network. In the 2D configuration the patch starts, as nnU-Net's, at the median image's size and loses the
-    longest axis, relative to the image, until two images fit; here by multiples of the network's stride, and with a
-    memory estimate that was measured (`nnunetv2_dsvm.planning.memory`). The batch fills the target, but as in nnU-Net
-    covers no more than a twentieth of the dataset. On a CPU it is small instead: at most eight images of 256x256.
+    Spacing, normalisation, resampling, which configurations there are and everything else are nnU-Net's. The patch
+    starts, as nnU-Net's, at the median image's size and loses the longest axis, relative to the image, until two images
+    fit: by multiples of the network's stride, in 3D by those of nnU-Net's own network for such a patch, from whose
+    strides ours follow (`strides_of_plan`); and with the memory estimate of `nnunetv2_dsvm.planning.memory`. The batch
+    fills the target, but as in nnU-Net covers no more than a twentieth of the dataset. On a CPU steps are small
+    instead: at most eight images of 256x256, or two volumes of 64x64x64.
 
     Args:
         dataset_name_or_id: with a fingerprint in nnUNet_preprocessed.
@@ -115,20 +121,20 @@ class DSVMPlanner(ExperimentPlanner):
         approximate_n_voxels_dataset: float,
         _cache: dict,
     ) -> dict[str, Any]:
-        """nnU-Net's configuration; for 2D with our patch, batch and architecture."""
+        """nnU-Net's configuration with our patch, batch and architecture."""
         plan = super().get_plans_for_configuration(
             spacing, median_shape, data_identifier, approximate_n_voxels_dataset, _cache
         )
-        if len(spacing) == 2:
-            patch_size = self._patch_size(np.asarray(spacing), np.asarray(median_shape))
-            plan["patch_size"] = patch_size
-            plan["batch_size"] = self._batch_size(patch_size, approximate_n_voxels_dataset)
-            plan["architecture"] = vm_unet_architecture(self.sizes)
+        patch_size, sizes = self._patch_size(np.asarray(spacing), np.asarray(median_shape))
+        plan["patch_size"] = patch_size
+        plan["batch_size"] = self._batch_size(patch_size, sizes, approximate_n_voxels_dataset)
+        plan["architecture"] = vm_unet_architecture(sizes)
         return plan
 
-    def memory_gb(self, patch_size: Sequence[int], batch_size: int) -> float:
-        """What a training is estimated to take, in GB."""
-        return training_memory(patch_size, batch_size, self.sizes, **self._images_and_precision()) / GIGABYTE
+    def memory_gb(self, patch_size: Sequence[int], batch_size: int, sizes: VMUNetSizes | None = None) -> float:
+        """What a training is estimated to take, in GB; `sizes` are the network's in 2D where they are not given."""
+        options = self._images_and_precision()
+        return training_memory(patch_size, batch_size, sizes or self.sizes, **options) / GIGABYTE
 
     def _images_and_precision(self) -> dict[str, Any]:
         return {
@@ -137,31 +143,63 @@ class DSVMPlanner(ExperimentPlanner):
             "precision": self.precision,
         }
 
-    def _patch_size(self, spacing: np.ndarray, median_shape: np.ndarray) -> list[int]:
-        stride = self.sizes.stage_strides[-1]
+    def _patch_size(self, spacing: np.ndarray, median_shape: np.ndarray) -> tuple[list[int], VMUNetSizes]:
+        """The patch, and the network for it."""
+        axes = len(spacing)
         per_mm = 1 / spacing
-        largest = np.round(per_mm * (_LARGEST_AREA / per_mm.prod()) ** 0.5)
-        patch = [int(-(-min(a, b) // stride) * stride) for a, b in zip(largest, median_shape, strict=True)]
-        while self._largest_batch(patch) < self.UNet_min_batch_size:
-            axes = [axis for axis in range(2) if patch[axis] > stride]
-            if not axes:
-                smaller = list(PRESETS)[: list(PRESETS).index(self.preset)]  # PRESETS ascends
-                raise ValueError(
-                    f"a training of the preset {self.preset!r} with {self.UNet_min_batch_size} images of "
-                    f"{by(patch)} pixels takes {self.memory_gb(patch, self.UNet_min_batch_size):.1f} GB, "
-                    f"more than the target of {self.UNet_vram_target_GB:g} GB: raise -gpu_memory_target"
-                    + (f" or choose a smaller -preset ({', '.join(smaller)})" if smaller else "")
-                )
-            patch[max(axes, key=lambda axis: patch[axis] / median_shape[axis])] -= stride
-        return patch
+        largest = np.round(per_mm * (_LARGEST_PATCH[axes] / per_mm.prod()) ** (1 / axes))
+        first = [min(a, b) for a, b in zip(largest, median_shape, strict=True)]
+        patch, sizes, divisor = self._for_network(spacing, first)
+        while self._is_too_large(patch, sizes):
+            candidates = [axis for axis in range(axes) if patch[axis] > max(divisor[axis], _SMALLEST_AXIS[axes])]
+            if not candidates:
+                raise ValueError(self._does_not_fit(patch, sizes))
+            axis = max(candidates, key=lambda axis: patch[axis] / median_shape[axis])
+            smaller = list(patch)
+            smaller[axis] -= divisor[axis]
+            if axes == 3:  # a smaller axis may be halved less often, and then a size in between is possible too
+                smaller[axis] = patch[axis] - self._for_network(spacing, smaller)[2][axis]
+            patch, sizes, divisor = self._for_network(spacing, smaller)
+        return patch, sizes
 
-    def _batch_size(self, patch_size: Sequence[int], voxels_of_dataset: float) -> int:
+    def _for_network(
+        self, spacing: np.ndarray, patch_size: Sequence[float]
+    ) -> tuple[list[int], VMUNetSizes, Sequence[int]]:
+        """The patch rounded up to what the network divides, the network, and what that is along each axis.
+
+        In 3D nnU-Net's own network for such a patch decides; ours divides no more.
+        """
+        if len(spacing) == 2:
+            sizes, divisor = self.sizes, self.sizes.stage_strides[-1]
+        else:
+            # nnU-Net's rule for its own networks: no axis of the deepest features shorter than four
+            _, strides, _, _, divisor = get_pool_and_conv_props(
+                spacing, patch_size, self.UNet_featuremap_min_edge_length, _ANY_NUMBER_OF_STEPS
+            )
+            sizes = self.sizes.with_strides(strides_of_plan(strides))
+        return [int(-(-size // step) * step) for size, step in zip(patch_size, divisor, strict=True)], sizes, divisor
+
+    def _is_too_large(self, patch: Sequence[int], sizes: VMUNetSizes) -> bool:
+        if self.for_cpu and len(patch) == 3 and self.UNet_min_batch_size * np.prod(patch) > _CPU_PIXELS:
+            return True
+        return self._largest_batch(patch, sizes) < self.UNet_min_batch_size
+
+    def _does_not_fit(self, patch: Sequence[int], sizes: VMUNetSizes) -> str:
+        smaller = list(PRESETS)[: list(PRESETS).index(self.preset)]  # PRESETS ascends
+        return (
+            f"a training of the preset {self.preset!r} with {self.UNet_min_batch_size} images of "
+            f"{by(patch)} pixels takes {self.memory_gb(patch, self.UNet_min_batch_size, sizes):.1f} GB, "
+            f"more than the target of {self.UNet_vram_target_GB:g} GB: raise -gpu_memory_target"
+            + (f" or choose a smaller -preset ({', '.join(smaller)})" if smaller else "")
+        )
+
+    def _batch_size(self, patch_size: Sequence[int], sizes: VMUNetSizes, voxels_of_dataset: float) -> int:
         covered = round(voxels_of_dataset * self.max_dataset_covered / np.prod(patch_size))
-        largest = self._largest_batch(patch_size)
+        largest = self._largest_batch(patch_size, sizes)
         if self.for_cpu:
             largest = min(largest, _CPU_IMAGES, _CPU_PIXELS // int(np.prod(patch_size)))
         return max(self.UNet_min_batch_size, min(largest, covered))
 
-    def _largest_batch(self, patch_size: Sequence[int]) -> int:
+    def _largest_batch(self, patch_size: Sequence[int], sizes: VMUNetSizes) -> int:
         target = self.UNet_vram_target_GB * GIGABYTE
-        return largest_batch(target, patch_size, self.sizes, **self._images_and_precision())
+        return largest_batch(target, patch_size, sizes, **self._images_and_precision())

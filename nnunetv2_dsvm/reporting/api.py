@@ -16,7 +16,7 @@ from nnunetv2_dsvm.nnunet.folders import check_folder_variables
 from nnunetv2_dsvm.nnunet.trained_model import TrainedModel, choose_folds, find_models
 from nnunetv2_dsvm.reporting.curves import Curves, limits, read_curves, shown_duration
 from nnunetv2_dsvm.reporting.curves_picture import write_curves
-from nnunetv2_dsvm.reporting.html import PACKAGE, ReportedModel, render
+from nnunetv2_dsvm.reporting.html import PACKAGE, ReportedModel, TextTable, render
 from nnunetv2_dsvm.reporting.illustrations import Illustration, case_illustrations, picture_name
 from nnunetv2_dsvm.reporting.papers import read_papers_numbers
 from nnunetv2_dsvm.reporting.results import MEAN, Results, check_same_tolerance, read_results
@@ -42,7 +42,13 @@ class Report:
     results: Mapping[str, Results]
 
 
-def report(models: Sequence[Path | str], output: Path | str, *, folds: Sequence[str | int] | None = None) -> Report:
+def report(
+    models: Sequence[Path | str],
+    output: Path | str,
+    *,
+    folds: Sequence[str | int] | None = None,
+    tables: Sequence[TextTable] = (),
+) -> Report:
     """Writes `report.html` on trained models, and its pictures `report_*.png` beside it.
 
     An earlier report in the folder is replaced, nothing else: which pictures are its own stands in its HTML. Images and
@@ -53,12 +59,13 @@ def report(models: Sequence[Path | str], output: Path | str, *, folds: Sequence[
         models: folders TRAINER__PLANS__CONFIGURATION of one dataset, in the order of their columns.
         output: the folder, created if it is missing.
         folds: numbers, or `all`; by default those that every model has.
+        tables: of a whole cross-validation, for a section of their own.
 
     Raises:
         UserError: results are missing or do not compare, or the folder cannot be written or holds somebody else's
             `report.html`; then nothing in it was changed.
 
-    Example:
+    Examples:
         >>> from nnunetv2_dsvm import report
         >>> written = report(["nnUNetTrainerDSVM__nnUNetPlans__2d"], "out", folds=["0"])
         >>> written.html.name, len(written.pictures)
@@ -71,10 +78,10 @@ def report(models: Sequence[Path | str], output: Path | str, *, folds: Sequence[
     check_folder_variables()
     check_folder_place(folder, "choose another folder with -o", (REPORT,))
     found = find_models([Path(model) for model in models], None, (), "", "")
-    return _written(found, choose_folds(found, folds), folder)
+    return _written(found, choose_folds(found, folds), folder, tables)
 
 
-def _written(models: Sequence[TrainedModel], folds: Sequence[str], folder: Path) -> Report:
+def _written(models: Sequence[TrainedModel], folds: Sequence[str], folder: Path, tables: Sequence[TextTable]) -> Report:
     titles = _titles(models)
     other = [title for title, model in zip(titles, models, strict=True) if model.labels != models[0].labels]
     if other:
@@ -99,6 +106,7 @@ def _written(models: Sequence[TrainedModel], folds: Sequence[str], folder: Path)
             f"{_joined(m.configuration for m in models)} · fold{'s' * (len(folds) > 1)} {', '.join(folds)}",
             columns=_columns(partial, models, folds, curves, results),
             cases=case_illustrations(partial, models, titles, list(results.values())),
+            tables=tables,
         )
         (partial / REPORT).write_text(text, encoding="utf-8")
         html, *pictures = _move_into_place(partial, folder, earlier)

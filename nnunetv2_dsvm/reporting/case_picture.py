@@ -1,4 +1,4 @@
-"""A case as a picture: image, ground truth and each model's prediction side by side, with contours over the image."""
+"""A case as a picture: image, ground truth and predictions side by side with contours, a row for each plane."""
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,45 +23,62 @@ TITLE_LENGTH = 30  # characters over a panel, before the line breaks
 
 def write_case_picture(
     path: Path,
-    case: CaseSlices,
+    planes: Sequence[CaseSlices],
     labels: Mapping[str, tuple[int, ...]],
     colours: Sequence[str],
     ignored: int | None = None,
 ) -> None:
-    """Draw a PNG.
+    """Draw a PNG, a row for each plane.
 
     Args:
+        planes: of one case: one slice, or one in each of three planes.
         labels: the label values of each class, by its name.
         colours: one per class.
         ignored: nnU-Net's ignore label, hatched in the ground truth.
     """
-    rgb, slices, pixel_aspect = case.rgb, case.segmentations, case.pixel_aspect
-    n = 1 + len(slices)
-    ratio = rgb.shape[0] * pixel_aspect / rgb.shape[1]
+    titles = list(planes[0].segmentations)
+    n = 1 + len(titles)
+    heights = [min(max(p.rgb.shape[0] * p.pixel_aspect / p.rgb.shape[1], 0.2), 4) for p in planes]
     legend_rows = -(-(len(labels) + 2) // 6)
-    title_lines = max(1 + _wrapped(title).count("\n") for title in slices)
-    height = PANEL_WIDTH * min(max(ratio, 0.2), 4) + 0.1 + 0.25 * (legend_rows + title_lines)
+    title_lines = max(1 + _wrapped(title).count("\n") for title in titles)
+    height = PANEL_WIDTH * sum(heights) + 0.1 * len(planes) + 0.25 * (legend_rows + title_lines)
+    has_ignored = False
     with styled({"axes.grid": False}):
         figure = Figure(figsize=(PANEL_WIDTH * n, height), layout="constrained", facecolor="white")
         canvas = FigureCanvasAgg(figure)
-        panels = figure.subplots(1, n, squeeze=False)[0]
-        truth = next(iter(slices.values()))
-        has_ignored = ignored is not None and bool((truth == ignored).any())
-        _show(panels[0], rgb, "image", pixel_aspect)
-        for axes, (title, segmentation) in zip(panels[1:], slices.items(), strict=True):
-            _show(axes, _filled(rgb, segmentation, labels, colours), title, pixel_aspect)
-            if segmentation is truth and has_ignored:
-                axes.contourf(truth == ignored, levels=[0.5, 1.5], colors=["#999999"], hatches=["////"], alpha=0.6)
-            for i, values in enumerate(labels.values()):
-                _contour(axes, np.isin(segmentation, values), colours[i], _line_style(i))
-            if segmentation is not truth:
-                for values in labels.values():
-                    _contour(axes, np.isin(truth, values), "white", (0, (4, 2)), width=0.9)
+        rows = figure.subplots(len(planes), n, squeeze=False, gridspec_kw={"height_ratios": heights})
+        for row, (panels, plane) in enumerate(zip(rows, planes, strict=True)):
+            headings = ["image", *titles] if row == 0 else [""] * n
+            has_ignored |= _draw_plane(panels, plane, headings, labels, colours, ignored)
         figure.legend(
             handles=_handles(labels, colours, has_ignored), loc="outside lower center",
             ncols=min(len(labels) + 2, 6), fontsize=9,
         )  # fmt: skip
         canvas.print_png(path)
+
+
+def _draw_plane(
+    panels: Sequence[Axes],
+    plane: CaseSlices,
+    headings: Sequence[str],
+    labels: Mapping[str, tuple[int, ...]],
+    colours: Sequence[str],
+    ignored: int | None,
+) -> bool:
+    """Draws one row; whether pixels of the ground truth are ignored in it."""
+    rgb, truth = plane.rgb, next(iter(plane.segmentations.values()))
+    has_ignored = ignored is not None and bool((truth == ignored).any())
+    _show(panels[0], rgb, headings[0], plane.pixel_aspect)
+    for axes, heading, segmentation in zip(panels[1:], headings[1:], plane.segmentations.values(), strict=True):
+        _show(axes, _filled(rgb, segmentation, labels, colours), heading, plane.pixel_aspect)
+        if segmentation is truth and has_ignored:
+            axes.contourf(truth == ignored, levels=[0.5, 1.5], colors=["#999999"], hatches=["////"], alpha=0.6)
+        for i, values in enumerate(labels.values()):
+            _contour(axes, np.isin(segmentation, values), colours[i], _line_style(i))
+        if segmentation is not truth:
+            for values in labels.values():
+                _contour(axes, np.isin(truth, values), "white", (0, (4, 2)), width=0.9)
+    return has_ignored
 
 
 def _show(axes: Axes, rgb: np.ndarray, title: str, pixel_aspect: float) -> None:

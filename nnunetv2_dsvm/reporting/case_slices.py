@@ -1,4 +1,4 @@
-"""One slice of a case, read by nnU-Net's own reader: the image as it is shown, the ground truth and the predictions."""
+"""Slices of a case, read by nnU-Net's own reader: the image as it is shown, the ground truth and the predictions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from nnunetv2_dsvm.images.image_grid import grid_problem, placed
 from nnunetv2_dsvm.images.label_maps import read_label_map
 from nnunetv2_dsvm.images.nifti_files import check_whole, is_nifti
 from nnunetv2_dsvm.nnunet.trained_model import TrainedModel
-from nnunetv2_dsvm.reporting.display import displayed, slice_to_show, upright
+from nnunetv2_dsvm.reporting.display import displayed, planes_of, slice_to_show
 from nnunetv2_dsvm.reporting.label_colours import choose_label_colours
 
 
@@ -22,6 +22,7 @@ class CaseSlices:
         rgb: in 0 … 1, `(y, x, 3)`.
         segmentations: label maps `(y, x)` by the title of their column, the ground truth first.
         pixel_aspect: height of a pixel by its width.
+        plane: "axial", "coronal" or "sagittal"; "" where the file says nothing of directions.
         slice_number: from 1, of `slices`.
         shown_as: which channel or colours, and which intensities are black and white.
     """
@@ -29,21 +30,28 @@ class CaseSlices:
     rgb: np.ndarray
     segmentations: Mapping[str, np.ndarray]
     pixel_aspect: float
+    plane: str
     slice_number: int
     slices: int
     shown_as: str
 
 
 def read_case_slices(
-    model: TrainedModel, *, images: Sequence[Path], truth: Path, predictions: Mapping[str, Path]
-) -> CaseSlices:
-    """Read a case's files and choose the slice.
+    model: TrainedModel,
+    *,
+    images: Sequence[Path],
+    truth: Path,
+    predictions: Mapping[str, Path],
+    three_planes: bool = False,
+) -> list[CaseSlices]:
+    """Read a case's files and choose the slice, or a slice in each of three planes.
 
     Args:
         model: whose labels, channels and reader are used.
         images: the channels.
         truth: the ground truth's label map.
         predictions: the predicted label maps by the title of their column.
+        three_planes: of a volume; an image of one slice has one all the same.
 
     Raises:
         ValueError: a label map lies on another grid than the image, or holds values that are no labels.
@@ -65,20 +73,26 @@ def read_case_slices(
         segmentations[title] = label_map.values
     foreground = sorted({value for values in model.labels.values() for value in values})
     masks = [np.isin(segmentation, foreground) for segmentation in segmentations.values()]
-    z = slice_to_show(masks[0], masks[1:])
-    rows, columns = upright(properties)
     description = model.dataset_json
     names = list((description.get("channel_names") or description["modality"]).values())  # nnU-Net reads both
-    shown = displayed(image, z, names)
-    _, height_mm, width_mm = (float(s) for s in properties["spacing"])
-    return CaseSlices(
-        rgb=shown.rgb[rows, columns],
-        segmentations={title: segmentation[z][rows, columns] for title, segmentation in segmentations.items()},
-        pixel_aspect=height_mm / width_mm,
-        slice_number=z + 1,
-        slices=image.shape[1],
-        shown_as=shown.description,
-    )
+    slices = []
+    for plane in planes_of(properties)[: 3 if three_planes and image.shape[1] > 1 else 1]:
+        truth_mask, *predicted_masks = (np.moveaxis(mask, plane.axis, 0) for mask in masks)
+        index = slice_to_show(truth_mask, predicted_masks)
+        shown = displayed(np.moveaxis(image, 1 + plane.axis, 1), index, names)
+        height_mm, width_mm = (float(s) for axis, s in enumerate(properties["spacing"]) if axis != plane.axis)
+        slices.append(
+            CaseSlices(
+                rgb=shown.rgb[plane.steps],
+                segmentations={title: s.take(index, plane.axis)[plane.steps] for title, s in segmentations.items()},
+                pixel_aspect=height_mm / width_mm,
+                plane=plane.name,
+                slice_number=index + 1,
+                slices=len(truth_mask),
+                shown_as=shown.description,
+            )
+        )
+    return slices
 
 
 def colours_of_classes(cases: Sequence[CaseSlices], labels: Mapping[str, tuple[int, ...]]) -> list[str]:

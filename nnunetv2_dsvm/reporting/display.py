@@ -68,15 +68,40 @@ def slice_to_show(truth: np.ndarray, predictions: Sequence[np.ndarray]) -> int:
     return len(truth) // 2
 
 
-def upright(properties: dict[str, Any]) -> tuple[slice, slice]:
-    """The steps through rows and columns that put the front of a patient up and their right on the left.
+@dataclass(frozen=True)
+class Plane:
+    """How a volume `(z, y, x)` is cut and turned.
 
-    Only axial slices are turned; where the file says nothing of directions, they are shown as they are stored.
+    Attributes:
+        axis: that the slices are counted along.
+        name: "axial", "coronal" or "sagittal"; "" where the file says nothing of directions, or the cuts are oblique.
+        steps: through rows and columns of a slice, as it is shown.
+    """
+
+    axis: int
+    name: str
+    steps: tuple[slice, slice]
+
+
+def planes_of(properties: dict[str, Any]) -> tuple[Plane, Plane, Plane]:
+    """Axial, coronal and sagittal: the front or the head of a patient up, their right or their front on the left.
+
+    Only volumes of axial slices are turned; where the file says nothing of directions, they are shown as stored.
 
     Args:
         properties: what nnU-Net's readers return beside an image.
     """
-    forward = slice(None)
+    direction, forward = _direction(properties), slice(None)
+    if direction is None:
+        return Plane(0, "", (forward, forward)), Plane(1, "", (forward, forward)), Plane(2, "", (forward, forward))
+    backward = slice(None, None, -1)
+    towards_left, towards_back, towards_head = (direction[i, i] > 0 for i in range(3))
+    z, y, x = (forward if up else backward for up in (not towards_head, towards_back, towards_left))
+    return Plane(0, "axial", (y, x)), Plane(1, "coronal", (z, x)), Plane(2, "sagittal", (z, y))
+
+
+def _direction(properties: dict[str, Any]) -> np.ndarray | None:
+    """The axes' directions in LPS, one a column (x, y, z); None where they are unknown or the slices are not axial."""
     if "direction" in properties.get("sitk_stuff", {}):
         cosines = properties["sitk_stuff"]["direction"]
         direction = np.reshape(cosines, (round(len(cosines) ** 0.5), -1))
@@ -86,11 +111,8 @@ def upright(properties: dict[str, Any]) -> tuple[slice, slice]:
         direction = np.diag([-1, -1, 1]) @ np.asarray(affine)[:3, :3]  # from RAS to LPS
         direction = direction / np.maximum(np.linalg.norm(direction, axis=0), 1e-9)
     else:
-        return forward, forward
-    if direction.shape != (3, 3) or np.abs(np.diag(direction)).min() < 0.7:
-        return forward, forward
-    backward = slice(None, None, -1)
-    return (backward if direction[1, 1] < 0 else forward), (backward if direction[0, 0] < 0 else forward)
+        return None
+    return direction if direction.shape == (3, 3) and np.abs(np.diag(direction)).min() >= 0.7 else None
 
 
 def _are_colours(names: Sequence[str]) -> bool:

@@ -33,7 +33,23 @@ class ReportedModel:
     papers: Mapping[str, PapersNumbers] = field(default_factory=dict)  # by protocol
 
 
-def render(*, title: str, subtitle: str, columns: Sequence[ReportedModel], cases: Sequence[Illustration]) -> str:
+@dataclass(frozen=True)
+class TextTable:
+    """A table of text: the first column names its rows, and the notes stand below."""
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+
+def render(
+    *,
+    title: str,
+    subtitle: str,
+    columns: Sequence[ReportedModel],
+    cases: Sequence[Illustration],
+    tables: Sequence[TextTable] = (),
+) -> str:
     """The HTML text, its pictures inside.
 
     Args:
@@ -41,6 +57,7 @@ def render(*, title: str, subtitle: str, columns: Sequence[ReportedModel], cases
         subtitle: what the models were asked for.
         columns: one per model, all with the same facts.
         cases: the pictures of cases.
+        tables: of the whole cross-validation that the models belong to.
     """
     environment = Environment(
         loader=PackageLoader("nnunetv2_dsvm.reporting", "."), autoescape=True, undefined=StrictUndefined,
@@ -72,6 +89,7 @@ def render(*, title: str, subtitle: str, columns: Sequence[ReportedModel], cases
         papers=papers,
         all_cases=_all_cases(columns),
         cases=cases,
+        tables=tables,
     )
 
 

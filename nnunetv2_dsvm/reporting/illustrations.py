@@ -45,9 +45,12 @@ def case_illustrations(
     """
     chosen = _notable(titles, results)
     found = {name: _of_models(titles, results, name) for name in chosen}
-    read = {name: _read(models[0], of_models, len(titles) == 1) for name, of_models in found.items()}
+    in_3d = any(model.dimensions == 3 for model in models)
+    read = {name: _read(models[0], of_models, len(titles) == 1, in_3d) for name, of_models in found.items()}
     labels = models[0].labels
-    colours = colours_of_classes([case for case in read.values() if isinstance(case, CaseSlices)], labels)
+    colours = colours_of_classes(
+        [plane for case in read.values() if not isinstance(case, str) for plane in case], labels
+    )
     ignored = models[0].dataset_json["labels"].get("ignore")
     illustrations = []
     for name, ranks in chosen.items():
@@ -60,13 +63,12 @@ def case_illustrations(
         file = folder / picture_name("case", name)
         write_case_picture(file, case, labels, colours, ignored)
         of_fold = next((f" (fold {c.fold})" for c in found[name].values() if c.fold is not None), "")
-        slices = f"slice {case.slice_number} of {case.slices}, the one with the most foreground; "
-        panels = [title if title in titles else f"the {title}" for title in case.segmentations]
+        panels = [title if title in titles else f"the {title}" for title in case[0].segmentations]
         caption = (
-            f"{dice} {name}{of_fold}: {slices if case.slices > 1 else ''}{case.shown_as}. "
+            f"{dice} {name}{of_fold}: {_slices_in_words(case)}{case[0].shown_as}. "
             f"From the left: the image, {', '.join(panels)}."
         )
-        alternative = f"{name}: image, {', '.join(case.segmentations)} side by side."
+        alternative = f"{name}: image, {', '.join(case[0].segmentations)} side by side."
         illustrations.append(Illustration(heading, file, alternative, caption))
     return illustrations
 
@@ -107,8 +109,18 @@ def _of_models(titles: Sequence[str], results: Sequence[Results], name: str) -> 
     }
 
 
-def _read(model: TrainedModel, found: dict[str, ValidationCase], alone: bool) -> CaseSlices | str:
-    """A case's slice, or why there is none."""
+def _slices_in_words(planes: Sequence[CaseSlices]) -> str:
+    """Which slices are shown, and why these; nothing of an image that has one."""
+    if planes[0].slices == 1:
+        return ""
+    shown_slices = [f"{p.plane} " * (len(planes) > 1) + f"slice {p.slice_number} of {p.slices}" for p in planes]
+    return f"{', '.join(shown_slices)}, the one{'s' * (len(planes) > 1)} with the most foreground; "
+
+
+def _read(
+    model: TrainedModel, found: dict[str, ValidationCase], alone: bool, three_planes: bool
+) -> list[CaseSlices] | str:
+    """A case's slices, or why there are none."""
     cases = list(found.values())
     images = model.image_files(cases[0].name)
     truth = next((case.reference for case in cases if case.reference is not None), None)
@@ -121,7 +133,7 @@ def _read(model: TrainedModel, found: dict[str, ValidationCase], alone: bool) ->
         if case.prediction is not None
     }
     try:
-        return read_case_slices(model, images=images, truth=truth, predictions=predictions)
+        return read_case_slices(model, images=images, truth=truth, predictions=predictions, three_planes=three_planes)
     except Exception as error:  # whatever the reader's library raises at a broken file
         return f"{error or type(error).__name__}"
 

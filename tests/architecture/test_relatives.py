@@ -7,6 +7,7 @@ import torch
 from helpers.golden_files import read_golden
 from helpers.network_contract import NetworkContract
 from helpers.places import DATA
+from helpers.tiny_relatives import TINY
 
 from nnunetv2_dsvm.architecture.official_names.registry import OFFICIAL_NAMES
 from nnunetv2_dsvm.architecture.official_names.vmamba import SECOND_GENERATION
@@ -19,22 +20,24 @@ TINY_DIMS = (16, 32, 64, 128)
 
 
 class RelativeContract(NetworkContract):
-    """A relative's test class says its name and what makes it tiny."""
+    """A relative's test class says its name, and the golden file's sizes."""
 
     name: str
-    tiny: dict
     golden_sizes: dict
     golden_channels: tuple[int, int]
+    without_drop_path = {"drop_path_rate": 0.0}
 
     @property
     def golden_file(self):
         return GOLDEN / f"{self.name}_golden.npz"
 
     def build(self, input_channels=1, num_classes=2, **options):
-        return RELATIVES[self.name].network(input_channels, num_classes, **{**self.tiny, **options})
+        sizes = {**TINY[self.name], **self.without_drop_path, **options}
+        return RELATIVES[self.name].network(input_channels, num_classes, **sizes)
 
     def build_golden(self, config, weights):
-        network = RELATIVES[self.name].network(*self.golden_channels, deep_supervision=True, **self.golden_sizes)
+        sizes = {**self.golden_sizes, **self.without_drop_path, "deep_supervision": True}
+        network = RELATIVES[self.name].network(*self.golden_channels, **sizes)
         converted = OFFICIAL_NAMES[self.name].from_official(weights)
         missing, unexpected = network.load_state_dict(converted, strict=False)
         assert not unexpected and all(".seg_layers." in key for key in missing)
@@ -46,8 +49,7 @@ class RelativeContract(NetworkContract):
 
 class TestVMUNetV2(RelativeContract):
     name = "VMUNetV2"
-    tiny = {"dims": TINY_DIMS, "encoder_depths": (1, 1, 1, 1), "mid_channels": 8, "d_state": 2, "drop_path_rate": 0.0}
-    golden_sizes = {"dims": TINY_DIMS, "encoder_depths": (1, 2, 1, 1), "mid_channels": 8, "drop_path_rate": 0.0}
+    golden_sizes = {"dims": TINY_DIMS, "encoder_depths": (1, 2, 1, 1), "mid_channels": 8}
     golden_channels = (3, 1)
 
     def build(self, input_channels=1, num_classes=2, **options):
@@ -67,19 +69,8 @@ class TestVMUNetV2(RelativeContract):
 
 class TestMSVMUNet(RelativeContract):
     name = "MSVMUNet"
-    tiny = {
-        "dims": (8, 16, 32, 64),
-        "encoder_depths": (1, 1, 1, 1),
-        "decoder_depths": (1, 1, 1),
-        "encoder_drop_path_rate": 0.0,
-        "decoder_drop_path_rate": 0.0,
-    }
-    golden_sizes = {
-        "dims": TINY_DIMS,
-        "encoder_depths": (1, 1, 2, 1),
-        "encoder_drop_path_rate": 0.0,
-        "decoder_drop_path_rate": 0.0,
-    }
+    without_drop_path = {"encoder_drop_path_rate": 0.0, "decoder_drop_path_rate": 0.0}
+    golden_sizes = {"dims": TINY_DIMS, "encoder_depths": (1, 1, 2, 1)}
     golden_channels = (3, 4)
 
     def build_golden(self, config, weights):
@@ -105,15 +96,13 @@ class TestMSVMUNet(RelativeContract):
 
 class TestSwinUMamba(RelativeContract):
     name = "SwinUMamba"
-    tiny = {"dims": (8, 16, 32, 64), "encoder_depths": (1, 1, 1, 1), "d_state": 2, "drop_path_rate": 0.0}
-    golden_sizes = {"dims": TINY_DIMS, "encoder_depths": (1, 2, 1, 1), "drop_path_rate": 0.0}
+    golden_sizes = {"dims": TINY_DIMS, "encoder_depths": (1, 2, 1, 1)}
     golden_channels = (2, 3)
 
 
 class TestSwinUMambaD(RelativeContract):
     name = "SwinUMambaD"
-    tiny = {**TestSwinUMamba.tiny, "decoder_depths": (1, 1, 1)}
-    golden_sizes = {"dims": TINY_DIMS, "encoder_depths": (1, 2, 1, 1), "drop_path_rate": 0.0}
+    golden_sizes = {"dims": TINY_DIMS, "encoder_depths": (1, 2, 1, 1)}
     golden_channels = (2, 3)
 
 

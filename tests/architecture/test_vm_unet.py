@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from helpers.golden_files import read_golden
 from helpers.network_contract import NetworkContract
 from helpers.places import DATA
 from helpers.scan_inputs import relative_error
@@ -25,6 +26,7 @@ def tiny(input_channels=1, num_classes=2, **overrides):
 
 class TestContract(NetworkContract):
     golden_file = DATA / "vm_unet_golden.npz"
+    tolerance_in_fp64 = 1e-5  # the file's gradients are rounded
 
     def build(self, input_channels=1, num_classes=2, **options):
         sizes = {"dims": (16, 32, 64), "encoder_depths": (1, 1, 1), "decoder_depths": (1, 1, 1), "d_state": 2}
@@ -38,6 +40,10 @@ class TestContract(NetworkContract):
 
     def official_name(self, ours):
         return checkpoints.to_official_name(ours, prefix="")
+
+    def test_every_golden_gradient_is_a_real_number(self):
+        golden = read_golden(self.golden_file)
+        assert golden.grad_norms.keys() == golden.weights.keys() and min(golden.grad_norms.values()) > 1
 
 
 def test_last_expanding_and_head_pixel_by_pixel():

@@ -161,6 +161,17 @@ def test_only_maps_of_a_students_size_wait_for_the_backward(kind):
     assert value.requires_grad and sum(box.tensor.numel() for box in kept) == student.numel()
 
 
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_large_maps_with_a_large_mean_keep_their_digits(offset):
+    """In fp32; the maps differ by a hundredth of what they vary by."""
+    teacher = torch.randn(1, 2, 64, 64, 64)
+    student = F.avg_pool3d(teacher, 2).double() + offset
+    teacher = F.interpolate(student, (64, 64, 64), mode="trilinear") + 0.01 * teacher
+    exact = (F.interpolate(student.float().double(), (64, 64, 64), mode="trilinear") - teacher.float()).square().mean()
+    value = FeatureDistance()(student.float(), teacher.float())
+    assert abs(value - exact) <= 1e-3 * exact
+
+
 def test_gradients_ahead_are_there_whatever_needs_one():
     a, b = (torch.randn(3, dtype=torch.float64, requires_grad=True) for _ in range(2))
     inputs = [a, torch.randn(3, dtype=torch.float64), b]

@@ -186,9 +186,12 @@ def test_predict_new_scan_takes_the_finished_folds(folds, expected, tmp_path):
 def test_scripts_refuse_folders_that_cannot_be_meant(script, value, tmp_path):
     folders = {"nnUNet_raw": str(tmp_path), "nnUNet_preprocessed": str(tmp_path), "nnUNet_results": value}
     command = [EXAMPLES / script, "27", tmp_path, tmp_path]
-    command = command[:3] if script == "five_fold.sh" else command
+    said = f"nnUNet_results is '{value}', expected a path"
+    if script == "five_fold.sh":
+        folders["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        command, said = command[:3], f"nnUNet_results is {value!r}" if value else "nnUNet_results is empty"
     done = subprocess.run(command, env={**os.environ, **folders}, capture_output=True, encoding="utf-8")
-    assert done.returncode == 1 and f"nnUNet_results is '{value}', expected a path" in done.stderr
+    assert done.returncode == 1 and said in done.stderr
 
 
 def test_test_set_takes_the_folds_that_all_trainers_have_finished(tmp_path):

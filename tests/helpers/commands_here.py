@@ -1,20 +1,25 @@
 """A shell script whose commands run inside the test's process, which has imported torch already."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
-# Sends its arguments to the test and ends with the status that it answers.
+# Sends its arguments, variables and folder to the test and ends with the status that it answers.
 ASK = """#!{python} -SE
+import json
+import os
 import socket
 import sys
 
 with socket.create_connection(("127.0.0.1", {port})) as test:
-    test.sendall("\\0".join(sys.argv).encode())
+    test.sendall(json.dumps([sys.argv, dict(os.environ), os.getcwd()]).encode())
     test.shutdown(socket.SHUT_WR)
     sys.exit(int(test.recv(8)))
 """
@@ -26,6 +31,7 @@ def run_script(
     commands: Mapping[str, Callable[..., object]],
     folder: Path,
     environment: Mapping[str, str],
+    within: Path | None = None,
 ) -> subprocess.CompletedProcess:
     """Run a shell script, `commands` in this process: each is called with the arguments that the script gives it.
 
@@ -34,6 +40,7 @@ def run_script(
         commands: functions by the names under which the script finds them; an exception is the exit status 1.
         folder: an empty folder, for the commands' files.
         environment: variables besides those of this process.
+        within: the folder to run it in, else this process's.
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.1)
@@ -48,6 +55,7 @@ def run_script(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
+            cwd=within,
         )
         while process.poll() is None:
             try:
@@ -56,9 +64,20 @@ def run_script(
                 continue
             with connection:
                 connection.settimeout(10)
-                name, *given = connection.makefile(encoding="utf-8").read().split("\0")
-                connection.sendall(str(_status(commands[Path(name).name], given)).encode())
+                (name, *given), variables, where = json.loads(connection.makefile(encoding="utf-8").read())
+                with mock.patch.dict(os.environ, variables), _folder(where):
+                    connection.sendall(str(_status(commands[Path(name).name], given)).encode())
         return subprocess.CompletedProcess(arguments, process.returncode, process.communicate()[0])
+
+
+@contextmanager
+def _folder(path: str) -> Iterator[None]:
+    before = os.getcwd()
+    os.chdir(path)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def _status(command: Callable[..., object], arguments: list[str]) -> int:

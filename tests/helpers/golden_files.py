@@ -46,10 +46,7 @@ def read_golden(file: Path) -> GoldenFile:
     for part in parts:
         with np.load(part) as archive:
             stored |= {name: archive[name] for name in archive.files}
-    if "grad_norms" in stored:
-        norms = json.loads(str(stored["grad_norms"]))
-    else:  # as the official code's numbers were first written down: whole tensors, one number a norm
-        norms = {k.removeprefix("grad_norm/"): float(v) for k, v in stored.items() if k.startswith("grad_norm/")}
+    norms = json.loads(str(stored["grad_norms"]))
     config = json.loads(str(stored.get("config", "{}")))
     return GoldenFile(config, dict(_tensors(stored)), dict(_samples(stored)), norms)
 
@@ -61,7 +58,7 @@ def _tensors(stored: dict[str, np.ndarray]) -> Iterator[tuple[str, Tensor]]:
             low = stored.get(f"low/{rest}", np.zeros((), np.uint16))
             bits = (value.astype(np.uint32) << 16) | low.astype(np.uint32)
             yield rest, torch.from_numpy(bits.view(np.float32))
-        elif kind not in ("low", "every", "grad_norm", "grad_norms", "config"):
+        elif kind not in ("low", "every", "grad_norms", "config"):
             yield name, torch.from_numpy(value)
 
 

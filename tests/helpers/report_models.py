@@ -139,6 +139,7 @@ def make_model(
     ours: bool = True,
     evaluated: bool = False,
     checkpoint: str = "checkpoint_final.pth",
+    configuration: str = "2d",
 ) -> Path:
     """Write a model folder; case i belongs to fold `i % folds`, its prediction is shifted by `shift * i` pixels.
 
@@ -146,11 +147,16 @@ def make_model(
         ours: the logger has the series of a trainer with distillation.
         evaluated: `metrics_nnunet.json` is there too.
     """
-    folder = drawn.results / f"{trainer}__nnUNetPlans__2d"
+    folder = drawn.results / f"{trainer}__nnUNetPlans__{configuration}"
     folder.mkdir(parents=True)
     (folder / "dataset.json").write_text(json.dumps(drawn.dataset_json))
     reader = "NaturalImage2DIO" if drawn.kind == "RGB" else "SimpleITKIO"
-    plans = {"dataset_name": drawn.name, "plans_name": "nnUNetPlans", "image_reader_writer": reader}
+    configurations = {"2d": {"patch_size": [64, 64]}, "3d_fullres": {"patch_size": [6, 64, 64]}}
+    configurations["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    plans = {
+        "dataset_name": drawn.name, "plans_name": "nnUNetPlans", "image_reader_writer": reader,
+        "configurations": configurations,
+    }  # fmt: skip
     (folder / "plans.json").write_text(json.dumps(plans))
     for fold in range(folds):
         validation = folder / f"fold_{fold}" / "validation"

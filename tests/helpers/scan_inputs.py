@@ -19,7 +19,7 @@ def scan_inputs(
 
 def grid_inputs(shape: ScanShape, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     """x, dt, A, B, C, D, dt_bias with magnitudes as in a trained network; the last two and A in at least fp32."""
-    batch, _, d_inner, d_state, directions = shape
+    batch, _, d_inner, d_state, directions, _ = shape
     length, parameters = shape.length, torch.promote_types(dtype, torch.float32)
 
     def normal(*shape: int, dtype: torch.dtype = dtype) -> Tensor:

@@ -9,8 +9,9 @@ from nnunetv2_dsvm.ops.backends.triton import Triton
 from nnunetv2_dsvm.ops.testing import TOLERANCE
 from nnunetv2_dsvm.ops.triton.launch_plan import LaunchSettings
 
-# batch, height, width, channels
+# batch, height, width, channels; and with a depth in the second place
 SIZES = [(1, 1, 1, 3), (3, 1, 7, 12), (1, 5, 1, 40), (3, 7, 9, 3), (1, 3, 5, 192), (3, 5, 4, 1)]
+VOLUMES = [(1, 1, 1, 1, 3), (2, 3, 2, 5, 3), (1, 1, 2, 3, 2), (1, 2, 1, 1, 40)]
 
 
 def by_size(size: tuple[int, ...]) -> str:
@@ -21,15 +22,16 @@ def assert_matches_torch(size, dtype=torch.float32, kernel=3, settings=None):
     fused = Triton(settings).fused
     u, grad = (torch.randn(size).to(dtype) for _ in range(2))
     channels = size[-1]
-    weight, bias = torch.randn(channels, 1, kernel, kernel), torch.randn(channels)
+    axes = len(size) - 2
+    weight, bias = torch.randn(channels, 1, *[kernel] * axes), torch.randn(channels)
     got, again = (
         (fused.conv_silu_forward(u, weight, bias), *fused.conv_silu_backward(grad.clone(), u, weight, bias))
         for _ in range(2)
     )
     exact = [t.double().requires_grad_() for t in (u, weight, bias)]
-    image = exact[0].permute(0, 3, 1, 2)
-    convolved = F.conv2d(image, exact[1], exact[2], padding=kernel // 2, groups=channels)
-    active = F.silu(convolved).permute(0, 2, 3, 1)
+    convolution = F.conv2d if axes == 2 else F.conv3d
+    convolved = convolution(exact[0].movedim(-1, 1), exact[1], exact[2], padding=kernel // 2, groups=channels)
+    active = F.silu(convolved).movedim(1, -1)
     expected = active, *torch.autograd.grad(active, exact, grad.double())
     dtypes = (dtype, dtype, torch.float32, torch.float32)
     names = ("active", "u", "weight", "bias")
@@ -45,13 +47,17 @@ def test_convolution(size, dtype):
     assert_matches_torch(size, dtype)
 
 
+@pytest.mark.parametrize("size", VOLUMES, ids=by_size)
+def test_convolution_of_volumes(size):
+    assert_matches_torch(size, torch.bfloat16 if size[-1] == 2 else torch.float32)
+
+
 @pytest.mark.parametrize("kernel", [1, 5])
 def test_other_kernels(kernel):
     assert_matches_torch((1, 6, 5, 3), kernel=kernel)
 
 
-@pytest.mark.parametrize(("batch", "processors"), [(2, 100), (3, 0)])
-def test_few_and_many_programs(batch, processors):
+@pytest.mark.parametrize(("size", "processors"), [((2, 7, 9, 12), 100), ((3, 7, 9, 12), 0), ((1, 2, 5, 2, 3), 100)])
+def test_few_and_many_programs(size, processors):
     """As on a GPU that one program per few rows, or per image, would leave idle."""
-    settings = LaunchSettings(convolution_rows=2, processors=processors)
-    assert_matches_torch((batch, 7, 9, 12), settings=settings)
+    assert_matches_torch(size, settings=LaunchSettings(convolution_rows=2, processors=processors))

@@ -94,8 +94,6 @@ def test_everything_else_is_nnunets(plan):
     _, planned = plan()
     assert planned["normalization_schemes"] == ["ZScoreNormalization"] and planned["data_identifier"] == "data"
     assert planned["resampling_fn_data"] == "resample_data_or_seg_to_shape"
-    three_d = plan(spacing=(4.0, 1.0, 1.0), shape=SHAPE)[1]
-    assert three_d["architecture"]["network_class_name"].endswith("PlainConvUNet")
 
 
 MEASURED = json.loads((TEST_DATA / "training_memory.json").read_text())

@@ -1,5 +1,6 @@
 """Plans of every planner that nnU-Net brings: our trainers build their own network from them, and the log says so."""
 
+import copy
 import importlib
 import inspect
 import json
@@ -7,12 +8,17 @@ import pkgutil
 
 import pytest
 import SimpleITK as sitk
+import torch
 from helpers.tiny_dataset import NETWORK, SHAPE
 from nnunetv2.experiment_planning import experiment_planners
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
 from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
+from nnunetv2_dsvm.planning.network_of_plans import in_words
+from nnunetv2_dsvm.planning.plan_strides import strides_of_plan
+from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures", "one_epoch")
 
@@ -36,6 +42,7 @@ def plan_train_and_predict(dataset, tmp_path, planner, trainer, *options):
     )
     (plans,) = (plans for path in dataset.preprocessed.glob("*.json") if "plans_name" in (plans := read_json(path)))
     name = plans["plans_name"]
+    check_volumes(plans)
     plans["configurations"]["2d"]["batch_size"] = 2
     (dataset.preprocessed / f"{name}.json").write_text(json.dumps(plans))
     dataset.train_here(trainer, plans=name)
@@ -47,6 +54,17 @@ def plan_train_and_predict(dataset, tmp_path, planner, trainer, *options):
     assert sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "case_005.nii.gz"))).shape == SHAPE
     log = next((dataset.results / f"{trainer}__{name}__2d" / "fold_0").glob("training_log_*")).read_text()
     return name, plans["configurations"]["2d"]["architecture"]["network_class_name"].rsplit(".", 1)[-1], log
+
+
+def check_volumes(plans):
+    """The configuration of volumes gets the strides of the planner's network."""
+    planned = PlansManager(copy.deepcopy(plans)).get_configuration("3d_fullres")
+    with torch.device("meta"):
+        network = nnUNetTrainerVMUNet.build_network_architecture(None, planned, 1, 3, True)
+    strides = strides_of_plan(plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["strides"])
+    assert [list(step) for step in network.sizes.strides] == strides
+    said = in_words(planned, network)
+    assert f"and strides {strides} and" in said and "the published size with the plans' strides, and not the" in said
 
 
 def read_json(path):

@@ -112,7 +112,7 @@ def test_the_picture_of_a_case_has_the_chosen_colours(tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", str(drawn.raw.parent))
     model = TrainedModel(make_model(drawn, "a", shift=4, folds=1, epochs=1))
     name = drawn.case(1)
-    case = read_case_slices(
+    (case,) = read_case_slices(
         model,
         images=model.image_files(name),
         truth=model.reference_file(name, None),
@@ -120,7 +120,7 @@ def test_the_picture_of_a_case_has_the_chosen_colours(tmp_path, monkeypatch):
     )
     (chosen,) = colours_of_classes([case], model.labels)
     assert chosen != USUAL[0]
-    write_case_picture(tmp_path / "case.png", case, model.labels, [chosen])
+    write_case_picture(tmp_path / "case.png", [case], model.labels, [chosen])
     pixels = matplotlib.image.imread(tmp_path / "case.png")[..., :3]
     pixels = pixels[: int(0.85 * len(pixels))]  # without the legend
     near = [np.abs(pixels - rgb).max(axis=-1) < 0.02 for rgb in (PALETTE[LABEL_COLOURS.index(chosen)], PALETTE[0])]

@@ -25,8 +25,8 @@ from nnunetv2_dsvm.reporting.case_picture import write_case_picture
 from nnunetv2_dsvm.reporting.case_slices import colours_of_classes, read_case_slices
 from nnunetv2_dsvm.reporting.curves import limits, number_of_parameters, read_curves, shown_duration
 from nnunetv2_dsvm.reporting.curves_picture import write_curves
-from nnunetv2_dsvm.reporting.display import displayed, slice_to_show, upright
-from nnunetv2_dsvm.reporting.illustrations import notable_cases
+from nnunetv2_dsvm.reporting.display import displayed, planes_of, slice_to_show
+from nnunetv2_dsvm.reporting.illustrations import case_illustrations, notable_cases
 from nnunetv2_dsvm.reporting.papers import PapersNumbers
 from nnunetv2_dsvm.reporting.results import MEAN, ValidationCase, read_results
 from nnunetv2_dsvm.reporting.tables import comparison_of, tables_of_one
@@ -326,15 +326,16 @@ def test_the_slice_with_most_foreground():
 
 
 @pytest.mark.parametrize("reader", [SimpleITKIO, NibabelIO, NibabelIOWithReorient])
-@pytest.mark.parametrize("stored", ["LPS", "RAS", "LAS"])
+@pytest.mark.parametrize("stored", ["LPS", "RAS", "LAS", "LPI"])
 def test_patients_are_shown_the_same_way_up(tmp_path, reader, stored):
     volume = np.zeros((3, 4, 5), np.float32)
-    volume[:, 0, 0] = 1  # in LPS: front, right
+    volume[2, 0, 0] = 1  # in LPS: head, front, right
     image = sitk.DICOMOrient(sitk.GetImageFromArray(volume), stored)
     sitk.WriteImage(image, str(tmp_path / "x_0000.nii.gz"))
     voxels, properties = reader().read_images([str(tmp_path / "x_0000.nii.gz")])
-    rows, columns = upright(properties)
-    assert voxels[0, 1][rows, columns][0, 0] == 1
+    for plane, name in zip(planes_of(properties), ("axial", "coronal", "sagittal"), strict=True):
+        assert plane.name == name
+        assert voxels[0].max(plane.axis)[plane.steps][0, 0] == 1
 
 
 def test_contours_lie_where_the_labels_are(tmp_path, monkeypatch):
@@ -342,14 +343,14 @@ def test_contours_lie_where_the_labels_are(tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", str(drawn.raw.parent))
     model = TrainedModel(make_model(drawn, "a", shift=6, folds=1, epochs=1))
     assert len(model.image_files(drawn.case(2))) == 1
-    case = read_case_slices(
+    (case,) = read_case_slices(
         model,
         images=model.image_files(drawn.case(2)),
         truth=model.reference_file(drawn.case(2), None),
         predictions={"prediction": model.validation_folder("0") / f"{drawn.case(2)}.nii.gz"},
     )
     assert (case.slice_number, case.slices) == (4, 6)
-    write_case_picture(tmp_path / "case.png", case, model.labels, colours_of_classes([case], model.labels))
+    write_case_picture(tmp_path / "case.png", [case], model.labels, colours_of_classes([case], model.labels))
     pixels = matplotlib.image.imread(tmp_path / "case.png")[..., :3]
     third = pixels.shape[1] // 3
     orange = np.abs(pixels - np.array([0xD5, 0x5E, 0x00]) / 255).max(axis=-1) < 0.02
@@ -357,6 +358,37 @@ def test_contours_lie_where_the_labels_are(tmp_path, monkeypatch):
     truth, prediction = (np.argwhere(orange[:, i * third : (i + 1) * third])[:, 1].mean() for i in (1, 2))
     assert not orange[:, :third].any()
     assert prediction - truth == pytest.approx(12 / 96 * third, rel=0.2)  # two times six of 96 columns
+
+
+@pytest.mark.parametrize("configuration", ["3d_fullres", "3d_cascade_fullres"])
+def test_a_case_segmented_in_3d_is_shown_in_three_planes(tmp_path, monkeypatch, configuration):
+    drawn = Drawn(tmp_path, cases=1).write()
+    monkeypatch.setenv("nnUNet_raw", str(drawn.raw.parent))
+    model = TrainedModel(make_model(drawn, "a", folds=1, epochs=1, configuration=configuration))
+    assert model.dimensions == 3
+    results = [read_results(model, ["0"])]
+    (illustration,) = case_illustrations(tmp_path, [model], ["a"], results)
+    image, truth = (
+        sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+        for file in (*model.image_files(drawn.case(0)), model.reference_file(drawn.case(0), None))
+    )
+    most = [int((truth > 0).sum(axis=tuple({0, 1, 2} - {axis})).argmax()) for axis in range(3)]
+    numbers = [f"slice {index + 1} of {size}" for index, size in zip(most, truth.shape, strict=True)]
+    wanted = f"axial {numbers[0]}, coronal {numbers[1]}, sagittal {numbers[2]}, the ones with the most foreground; CT"
+    assert wanted in illustration.caption
+    planes = read_case_slices(
+        model, images=model.image_files(drawn.case(0)), truth=model.reference_file(drawn.case(0), None),
+        predictions={}, three_planes=True,
+    )  # fmt: skip
+    shown = [truth[most[0]], truth[::-1, most[1]], truth[::-1, :, most[2]]]  # the head up
+    assert all(np.array_equal(p.segmentations["ground truth"], s) for p, s in zip(planes, shown, strict=True))
+    greys = np.clip((image[::-1, most[1]].astype(float) + 160) / 400, 0, 1)
+    np.testing.assert_allclose(planes[1].rgb[..., 0], greys, atol=1e-6)
+    assert [p.pixel_aspect for p in planes] == pytest.approx([1, 4 / 1.5, 4 / 1.5])
+    pixels = matplotlib.image.imread(illustration.file)[..., :3]
+    orange = (np.abs(pixels - np.array([0xD5, 0x5E, 0x00]) / 255).max(axis=-1) < 0.02)[: int(0.9 * len(pixels))]
+    rows = np.flatnonzero(orange.any(axis=1))
+    assert (np.diff(rows) > 5).sum() >= 2  # three rows of contours, one below the other
 
 
 def test_label_maps_of_another_shape_are_refused(tmp_path, monkeypatch):

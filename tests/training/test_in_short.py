@@ -47,14 +47,14 @@ BOTH = "projection 1, progressive 0.1"
 
 
 @pytest.mark.parametrize(("trainer", "expected"), [
-    (nnUNetTrainerDSVM, ("VM-UNet", "2D", BOTH, "AdamW", "300")),
-    (nnUNetTrainerDSVM_kl, ("VM-UNet", "2D", f"{BOTH} (kl)", "AdamW", "300")),
-    (nnUNetTrainerVMUNet_20epochs, ("VM-UNet", "2D", "", "AdamW", "20")),
-    (nnUNetTrainerVMUNet_deepSupervision, ("VM-UNet with deep supervision", "2D", "", "AdamW", "300")),
-    (OwnWeights, ("VM-UNet", "2D", "projection 0.25, progressive 0.1", "AdamW", "7")),
-    (Shorter, ("VM-UNet", "2D", BOTH, "AdamW", "nnUNetTrainer_5epochs's")),
-    (ShorterStill, ("VM-UNet", "2D", BOTH, "AdamW", "3")),
-    (OtherOptimiser, ("VM-UNet", "2D", "projection 1", "nnUNetTrainerAdam's", "300")),
+    (nnUNetTrainerDSVM, ("VM-UNet", "2D, 3D", BOTH, "AdamW", "300")),
+    (nnUNetTrainerDSVM_kl, ("VM-UNet", "2D, 3D", f"{BOTH} (kl)", "AdamW", "300")),
+    (nnUNetTrainerVMUNet_20epochs, ("VM-UNet", "2D, 3D", "", "AdamW", "20")),
+    (nnUNetTrainerVMUNet_deepSupervision, ("VM-UNet with deep supervision", "2D, 3D", "", "AdamW", "300")),
+    (OwnWeights, ("VM-UNet", "2D, 3D", "projection 0.25, progressive 0.1", "AdamW", "7")),
+    (Shorter, ("VM-UNet", "2D, 3D", BOTH, "AdamW", "nnUNetTrainer_5epochs's")),
+    (ShorterStill, ("VM-UNet", "2D, 3D", BOTH, "AdamW", "3")),
+    (OtherOptimiser, ("VM-UNet", "2D, 3D", "projection 1", "nnUNetTrainerAdam's", "300")),
     (AnyNetwork, ("of the plans", "2D, 3D", BOTH, "nnU-Net's", "nnU-Net's")),
     (OwnNetwork, ("OwnNetwork's", "", BOTH, "nnU-Net's", "nnU-Net's")),
 ], ids=lambda value: getattr(value, "__name__", None))  # fmt: skip

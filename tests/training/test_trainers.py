@@ -4,12 +4,14 @@ import copy
 import inspect
 import os
 import random
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from helpers.short_trainers import (
     SHORT,
+    SHORT_RELATIVES,
     ShortDSVM,
     ShortDSVM_deepSupervision,
     ShortDSVM_kl,
@@ -17,19 +19,27 @@ from helpers.short_trainers import (
     ShortVMUNet,
     assert_equal,
     checkpoint_of,
+    tiny_architecture,
+    with_deep_supervision,
 )
 from helpers.tiny_dataset import NETWORK
+from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_dsvm import VMUNet
+from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES
 from nnunetv2_dsvm.quickstart import trainers
 from nnunetv2_dsvm.training import precision, variants
 from nnunetv2_dsvm.training.distilled_trainer import nnUNetTrainerDistilled
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
+from nnunetv2_dsvm.training.layers.class_settings import NNUNETS
+from nnunetv2_dsvm.training.layers.distilled import DistilledTraining
 from nnunetv2_dsvm.training.precision import cuda_autocast, trains_in_bf16
+from nnunetv2_dsvm.training.variants import relatives
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
-VARIANTS = [getattr(module, name) for module in (variants, trainers) for name in module.__all__ if "Trainer" in name]
+NAMES = {name: module for module in (variants, trainers) for name in module.__all__ if "Trainer" in name}
+VARIANTS = [getattr(module, name) for name, module in NAMES.items() if name not in relatives.__all__]
 TURNING = "configure_rotation_dummyDA_mirroring_and_inital_patch_size"
 FIXED = {TURNING: vars(variants.FixedOrientation)[TURNING]}
 
@@ -63,6 +73,20 @@ def test_a_variant_differs_from_its_trainer_in_what_its_name_states_alone():
     assert nnUNetTrainerDSVM.distillation_terms == ("projection", "progressive")
 
 
+@pytest.mark.parametrize("name", RELATIVES)
+def test_a_relative_has_a_trainer_with_its_recipe_and_one_with_the_distillation(name):
+    plain, distilled = (getattr(relatives, f"nnUNetTrainer{dsvm}{name}") for dsvm in ("", "DSVM_"))
+    assert distilled.__mro__[1:3] == (DistilledTraining, plain)
+    assert not {key for cls in (plain, distilled) for key in vars(cls) if key[:2] != "__"}
+    recipe = RELATIVES[name].recipe
+    words = plain.in_short()
+    assert words["terms"] == "" and words["epochs"] == (
+        str(recipe.num_epochs) if recipe.optimiser == "AdamW" else NNUNETS
+    )
+    assert distilled.in_short() == {**words, "terms": "projection 1, progressive 0.1"}
+    assert ("deep supervision" in words["network"]) == recipe.deep_supervision
+
+
 def test_fixed_orientation_neither_flips_nor_turns_far(make):
     trainer = make(variants.nnUNetTrainerDSVM_5epochs_FixedOrientation, patch_size=[40, 48])
     angles, dummy_2d, patch, axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
@@ -73,6 +97,23 @@ def test_fixed_orientation_neither_flips_nor_turns_far(make):
     turning = make(nnUNetTrainerDSVM, run="b", patch_size=[40, 48])
     angles, _, _, axes = turning.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     assert np.degrees(angles) == pytest.approx((-180, 180)) and axes == (0, 1)
+
+
+@pytest.mark.parametrize(("patch_size", "slices"), [((16, 20, 24), "turned"), ((6, 40, 48), "thick")], ids=str)
+def test_fixed_orientation_in_3d(make, patch_size, slices):
+    trainer = make(
+        variants.nnUNetTrainerDSVM_5epochs_FixedOrientation,
+        configuration="3d_fullres",
+        of_3d={"patch_size": patch_size},
+    )
+    angles, dummy_2d, patch, axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    assert np.degrees(angles) == pytest.approx((-15, 15)) and dummy_2d == (slices == "thick")
+    assert axes is None and trainer.inference_allowed_mirroring_axes is None
+    reach = get_patch_size(patch_size, np.pi / 12, np.pi / 12, np.pi / 12, (0.85, 1.25))  # 0.85: nnU-Net's margin
+    assert list(patch) == [patch_size[0] if slices == "thick" else reach[0], *reach[1:]]
+    turning = make(nnUNetTrainerDSVM, run="b", configuration="3d_fullres", of_3d={"patch_size": patch_size})
+    *_, axes = turning.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    assert axes == (0, 1, 2)
 
 
 def test_signatures_are_nnunets():
@@ -92,6 +133,21 @@ def build(trainer_class, plans, **keywords):
     manager = PlansManager(plans)
     arguments = manager, manager.get_configuration("2d"), 1, 3
     return trainer_class.build_network_architecture(*arguments, enable_deep_supervision=False, **keywords)
+
+
+@pytest.mark.parametrize("trainer_class", SHORT_RELATIVES, ids=lambda c: c.__name__)
+def test_inference_of_a_relative_is_unchanged_by_the_distillation(tiny_dataset, trainer_class):
+    plans = tiny_dataset.load_plans()
+    plans["configurations"]["2d"].update(tiny_architecture(trainer_class))
+    plain = getattr(relatives, f"nnUNetTrainer{trainer_class.relative}")
+    torch.manual_seed(0)
+    expected = build(plain, plans).eval()
+    torch.manual_seed(0)
+    network = build(trainer_class, plans).eval()
+    assert str(network) == str(expected) and not network.return_features
+    assert_equal(dict(network.state_dict()), dict(expected.state_dict()))
+    image = torch.randn(1, 1, 33, 40)
+    assert torch.equal(network(image), expected(image))
 
 
 def test_dsvm_and_vm_unet_are_one_network(tiny_dataset):
@@ -116,12 +172,47 @@ def test_plans_of_another_network_get_the_published_size(tiny_dataset):
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-def test_3d_configuration_is_refused_before_anything_is_written(make, tmp_path, tiny_dataset):
-    with pytest.raises(ValueError, match="2D configurations only.*3D patch size.*'2d'"):
-        make(nnUNetTrainerDSVM, configuration="3d_fullres")
+def architecture(**arguments):
+    return {
+        "network_class_name": f"{VMUNet.__module__}.VMUNet", "arch_kwargs": arguments, "_kw_requires_import": [],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"patch_size": [4, 8, 8, 8]}, r"patch size \[4, 8, 8, 8\]: .* images \(2 numbers\) or volumes \(3 numbers\)"),
+        ({"architecture": architecture(**NETWORK)}, 'of 2D images, but .* is 3D: give its arch_kwargs "strides"'),
+        (
+            {"architecture": architecture(**NETWORK, strides=[[1, 1], [4, 4], [2, 2], [2, 2]])},
+            r"of 2D images, but the configuration's patch size \[.*\] is 3D",
+        ),
+        (
+            {"architecture": {**architecture(), "network_class_name": "their.Net"}},
+            "takes its strides from the plans, .*None",
+        ),
+        (
+            {"architecture": {**architecture(strides=[1, 2, 2]), "network_class_name": "their.Net"}},
+            r"whose their.Net has arch_kwargs.strides \[1, 2, 2\]: it needs three numbers",
+        ),
+        (
+            {"architecture": {**architecture(strides=[[1, 1, 1]]), "network_class_name": "their.Net"}},
+            "a step that is larger than 1",
+        ),
+        (
+            {"architecture": architecture(**NETWORK, strides=[[1, 1, 1], [4, 4, 4], [1, 1, 1], [2, 2, 2]])},
+            "The plans' arch_kwargs give no VM-UNet: strides must .* be larger than 1",
+        ),
+    ],
+)  # fmt: skip
+def test_what_no_vm_unet_is_for_is_refused_before_anything_is_written(make, tmp_path, tiny_dataset, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make(nnUNetTrainerDSVM, configuration="3d_fullres", of_3d=changes)
     assert not (tmp_path / "a").exists()
-    manager = PlansManager(tiny_dataset.load_plans())
-    with pytest.raises(ValueError, match="2D configurations only"):
+    plans = tiny_dataset.load_plans()
+    plans["configurations"]["3d_fullres"].update(changes)
+    manager = PlansManager(plans)
+    with pytest.raises(ValueError, match=sentence):
         nnUNetTrainerDSVM.build_network_architecture(manager, manager.get_configuration("3d_fullres"), 1, 3, False)
 
 
@@ -150,10 +241,11 @@ def test_empty_seed_is_no_seed(make, monkeypatch, value):
 # --- whole trainings --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("trainer_class", SHORT, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("trainer_class", [*SHORT, *SHORT_RELATIVES], ids=lambda c: c.__name__)
 @pytest.mark.usefixtures("no_pictures")
 def test_a_continued_training_is_an_uninterrupted_one(make, monkeypatch, trainer_class):
     monkeypatch.setenv("NNUNETV2_DSVM_SEED", "7")
+    make = partial(make, **tiny_architecture(trainer_class))
     straight = make(trainer_class, run="straight")
     straight.run_training()
 
@@ -270,27 +362,39 @@ def test_an_ablation_logs_the_term_it_has(make):
     assert "L_proj" in history and "L_prog" not in history
 
 
+@pytest.mark.parametrize("trainer_class", [ShortDSVM, *SHORT_RELATIVES], ids=lambda c: c.__name__)
 @pytest.mark.usefixtures("no_pictures")
-def test_regions_train_too(make):
+def test_regions_train_too(make, trainer_class):
     labels = {"labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_class_order": [1, 2]}
-    trainer = make(ShortDSVM, labels=labels)
+    trainer = make(trainer_class, labels=labels, **tiny_architecture(trainer_class))
     trainer.num_epochs = 1
     trainer.run_training()
     assert np.isfinite(trainer.losses).all() and trainer.network.decoder.seg_layers[0].out_channels == 2
 
 
+ODD_OUTPUTS = {1: (52, 38), 2: (26, 19), 4: (13, 10), 8: (7, 5), 16: (4, 3)}
+
+
+@pytest.mark.parametrize(
+    ("trainer_class", "strides"),
+    [
+        (ShortDSVM_deepSupervision, (1, 4, 8)),
+        *((with_deep_supervision(c), c.network_class().output_strides) for c in SHORT_RELATIVES),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
 @pytest.mark.usefixtures("no_pictures")
-def test_an_odd_patch_trains_with_deep_supervision(make):
+def test_an_odd_patch_trains_with_deep_supervision(make, trainer_class, strides):
     """52 / 8 and 38 / 4 are no whole pixels: nnU-Net rounds to the nearest, the network's outputs are rounded up."""
-    trainer = make(ShortDSVM_deepSupervision, patch_size=[52, 38])
+    trainer = make(trainer_class, patch_size=[52, 38], **tiny_architecture(trainer_class))
     trainer.num_epochs = 1
     trainer.run_training()
     assert np.isfinite(trainer.losses).all()
     trainer.network.train()
-    outputs = trainer.network(torch.zeros(1, 1, 52, 38)).logits
+    outputs = trainer.network(torch.zeros(2, 1, 52, 38)).logits
     targets = next(trainer.dataloader_train)["target"]
     assert [o.shape[-2:] for o in outputs] == [t.shape[-2:] for t in targets]
-    assert [tuple(o.shape[-2:]) for o in outputs] == [(52, 38), (13, 10), (7, 5)]
+    assert [tuple(o.shape[-2:]) for o in outputs] == [ODD_OUTPUTS[stride] for stride in strides]
 
 
 def test_heads_that_were_not_trained_stay_off(make):

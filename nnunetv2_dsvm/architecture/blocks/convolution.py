@@ -9,7 +9,7 @@ Convolution = nn.Conv2d | nn.Conv3d
 
 def convolution(axes: int) -> Callable[..., Convolution]:
     """torch's convolution of grids with 2 or 3 axes."""
-    return {2: nn.Conv2d, 3: nn.Conv3d}[axes]
+    return nn.Conv2d if axes == 2 else nn.Conv3d
 
 
 def channels_last(x: Tensor) -> Tensor:

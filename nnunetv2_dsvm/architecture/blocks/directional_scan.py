@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunetv2_dsvm.ops import ScanOrder, selective_scan
-from nnunetv2_dsvm.ops.fused_core import ss2d_core, uses_core
+from nnunetv2_dsvm.ops.fused_core import scan_core, uses_core
 from nnunetv2_dsvm.ops.scan_order import axis_orders
 
 # Range and floor of the step sizes that the bias of dt starts from (arXiv 2312.00752, section 3.6).
@@ -68,10 +68,10 @@ class DirectionalScan(nn.Module):
         x = x.flatten(1, -2)
         A = self._A()
         if self._fused(x):
-            height, width = sizes
-            y = ss2d_core(
-                x, self._projection(), A, self.D, self.dt_bias, height=height, width=width, backend=self.scan_backend
-            )
+            y = scan_core(
+                x, self._projection(), A, self.D, self.dt_bias,
+                sizes=sizes, orders=self.orders, backend=self.scan_backend,
+            )  # fmt: skip
             return y.view(shape)
         parameters = F.linear(x, self.x_proj.flatten(0, 1)).unflatten(-1, (self.directions, -1))
         low_rank, B, C = parameters.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
@@ -86,8 +86,7 @@ class DirectionalScan(nn.Module):
 
     def _fused(self, x: Tensor) -> bool:
         fp32_parameters = self.A_log.dtype == torch.float32  # as the fused operators expect, whatever autocast does
-        plain = self.axes == 2 and self.orders is None
-        return plain and fp32_parameters and uses_core(self.scan_backend, x.device, x.dtype, self.d_state)
+        return fp32_parameters and uses_core(self.scan_backend, x.device, x.dtype, self.d_state, self.axes, self.orders)
 
     def _A(self) -> Tensor:
         # A, D and the bias are used in fp32 at least, also where they are stored in 16 bit and under autocast: exp and

@@ -1,63 +1,74 @@
-"""Patch embedding, merging and expanding: how VM-UNet (arXiv 2402.02491) changes resolution. Channels last."""
+"""Patch embedding, merging and expanding: how VM-UNet (arXiv 2402.02491) changes resolution. Channels last.
+
+Of grids of n axes, for n = 2 and 3; of each step its factor along every axis is given.
+"""
 
 from collections.abc import Sequence
+from math import prod
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_dsvm.architecture.blocks.convolution import channels_last, convolution
 from nnunetv2_dsvm.architecture.blocks.layer_norm import LayerNorm
 
-PATCH_SIZE = 4
+PATCH_SIZE = 4  # of the published network, along both axes
 
 
 class PatchEmbedding(nn.Module):
-    """Image `(B, input_channels, H, W)` to tokens `(B, H/4, W/4, dim)`; H and W divisible by 4."""
+    """Image `(B, input_channels, *sizes)` to tokens `(B, *(sizes / step), dim)`; sizes divisible by the step."""
 
-    def __init__(self, input_channels: int, dim: int) -> None:
+    def __init__(self, input_channels: int, dim: int, step: Sequence[int] = (PATCH_SIZE, PATCH_SIZE)) -> None:
         super().__init__()
-        self.projection = nn.Conv2d(input_channels, dim, kernel_size=PATCH_SIZE, stride=PATCH_SIZE)
+        step = tuple(step)
+        self.projection = convolution(len(step))(input_channels, dim, kernel_size=step, stride=step)
         self.norm = LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.projection(x).permute(0, 2, 3, 1))
+        return self.norm(channels_last(self.projection(x)))
 
 
 class PatchMerging(nn.Module):
-    """Halves the resolution, doubles the channels: `(B, H, W, dim)` to `(B, H/2, W/2, 2 dim)`; H and W even."""
+    """Lowers the resolution, doubles the channels: `(B, *sizes, dim)` to `(B, *(sizes / step), 2 dim)`."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, step: Sequence[int] = (2, 2)) -> None:
         super().__init__()
-        self.norm = LayerNorm(4 * dim)
-        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+        self.step = tuple(step)
+        self.norm = LayerNorm(prod(step) * dim)
+        self.reduction = nn.Linear(prod(step) * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, height, width, dim = x.shape
-        # Neighbours in the official order (0, 0), (1, 0), (0, 1), (1, 1) of (row, column): column offset slowest.
-        x = x.view(batch, height // 2, 2, width // 2, 2, dim).permute(0, 1, 3, 4, 2, 5)
-        return self.reduction(self.norm(x.reshape(batch, height // 2, width // 2, 4 * dim)))
+        batch, *sizes, dim = x.shape
+        n = len(sizes)
+        coarse = [size // factor for size, factor in zip(sizes, self.step, strict=True)]
+        x = x.view(batch, *(length for pair in zip(coarse, self.step, strict=True) for length in pair), dim)
+        # Neighbours in the official order (0, 0), (1, 0), (0, 1), (1, 1) of (row, column): the first axis fastest.
+        x = x.permute(0, *range(1, 2 * n, 2), *range(2 * n, 0, -2), 2 * n + 1)
+        return self.reduction(self.norm(x.reshape(batch, *coarse, prod(self.step) * dim)))
 
 
 class PatchExpanding(nn.Module):
-    """Multiplies the resolution: `(B, H, W, dim)` to `(B, scale H, scale W, out_dim)`, by a pixel shuffle.
+    """Raises the resolution: `(B, *sizes, dim)` to `(B, *(step * sizes), out_dim)`, by a pixel shuffle.
 
-    The decoder's stages use scale 2 and out_dim = dim / 2; the last expanding uses scale 4 and out_dim = dim / 4.
+    The decoder's stages use out_dim = dim / 2; the last expanding uses out_dim = dim / 4.
     """
 
-    def __init__(self, dim: int, scale: int, out_dim: int) -> None:
+    def __init__(self, dim: int, step: Sequence[int], out_dim: int) -> None:
         super().__init__()
-        self.scale = scale
-        self.expand = nn.Linear(dim, scale * scale * out_dim, bias=False)
+        self.step = tuple(step)
+        self.expand = nn.Linear(dim, prod(step) * out_dim, bias=False)
         self.norm = LayerNorm(out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, height, width, _ = x.shape
-        s = self.scale
-        x = self.expand(x).view(batch, height, width, s, s, -1).permute(0, 1, 3, 2, 4, 5)
-        return self.norm(x.reshape(batch, s * height, s * width, -1))
+        batch, *sizes, _ = x.shape
+        n = len(sizes)
+        x = self.expand(x).view(batch, *sizes, *self.step, -1)
+        x = x.permute(0, *(axis for i in range(1, n + 1) for axis in (i, n + i)), 2 * n + 1)
+        return self.norm(x.reshape(batch, *(s * size for s, size in zip(self.step, sizes, strict=True)), -1))
 
 
 def pad_to_multiple(x: Tensor, multiple: int | Sequence[int]) -> Tensor:
-    """Zero-pads `(B, C, *sizes)` at each axis's end, so that sizes are multiples, one an axis; undone by cropping."""
-    steps = [multiple] * (x.ndim - 2) if isinstance(multiple, int) else multiple
-    missing = [-size % step for size, step in zip(x.shape[2:], steps, strict=True)]
-    return F.pad(x, [n for last_first in reversed(missing) for n in (0, last_first)])
+    """Zero-pads `(B, C, *sizes)` at each axis's end to a multiple, one for all axes or one each; undone by cropping."""
+    each = [multiple] * (x.ndim - 2) if isinstance(multiple, int) else multiple
+    missing = [-size % m for size, m in zip(x.shape[2:], each, strict=True)]
+    return F.pad(x, [n for at_end in reversed(missing) for n in (0, at_end)])

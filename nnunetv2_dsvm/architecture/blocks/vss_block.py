@@ -1,4 +1,7 @@
-"""The Visual State Space block of VMamba (arXiv 2401.10166) as VM-UNet (arXiv 2402.02491) uses it. Channels last."""
+"""The Visual State Space block of VMamba (arXiv 2401.10166) as VM-UNet (arXiv 2402.02491) uses it. Channels last.
+
+In three dimensions, which is ours, it scans in six directions and its convolution is 3×3×3.
+"""
 
 import math
 from collections.abc import Sequence
@@ -6,6 +9,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_dsvm.architecture.blocks.convolution import channels_first, channels_last, convolution
 from nnunetv2_dsvm.architecture.blocks.directional_scan import DirectionalScan
 from nnunetv2_dsvm.architecture.blocks.layer_norm import LayerNorm
 from nnunetv2_dsvm.ops import ScanOrder
@@ -14,22 +18,28 @@ from nnunetv2_dsvm.ops.layer_norm import layer_norm
 
 
 class SS2D(DirectionalScan):
-    """Gated four-direction selective scan, `(B, H, W, dim)` to the same shape.
+    """Gated selective scan in two directions an axis, `(B, *sizes, dim)` to the same shape.
 
     Args:
         dim: channels; the scan runs on d_inner = 2 dim.
         d_state: states per channel, N.
         scan_backend: `"auto"` or a name of `nnunetv2_dsvm.ops.BACKEND_NAMES`.
-        orders: the walks through the image; None: the four of VM-UNet.
+        axes: of the grid, 2 or 3.
+        orders: the walks through it; None: two along each axis, as VM-UNet's four.
     """
 
     def __init__(
-        self, dim: int, d_state: int = 16, scan_backend: str = "auto", orders: Sequence[ScanOrder] | None = None
+        self,
+        dim: int,
+        d_state: int = 16,
+        scan_backend: str = "auto",
+        axes: int = 2,
+        orders: Sequence[ScanOrder] | None = None,
     ) -> None:
         d_inner = 2 * dim
-        super().__init__(d_inner, math.ceil(dim / 16), d_state, orders=orders, scan_backend=scan_backend)
+        super().__init__(d_inner, math.ceil(dim / 16), d_state, axes=axes, orders=orders, scan_backend=scan_backend)
         self.in_proj = nn.Linear(dim, 2 * d_inner, bias=False)
-        self.conv = nn.Conv2d(d_inner, d_inner, kernel_size=3, padding=1, groups=d_inner)
+        self.conv = convolution(axes)(d_inner, d_inner, kernel_size=3, padding=1, groups=d_inner)
         self.out_norm = nn.LayerNorm(d_inner)
         self.out_proj = nn.Linear(d_inner, dim, bias=False)
         self.reset_scan_parameters()
@@ -41,10 +51,10 @@ class SS2D(DirectionalScan):
             return ss2d_block(
                 x, _weights(norm), self.in_proj.weight, self.conv.weight, self.conv.bias, self._projection(),
                 self._A(), self.D, self.dt_bias, _weights(self.out_norm), self.out_proj.weight,
-                self.scan_backend,
+                self.scan_backend, self.orders,
             )  # fmt: skip
         x, z = self.in_proj(norm(x)).chunk(2, dim=-1)
-        x = F.silu(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        x = F.silu(channels_last(self.conv(channels_first(x))))
         y = self.scan(x)
         return self.out_proj(layer_norm(y, *_weights(self.out_norm), gate=z, dtype=z.dtype))
 
@@ -69,12 +79,14 @@ class DropPath(nn.Module):
 
 
 class VSSBlock(nn.Module):
-    """`x + DropPath(SS2D(LayerNorm(x)))` on `(B, H, W, dim)`: no MLP."""
+    """`x + DropPath(SS2D(LayerNorm(x)))` on `(B, *sizes, dim)`, of 2 or 3 axes: no MLP."""
 
-    def __init__(self, dim: int, d_state: int = 16, drop_path: float = 0.0, scan_backend: str = "auto") -> None:
+    def __init__(
+        self, dim: int, d_state: int = 16, drop_path: float = 0.0, scan_backend: str = "auto", axes: int = 2
+    ) -> None:
         super().__init__()
         self.norm = LayerNorm(dim)
-        self.ss2d = SS2D(dim, d_state, scan_backend)
+        self.ss2d = SS2D(dim, d_state, scan_backend, axes)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -77,9 +77,9 @@ class SwinUMambaD(SegmentationNetwork):
         self.encoder = VMUNetEncoder(input_channels, sizes, how)
         self.encoder.apply(linear_weights_truncated_normal)
         rates = drop_path_rates(drop_path_rate, 0.0, decoder_depths)
-        stages = [Stage(dim, of_stage, d_state, how) for dim, of_stage in zip(dims[-2::-1], rates, strict=True)]
+        stages = [Stage(dim, of_stage, sizes, how) for dim, of_stage in zip(dims[-2::-1], rates, strict=True)]
         heads = {"deep_supervision": deep_supervision, "auxiliary_heads": auxiliary_heads}
-        self.decoder = ConcatenatingDecoder(num_classes, self.dims, PatchExpanding, stages, **heads)
+        self.decoder = ConcatenatingDecoder(num_classes, self.dims, _expanding, stages, **heads)
         self.apply(_convolutions_he_normal)
 
     @property
@@ -96,6 +96,10 @@ class SwinUMambaD(SegmentationNetwork):
         _, encoded = self.encoder(pad_to_multiple(x, self.stride))
         logits, decoded = self.decoder(encoded)
         return FeaturesOutput(logits, channels_first(encoded), channels_first(decoded))
+
+
+def _expanding(dim: int, scale: int, out_dim: int) -> PatchExpanding:
+    return PatchExpanding(dim, (scale, scale), out_dim)
 
 
 def _convolutions_he_normal(module: nn.Module) -> None:

@@ -7,20 +7,27 @@ from torch import Tensor
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.files.text import first_line
+from nnunetv2_dsvm.files.text import by, first_line
 
 # Of the largest absolute logit. Both compute in fp32, in another order: 1e-6 to 1e-5 were seen.
 TOLERANCE = 1e-4
 
 
-def shapes_to_check(patch_size: Sequence[int]) -> list[tuple[int, int, int]]:
-    """(batch, height, width): the patch, alone and three of them, odd sizes, and less than one token."""
-    height, width = patch_size
-    return [(1, height, width), (3, height, width), (2, height + 1, width + 3), (2, 37, 65), (1, 1, 3)]
+def shapes_to_check(patch_size: Sequence[int]) -> list[tuple[int, ...]]:
+    """(batch, *sizes): the patch, odd sizes, and less than one token; of images three patches and odd ones too.
+
+    Three patches of volumes would take minutes.
+    """
+    axes = len(patch_size)
+    shapes = [(1, *patch_size), (2, *(5, 37, 65)[-axes:]), (1, *(1, 1, 3)[-axes:])]
+    if axes == 2:
+        height, width = patch_size
+        shapes += [(3, height, width), (2, height + 1, width + 3)]
+    return shapes
 
 
 def largest_difference(
-    network: VMUNet, exported: Callable[[Tensor], Tensor], shapes: Sequence[tuple[int, int, int]], channels: int
+    network: VMUNet, exported: Callable[[Tensor], Tensor], shapes: Sequence[tuple[int, ...]], channels: int
 ) -> float:
     """The largest difference of logits, as a part of the largest absolute logit of the network, over all shapes.
 
@@ -31,11 +38,11 @@ def largest_difference(
     """
     generator = torch.Generator().manual_seed(0)
     largest = 0.0
-    for batch, height, width in shapes:
-        image = torch.randn(batch, channels, height, width, generator=generator)
+    for batch, *sizes in shapes:
+        image = torch.randn(batch, channels, *sizes, generator=generator)
         with torch.inference_mode():
             expected = network(image)
-        where = f"with {batch} image(s) of {height}×{width} pixels"
+        where = f"with {batch} image(s) of {by(sizes)} {'voxels' if len(sizes) == 3 else 'pixels'}"
         try:
             got = exported(image)
         except Exception as error:

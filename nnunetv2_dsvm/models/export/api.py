@@ -16,7 +16,7 @@ class ExportedModel:
     """What was written, and how well it agrees with the network.
 
     Attributes:
-        file: takes a normalised image `(batch, channels, height, width)` in fp32, gives logits.
+        file: takes a normalised image `(batch, channels, *sizes)` in fp32, gives logits.
         difference: the largest from the network's logits, as a part of the largest absolute logit.
         allowed_difference: beyond which no file is kept.
         not_inside: what whoever runs the file has to do, in words.
@@ -53,7 +53,7 @@ def export(
         UserError: something is missing or of another network, the place is taken or cannot be written, a package is
             missing, or the file disagrees. Nothing is left then, and an older file is as it was.
 
-    Example:
+    Examples:
         >>> from nnunetv2_dsvm import export
         >>> exported = export("model", "model.pt2", fold=0)
         >>> exported.file.name, exported.difference <= exported.allowed_difference

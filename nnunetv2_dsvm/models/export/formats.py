@@ -17,7 +17,7 @@ from torch.fx import GraphModule
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.text import first_line
-from nnunetv2_dsvm.models.export.metadata import KEY
+from nnunetv2_dsvm.models.export.metadata import AXIS_NAMES, KEY
 from nnunetv2_dsvm.models.export.traceable_network import TraceableVMUNet
 
 Format = Literal["torch-export", "onnx"]
@@ -26,14 +26,15 @@ _TALKATIVE = ("torch._export.serde.serialize", "onnxscript", "onnx_ir")  # on wh
 
 
 def trace(network: VMUNet, input_channels: int) -> ExportedProgram:
-    """The network as a program of torch's own operators, for any batch, height and width of at least 1.
+    """The network as a program of torch's own operators, for any batch and sizes of at least 1.
 
     Raises:
         UserError: this torch cannot trace it.
     """
     # Two of each, as torch takes a size of one for a constant; what else they are does not matter.
-    example = torch.zeros(2, input_channels, 2 * 32 + 8, 3 * 32 + 8)
-    sizes = {0: Dim("batch", min=1), 2: Dim("height", min=1), 3: Dim("width", min=1)}
+    tokens = enumerate(network.encoder_stages[-1].stride, 2)
+    example = torch.zeros(2, input_channels, *(count * stride + stride // 4 for count, stride in tokens))
+    sizes = {axis: Dim(name, min=1) for axis, name in _dynamic_sizes(network.sizes.axes).items()}
     try:
         # Otherwise torch reasons that a size is not 1 because the example's is not, and refuses a batch of one later.
         config = torch.fx.experimental._config
@@ -45,6 +46,11 @@ def trace(network: VMUNet, input_channels: int) -> ExportedProgram:
         for node in module.graph.nodes if isinstance(module, GraphModule) else ():
             node.meta.pop("stack_trace", None)  # where this package lies on this machine: nothing for other people's
     return program
+
+
+def _dynamic_sizes(axes: int) -> dict[int, str]:
+    """The axes of an image `(batch, channels, *sizes)` that may have any size, with their names."""
+    return {0: "batch", **dict(enumerate(AXIS_NAMES[-axes:], 2))}
 
 
 def write(program: ExportedProgram, format: Format, metadata: Mapping[str, Any], path: Path) -> None:
@@ -62,9 +68,10 @@ def write(program: ExportedProgram, format: Format, metadata: Mapping[str, Any],
                 torch.export.save(program, file, extra_files={KEY: text})
             return
         try:
+            axes = len(metadata["patch_size"])
             model = torch.onnx.export(
                 program, dynamo=True, verbose=False, report=False, input_names=["image"], output_names=["logits"],
-                dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
+                dynamic_shapes=(_dynamic_sizes(axes),),
             )  # fmt: skip
         except Exception as error:
             raise UserError(_needs_newer("write the network as ONNX", error)) from error

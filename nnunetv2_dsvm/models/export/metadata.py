@@ -1,5 +1,6 @@
 """What somebody with nothing but the exported file has to know to use it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from nnunetv2_dsvm.models.trained_network import TrainedNetwork
 from nnunetv2_dsvm.version import __version__
 
 KEY = "nnunetv2_dsvm.json"
+AXIS_NAMES = ("depth", "height", "width")  # of volumes; images have the last two
 NOT_INSIDE = (
     "reading and orienting images, cropping, resampling, normalisation, sliding window, mirroring, averaging of folds, "
     "softmax or sigmoid, resampling back"
@@ -16,13 +18,15 @@ NOT_INSIDE = (
 
 
 def describe(trained: TrainedNetwork) -> dict[str, Any]:
-    """The file's metadata, in JSON's types; sizes and spacings in the order of the image's axes (rows, columns).
+    """The file's metadata, in JSON's types; sizes and spacings in the order of the image's axes (slices, rows,
+    columns).
 
     `channels` are the input's, in their order: an image channel has nnU-Net's normalisation scheme and the intensities
     of the training images' foreground that the scheme may need; a channel of a cascade's previous stage is 1 in the
     pixels of `of_label`. `labels` are dataset.json's; `output` says what the logits' channels are.
     """
     configuration, labels = trained.configuration, trained.labels
+    axes = AXIS_NAMES[-trained.network.sizes.axes :]
     intensities = trained.plans.foreground_intensity_properties_per_channel
     # nnU-Net's keys were "modality" before they were "channel_names".
     names = trained.dataset_json.get("channel_names") or trained.dataset_json["modality"]
@@ -48,20 +52,21 @@ def describe(trained: TrainedNetwork) -> dict[str, Any]:
         "configuration": trained.configuration_name,
         "fold": trained.fold,
         "checkpoint": trained.checkpoint,
-        "input": "float32 image (batch, channels, height, width), any batch, height and width of at least 1",
+        "input": f"float32 image (batch, channels, {', '.join(axes)}), any batch, {', '.join(axes[:-1])} and {axes[-1]} "
+        "of at least 1",
         "channels": channels,
         "patch_size": [int(size) for size in configuration.patch_size],
         "spacing_mm": [float(spacing) for spacing in configuration.spacing],
         "transpose_forward": [int(axis) for axis in trained.plans.transpose_forward],
-        "output": _output(trained),
+        "output": _output(trained, axes),
         "labels": trained.dataset_json["labels"],
         "mirroring_axes": [int(axis) for axis in trained.mirroring_axes],
         "not_inside": NOT_INSIDE,
     }
 
 
-def _output(trained: TrainedNetwork) -> str:
-    labels, logits = trained.labels, "logits (batch, classes, height, width): "
+def _output(trained: TrainedNetwork, axes: Sequence[str]) -> str:
+    labels, logits = trained.labels, f"logits (batch, classes, {', '.join(axes)}): "
     if labels.has_regions:
         regions = [[int(label) for label in np.atleast_1d(region)] for region in labels.foreground_regions]
         order = trained.dataset_json["regions_class_order"]

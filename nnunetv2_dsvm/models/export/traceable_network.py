@@ -7,13 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_dsvm.architecture.blocks.stem import ConvolutionStep
 from nnunetv2_dsvm.architecture.blocks.vss_block import SS2D, VSSBlock
+from nnunetv2_dsvm.architecture.segmentation_network import cropped_to
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
-from nnunetv2_dsvm.models.export.traceable_scan import NUM_DIRECTIONS, scan_by_rows
+from nnunetv2_dsvm.models.export.traceable_scan import scan_by_rows
 
 
 class TraceableVMUNet(nn.Module):
-    """Images `(B, channels, H, W)`, any B, H, W ≥ 1, to logits `(B, classes, H, W)` at full resolution; fp32, CPU.
+    """Images `(B, channels, *sizes)`, any sizes ≥ 1, to logits `(B, classes, *sizes)` at full resolution; fp32, CPU.
 
     A copy of the network: heads of deep supervision are left out, and the network itself stays as it was. Images are
     not looked at for NaN and infinite values.
@@ -27,18 +29,22 @@ class TraceableVMUNet(nn.Module):
         for module in network.modules():
             if isinstance(module, VSSBlock):
                 module.ss2d = _TraceableSS2D.of(module.ss2d)
-        self.encoder, self.decoder, self.stride = network.encoder, network.decoder, network.stride
+            elif isinstance(module, ConvolutionStep):
+                module.add_module("convolution", _ConvOfACopy(module.convolution))
+        self.encoder, self.decoder, self.stride = network.encoder, network.decoder, network.sizes.stage_strides[-1]
 
     def forward(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
-        rows, columns = (_unknown((size + self.stride - 1) // self.stride) for size in (height, width))
-        for count, size in ((rows, height), (columns, width)):
-            torch._check(count >= 1)
-            torch._check(count * self.stride >= size)
-        padded = F.pad(image, (0, columns * self.stride - width, 0, rows * self.stride - height))
+        sizes = image.shape[2:]
+        missing: list[int] = []
+        for size, stride in zip(sizes, self.stride, strict=True):
+            tokens = _unknown((size + stride - 1) // stride)
+            torch._check(tokens >= 1)
+            torch._check(tokens * stride >= size)
+            missing = [0, tokens * stride - size, *missing]  # the last axis first
+        padded = F.pad(image, missing)
         stage_inputs, encoder_outputs = self.encoder(padded)
-        (logits,), _ = self.decoder(stage_inputs, encoder_outputs[-1])
-        return logits[..., :height, :width]
+        (logits,), _ = self.decoder(padded, stage_inputs, encoder_outputs[-1])
+        return cropped_to(logits, sizes)
 
 
 def _unknown(size: int) -> int:
@@ -66,14 +72,14 @@ class _TraceableSS2D(SS2D):
     def of(cls, ss2d: SS2D) -> "_TraceableSS2D":
         with torch.device("meta"):
             # a backend by name, so that it is never a fused kernel
-            traceable = cls(ss2d.in_proj.in_features, ss2d.d_state, scan_backend="torch_chunked")
+            traceable = cls(ss2d.in_proj.in_features, ss2d.d_state, "torch_chunked", ss2d.axes)
         traceable.load_state_dict(ss2d.state_dict(), assign=True)
         traceable.add_module("conv", _ConvOfACopy(traceable.conv))
         return traceable.eval().requires_grad_(False)
 
     def scan(self, x: Tensor) -> Tensor:
         dt, B, C = [], [], []
-        for k in range(NUM_DIRECTIONS):
+        for k in range(self.directions):
             low_rank, b, c = F.linear(x, self.x_proj[k]).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
             dt.append(F.softplus(F.linear(low_rank, self.dt_proj[k], self.dt_bias[k])))
             B.append(b)

@@ -71,7 +71,7 @@ def convert_weights(
         UserError: a file is missing, damaged or of another network, asks for code to be run, or fits too little; or
             the place is taken or cannot be written. Nothing is written then.
 
-    Example:
+    Examples:
         >>> from nnunetv2_dsvm import convert_weights
         >>> converted = convert_weights("checkpoint.pth", "weights.pth", plans="plans.json", input_channels=3)
         >>> converted.file.name, converted.share_of_encoder

@@ -7,7 +7,7 @@ from nnunetv2_dsvm.ops.backend import Backend, CoreGradients, FusedOperators, Or
 from nnunetv2_dsvm.ops.nvrtc import scan as nvrtc_scan
 from nnunetv2_dsvm.ops.scan_inputs import ScanGradients, ScanInputs, ScanShape
 from nnunetv2_dsvm.ops.triton import conv_silu, core, layer_norm, resized_mse, runtime, scan
-from nnunetv2_dsvm.ops.triton.launch_plan import MAX_D_STATE, LaunchSettings
+from nnunetv2_dsvm.ops.triton.launch_plan import MAX_AXES, MAX_D_STATE, LaunchSettings
 
 
 class TritonOperators(FusedOperators):
@@ -17,15 +17,15 @@ class TritonOperators(FusedOperators):
         self.settings = settings
 
     def core_forward(
-        self, x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, sizes: tuple[int, ...], save: bool
+        self, x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, shape: ScanShape, save: bool
     ) -> tuple[Tensor, Tensor | None]:
-        return core.core_forward(x, weight, A, D, dt_bias, sizes, save, self.settings)
+        return core.core_forward(x, weight, A, D, dt_bias, shape, save, self.settings)
 
     def core_backward(
         self, grad: Tensor, saved: Tensor, x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor,
-        sizes: tuple[int, ...],
+        shape: ScanShape,
     ) -> CoreGradients:  # fmt: skip
-        return core.core_backward(grad, saved, x, weight, A, D, dt_bias, sizes, self.settings)
+        return core.core_backward(grad, saved, x, weight, A, D, dt_bias, shape, self.settings)
 
     def layer_norm_forward(
         self, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, eps: float, dtype: torch.dtype
@@ -63,18 +63,18 @@ class Triton(Backend):
     def supports(
         self, device: torch.device, dtype: torch.dtype, d_state: int, axes: int, orders: Orders = None
     ) -> tuple[bool, str]:
-        """Images on GPUs that Triton knows, fp32 or 16 bit, d_state up to 64."""
+        """Grids of up to three axes on GPUs that Triton knows, fp32 or 16 bit, d_state up to 64."""
         if problem := runtime.device_problem(device):
             return False, problem
         if dtype not in (torch.float32, torch.float16, torch.bfloat16):
             return False, f"the Triton kernels take float32, float16 or bfloat16, not {dtype}"
         if d_state > MAX_D_STATE:
             return False, f"the Triton kernels take d_state up to {MAX_D_STATE}, not {d_state}"
-        if axes != 2:
-            return False, f"the Triton kernels take grids of 2 axes, not of {axes}"
-        if orders is not None:
-            return False, "the Triton kernels walk along each axis, forwards and backwards, and in no other orders"
-        return True, f"fused Triton kernels{nvrtc_scan.in_words(device)}"
+        if axes > MAX_AXES:
+            return False, f"the Triton kernels take grids of up to {MAX_AXES} axes, not of {axes}"
+        # In CUDA C++ there are images alone, in their four directions.
+        other_kernels = nvrtc_scan.in_words(device) if axes == 2 and orders is None else ""
+        return True, f"fused Triton kernels{other_kernels}"
 
     def saved_states(self, shape: ScanShape, dtype: torch.dtype, like: Tensor) -> Tensor:
         """`(batch, K, intervals, N, d_inner)`."""

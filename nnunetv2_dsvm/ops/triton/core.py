@@ -9,14 +9,15 @@ from torch import Tensor
 from nnunetv2_dsvm.ops.backend import CoreGradients
 from nnunetv2_dsvm.ops.projections import output_dtype, split
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
-from nnunetv2_dsvm.ops.triton.elementwise import delta_dtype, merge, softplus
+from nnunetv2_dsvm.ops.triton.elementwise import delta_dtype, softplus
 from nnunetv2_dsvm.ops.triton.launch_plan import LaunchPlan, LaunchSettings
-from nnunetv2_dsvm.ops.triton.scan import backward_takes_dt, forward_takes_dt, scan_backward, scan_forward
-
-
-def _plan(x: Tensor, A: Tensor, sizes: tuple[int, ...], settings: LaunchSettings) -> LaunchPlan:
-    directions, channels, d_state = A.shape
-    return LaunchPlan(ScanShape(x.shape[0], sizes, channels, d_state, directions), x.device, settings)
+from nnunetv2_dsvm.ops.triton.scan import (
+    backward_takes_dt,
+    forward_takes_dt,
+    merge_with_skip,
+    scan_backward,
+    scan_forward,
+)
 
 
 def _parameters(
@@ -32,33 +33,33 @@ def _parameters(
 
 
 def core_forward(
-    x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, sizes: tuple[int, ...], save: bool,
+    x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, shape: ScanShape, save: bool,
     settings: LaunchSettings,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """As `FusedOperators.core_forward`."""
-    plan = _plan(x, A, sizes, settings)
+    plan = LaunchPlan(shape, x.device, settings)
     x, A, dt_bias = x.contiguous(), A.contiguous(), dt_bias.contiguous()
-    delta, B, C = _parameters(plan.shape, x, weight.to(x.dtype), dt_bias, forward_takes_dt(plan, x.dtype))
+    delta, B, C = _parameters(shape, x, weight.to(x.dtype), dt_bias, forward_takes_dt(plan, x.dtype))
     dtype = output_dtype(x.dtype)
     parts, saved = scan_forward(plan, x, delta, A, B, C, dt_bias, save, dtype)
-    return merge(parts, x, D.sum(0), dtype)[0], saved
+    return merge_with_skip(shape, parts, x, D, dtype)[0], saved
 
 
 def core_backward(
     grad: Tensor, saved: Tensor, x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor,
-    sizes: tuple[int, ...], settings: LaunchSettings,
+    shape: ScanShape, settings: LaunchSettings,
 ) -> CoreGradients:  # fmt: skip
     """As `FusedOperators.core_backward`."""
-    plan = _plan(x, A, sizes, settings)
+    plan = LaunchPlan(shape, x.device, settings)
     grad, x, A, dt_bias = grad.contiguous(), x.contiguous(), A.contiguous(), dt_bias.contiguous()
     matrix = weight.to(x.dtype)
-    delta, B, C = _parameters(plan.shape, x, matrix, dt_bias, backward_takes_dt(plan, saved))
+    delta, B, C = _parameters(shape, x, matrix, dt_bias, backward_takes_dt(plan, saved))
     grad_product = x.new_empty(*x.shape[:2], weight.shape[0])
-    grad_dt, grad_B, grad_C = split(grad_product, plan.shape.d_inner, plan.shape.d_state)
+    grad_dt, grad_B, grad_C = split(grad_product, shape.d_inner, shape.d_state)
     g = scan_backward(plan, grad, x, delta, A, B, C, dt_bias, saved, grad_dt, grad_B, grad_C)
-    grad_x, grad_D = merge(g.x, grad, D.sum(0), x.dtype, other=x)
+    grad_x, grad_D = merge_with_skip(shape, g.x, grad, D, x.dtype, other=x)
     assert grad_D is not None  # for `other` there is one
     columns = grad_product.flatten(0, 1)
     grad_x = torch.addmm(grad_x.flatten(0, 1), columns, matrix).view_as(x)
     grad_weight = torch.mm(columns.t(), x.flatten(0, 1)).to(weight.dtype)
-    return grad_x, grad_weight, g.A.contiguous(), grad_D.expand_as(D).contiguous(), g.dt_bias
+    return grad_x, grad_weight, g.A.contiguous(), grad_D.contiguous(), g.dt_bias

@@ -1,16 +1,19 @@
 """How a launch of the scan's kernels deals channels, states and tokens to programs."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from nnunetv2_dsvm.ops.backend import SAVED_STATES_INTERVAL
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
+from nnunetv2_dsvm.ops.scan_order import axis_orders
 from nnunetv2_dsvm.ops.triton.runtime import device_numbers, next_power_of_2
 
 MAX_D_STATE = 64
+MAX_AXES = 3  # of the grids that the kernels walk through
 
 
 class LaunchSettings(NamedTuple):
@@ -61,7 +64,7 @@ class LaunchPlan(NamedTuple):
     @property
     def intervals(self) -> int:
         """States saved of a direction of an image."""
-        return math.ceil(self.shape.length / self.settings.interval)
+        return math.ceil(self.shape.visited / self.settings.interval)
 
     @property
     def processors(self) -> int:
@@ -90,22 +93,50 @@ class LaunchPlan(NamedTuple):
         # The second pass over the tokens costs about half the first: a gain from three times the programs on.
         chunks = min(math.ceil(wanted / programs), self.intervals) if programs * 3 <= wanted else 1
         length = math.ceil(self.intervals / max(1, chunks)) * self.settings.interval
-        return math.ceil(self.shape.length / length), length
+        return math.ceil(self.shape.visited / length), length
 
-    def constants(self, tile: Tile, *tensors: Tensor) -> dict[str, bool | int]:
-        """What the kernels are specialised on; `tensors` are those loaded token by token."""
-        _, sizes, channels, d_state, directions = self.shape
-        even = all(n % 2 == 0 for t in tensors for n in (t.storage_offset(), *t.stride()[:-1]))
-        even = even and all(n % 2 == 0 for n in (channels, d_state, tile.SD, tile.SN))
-        widest = max(t.element_size() for t in tensors)
-        length = self.shape.length
+    def constants(self, tile: Tile, by_channel: Sequence[Tensor], by_state: Sequence[Tensor]) -> dict[str, Any]:
+        """What the kernels are specialised on; the tensors are those loaded token by token."""
+        shape = self.shape
+        channels, d_state, directions = shape.d_inner, shape.d_state, shape.directions
+        widest = max(t.element_size() for t in (*by_channel, *by_state))
+        fastest = {order.axes[-1] for order in shape.orders or axis_orders(len(shape.sizes))}
         return {
             "VECTOR": widest * max(tile.SD, tile.SN) <= 16,
-            "PACKED": even,
-            "WIDE": length * directions * (channels + 2 * d_state) >= 2**31,
-            "EVEN_L": length % tile.T == 0,
-            "STRAIGHT": all(size % tile.T == 0 for size in sizes),
+            "PACKED": _even(by_channel, channels, tile.SD),
+            "PACKED_STATES": _even(by_state, d_state, tile.SN),
+            "WIDE": shape.length * directions * (channels + 2 * d_state) >= 2**31,
+            "EVEN_L": shape.visited % tile.T == 0,
+            "STRAIGHT": all(shape.sizes[axis] // shape.step % tile.T == 0 for axis in fastest),
             "EVEN_D": channels % tile.channels == 0,
             "EVEN_N": d_state == tile.LN * tile.SN,
+            "ORDERS": order_numbers(shape),
+            "STEP": shape.step,
             "K": directions,
         }
+
+
+def grid_arguments(shape: ScanShape) -> tuple[int, int, int | None]:
+    """(height, width, depth), as the kernels take them; no depth for an image in its four directions."""
+    depth, height, width = (1,) * (MAX_AXES - len(shape.sizes)) + shape.sizes
+    return height, width, None if order_numbers(shape) is None else depth
+
+
+def order_numbers(shape: ScanShape) -> tuple[int, ...] | None:
+    """The walks through a grid of three axes, seven numbers each: the axes, slowest first, reversal, the phase.
+
+    None for an image in its four directions, which the kernels know. Axes that the grid lacks have one token.
+    """
+    if len(shape.sizes) == 2 and shape.orders is None:
+        return None
+    lacking = MAX_AXES - len(shape.sizes)
+    numbers: list[int] = []
+    for order in shape.orders or axis_orders(len(shape.sizes)):
+        numbers += (*range(lacking), *(lacking + axis for axis in order.axes), int(order.reverse))
+        numbers += (0,) * lacking + (order.phase or (0,) * len(shape.sizes))
+    return tuple(numbers)
+
+
+def _even(tensors: Sequence[Tensor], *sizes: int) -> bool:
+    """Whether their 16-bit values may be read as words of two."""
+    return all(n % 2 == 0 for t in tensors for n in (t.storage_offset(), *t.stride()[:-1], *sizes))

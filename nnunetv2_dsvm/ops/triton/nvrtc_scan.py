@@ -24,8 +24,9 @@ class NVRTCScan(ScanKernels):
     dt_dtype = torch.bfloat16  # whatever dt was
 
     def supports(self, shape: ScanShape, dtype: torch.dtype, device: torch.device) -> bool:
-        """bfloat16 and two axes, on GPUs where it runs."""
-        return len(shape.sizes) == 2 and nvrtc.supports(device, dtype, shape.d_state, shape.d_inner)[0]
+        """bfloat16 and images in their four directions, on GPUs where it runs."""
+        plain = len(shape.sizes) == 2 and shape.orders is None
+        return plain and nvrtc.supports(device, dtype, shape.d_state, shape.d_inner)[0]
 
     def interval(self, settings: LaunchSettings) -> int:
         """The kernels' own."""

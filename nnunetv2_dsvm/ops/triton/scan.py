@@ -27,7 +27,7 @@ def _kernels_of(saved: Tensor) -> ScanKernels:
 
 def _saved_states(kernels: ScanKernels, shape: ScanShape, settings: LaunchSettings, like: Tensor) -> Tensor:
     """Uninitialised, `(batch, K, intervals, N, channels)`."""
-    intervals = math.ceil(shape.length / kernels.interval(settings))
+    intervals = math.ceil(shape.visited / kernels.interval(settings))
     sizes = (shape.batch, shape.directions, intervals, shape.d_state, shape.d_inner)
     return like.new_empty(sizes, dtype=kernels.states_dtype)
 
@@ -65,11 +65,41 @@ def scan_backward(
     return _kernels_of(saved).backward(plan, grad, x, delta, A, B, C, dt_bias, saved, grad_dt, grad_B, grad_C)
 
 
+def merge_with_skip(
+    shape: ScanShape, parts: Tensor, skip: Tensor, D: Tensor, dtype: torch.dtype, other: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """`parts` `(batch, L, K, channels)` summed over K plus skip * D of each direction that visits a token, in `dtype`.
+
+    The second result is each direction's sum of skip * other over its tokens, `(K, channels)`.
+    """
+    if shape.step == 1:
+        out, dot = merge(parts, skip, D.sum(0), dtype, other)
+        return out, None if dot is None else dot.expand_as(D)
+    visits = _visits(shape, skip.device)
+    out, _ = merge(parts, skip, torch.zeros_like(D[0]), torch.float32)
+    out = torch.addcmul(out, skip.float(), visits @ D).to(dtype)
+    return out, None if other is None else visits.mT @ (skip.float() * other).sum(0)
+
+
+def _visits(shape: ScanShape, device: torch.device) -> Tensor:
+    """1 where a direction visits a token and 0 elsewhere, `(L, K)`; by arithmetic, so that a CUDA graph records it."""
+    places = torch.unravel_index(torch.arange(shape.length, device=device), shape.sizes)
+    number = torch.zeros_like(places[0])
+    for place in places:
+        number = number * shape.step + place % shape.step
+    numbers = []
+    for order in shape.orders or ():
+        numbers.append(0)
+        for phase in order.phase:
+            numbers[-1] = numbers[-1] * shape.step + phase
+    return torch.stack([number == n for n in numbers], dim=-1).float()
+
+
 def _prepare(
     inputs: ScanInputs, settings: LaunchSettings
 ) -> tuple[LaunchPlan, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(the plan, x, delta, A, B, C, dt_bias), as the kernels read them."""
-    x, dt, A, B, C, _, dt_bias, *_ = inputs
+    x, dt, A, B, C, _, dt_bias = inputs.tensors
     delta = torch.empty(dt.shape, dtype=delta_dtype(x.dtype), device=x.device)
     dt_bias = dt_bias.float().contiguous()
     delta = softplus(dt.contiguous(), dt_bias, delta)
@@ -83,7 +113,7 @@ def forward(inputs: ScanInputs, save: bool, settings: LaunchSettings) -> tuple[T
     # A direction alone can exceed the range of float16 where the sum does not.
     dtype = torch.float32 if x.dtype == torch.float16 else x.dtype
     parts, saved = scan_forward(plan, x, delta, A, B, C, dt_bias, save, dtype)
-    return merge(parts, x, inputs.D.float().sum(0), x.dtype)[0], saved
+    return merge_with_skip(plan.shape, parts, x, inputs.D.float(), x.dtype)[0], saved
 
 
 def backward(grad: Tensor, inputs: ScanInputs, saved: Tensor | None, settings: LaunchSettings) -> ScanGradients:
@@ -97,7 +127,7 @@ def backward(grad: Tensor, inputs: ScanInputs, saved: Tensor | None, settings: L
     grad_dt = torch.empty_like(inputs.dt, dtype=dtype, memory_format=torch.contiguous_format)
     grad_B, grad_C = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (B, C))
     g = scan_backward(plan, grad, x, delta, A, B, C, dt_bias, saved, grad_dt, grad_B, grad_C)
-    grad_x, grad_D = merge(g.x, grad, inputs.D.float().sum(0), x.dtype, other=x)
+    grad_x, grad_D = merge_with_skip(plan.shape, g.x, grad, inputs.D.float(), x.dtype, other=x)
     assert grad_D is not None  # for `other` there is one
-    grads = (grad_x, grad_dt, g.A, grad_B, grad_C, grad_D.expand_as(inputs.D), g.dt_bias)
+    grads = (grad_x, grad_dt, g.A, grad_B, grad_C, grad_D, g.dt_bias)
     return ScanGradients(*(g.to(t.dtype).contiguous() for g, t in zip(grads, inputs.tensors, strict=True)))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
 from nnunetv2_dsvm.ops.triton.elementwise import sum_blocks
-from nnunetv2_dsvm.ops.triton.launch_plan import LaunchPlan, LaunchSettings, Tile
+from nnunetv2_dsvm.ops.triton.launch_plan import LaunchPlan, LaunchSettings, Tile, grid_arguments
 from nnunetv2_dsvm.ops.triton.runtime import next_power_of_2
 from nnunetv2_dsvm.ops.triton.scan_kernels import DirectionGradients, ScanKernels
 
@@ -33,20 +33,27 @@ def chunk_states(
     """
     from nnunetv2_dsvm.ops.triton.kernels.scan_forward import chunk_end_kernel, chunk_entry_kernel
 
-    batch, sizes, channels, d_state, directions = plan.shape
+    batch, _, channels, d_state, directions, _ = plan.shape
     end = torch.empty(batch, directions, chunks, d_state, channels, dtype=torch.float32, device=plan.device)
     time = torch.empty(batch, directions, chunks, channels, dtype=torch.float32, device=plan.device)
     grid = (math.ceil(channels / tile.channels), directions, batch * chunks)
     chunk_end_kernel[grid](
-        v, delta, A, w, end, time, plan.shape.length, channels, d_state, *sizes, chunks, chunk_length,
-        v.stride(1), delta.stride(1), w.stride(1), w.stride(2), 1,
-        REVERSE=reverse, **plan.constants(tile, v, delta, w), **tile._asdict(), num_warps=1,
+        v, delta, A, w, end, time, plan.shape.length, channels, d_state, *grid_arguments(plan.shape),
+        chunks, chunk_length, v.stride(1), delta.stride(1), w.stride(1), w.stride(2), 1,
+        REVERSE=reverse, **plan.constants(tile, (v, delta), (w,)), **tile._asdict(), num_warps=1,
     )  # fmt: skip
     block = min(256, next_power_of_2(d_state * channels))
     chunk_entry_kernel[(math.ceil(d_state * channels / block), batch * directions)](
         end, time, A, channels, d_state, chunks, REVERSE=reverse, K=directions, BLOCK=block, num_warps=2
     )
     return end
+
+
+def _per_direction(plan: LaunchPlan, size: int, dtype: torch.dtype, *blocks: int) -> Tensor:
+    """For results `(*blocks, batch, L, K, size)`, 0 at the tokens that a direction does not visit."""
+    shape = plan.shape
+    make = torch.zeros if shape.step > 1 else torch.empty
+    return make(*blocks, shape.batch, shape.length, shape.directions, size, dtype=dtype, device=plan.device)
 
 
 class TritonScan(ScanKernels):
@@ -69,20 +76,20 @@ class TritonScan(ScanKernels):
         """As `ScanKernels.forward`."""
         from nnunetv2_dsvm.ops.triton.kernels.scan_forward import forward_kernel
 
-        batch, sizes, channels, d_state, directions = plan.shape
+        batch, _, channels, d_state, directions, _ = plan.shape
         length = plan.shape.length
         tile = plan.forward_tile()
         chunks, chunk_length = plan.chunks(tile)
         initial_state = None
         if chunks > 1:
             initial_state = chunk_states(plan, tile, chunks, chunk_length, x, delta, A, B, reverse=False)
-        y = torch.empty(batch, length, directions, channels, dtype=dtype, device=plan.device)
+        y = _per_direction(plan, channels, dtype)
         grid = (math.ceil(channels / tile.channels), directions, batch * chunks)
         forward_kernel[grid](
-            x, delta, A, B, C, y, initial_state, saved, length, channels, d_state, *sizes,
+            x, delta, A, B, C, y, initial_state, saved, length, channels, d_state, *grid_arguments(plan.shape),
             chunks, chunk_length, plan.intervals, x.stride(1), delta.stride(1), B.stride(1), B.stride(2), 1,
             HAS_INITIAL_STATE=chunks > 1, SAVE=saved is not None, INTERVAL=plan.settings.interval,
-            **plan.constants(tile, x, delta, B, C), **tile._asdict(), num_warps=1,
+            **plan.constants(tile, (x, delta), (B, C)), **tile._asdict(), num_warps=1,
         )  # fmt: skip
         return y
 
@@ -93,7 +100,7 @@ class TritonScan(ScanKernels):
         """As `ScanKernels.backward`."""
         from nnunetv2_dsvm.ops.triton.kernels.scan_backward import backward_kernel
 
-        batch, sizes, channels, d_state, directions = plan.shape
+        batch, _, channels, d_state, directions, _ = plan.shape
         length, interval, tile = plan.shape.length, plan.settings.interval, plan.tile()
         chunks, chunk_length = plan.chunks(tile)
         final_dh = None
@@ -101,20 +108,22 @@ class TritonScan(ScanKernels):
             final_dh = chunk_states(plan, tile, chunks, chunk_length, grad, delta, A, C, reverse=True)
         blocks = math.ceil(channels / tile.channels)
 
-        def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.empty(shape, dtype=dtype, device=plan.device)
+        def empty(*shape: int) -> Tensor:
+            return torch.empty(shape, dtype=torch.float32, device=plan.device)
 
-        gx = empty(batch, length, directions, channels, dtype=x.dtype)
-        gb, gc = (empty(blocks, batch, length, directions, d_state) for _ in range(2))
+        gx = _per_direction(plan, channels, x.dtype)
+        gb, gc = (_per_direction(plan, d_state, torch.float32, blocks) for _ in range(2))
+        if plan.shape.step > 1:
+            grad_dt.zero_()
         ga = empty(batch * chunks, directions, d_state, channels)
         gbias = empty(batch * chunks, directions, channels)
         programs = blocks * directions * batch * chunks
         scratch = empty(programs * (interval // tile.T) * tile.channels * tile.LN * tile.SN)
         backward_kernel[(blocks, directions, batch * chunks)](
             grad, x, delta, A, B, C, saved, final_dh, scratch, gx, grad_dt, gb, gc, ga, gbias,
-            length, channels, d_state, *sizes, chunks, chunk_length, plan.intervals,
+            length, channels, d_state, *grid_arguments(plan.shape), chunks, chunk_length, plan.intervals,
             grad.stride(1), x.stride(1), delta.stride(1), B.stride(1), B.stride(2), grad_dt.stride(1), 1,
-            HAS_FINAL_DH=chunks > 1, INTERVAL=interval, **plan.constants(tile, grad, x, delta, B, C),
+            HAS_FINAL_DH=chunks > 1, INTERVAL=interval, **plan.constants(tile, (grad, x, delta), (B, C)),
             **tile._asdict(), num_warps=1,
         )  # fmt: skip
         sum_blocks(gb, grad_B)

@@ -7,7 +7,29 @@ from pathlib import Path
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.nnunet.names import BEST, LATEST
+
+SAVE_EVERY_VARIABLE = "NNUNETV2_DSVM_SAVE_EVERY"
+
+
+def save_at_least_every(epochs: int) -> int:
+    """After how many epochs the latest checkpoint is written: those of NNUNETV2_DSVM_SAVE_EVERY, where they are fewer.
+
+    Args:
+        epochs: of the trainer; nnU-Net's own is 50.
+
+    Raises:
+        UserValueError: the variable is set to something other than an integer from 1 on.
+    """
+    value = os.environ.get(SAVE_EVERY_VARIABLE, "").strip()
+    if not value:
+        return epochs
+    if not (value.isascii() and value.isdigit() and int(value)):
+        raise UserValueError(
+            f"{SAVE_EVERY_VARIABLE} must be an integer from 1 on, got {value!r}; unset it for {epochs}"
+        )
+    return min(epochs, int(value))
 
 
 def where_it_goes_on(trainer: nnUNetTrainer, checkpoint: str | None) -> str:
@@ -33,7 +55,7 @@ def where_it_goes_on(trainer: nnUNetTrainer, checkpoint: str | None) -> str:
         lost = f"the interrupted training had begun epoch {begun}: {which} of it {_is(which)} lost and trained again"
     return (
         f"Continues from {name}, written after epoch {epoch - 1}, with epoch {epoch} of 0 to {trainer.num_epochs - 1}; "
-        f"{lost} (nnU-Net writes {LATEST} every {trainer.save_every} epochs, {BEST} after each best one)"
+        f"{lost} ({LATEST} is written every {trainer.save_every} epochs, {BEST} after each best one)"
         + (_about_later_best(folder, epoch) if name == LATEST else "")
     )
 

@@ -21,7 +21,7 @@ def explained(what: str, configuration: str, plans: str, patch_size: Sequence[in
         what: what was running, as in "during ...".
         configuration: the name of the configuration in the plans.
         plans: the name of the plans.
-        patch_size: in pixels.
+        patch_size: along each axis, in pixels or voxels.
         batch_size: images that this GPU had at once.
     """
     try:
@@ -30,8 +30,9 @@ def explained(what: str, configuration: str, plans: str, patch_size: Sequence[in
         if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):  # Apple: a plain one
             raise
         raise OutOfGpuMemory(
-            f"Out of GPU memory during {what} with a patch of {by(patch_size)} pixels and a batch of {batch_size}. In "
-            f"a copy of the plans (nnUNetv2_dsvm copy-plans -d DATASET -p {plans} -o NEW_NAME), lower "
+            f"Out of GPU memory during {what} with a patch of {by(patch_size)} "
+            f"{'pixels' if len(patch_size) == 2 else 'voxels'} and a batch of {batch_size}. In a copy of the plans "
+            f"(nnUNetv2_dsvm copy-plans -d DATASET -p {plans} -o NEW_NAME), lower "
             f'"batch_size" of the configuration {configuration}, or, at a batch of 1, "patch_size"; a smaller network '
             'or "gradient_checkpointing": true in its arch_kwargs needs less too. Close other programs on this GPU '
             f"first (nvidia-smi lists them). torch says: {first_line(error)}"

@@ -21,6 +21,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2_dsvm.training.guards.parent_watch import EndsWithParent
 
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl: a signal for this process when the thread that forked it ends
+_ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]  # Windows has but one
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 _forking = threading.local()  # `parent`: this process, while this thread forks others that are to end with it
@@ -61,8 +62,8 @@ def spawn_to_end_with_this_one(datasets: Iterable[nnUNetBaseDataset]) -> None:
 def ending_loaders(trainer: nnUNetTrainer) -> Iterator[None]:
     """An exception within it ends the loading processes first: else they outlive it, and report each other's end.
 
-    SIGTERM, as from `kill` or a batch system, becomes such an exception (exit status 143), except with several GPUs,
-    where torch ends a rank by it that may be waiting for another.
+    SIGTERM and SIGUSR1, as from `kill` or a batch system, become such an exception (exit status 143 and 138), except
+    with several GPUs, where torch ends a rank by it that may be waiting for another.
     """
     with _terminated_by_exception(not trainer.is_ddp):
         try:
@@ -78,19 +79,21 @@ def ending_loaders(trainer: nnUNetTrainer) -> Iterator[None]:
 @contextmanager
 def _terminated_by_exception(wanted: bool) -> Iterator[None]:
     in_main_thread = threading.current_thread() is threading.main_thread()
-    if not wanted or not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
+    numbers = [number for number in _ENDS if wanted and in_main_thread and signal.getsignal(number) is signal.SIG_DFL]
     owner = os.getpid()
 
     def end(number: int, frame: FrameType | None) -> None:
         if os.getpid() == owner:
+            for other in numbers:  # a batch system sends several: the first one counts
+                signal.signal(other, signal.SIG_IGN)
             raise SystemExit(128 + number)
         signal.signal(number, signal.SIG_DFL)  # a process that was forked from it ends as it would have
         os.kill(os.getpid(), number)
 
-    signal.signal(signal.SIGTERM, end)
+    for number in numbers:
+        signal.signal(number, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)

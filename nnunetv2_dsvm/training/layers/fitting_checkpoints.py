@@ -11,7 +11,11 @@ from nnunetv2_dsvm.training.checkpoints.compatibility import (
     check_same_network,
     check_same_optimizer,
 )
-from nnunetv2_dsvm.training.checkpoints.continuing import last_epoch_of_later_best, where_it_goes_on
+from nnunetv2_dsvm.training.checkpoints.continuing import (
+    last_epoch_of_later_best,
+    save_at_least_every,
+    where_it_goes_on,
+)
 from nnunetv2_dsvm.training.checkpoints.files import (
     in_a_file,
     read_checkpoint,
@@ -29,6 +33,7 @@ class FittingCheckpoints(TrainerHooks):
     _best_ema: float | None  # nnU-Net's
 
     def on_train_start(self):
+        self.save_every = save_at_least_every(self.save_every)
         if self.local_rank == 0:
             remove_leftovers(self.output_folder)
             begins = self.current_epoch == 0 and not self.disable_checkpointing

@@ -12,10 +12,10 @@ from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.planning.network_of_plans import (
     build_vm_unet,
-    check_2d,
+    check_network,
     check_output_varies,
     in_words,
-    planned_stages,
+    planned_sizes,
 )
 from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
 
@@ -29,8 +29,8 @@ class VMUNetNetwork(TrainerHooks):
 
     def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
         super().preflight(planned, device)
-        check_2d(planned)
         check_output_varies(planned)
+        check_network(planned)
         for hook in _OF_THE_NETWORK:
             used = next(c for c in type(self).__mro__ if hook in vars(c))
             nnunets = used if used.__module__.startswith("nnunetv2.") else None  # in front
@@ -43,7 +43,7 @@ class VMUNetNetwork(TrainerHooks):
     @classmethod
     def in_short(cls) -> dict[str, str]:
         network = "VM-UNet with deep supervision" if cls._trains_auxiliary_heads() else "VM-UNet"
-        return {**super().in_short(), "network": network, "dimensions": "2D"}
+        return {**super().in_short(), "network": network, "dimensions": "2D, 3D"}
 
     @classmethod
     def build_network_architecture(
@@ -98,18 +98,20 @@ class VMUNetNetwork(TrainerHooks):
         super().set_deep_supervision_enabled(enabled and self.enable_deep_supervision)
 
     def _get_deep_supervision_scales(self) -> list[list[float]] | None:
-        """The size of each output, largest first, as a fraction of the patch: 1, 1/4, 1/8, 1/16, rounded up to pixels.
+        """The size of each output, largest first, as a fraction of the patch along each axis, rounded up to voxels.
 
-        nnU-Net reads its own network's scales from the plans; ours has no output at half the resolution.
+        In 2D 1, 1/4, 1/8, 1/16. nnU-Net reads its own network's scales from the plans; ours has no output at half the
+        resolution, and may not have the plans' network.
         """
         if not self.enable_deep_supervision:
             return None
         if self.network is None:  # an __init__ may ask before it is built
-            heads = planned_stages(self.configuration_manager)
+            strides = planned_sizes(self.configuration_manager).output_strides
         else:
-            heads = len(unwrap_model(self.network).decoder.seg_layers)
-        strides = [1, *(4 * 2**level for level in range(heads - 1))]
-        return [[-(-size // s) / size for size in self.configuration_manager.patch_size] for s in strides]
+            network = unwrap_model(self.network)
+            strides = network.output_strides[: len(network.decoder.seg_layers)]
+        patch_size = self.configuration_manager.patch_size
+        return [[-(-size // step) / size for size, step in zip(patch_size, s, strict=True)] for s in strides]
 
     def on_train_start(self):
         super().on_train_start()

@@ -8,7 +8,7 @@ import torch
 from helpers.short_trainers import ShortDSVM, ShortVMUNet, checkpoint_of
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.errors import UserError, UserValueError
 from nnunetv2_dsvm.training.guards import surroundings
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures", "one_epoch")
@@ -161,7 +161,7 @@ def test_a_continued_training_says_from_where_and_what_is_lost(interrupted, make
     line = said_by(make, interrupted, "checkpoint_latest.pth")
     assert (
         "Continues from checkpoint_latest.pth, written after epoch 1, with epoch 2 of 0 to 4; the interrupted training "
-        "had begun epoch 3: epochs 2 to 3 of it are lost and trained again (nnU-Net writes checkpoint_latest.pth every "
+        "had begun epoch 3: epochs 2 to 3 of it are lost and trained again (checkpoint_latest.pth is written every "
         "2 epochs"
     ) in line and "later" not in line
     line = said_by(make, interrupted, "checkpoint_latest.pth", epochs=2)
@@ -173,6 +173,20 @@ def test_a_continued_training_says_from_where_and_what_is_lost(interrupted, make
     line = said_by(make, interrupted, "checkpoint_latest.pth")
     assert "checkpoint_best.pth was written later, after epoch 2: to go on from there instead, stop, move" in line
     assert not any(name.startswith("earlier") for name in (path.name for path in interrupted.iterdir()))
+
+
+def test_the_latest_checkpoint_is_written_as_often_as_the_environment_says(make, monkeypatch, no_pictures):
+    monkeypatch.setattr(ShortVMUNet, "default_num_epochs", 3)
+    for value, expected in (("", 2), ("1", 1), ("7", 2)):
+        monkeypatch.setenv("NNUNETV2_DSVM_SAVE_EVERY", value)
+        trainer = make(ShortVMUNet, run=f"every_{value}")
+        trainer.save_every = 2
+        trainer.initialize()
+        trainer.on_train_start()
+        assert trainer.save_every == expected
+    monkeypatch.setenv("NNUNETV2_DSVM_SAVE_EVERY", "often")
+    with pytest.raises(UserValueError, match="NNUNETV2_DSVM_SAVE_EVERY must be an integer from 1 on, got 'often'"):
+        trainer.on_train_start()
 
 
 def test_a_continued_training_without_a_checkpoint_or_a_log_says_so(interrupted, make):

@@ -156,7 +156,11 @@ def test_a_training_killed_before_its_first_latest_checkpoint_continues_from_the
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "expected"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)], ids=["KILL", "TERM"])
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)],
+    ids=["KILL", "TERM", "USR1"],
+)
 def test_a_killed_training_leaves_no_loading_processes(trainings, number, expected):
     process, status = trainings.train(
         f"loading_{number}", kill_at="step 0 1", nnUNet_n_proc_DA="2", KILL_WITH=str(int(number))

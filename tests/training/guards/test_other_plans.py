@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.short_trainers import ShortDSVM, ShortVMUNet
 from helpers.tiny_dataset import NETWORK, PLANS
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_dsvm.architecture.unwrapping import unwrap_model
 from nnunetv2_dsvm.cli.main import main
@@ -145,6 +146,27 @@ def test_a_copy_differs_in_its_name_alone_and_trains_beside_its_source(copy, mak
     assert (trainer.configuration_manager.patch_size, trainer.batch_size) == ([24, 16], 3)
 
 
+def test_a_copy_of_volumes_takes_the_strides_of_its_source(copy, copied_dataset):
+    """nnU-Net's plans with slices 4 mm thick: three steps, all of which leave the slices alone."""
+    steps = [[1, 1, 1], [1, 2, 2], [1, 2, 2], [1, 2, 2]]
+    assert (
+        copied_dataset.load_plans()["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["strides"] == steps
+    )
+    network, wanted = {}, {"small": steps, "narrow": steps[:3]}
+    for name, options in {
+        "small": ["--preset", "small"],
+        "narrow": ["--dims", 8, 16, "--patch-size", 5, 30, 31],
+    }.items():
+        assert copy("-d", 901, "-o", name, "-c", "3d_fullres", *options) == 0
+        plans = json.loads((copied_dataset.preprocessed / f"{name}.json").read_text())
+        network[name] = PlansManager(plans).get_configuration("3d_fullres").network_arch_init_kwargs
+        assert network[name]["strides"] == wanted[name]
+    assert network["small"]["dims"] == [16, 32, 64] and network["narrow"]["dims"] == [8, 16]
+    assert copy("-d", 901, "-p", "narrow", "-o", "again", "-c", "3d_fullres", "--dims", 16, 32) == 0
+    again = json.loads((copied_dataset.preprocessed / "again.json").read_text())["configurations"]["3d_fullres"]
+    assert again["architecture"]["arch_kwargs"]["strides"] == steps[:3] and again["patch_size"] == [5, 30, 31]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -157,7 +179,10 @@ def test_a_copy_differs_in_its_name_alone_and_trains_beside_its_source(copy, mak
         (["-d", "902", "-o", "Mine"], "there is no dataset 902 in"),
         (["-d", "901", "-o", "Mine", "-p", "Nope"], f"there are no plans Nope in .*there are nnUNetPlans, {PLANS}"),
         (["-d", "901", "-o", "Mine", "-c", "4d"], "has no configuration 4d; it has 2d"),
-        (["-d", "901", "-o", "Mine", "-c", "3d_fullres", "--preset", "small"], "support 2D configurations only"),
+        (
+            ["-d", "901", "-o", "Mine", "-c", "3d_fullres", "--patch-size", "24", "16"],
+            "24×16 for 3d_fullres, which needs 3",
+        ),
         (["-d", "901", "-o", "Mine", "--preset", "giant"], "unknown preset 'giant': choose one of small"),
         (["-d", "901", "-o", "Mine", "--preset", "small", "--dims", "8"], "--preset is a network with all its sizes"),
         (["-d", "901", "-o", "Mine", "--encoder-depths", "2"], "belong to --dims"),

@@ -99,16 +99,21 @@ def test_what_nnunet_itself_refuses_is_a_sentence_too(end, folders, monkeypatch,
 
 @pytest.mark.slow
 def test_the_command_itself(tiny_dataset, tmp_path):
-    command = [Path(sys.executable).parent / "nnUNetv2_train", "901", "3d_fullres", "0", "-tr", "nnUNetTrainerDSVM"]
+    command = [Path(sys.executable).parent / "nnUNetv2_train", "901", "2d", "0", "-tr", "nnUNetTrainerDSVM"]
     done = subprocess.run(
         [*command, "-p", PLANS, "-device", "cpu"],
-        env={**os.environ, **tiny_dataset.environment, "nnUNet_results": str(tmp_path / "results")},
+        env={
+            **os.environ,
+            **tiny_dataset.environment,
+            "nnUNet_results": str(tmp_path / "results"),
+            "NNUNETV2_DSVM_SEED": "one",
+        },
         capture_output=True,
         encoding="utf-8",
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr and not (tmp_path / "results").exists()
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("nnUNetv2_train: VM-UNet and DSVM-UNet support 2D configurations only")
+    assert last.startswith("nnUNetv2_train: NNUNETV2_DSVM_SEED must be an integer from 0 on, got 'one'")
 
 
 def test_plans_that_are_not_there_are_a_sentence(end, folders):

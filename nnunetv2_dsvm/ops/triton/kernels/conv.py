@@ -1,16 +1,19 @@
-"""Triton kernels: depthwise convolution of channels-last images with SiLU after it, and its gradients. fp32 inside.
+"""Triton kernels: depthwise convolution of channels-last images and volumes with SiLU after it, and its gradients.
 
 A program walks down some rows of G strips of COLUMNS pixels, for a block of channels. The pixels of a strip's row are
 tensors of their own, `[G, BLOCK_C]`: a lane loads each once and reaches its neighbours by naming another of its
 registers. Strips are counted over the whole batch, so that narrow images leave no lane idle. 64-bit arithmetic finds
 the strips once; from there on only the offset of a row, which is the same for all lanes, needs it.
+
+Volumes `(batch, D, H, W, C)` are batch * D images: a row of the result takes rows of K of them, which the programs of
+neighbouring planes have in the cache as well. All arithmetic is fp32.
 """
 
 import triton
 import triton.language as tl
 
 # Their values would only mean more variants to compile; vectors along channels need C's divisibility alone.
-_SIZES = ["images", "H", "W", "rows"]
+_SIZES = ["images", "D", "H", "W", "rows"]
 
 
 @triton.jit
@@ -31,6 +34,13 @@ def _strips(images, H, W, C, rows, COLUMNS: tl.constexpr, G: tl.constexpr, BLOCK
 
 
 @triton.jit
+def _plane(D, W, C, COLUMNS: tl.constexpr, G: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Of each strip, in its volume of D planes."""
+    strip = (tl.program_id(0) // tl.cdiv(C, BLOCK_C)) * G + tl.arange(0, G)[:, None]
+    return (strip // tl.cdiv(W, COLUMNS)) % D
+
+
+@triton.jit
 def _load_row(pointers, wanted, c, x, W, C, FIRST: tl.constexpr, N: tl.constexpr):
     """N pixels from the strips' pixel FIRST on, as they lie in memory; 0 outside the row or unless `wanted`."""
     row = ()
@@ -38,6 +48,21 @@ def _load_row(pointers, wanted, c, x, W, C, FIRST: tl.constexpr, N: tl.constexpr
         inside = (x + FIRST + j >= 0) & (x + FIRST + j < W) & (c < C) & wanted
         row += (tl.load(pointers + (FIRST + j) * C, mask=inside, other=0.0),)
     return row
+
+
+@triton.jit
+def _load_rows(
+    pointers, wanted, z, D, plane, c, x, W, C, FIRST: tl.constexpr, N: tl.constexpr, PLANES: tl.constexpr
+):  # fmt: skip
+    """A row of each of PLANES planes, the strips' own in the middle; `plane` are the elements of one."""
+    if PLANES == 1:
+        return _load_row(pointers, wanted, c, x, W, C, FIRST, N)
+    else:
+        rows = ()
+        for p in tl.static_range(PLANES):
+            at = z + (p - PLANES // 2)
+            rows += _load_row(pointers + (p - PLANES // 2) * plane, wanted & (at >= 0) & (at < D), c, x, W, C, FIRST, N)
+        return rows
 
 
 @triton.jit
@@ -49,27 +74,31 @@ def _widen(row):
 
 
 @triton.jit
-def _load_weights(weight_ptr, c, C, K: tl.constexpr, MIRRORED: tl.constexpr):
-    """`(C, 1, K, K)` as a tuple over the K² taps."""
+def _load_weights(weight_ptr, c, C, TAPS: tl.constexpr, MIRRORED: tl.constexpr):
+    """`(C, TAPS)` as a tuple over the taps."""
     weights = ()
-    for t in tl.static_range(K * K):
-        tap = weight_ptr + (K * K - 1 - t if MIRRORED else t)
-        weights += (tl.load(tap + c * (K * K), mask=c < C, other=0.0).to(tl.float32),)
+    for t in tl.static_range(TAPS):
+        tap = weight_ptr + (TAPS - 1 - t if MIRRORED else t)
+        weights += (tl.load(tap + c * TAPS, mask=c < C, other=0.0).to(tl.float32),)
     return weights
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def conv_kernel(
-    u_ptr, weight_ptr, bias_ptr, out_ptr, images, H, W, C, rows,
-    ACTIVATED: tl.constexpr, K: tl.constexpr, COLUMNS: tl.constexpr, G: tl.constexpr, BLOCK_C: tl.constexpr,
+    u_ptr, weight_ptr, bias_ptr, grad_ptr, out_ptr, images, D, H, W, C, rows,
+    ACTIVATED: tl.constexpr, PLANES: tl.constexpr, K: tl.constexpr,
+    COLUMNS: tl.constexpr, G: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """`(images, H, W, C)`: silu(conv(u) + bias) if ACTIVATED, else the transposed convolution, without bias.
 
+    With `grad` the gradient of silu's argument in the place of silu. PLANES is K for volumes, of D images each, else 1.
     Each row of u is loaded once and added to the sums of the K rows of the output that it is part of.
     """
     N: tl.constexpr = COLUMNS + K - 1
     c, x, first, row, y0, y1 = _strips(images, H, W, C, rows, COLUMNS, G, BLOCK_C)
-    weights = _load_weights(weight_ptr, c, C, K, not ACTIVATED)
+    z = 0 if PLANES == 1 else _plane(D, W, C, COLUMNS, G, BLOCK_C)
+    plane = row * H
+    weights = _load_weights(weight_ptr, c, C, PLANES * K * K, not ACTIVATED)
     start = tl.zeros([G, BLOCK_C], dtype=tl.float32)
     if ACTIVATED:
         start += tl.load(bias_ptr + c, mask=c < C, other=0.0).to(tl.float32)
@@ -77,26 +106,33 @@ def conv_kernel(
     for _ in tl.static_range((K - 1) * COLUMNS):
         sums += (start,)
     top, bottom = tl.maximum(y0 - K // 2, 0), tl.minimum(y1 + K // 2, H)
-    waiting = _load_row(u_ptr + first + top * row, True, c, x, W, C, -(K // 2), N)
+    waiting = _load_rows(u_ptr + first + top * row, True, z, D, plane, c, x, W, C, -(K // 2), N, PLANES)
     # Rows above the image are passed over: they would add nothing and finish nothing.
     for y in range(top, y1 + K // 2):
         u = _widen(waiting)
         # In registers while this row is computed.
-        waiting = _load_row(u_ptr + first + (y + 1) * row, y + 1 < bottom, c, x, W, C, -(K // 2), N)
+        below = u_ptr + first + (y + 1) * row
+        waiting = _load_rows(below, y + 1 < bottom, z, D, plane, c, x, W, C, -(K // 2), N, PLANES)
+        done = first + (y - K // 2) * row
+        if grad_ptr is not None:
+            grads = _widen(_load_row(grad_ptr + done, y - K // 2 >= y0, c, x, W, C, 0, COLUMNS))
         added = ()
         for i in tl.static_range(K):
             for j in tl.static_range(COLUMNS):
                 total = sums[i * COLUMNS + j] if i < K - 1 else start
-                for k in tl.static_range(K):
-                    total += u[j + k] * weights[(K - 1 - i) * K + k]
+                for p in tl.static_range(PLANES):
+                    for k in tl.static_range(K):
+                        total += u[p * N + j + k] * weights[(p * K + K - 1 - i) * K + k]
                 added += (total,)
-        done = out_ptr + first + (y - K // 2) * row
         for j in tl.static_range(COLUMNS):
             out = added[j]
-            if ACTIVATED:
+            if grad_ptr is not None:
+                sigmoid = tl.sigmoid(out)
+                out = grads[j] * sigmoid * (1.0 + out * (1.0 - sigmoid))
+            elif ACTIVATED:
                 out = out / (1.0 + tl.exp(-out))
             inside = (x + j < W) & (c < C) & (y - K // 2 >= y0)
-            tl.store(done + j * C, out.to(out_ptr.dtype.element_ty), mask=inside)
+            tl.store(out_ptr + done + j * C, out.to(out_ptr.dtype.element_ty), mask=inside)
         sums = added[COLUMNS:]
 
 
@@ -111,7 +147,7 @@ def conv_silu_backward_kernel(
     """
     N: tl.constexpr = COLUMNS + K - 1
     c, x, first, row, y0, y1 = _strips(images, H, W, C, rows, COLUMNS, G, BLOCK_C)
-    weights = _load_weights(weight_ptr, c, C, K, False)
+    weights = _load_weights(weight_ptr, c, C, K * K, False)
     bias = tl.load(bias_ptr + c, mask=c < C, other=0.0).to(tl.float32)
     gbias = tl.zeros([G, BLOCK_C], dtype=tl.float32)
     gweight = ()
@@ -151,3 +187,53 @@ def conv_silu_backward_kernel(
     tl.store(gbias_ptr + column, tl.sum(gbias, axis=0, keep_dims=True), mask=c < C)
     for t in tl.static_range(K * K):
         tl.store(gweight_ptr + column * (K * K) + t, tl.sum(gweight[t], axis=0, keep_dims=True), mask=c < C)
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def volume_weight_kernel(
+    grad_ptr, u_ptr, gweight_ptr, gbias_ptr, images, D, H, W, C, rows,
+    K: tl.constexpr, COLUMNS: tl.constexpr, G: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Gradients of weight and bias per program from `grad`, that of conv(u) + bias, of volumes of D planes.
+
+    `(programs, C, K³)` and `(programs, C)`, for a deterministic sum afterwards. A program has the K² taps of one of
+    the K planes around it: sums and rows of all of them would not fit into registers.
+    """
+    N: tl.constexpr = COLUMNS + K - 1
+    c, x, first, row, y0, y1 = _strips(images, H, W, C, rows, COLUMNS, G, BLOCK_C)
+    p = tl.program_id(2)
+    at = _plane(D, W, C, COLUMNS, G, BLOCK_C) + p - K // 2
+    exists = (at >= 0) & (at < D)
+    u_plane = u_ptr + first + (p - K // 2) * (row * H)
+    gbias = tl.zeros([G, BLOCK_C], dtype=tl.float32)
+    gweight = ()
+    for _ in tl.static_range(K * K):
+        gweight += (gbias,)
+    u = ()  # K - 1 rows, and in the loop K
+    for i in tl.static_range(K - 1):
+        y = y0 + i - K // 2
+        u += _widen(_load_row(u_plane + y * row, exists & (y >= 0) & (y < H), c, x, W, C, -(K // 2), N))
+    below = y0 + K // 2
+    waiting_u = _load_row(u_plane + below * row, exists & (below < H), c, x, W, C, -(K // 2), N)
+    waiting_grad = _load_row(grad_ptr + first + y0 * row, True, c, x, W, C, 0, COLUMNS)
+    for y in range(y0, y1):
+        u += _widen(waiting_u)
+        grad = _widen(waiting_grad)
+        # In registers while this row is computed.
+        more = y + 1 < y1
+        below = y + 1 + K // 2
+        waiting_u = _load_row(u_plane + below * row, exists & more & (below < H), c, x, W, C, -(K // 2), N)
+        waiting_grad = _load_row(grad_ptr + first + (y + 1) * row, more, c, x, W, C, 0, COLUMNS)
+        for j in tl.static_range(COLUMNS):
+            gbias += grad[j]
+            added = ()
+            for t in tl.static_range(K * K):
+                added += (gweight[t] + u[t // K * N + j + t % K] * grad[j],)
+            gweight = added
+        u = u[N:]
+    program = (tl.program_id(0) // tl.cdiv(C, BLOCK_C)) * tl.num_programs(1) + tl.program_id(1)
+    column = program.to(tl.int64) * C + c
+    tl.store(gbias_ptr + column, tl.sum(gbias, axis=0, keep_dims=True), mask=(c < C) & (p == 0))
+    for t in tl.static_range(K * K):
+        tap = gweight_ptr + (column * K + p) * (K * K) + t
+        tl.store(tap, tl.sum(gweight[t], axis=0, keep_dims=True), mask=c < C)

@@ -1,4 +1,4 @@
-"""Triton kernel of the backward of the four-direction selective scan; names as in `scan_forward`."""
+"""Triton kernel of the backward of the selective scan in K directions; names as in `scan_forward`."""
 
 import triton
 import triton.language as tl
@@ -21,6 +21,7 @@ from nnunetv2_dsvm.ops.triton.kernels.tiles import (
     place_of,
     store_states,
     stream,
+    visited,
     walk,
     widen,
 )
@@ -43,11 +44,12 @@ def softplus_slope(delta, dtype: tl.constexpr):
 def backward_kernel(
     gy_ptr, x_ptr, delta_ptr, a_ptr, b_ptr, c_ptr, saved_states_ptr, final_dh_ptr, scratch_ptr,
     gx_ptr, gdt_ptr, gb_ptr, gc_ptr, ga_ptr, gbias_ptr,
-    L, D, N, height, width, chunks, chunk_length, intervals,
+    L, D, N, height, width, depth, chunks, chunk_length, intervals,
     stride_gy, stride_x, stride_delta, stride_b, stride_bk, stride_gdt, one,
     HAS_FINAL_DH: tl.constexpr, INTERVAL: tl.constexpr,
     EVEN_L: tl.constexpr, STRAIGHT: tl.constexpr, EVEN_D: tl.constexpr, EVEN_N: tl.constexpr,
-    VECTOR: tl.constexpr, PACKED: tl.constexpr, WIDE: tl.constexpr, K: tl.constexpr,
+    VECTOR: tl.constexpr, PACKED: tl.constexpr, PACKED_STATES: tl.constexpr, WIDE: tl.constexpr,
+    ORDERS: tl.constexpr, STEP: tl.constexpr, K: tl.constexpr,
     T: tl.constexpr, LD: tl.constexpr, LN: tl.constexpr, SD: tl.constexpr, SN: tl.constexpr,
 ):  # fmt: skip
     """All gradients, one interval of tokens after the other from the end.
@@ -76,17 +78,18 @@ def backward_kernel(
     first_streams = (
         stream(x_base, stride_x, d_lane, d_step, D, one, EVEN_D, VECTOR, PACKED),
         stream(delta_base, stride_delta, d_lane, d_step, D, one, EVEN_D, VECTOR, PACKED),
-        stream(b_base, stride_b, n_lane, n_step, N, one, EVEN_N, VECTOR, PACKED),
+        stream(b_base, stride_b, n_lane, n_step, N, one, EVEN_N, VECTOR, PACKED_STATES),
         stream(gy_base, stride_gy, d_lane, d_step, D, one, EVEN_D, VECTOR, PACKED),
     )
-    streams = first_streams + (stream(c_base, stride_b, n_lane, n_step, N, one, EVEN_N, VECTOR, PACKED),)
+    streams = first_streams + (stream(c_base, stride_b, n_lane, n_step, N, one, EVEN_N, VECTOR, PACKED_STATES),)
     gx_lane = gx_ptr + (row0 * K + k) * D + d_lane
     gdt_lane = gdt_ptr + row0 * stride_gdt + k * D + d_lane
     images = tl.num_programs(2) // chunks
     block_row0 = (tl.program_id(0).to(tl.int64) * images + image) * L
     gb_lane = gb_ptr + (block_row0 * K + k) * N + n_lane
     gc_lane = gc_ptr + (block_row0 * K + k) * N + n_lane
-    direction = walk(k, L, height, width)
+    direction = walk(k, L, height, width, depth, ORDERS, STEP)
+    length = visited(L, height, width, depth, STEP)
     program = (tl.program_id(2) * tl.num_programs(1) + k) * tl.num_programs(0) + tl.program_id(0)
     # Registers of a lane that lie together, SN, stay together; lanes lie next to each other around them.
     scratch_lane = scratch_ptr + program.to(tl.int64) * (INTERVAL // T * LD * LN * SD * SN)
@@ -102,7 +105,7 @@ def backward_kernel(
     gbias = tl.zeros([LD, LN, SD], dtype=tl.float32)
 
     start = chunk * chunk_length
-    end = tl.minimum(start + chunk_length, L)
+    end = tl.minimum(start + chunk_length, length)
     intervals_here = (end - start + INTERVAL - 1) // INTERVAL
     for s in range(intervals_here):
         t0 = start + (intervals_here - 1 - s) * INTERVAL
@@ -110,11 +113,11 @@ def backward_kernel(
         h = load_states(saved_states_ptr + (sequence * intervals + t0 // INTERVAL) * N * D, block, 1, D)
 
         rows, place = group_rows(place_of(t0, direction), L, direction, T, STRAIGHT, WIDE)
-        tokens = load_group(first_streams, rows, t0, L, EVEN_L)
+        tokens = load_group(first_streams, rows, t0, length, EVEN_L)
         for g in range(groups):
             t = t0 + (g + 1) * T
             next_rows, place = group_rows(place, L, direction, T, STRAIGHT, WIDE)
-            next_tokens = load_group(first_streams, next_rows, t, L, EVEN_L)
+            next_tokens = load_group(first_streams, next_rows, t, length, EVEN_L)
             # Always true, but not to the compiler, which would put this arithmetic in front of the loads above.
             if rows[0] >= 0:
                 xs, deltas, bs, gys = tokens
@@ -131,7 +134,7 @@ def backward_kernel(
                 for i in tl.static_range(T):
                     inside = first_d
                     if not EVEN_L:
-                        inside = inside & (t0 + g * T + i < L)
+                        inside = inside & (t0 + g * T + i < length)
                     gc = across_channels(parts[i])
                     tl.store((gc_lane + rows[i] * (K * N)) + n_step, gc, mask=inside)
             rows = next_rows
@@ -139,7 +142,7 @@ def backward_kernel(
 
         t1 = t0 + (groups - 1) * T
         rows, place = group_rows(place_of(t1, direction), L, direction, T, STRAIGHT, WIDE)
-        tokens = load_group(streams, rows, t1, L, EVEN_L)
+        tokens = load_group(streams, rows, t1, length, EVEN_L)
         h = tl.load(scratch_lane + (groups - 1) * (LD * LN * SD * SN))
         for j in range(groups):
             t1 = t0 + (groups - 1 - j) * T
@@ -172,7 +175,7 @@ def backward_kernel(
                     gb = in_lane_channels(gh * over_states(x * delta))
                     parts += ((gb, in_lane_states(gh * b), in_lane_states(gexponent * a2)),)
                 # Here registers are free again, and the sums below take as long as a load.
-                next_tokens = load_group(streams, next_rows, t0 + g * T, L, EVEN_L)
+                next_tokens = load_group(streams, next_rows, t0 + g * T, length, EVEN_L)
                 h = tl.load(scratch_lane + g * (LD * LN * SD * SN))
                 for i in tl.static_range(T - 1, -1, -1):
                     delta = widen(deltas[i], delta_ptr.dtype.element_ty)
@@ -184,8 +187,8 @@ def backward_kernel(
                     in_n = first_n
                     in_d = first_d
                     if not EVEN_L:
-                        in_n = in_n & (t1 + i < L)
-                        in_d = in_d & (t1 + i < L)
+                        in_n = in_n & (t1 + i < length)
+                        in_d = in_d & (t1 + i < length)
                     row = rows[i]
                     tl.store((gb_lane + row * (K * N)) + n_step, across_channels(gb), mask=in_d)
                     gx = (gu * delta).to(gx_ptr.dtype.element_ty)

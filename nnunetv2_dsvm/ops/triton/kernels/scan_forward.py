@@ -1,4 +1,4 @@
-"""Triton kernels of the four-direction selective scan: forward, and the passes that cut L into chunks.
+"""Triton kernels of the selective scan in K directions: forward, and the passes that cut L into chunks.
 
 A program walks one direction of one image (or of one chunk of it) token by token, for a block of channels: see
 `tiles`. Names: delta = softplus(dt + bias), a2 = A log2(e), decay = exp2(delta a2), u = delta x, h the state,
@@ -22,6 +22,7 @@ from nnunetv2_dsvm.ops.triton.kernels.tiles import (
     place_of,
     store_states,
     stream,
+    visited,
     walk,
     widen,
 )
@@ -30,9 +31,10 @@ from nnunetv2_dsvm.ops.triton.kernels.tiles import (
 @triton.jit(do_not_specialize=["one"])
 def chunk_end_kernel(
     v_ptr, delta_ptr, a_ptr, w_ptr, end_ptr, time_ptr,
-    L, D, N, height, width, chunks, chunk_length, stride_v, stride_delta, stride_w, stride_wk, one,
+    L, D, N, height, width, depth, chunks, chunk_length, stride_v, stride_delta, stride_w, stride_wk, one,
     REVERSE: tl.constexpr, EVEN_L: tl.constexpr, STRAIGHT: tl.constexpr, EVEN_D: tl.constexpr, EVEN_N: tl.constexpr,
-    VECTOR: tl.constexpr, PACKED: tl.constexpr, WIDE: tl.constexpr, K: tl.constexpr,
+    VECTOR: tl.constexpr, PACKED: tl.constexpr, PACKED_STATES: tl.constexpr, WIDE: tl.constexpr,
+    ORDERS: tl.constexpr, STEP: tl.constexpr, K: tl.constexpr,
     T: tl.constexpr, LD: tl.constexpr, LN: tl.constexpr, SD: tl.constexpr, SN: tl.constexpr,
 ):  # fmt: skip
     """What a chunk by itself leaves at its end, `(batch, K, chunks, N, D)`, and the sum of its delta.
@@ -52,24 +54,25 @@ def chunk_end_kernel(
     streams = (
         stream(v_base, stride_v, d_lane, d_step, D, one, EVEN_D, VECTOR, PACKED),
         stream(delta_base, stride_delta, d_lane, d_step, D, one, EVEN_D, VECTOR, PACKED),
-        stream(w_base, stride_w, n_lane, n_step, N, one, EVEN_N, VECTOR, PACKED),
+        stream(w_base, stride_w, n_lane, n_step, N, one, EVEN_N, VECTOR, PACKED_STATES),
     )
-    direction = walk(k, L, height, width)
+    direction = walk(k, L, height, width, depth, ORDERS, STEP)
+    length = visited(L, height, width, depth, STEP)
 
     h = tl.zeros([LD, LN, SD, SN], dtype=tl.float32)
     time = tl.zeros([LD, LN, SD], dtype=tl.float32)
     start = chunk * chunk_length
-    end = tl.minimum(start + chunk_length, L)
+    end = tl.minimum(start + chunk_length, length)
     groups = (end - start + T - 1) // T
     t = start + (groups - 1 if REVERSE else 0) * T
     rows, place = group_rows(place_of(t, direction), L, direction, T, STRAIGHT, WIDE)
-    tokens = load_group(streams, rows, t, L, EVEN_L)
+    tokens = load_group(streams, rows, t, length, EVEN_L)
     for g in range(groups):
         t = start + (tl.maximum(groups - 2 - g, 0) if REVERSE else g + 1) * T
         if REVERSE:
             place = place_of(t, direction)
         next_rows, place = group_rows(place, L, direction, T, STRAIGHT, WIDE)
-        next_tokens = load_group(streams, next_rows, t, L, EVEN_L)
+        next_tokens = load_group(streams, next_rows, t, length, EVEN_L)
         # Always true, but not to the compiler, which would put this arithmetic in front of the loads above.
         if rows[0] >= 0:
             vs, deltas, ws = tokens
@@ -115,10 +118,11 @@ def chunk_entry_kernel(
 @triton.jit(do_not_specialize=["one"])
 def forward_kernel(
     x_ptr, delta_ptr, a_ptr, b_ptr, c_ptr, y_ptr, initial_state_ptr, saved_states_ptr,
-    L, D, N, height, width, chunks, chunk_length, intervals, stride_x, stride_delta, stride_b, stride_bk, one,
+    L, D, N, height, width, depth, chunks, chunk_length, intervals, stride_x, stride_delta, stride_b, stride_bk, one,
     HAS_INITIAL_STATE: tl.constexpr, SAVE: tl.constexpr, INTERVAL: tl.constexpr,
     EVEN_L: tl.constexpr, STRAIGHT: tl.constexpr, EVEN_D: tl.constexpr, EVEN_N: tl.constexpr,
-    VECTOR: tl.constexpr, PACKED: tl.constexpr, WIDE: tl.constexpr, K: tl.constexpr,
+    VECTOR: tl.constexpr, PACKED: tl.constexpr, PACKED_STATES: tl.constexpr, WIDE: tl.constexpr,
+    ORDERS: tl.constexpr, STEP: tl.constexpr, K: tl.constexpr,
     T: tl.constexpr, LD: tl.constexpr, LN: tl.constexpr, SD: tl.constexpr, SN: tl.constexpr,
 ):  # fmt: skip
     """y of each direction without the skip, `(batch, L, K, D)`; with SAVE also h before every INTERVAL-th token."""
@@ -137,11 +141,12 @@ def forward_kernel(
     streams = (
         stream(x_base, stride_x, d_lane, d_step, D, one, EVEN_D, VECTOR, PACKED),
         stream(delta_base, stride_delta, d_lane, d_step, D, one, EVEN_D, VECTOR, PACKED),
-        stream(b_base, stride_b, n_lane, n_step, N, one, EVEN_N, VECTOR, PACKED),
-        stream(c_base, stride_b, n_lane, n_step, N, one, EVEN_N, VECTOR, PACKED),
+        stream(b_base, stride_b, n_lane, n_step, N, one, EVEN_N, VECTOR, PACKED_STATES),
+        stream(c_base, stride_b, n_lane, n_step, N, one, EVEN_N, VECTOR, PACKED_STATES),
     )
     y_lane = y_ptr + (row0 * K + k) * D + d_lane
-    direction = walk(k, L, height, width)
+    direction = walk(k, L, height, width, depth, ORDERS, STEP)
+    length = visited(L, height, width, depth, STEP)
 
     sequence = (image * K + k).to(tl.int64)
     if HAS_INITIAL_STATE:
@@ -150,16 +155,16 @@ def forward_kernel(
         h = tl.zeros([LD, LN, SD, SN], dtype=tl.float32)
 
     start = chunk * chunk_length
-    end = tl.minimum(start + chunk_length, L)
+    end = tl.minimum(start + chunk_length, length)
     rows, place = group_rows(place_of(start, direction), L, direction, T, STRAIGHT, WIDE)
-    tokens = load_group(streams, rows, start, L, EVEN_L)
+    tokens = load_group(streams, rows, start, length, EVEN_L)
     for t0 in range(start, end, INTERVAL):
         if SAVE:
             store_states(saved_states_ptr + (sequence * intervals + t0 // INTERVAL) * N * D, block, h)
         for t1 in range(t0, tl.minimum(t0 + INTERVAL, end), T):
             t = t1 + T
             next_rows, place = group_rows(place, L, direction, T, STRAIGHT, WIDE)
-            next_tokens = load_group(streams, next_rows, t, L, EVEN_L)
+            next_tokens = load_group(streams, next_rows, t, length, EVEN_L)
             # Always true, but not to the compiler, which would put this arithmetic in front of the loads above.
             if rows[0] >= 0:
                 xs, deltas, bs, cs = tokens
@@ -175,7 +180,7 @@ def forward_kernel(
                 for i in tl.static_range(T):
                     inside = first_n
                     if not EVEN_L:
-                        inside = inside & (t1 + i < L)
+                        inside = inside & (t1 + i < length)
                     y = across_states(parts[i]).to(y_ptr.dtype.element_ty)
                     tl.store((y_lane + rows[i] * (K * D)) + d_step, y, mask=inside)
             rows = next_rows

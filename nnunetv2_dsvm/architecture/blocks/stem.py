@@ -1,0 +1,60 @@
+"""Convolutions at a network's fine end, where a patch embedding sees nothing beyond its patch."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nnunetv2_dsvm.architecture.blocks.convolution import channels_first, channels_last, convolution
+from nnunetv2_dsvm.architecture.blocks.layer_norm import LayerNorm
+
+
+class ConvolutionStep(nn.Module):
+    """Convolution with a kernel of 3 along every axis, LayerNorm, and GELU unless it is the last of a stem.
+
+    `(B, in_channels, *sizes)` to channels last, `(B, *(sizes / step), out_channels)`; sizes divisible by the step.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, step: Sequence[int], activated: bool = True) -> None:
+        super().__init__()
+        self.convolution = convolution(len(step))(
+            in_channels, out_channels, kernel_size=3, stride=tuple(step), padding=1
+        )
+        self.norm = LayerNorm(out_channels)
+        self.activated = activated
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(channels_last(self.convolution(x)))
+        return F.gelu(x) if self.activated else x
+
+
+class ConvolutionalStem(nn.Module):
+    """Image `(B, input_channels, *sizes)` to tokens `(B, *(sizes / step), dim)` by a convolution for each halving.
+
+    The first of two gives half of the channels. That of an image with a step of 4 is the one of VMamba's second
+    generation (arXiv 2401.10166).
+
+    Args:
+        input_channels: of the image.
+        dim: channels of the tokens.
+        step: 1, 2 or 4 along each axis. An axis with a smaller one is halved last, as nnU-Net's planner begins with the
+            axes of the smallest spacing.
+    """
+
+    def __init__(self, input_channels: int, dim: int, step: Sequence[int]) -> None:
+        super().__init__()
+        last = [min(factor, 2) for factor in step]
+        before = [factor // 2 if factor > 2 else 1 for factor in step]
+        steps = [before, last] if max(before) > 1 else [last]
+        widths = [input_channels, *[dim // 2] * (len(steps) - 1), dim]
+        self.steps = nn.ModuleList(
+            ConvolutionStep(widths[i], widths[i + 1], step, activated=i + 1 < len(steps))
+            for i, step in enumerate(steps)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *others = self.steps
+        x = first(x)
+        for step in others:
+            x = step(channels_first(x))
+        return x

@@ -1,0 +1,119 @@
+"""The commands of each step, nnU-Net's own and this package's, as a user would type them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nnunetv2_dsvm.cluster.preparation import dataset_number, missing_commands, usable_cpus
+from nnunetv2_dsvm.cluster.request import BEFORE_CASCADE, CASCADE, Request
+from nnunetv2_dsvm.cluster.run_folder import RunFolder, model_folder, results_folder
+from nnunetv2_dsvm.cluster.steps import Step
+from nnunetv2_dsvm.files.atomic_write import replaced_folder
+from nnunetv2_dsvm.files.json_files import read_json_object
+from nnunetv2_dsvm.files.listing import visible_files
+from nnunetv2_dsvm.nnunet.folders import nnunet_folder
+from nnunetv2_dsvm.nnunet.names import CHECKPOINTS, FINAL
+
+Commands = list[list[str]]
+
+
+@contextmanager
+def commands_of(run: RunFolder, step: Step) -> Iterator[Commands]:
+    """What a step runs, in this order; what they write takes its place when the block ends without an exception.
+
+    Raises:
+        UserError: what an earlier step has written cannot be read.
+    """
+    request = run.request
+    if step.kind == "predict":
+        final = run.predictions(step.dataset, step.seed)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_folder(final) as partial:
+            yield _predict(request, step, partial)
+    elif step.kind == "prepare":
+        yield missing_commands(step.dataset, request)
+    elif step.kind == "train":
+        yield [_train(request, step)]
+    elif step.kind == "best":
+        yield [_find_best(request, step)]
+    elif step.kind == "evaluate":
+        yield _evaluate(request, step)
+    else:
+        yield []
+
+
+def _train(request: Request, step: Step) -> list[str]:
+    assert step.model is not None  # a training has one
+    model = step.model
+    folder = model_folder(model).fold_folder(step.fold)
+    there = [name for name in CHECKPOINTS if (folder / name).is_file()]
+    go_on = ["--val"] if FINAL in there else ["--c"] if there else []
+    return [
+        "nnUNetv2_train", dataset_number(model.dataset), model.configuration, step.fold,
+        "-tr", model.trainer, "-p", model.plans, "-device", request.device,
+        *(["-num_gpus", str(request.gpus_per_job)] if request.gpus_per_job > 1 else []),
+        *(["--npz"] if _ensembles(request) else []), *go_on,
+    ]  # fmt: skip
+
+
+def _ensembles(request: Request) -> bool:
+    """Whether nnU-Net will try pairs of models, for which it needs the probabilities of the validation."""
+    return len(request.folds) > 1 and len(request.models("", None)) > 1
+
+
+def _find_best(request: Request, step: Step) -> list[str]:
+    models = [model_folder(model) for model in request.models(step.dataset, step.seed)]
+    folders = [model.validation_folder(fold) for model in models for fold in request.folds]
+    probabilities = _ensembles(request) and all(visible_files(folder, ".npz") for folder in folders)
+    return [
+        "nnUNetv2_find_best_configuration", dataset_number(step.dataset), "-c", *request.configurations,
+        "-tr", *request.trainers, "-p", *request.plans, "-f", *request.folds, "-np", _processes(),
+        *([] if probabilities else ["--disable_ensembling"]),
+    ]  # fmt: skip
+
+
+def _predict(request: Request, step: Step, output: Path) -> Commands:
+    information = read_json_object(results_folder(step.seed) / step.dataset / "inference_information.json")
+    best = information["best_model_or_ensemble"]
+    members = [(m["trainer"], m["plans_identifier"], m["configuration"]) for m in best["selected_model_or_models"]]
+    raw = nnunet_folder("raw")
+    assert raw is not None  # the request was checked
+    images, beside, commands = raw / step.dataset / "imagesTs", output.parent, []
+
+    def predict(trainer: str, plans: str, configuration: str, folder: Path, *options: str) -> None:
+        commands.append([
+            "nnUNetv2_predict", "-d", dataset_number(step.dataset), "-i", str(images), "-o", str(folder),
+            "-tr", trainer, "-p", plans, "-c", configuration, "-f", *request.folds, "-device", request.device, *options,
+        ])  # fmt: skip
+
+    folders = [beside / f"member_{number}" for number in range(len(members))]
+    for folder, (trainer, plans, configuration) in zip(folders, members, strict=True):
+        options = ["--save_probabilities"] if len(members) > 1 else []
+        if configuration == CASCADE:
+            earlier = folder.with_name(f"{folder.name}_{BEFORE_CASCADE}")
+            predict(trainer, plans, BEFORE_CASCADE, earlier)
+            options += ["-prev_stage_predictions", str(earlier)]
+        predict(trainer, plans, configuration, folder, *options)
+    together = folders[0]
+    if len(members) > 1:
+        together = beside / "ensemble"
+        commands.append(["nnUNetv2_ensemble", "-i", *map(str, folders), "-o", str(together), "-np", _processes()])
+    commands.append([
+        "nnUNetv2_apply_postprocessing", "-i", str(together), "-o", str(output), "-np", _processes(),
+        "-pp_pkl_file", best["postprocessing_file"], "-plans_json", best["some_plans_file"],
+    ])  # fmt: skip
+    return commands
+
+
+def _evaluate(request: Request, step: Step) -> Commands:
+    assert step.model is not None  # an evaluation has one
+    model = step.model
+    which = ["-d", model.dataset, "-tr", model.trainer, "-p", model.plans, "-c", model.configuration]
+    return [
+        ["nnUNetv2_dsvm", "evaluate", *which, "-f", *request.folds, "--protocol", protocol]
+        for protocol in ("nnunet", *request.protocols)
+    ]
+
+
+def _processes() -> str:
+    return str(min(8, usable_cpus()))

@@ -1,0 +1,102 @@
+"""The two additions for small structures: what they add, and that without them nothing changes."""
+
+import pytest
+import torch
+
+from nnunetv2_dsvm import VMUNet
+
+VOLUMES = [[1, 1, 1], [2, 4, 4], [1, 2, 2]]
+SIZES = {"dims": (16, 32), "encoder_depths": (1, 1), "decoder_depths": (1, 1), "d_state": 2, "drop_path_rate": 0.0}
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def build(strides=None, **additions):
+    torch.manual_seed(0)
+    return VMUNet(2, 3, **SIZES, strides=strides, **additions).eval()
+
+
+def parameters(network) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize("strides", [None, VOLUMES], ids=["images", "volumes"])
+def test_parameters_by_hand(strides):
+    kernel, patch = (9, 16) if strides is None else (27, 32)
+    plain = parameters(build(strides))
+    first, second = 2 * 8 * kernel + 8 + 2 * 8, 8 * 16 * kernel + 16 + 2 * 16  # weights, bias, norm
+    projection = 2 * 16 * patch + 16 + 2 * 16
+    assert parameters(build(strides, stem="convolutions")) == plain - projection + first + second
+    # The head has 24 channels in the place of 16 / 4.
+    of_image, of_both = 2 * 24 * kernel + 24 + 2 * 24, (4 + 24) * 24 * kernel + 24 + 2 * 24
+    assert parameters(build(strides, full_resolution_channels=24)) == plain + of_image + of_both + (24 - 4) * 3
+
+
+@pytest.mark.parametrize(
+    ("step", "convolutions"),
+    [
+        ((4, 4, 4), [(8, (2, 2, 2)), (16, (2, 2, 2))]),
+        ((2, 4, 4), [(8, (1, 2, 2)), (16, (2, 2, 2))]),
+        ((1, 4, 4), [(8, (1, 2, 2)), (16, (1, 2, 2))]),
+        ((2, 2, 2), [(16, (2, 2, 2))]),
+        ((1, 2, 2), [(16, (1, 2, 2))]),
+    ],
+    ids=str,
+)
+def test_a_stem_has_a_convolution_for_each_step_of_the_plan(step, convolutions):
+    stem = build([[1, 1, 1], step, [2, 2, 2]], stem="convolutions").encoder.patch_embedding
+    found = [step.convolution for step in stem.steps]
+    assert [(c.out_channels, c.stride) for c in found] == convolutions
+    assert all(c.kernel_size == (3, 3, 3) for c in found)
+
+
+@pytest.mark.parametrize("additions", [{"stem": "patches"}, {"full_resolution_channels": 0}], ids=str)
+def test_without_them_nothing_changes(additions):
+    image = torch.randn(1, 2, 19, 30)
+    plain, off = build(), build(**additions)
+    assert dict(plain.sizes) == dict(off.sizes) and not set(additions) & set(plain.sizes)
+    assert torch.equal(plain(image), off(image))
+
+
+def test_plans_hold_them_and_a_network_shares_what_is_not_theirs():
+    network = build(VOLUMES, stem="convolutions", full_resolution_channels=8)
+    assert {"stem": "convolutions", "full_resolution_channels": 8}.items() <= dict(network.sizes).items()
+    assert VMUNet(2, 3, **network.sizes).sizes == network.sizes
+    missing, unexpected = network.load_state_dict(build(VOLUMES).state_dict() | network.state_dict(), strict=False)
+    added = ("encoder.patch_embedding.", "decoder.full_resolution.")
+    assert not missing and all(key.startswith(added) for key in unexpected)
+
+
+def test_a_single_bright_pixel_is_seen_at_full_resolution():
+    """Its neighbours within a patch, which a projection of the patch treats alike, get other values."""
+    image = torch.zeros(1, 2, 16, 16)
+    image[..., 5, 6] = 10
+    network = build(full_resolution_channels=8)
+    with torch.no_grad():
+        network.decoder.full_resolution.of_both.convolution.weight[:, :4] = 0  # of the last expanding
+        changed = (network(image) - network(0 * image))[0].abs().amax(0).nonzero()
+    assert changed.amin(0).tolist() == [3, 4] and changed.amax(0).tolist() == [7, 8]  # two convolutions of 3 reach 2
+
+
+def test_the_first_skip_is_used():
+    network = build(full_resolution_channels=8).double()
+    image = torch.randn(1, 2, 16, 16, dtype=torch.float64)
+    taken = {}
+    network.encoder.patch_embedding.register_forward_hook(lambda *a: taken.update(skip=a[-1]))
+    network.decoder.stages[-1].register_forward_hook(lambda *a: taken.update(deep=a[-1]))
+    network.decoder.final_expanding.register_forward_pre_hook(lambda _, given: taken.update(given=given[0]))
+    network(image)
+    torch.testing.assert_close(taken["given"], taken["deep"] + taken["skip"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"stem": "conv"}, "'patches' or 'convolutions', got 'conv'"),
+        ({"stem": "convolutions", "strides": [[1, 1], [8, 8], [2, 2]]}, r"cannot lower a size by \(8, 8\)"),
+        ({"full_resolution_channels": -1}, "0 or more"),
+    ],
+    ids=["name", "step", "channels"],
+)
+def test_additions_that_cannot_be_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        build(**given)
