@@ -66,7 +66,7 @@ class ScanBlocks:
 
     def __init__(self, inputs: ScanInputs, limits: Limits | None = None) -> None:
         x, dt, A, B, C, _, dt_bias, sizes, walks = inputs
-        self.batch, _, channels, d_state, self.directions = inputs.shape
+        self.batch, _, channels, d_state, self.directions, _ = inputs.shape
         self.tokens = x.shape[1]  # of a grid
         self.walks = grid_orders(sizes, x.device, walks)
         length = self.walks.shape[1]  # of a walk, which visits all of them or a part
