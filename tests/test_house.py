@@ -13,7 +13,7 @@ PACKAGE = Path(nnunetv2_dsvm.__file__).parent
 ROWS = [
     ["cli"],
     ["cluster"],
-    ["quickstart", "benchmark", "diagnostics"],
+    ["quickstart", "benchmark", "diagnostics", "dicom"],
     ["reporting"],
     ["models", "evaluation", "datasets"],
     ["training"],

@@ -26,6 +26,7 @@ SUBCOMMANDS = {
     "evaluate": "metrics of predictions or of a cross-validation, by nnU-Net's protocol or the papers'; compare models",
     "report": "one HTML file on trained models: training curves, metrics, the best, median and worst cases",
     "export": "write a trained network as one file, torch.export or ONNX, that runs without this package",
+    "predict_dicom": "segment a DICOM series with a trained model: DICOM SEG, RTSTRUCT, NIfTI, volumes, a picture",
     "benchmark": "measure speed and memory of the scan backends and of the network",
 }
 

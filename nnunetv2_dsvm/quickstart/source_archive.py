@@ -1,6 +1,5 @@
 """Fetch a source distribution from the package index through pip, check its digest, cache it, take files out of it."""
 
-import hashlib
 import importlib.util
 import os
 import shlex
@@ -14,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.atomic_write import beside, put_in_place
+from nnunetv2_dsvm.files.checksums import sha256_of
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,6 @@ def extract(archive_path: Path, wanted: Callable[[str], bool], folder: Path) -> 
             assert source is not None  # a regular file has content
             with source, open(target, "wb") as destination:
                 shutil.copyfileobj(source, destination)
-
-
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _download_with_pip(archive: SourceArchive, folder: Path, cached: Path) -> Path:

@@ -51,7 +51,7 @@ def write_case_picture(
             headings = ["image", *titles] if row == 0 else [""] * n
             has_ignored |= _draw_plane(panels, plane, headings, labels, colours, ignored)
         figure.legend(
-            handles=_handles(labels, colours, has_ignored), loc="outside lower center",
+            handles=_handles(labels, colours, has_ignored, compared=len(slices) > 1), loc="outside lower center",
             ncols=min(len(labels) + 2, 6), fontsize=9,
         )  # fmt: skip
         canvas.print_png(path)
@@ -112,17 +112,18 @@ def _contour(axes: Axes, mask: np.ndarray, colour: str, line_style: Any, width: 
     axes.set(xlim=(-0.5, mask.shape[1] - 0.5), ylim=(mask.shape[0] - 0.5, -0.5))
 
 
-def _handles(labels: Iterable[str], colours: Sequence[str], has_ignored: bool) -> list[Line2D | Patch]:
+def _handles(labels: Iterable[str], colours: Sequence[str], has_ignored: bool, compared: bool) -> list[Line2D | Patch]:
     effects = [withStroke(linewidth=3.4, foreground="black", alpha=0.6)]
     handles: list[Line2D | Patch] = [
         Line2D([], [], color=colours[i], linestyle=_line_style(i), linewidth=2.4, path_effects=effects,
                label=name.replace("_", " ").replace("$", r"\$"))  # or matplotlib takes it for a formula
         for i, name in enumerate(labels)
     ]  # fmt: skip
-    effects = [withStroke(linewidth=2.2, foreground="black", alpha=0.8)]
-    truth = Line2D([], [], color="white", linestyle=(0, (4, 2)), linewidth=1.1, path_effects=effects)
-    truth.set_label("ground truth, over the prediction")
-    handles.append(truth)
+    if compared:
+        effects = [withStroke(linewidth=2.2, foreground="black", alpha=0.8)]
+        truth = Line2D([], [], color="white", linestyle=(0, (4, 2)), linewidth=1.1, path_effects=effects)
+        truth.set_label("ground truth, over the prediction")
+        handles.append(truth)
     if has_ignored:
         handles.append(Patch(facecolor="#999999", hatch="////", alpha=0.6, label="ignored"))
     return handles

@@ -137,6 +137,11 @@ class NetworkContract:
             with pytest.raises((RuntimeError, AssertionError)):
                 program(torch.randn(1, 1, *self.depth, 40, 17))
 
+    def test_what_the_classes_decide_is_named_as_heads_are(self):
+        """nnU-Net's -pretrained_weights leaves these names out, and refuses any other weight of another shape."""
+        two, three = (self.build(1, classes, deep_supervision=True).state_dict() for classes in (2, 3))
+        assert all(".seg_layers." in name for name in two if two[name].shape != three[name].shape)
+
     def test_a_checkpoint_restores_it_to_the_bit(self):
         network, other = self.build(), self.build()
         tensors = list(network.state_dict(keep_vars=True).values())

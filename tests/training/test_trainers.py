@@ -28,6 +28,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_dsvm import VMUNet
 from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES
+from nnunetv2_dsvm.models.trained_network import load_trained_network
 from nnunetv2_dsvm.quickstart import trainers
 from nnunetv2_dsvm.training import precision, variants
 from nnunetv2_dsvm.training.distilled_trainer import nnUNetTrainerDistilled
@@ -370,6 +371,9 @@ def test_regions_train_too(make, trainer_class):
     trainer.num_epochs = 1
     trainer.run_training()
     assert np.isfinite(trainer.losses).all() and trainer.network.decoder.seg_layers[0].out_channels == 2
+    trained = load_trained_network(trainer.output_folder_base, 0)
+    assert_equal(dict(trained.network.state_dict()), checkpoint_of(trainer)["network_weights"])
+    assert trained.network(torch.zeros(1, 1, 32, 40)).shape == (1, 2, 32, 40)
 
 
 ODD_OUTPUTS = {1: (52, 38), 2: (26, 19), 4: (13, 10), 8: (7, 5), 16: (4, 3)}

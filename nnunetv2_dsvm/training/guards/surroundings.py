@@ -24,7 +24,7 @@ def check_device(device: torch.device) -> None:
     if device.type in available and not available[device.type]():
         name = {"cuda": "NVIDIA or AMD GPU", "mps": "Apple GPU"}[device.type]
         raise UserError(
-            f"-device {device.type}: torch {torch.__version__} finds no usable {name} here. Train with -device cpu, or "
+            f"-device {device.type}: torch {torch.__version__} finds no usable {name} here. Use -device cpu, or "
             "run nnUNetv2_dsvm doctor to see what is missing"
         )
 

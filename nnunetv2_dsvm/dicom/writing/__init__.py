@@ -1,0 +1,1 @@
+"""What a segmentation is written as: DICOM SEG, RTSTRUCT, a table, a picture."""

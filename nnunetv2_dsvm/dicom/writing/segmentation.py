@@ -1,0 +1,134 @@
+"""Labels as a DICOM segmentation (SEG) that refers to the images that were segmented."""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+from pydicom import DataElement, Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.valuerep import VR, DSfloat
+
+from nnunetv2_dsvm.dicom.reading.scan import Scan
+from nnunetv2_dsvm.dicom.writing.origin import (
+    LONGEST_TEXT,
+    REQUIRED,
+    Algorithm,
+    character_set,
+    copy_patient_and_study,
+)
+from nnunetv2_dsvm.dicom.writing.terminology import Term
+
+SERIES_NUMBER = 9001
+
+
+def write_segmentation(
+    path: Path,
+    labels: np.ndarray,
+    scan: Scan,
+    *,
+    foreground: Mapping[str, tuple[int, ...]],
+    terms: Mapping[str, Term],
+    colours: Sequence[np.ndarray],
+    algorithm: Algorithm,
+) -> None:
+    """
+    Args:
+        path: which nobody else reads yet.
+        labels: `(z, y, x)`, on the slices of the series.
+        foreground: label values of each segment, by the label's name; regions may overlap.
+        terms: of the labels.
+        colours: RGB in 0 … 1, one per label.
+    """
+    first = scan.series.headers[0]
+    segments = [
+        _segment(number, name, terms[name], colour, algorithm)
+        for number, (name, colour) in enumerate(zip(foreground, colours, strict=True), start=1)
+    ]
+    written = hd.seg.Segmentation(
+        source_images=_sources(scan),
+        pixel_array=_masks(_in_order_of_sources(labels, scan), foreground),
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=segments,
+        series_instance_uid=hd.UID(),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer=algorithm.package,
+        manufacturer_model_name=algorithm.trainer[:LONGEST_TEXT],
+        software_versions=algorithm.version,
+        device_serial_number=algorithm.serial_number,
+        content_label="SEGMENTATION",
+        content_description=f"Automatic segmentation by {algorithm.trainer}"[:LONGEST_TEXT],
+        series_description=f"Segmentation by {algorithm.trainer}"[:LONGEST_TEXT],
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        specific_character_set=character_set(first, list(foreground)),
+    )
+    copy_patient_and_study(first, written)
+    if scan.stack is None:  # where nothing else says which way up it is
+        written.PatientOrientation = first.get("PatientOrientation", "")
+    written.walk(_shorten)
+    written.save_as(path, enforce_file_format=True)
+
+
+def _sources(scan: Scan) -> list[Dataset]:
+    """The headers in the order of the masks, the first one with what highdicom asks for and sources may lack or break.
+
+    What the source says of patient and study is copied afterwards, as it is.
+    """
+    instances = list(dict.fromkeys(frame.instance for frame in scan.frames))
+    first, *others = (scan.series.headers[instance] for instance in instances)
+    plain = Dataset()
+    plain.update(first)  # copy() would share the elements
+    for keyword in REQUIRED:
+        setattr(plain, keyword, "")
+    return [plain, *others]
+
+
+def _shorten(_: Dataset, element: DataElement) -> None:
+    """Decimals of a multi-frame source are taken over as they stand there, some longer than DICOM's 16 characters."""
+    if element.VR == VR.DS and element.value is not None:
+        numbers = element.value if element.VM > 1 else [element.value]
+        element.value = [DSfloat(number, auto_format=len(str(number)) > 16) for number in numbers]
+
+
+def _in_order_of_sources(labels: np.ndarray, scan: Scan) -> np.ndarray:
+    """Masks in the order of a multi-frame instance's frames, or, of single ones, as they are."""
+    if len(scan.frames) == len(scan.series.headers):
+        return labels
+    order = np.argsort([frame.index for frame in scan.frames])
+    return labels[order]
+
+
+def _masks(labels: np.ndarray, foreground: Mapping[str, tuple[int, ...]]) -> np.ndarray:
+    """Segment numbers `(z, y, x)`, or where segments may overlap a mask each, `(z, y, x, segments)`."""
+    if sum(map(len, foreground.values())) > len(set().union(*foreground.values())):
+        return np.stack([np.isin(labels, values) for values in foreground.values()], axis=-1).astype(np.uint8)
+    numbers = np.zeros(max(int(labels.max()), *(max(values) for values in foreground.values())) + 1, np.uint16)
+    for number, values in enumerate(foreground.values(), start=1):
+        numbers[list(values)] = number
+    return numbers[labels]
+
+
+def _segment(number: int, name: str, term: Term, colour: np.ndarray, algorithm: Algorithm) -> hd.seg.SegmentDescription:
+    segment = hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=name[:LONGEST_TEXT],
+        segmented_property_category=term.category,
+        segmented_property_type=term.type,
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name=algorithm.trainer[:LONGEST_TEXT],
+            family=codes.DCM.ArtificialIntelligence,
+            version=algorithm.version,
+            source=algorithm.package,
+            parameters=dict(algorithm.parameters),
+        ),
+        display_color=hd.color.CIELabColor.from_rgb(*(255 * float(part) for part in colour)),
+    )
+    if term.modifier is not None:
+        modifier = hd.sr.CodedConcept(*term.modifier[:3])
+        segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [deepcopy(modifier)]
+    return segment
