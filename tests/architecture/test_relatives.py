@@ -259,7 +259,8 @@ def as_published(name, entry):
         axes = official["spatial_dims"]
         strides = of_plans.light_m_unet({}, [64] * axes)["strides"]
         return LightMUNet(official["in_channels"], official["out_channels"], strides=strides)
-    network, patch_size = UMambaEnc if "_enc_" in entry else UMambaBot, official.get("input_size", [512, 512])
+    network = UMambaEnc if "_enc_" in entry else UMambaBot
+    patch_size = official.get("input_size", [512] * len(official["strides"][0]))
     arguments = {**of_plans.u_mamba(official, patch_size), "january": entry.startswith("january")}
     return network(official["input_channels"], official["num_classes"], **arguments)
 

@@ -135,6 +135,8 @@ def _for_relative(
 ) -> ConvertedWeights:
     if plans is None and channels is None:
         raise UserError("name the channels of your images with --input-channels, or the plans with --plans")
+    if plans is None and RELATIVES[name].of_plans:
+        raise UserError(f"{RELATIVES[name].title} is built of nnU-Net's plans: name them with --plans")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if plans is None:
