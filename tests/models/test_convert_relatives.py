@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.golden_files import read_golden
 from helpers.places import DATA
+from helpers.tiny_relatives import TINY
 from helpers.vmamba_checkpoints import (
     first_generation_shapes,
     in_second_generation_names,
@@ -14,6 +15,7 @@ from helpers.vmamba_checkpoints import (
 )
 
 from nnunetv2_dsvm import convert_weights
+from nnunetv2_dsvm.architecture.official_names.registry import OFFICIAL_NAMES
 from nnunetv2_dsvm.architecture.official_names.vmamba import FIRST_GENERATION, SECOND_GENERATION
 from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES, class_path
 from nnunetv2_dsvm.cli.main import main
@@ -28,6 +30,7 @@ SIZES = {
     "SwinUMambaD": {"dims": DIMS, "encoder_depths": (1, 2, 1, 1)},
 }
 CHANNELS = {"VMUNetV2": 3, "MSVMUNet": 3, "SwinUMamba": 2, "SwinUMambaD": 2}
+OF_ITS_OWN_NAMES = ["UMambaBot", "UMambaEnc", "UMambaEnc of January", "LightMUNet", "ASPVMUNet"]
 FIRST_GENERATION_ENCODERS = ["VMUNetV2", "SwinUMamba", "SwinUMambaD"]
 
 
@@ -36,7 +39,7 @@ def convert(tiny_dataset, tmp_path):
     """convert(name, checkpoint, channels, **sizes): by plans of these sizes; the result, a network with its weights."""
 
     def run(name, checkpoint, channels, **sizes):
-        plans, arguments = tiny_dataset.load_plans(), {**SIZES[name], **sizes}
+        plans, arguments = tiny_dataset.load_plans(), {**SIZES.get(name, {}), **sizes}
         plans["configurations"]["2d"]["architecture"] = {
             "network_class_name": class_path(RELATIVES[name].network),
             "arch_kwargs": arguments,
@@ -62,6 +65,24 @@ def test_official_checkpoints_fill_the_whole_network(convert, name):
     assert result.share_of_encoder == result.share_of_network == 1
     again, _ = convert(name, {"network_weights": network.state_dict()}, CHANNELS[name])
     assert again.share_of_network == 1 and "this package's" in again.report
+
+
+@pytest.mark.parametrize("name", OF_ITS_OWN_NAMES)
+def test_official_checkpoints_of_networks_with_other_scans_do_too(convert, name):
+    name, _, month = name.partition(" of ")
+    sizes = {**TINY[name], "january": True} if month else TINY[name]
+    weights = RELATIVES[name].network(2, 5, **sizes).state_dict()
+    result, network = convert(name, OFFICIAL_NAMES[name].to_official_state(weights), 2, **sizes)
+    assert result.share_of_network == 1 and "the official" in result.report
+    got = network.state_dict()
+    assert all(torch.equal(got[key], weights[key]) for key in weights if ".seg_layers." not in key)
+
+
+@pytest.mark.parametrize("name", ["UMambaBot", "LightMUNet"])
+def test_what_is_built_of_plans_needs_them(tmp_path, name):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "checkpoint.pth")
+    with pytest.raises(UserError, match="built of nnU-Net's plans: name them with --plans"):
+        convert_weights(tmp_path / "checkpoint.pth", tmp_path / "out.pth", network=name, input_channels=1)
 
 
 @pytest.mark.parametrize("names", ["first", "second"])

@@ -69,7 +69,7 @@ def convert_weights(
         file: the checkpoint.
         output: the file to write, in a folder that exists.
         network: name of a relative of VM-UNet (`architecture.relatives.registry`) that the weights are for; by default
-            they are for a VM-UNet. `preset` and `decoder` are the VM-UNet's only.
+            they are for a VM-UNet. `preset`, `decoder` and `inflate` are the VM-UNet's only.
         input_channels: of the images; by default those of the dataset.json beside `plans`, or the checkpoint's.
         preset: size of the network, "base" by default, which our trainers build from nnU-Net's own plans.
         plans: instead of a preset, the plans.json whose network it is for.
@@ -97,8 +97,10 @@ def convert_weights(
     check_choice("preset", preset or DEFAULT_PRESET, PRESETS)
     if network is not None:
         check_choice("network", network, RELATIVES)
-        if preset is not None or decoder != "auto":
-            raise UserError(f"preset and decoder are a VM-UNet's, not {RELATIVES[network].title}'s: leave them out")
+        if preset is not None or decoder != "auto" or inflate:
+            raise UserError(
+                f"preset, decoder and inflate are a VM-UNet's, not {RELATIVES[network].title}'s: leave them out"
+            )
         return _for_relative(file, output, network, input_channels, plans, configuration, force)
     if preset is not None and plans is not None:
         raise UserError("a preset and plans are two networks: give one of them")
@@ -138,6 +140,8 @@ def _for_relative(
 ) -> ConvertedWeights:
     if plans is None and channels is None:
         raise UserError("name the channels of your images with --input-channels, or the plans with --plans")
+    if plans is None and RELATIVES[name].of_plans:
+        raise UserError(f"{RELATIVES[name].title} is built of nnU-Net's plans: name them with --plans")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if plans is None:

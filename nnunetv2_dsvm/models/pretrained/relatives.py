@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
 from nnunetv2_dsvm.architecture.checkpoints import to_first_generation_name
-from nnunetv2_dsvm.architecture.official_names.name_map import NameMap
 from nnunetv2_dsvm.architecture.official_names.registry import OFFICIAL_NAMES
 from nnunetv2_dsvm.architecture.official_names.vmamba import FIRST_GENERATION, SECOND_GENERATION
 from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES
@@ -93,7 +91,7 @@ def _namings(name: str) -> Iterator[tuple[str, Callable[[str, Tensor], tuple[str
 
     yield "this package's", ours
     if name in OFFICIAL_NAMES:
-        yield f"the official {OFFICIAL_NAMES[name].network}", partial(NameMap.converted, OFFICIAL_NAMES[name])
+        yield f"the official {OFFICIAL_NAMES[name].network}", OFFICIAL_NAMES[name].converted
     yield FIRST_GENERATION.network, first_generation
     yield SECOND_GENERATION.network, SECOND_GENERATION.converted
 
