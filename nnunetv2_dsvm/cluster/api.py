@@ -22,7 +22,6 @@ from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.atomic_write import remove_unfinished
 from nnunetv2_dsvm.files.places_to_write import check_folder_place
 
-NNUNETS_FOLDS = ("0", "1", "2", "3", "4")
 FOLDER = "cross_validation"  # below nnUNet_results
 _CANCEL_PATIENCE_S = 120.0
 
@@ -35,7 +34,7 @@ def cross_validate(
     *,
     configurations: Sequence[str] = ("2d",),
     plans: Sequence[str] = ("nnUNetPlans",),
-    folds: Sequence[str | int] = NNUNETS_FOLDS,
+    folds: Sequence[str | int] | None = None,
     seeds: Sequence[int] = (),
     device: str = "cuda",
     protocols: Sequence[str] = (),
@@ -53,7 +52,7 @@ def cross_validate(
     Args:
         datasets: numbers or names.
         trainers, configurations, plans: by nnU-Net's names; each with each.
-        folds: numbers, or `all`.
+        folds: numbers, or `all`; by default those of splits_final.json, nnU-Net's five without it.
         seeds: of NNUNETV2_DSVM_SEED, with a results folder `seed_N` below nnUNet_results each.
         device: as nnU-Net names it.
         protocols: `isic` or `synapse`: measured beside nnU-Net's metrics.

@@ -88,6 +88,7 @@ def test_what_cannot_be_begun_is_refused(tiny_dataset, changes, said):
         request = checked_request(**values)
         assert request.datasets == request.predicted == (TINY,)
         assert Request.from_json(json.loads(json.dumps(request.as_json()))) == request
+        assert checked_request(**{**values, "folds": None}).folds == ("0", "1", "2", "3", "4")
         with pytest.raises(UserError, match=said):
             checked_request(**{**values, **changes})
 

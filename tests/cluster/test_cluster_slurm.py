@@ -56,6 +56,7 @@ def first(place):
     wait_for(lambda: "BeginTime" in ask(place, "squeue", "-h", "-j", job, "-o", "%r"), 60)
     ask(place, "scontrol", "update", f"jobid={job}", "starttime=now")  # SLURM lets a requeued job wait for two minutes
     wait_for(lambda: ended(place))
+    ask(place, "scontrol", "update", f"nodename={node}", "state=resume")
     return said, between, place.status()
 
 
