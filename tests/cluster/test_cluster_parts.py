@@ -20,7 +20,7 @@ from nnunetv2_dsvm.cluster.engines import child
 from nnunetv2_dsvm.cluster.engines.gpus import GpuMemory, visible_gpus
 from nnunetv2_dsvm.cluster.engines.slurm import minutes_of
 from nnunetv2_dsvm.cluster.locks import Held, held, owner_of
-from nnunetv2_dsvm.cluster.preparation import check_plans, missing_commands, usable_cpus, write_splits
+from nnunetv2_dsvm.cluster.preparation import check_plans, missing_commands, write_splits
 from nnunetv2_dsvm.cluster.progress import training_progress, validation_dice
 from nnunetv2_dsvm.cluster.request import Request, checked_request
 from nnunetv2_dsvm.cluster.results import write_results
@@ -95,7 +95,7 @@ def test_what_cannot_be_begun_is_refused(tiny_dataset, changes, said):
 
 def test_what_a_dataset_lacks_is_made(copied_dataset):
     folder = copied_dataset.preprocessed
-    processes = ["-np", str(min(8, usable_cpus()))]
+    processes = ["-np", "1"]  # of nnUNet_def_n_proc
     with copied_dataset.here():
         assert missing_commands(TINY, asked()) == []
         next((folder / "nnUNetPlans_2d").glob("*.pkl")).unlink()  # as an interrupted preprocessing leaves it

@@ -98,7 +98,7 @@ def test_cancel_ends_the_jobs(place, first):
     submit(place)
     wait_for(lambda: place.status()[TRAINED[1]]["state"] == "running")
     done = place.call(place.command("--cancel"))
-    assert done.returncode == 0 and "Cancelled 4 jobs" in done.stderr
+    assert done.returncode == 0 and re.search("Cancelled [34] jobs", done.stderr)
     wait_for(lambda: ended(place), 90)
     states = place.states()
     assert states["report"] == "cancelled" and states[TRAINED[1]] in ("cancelled", "interrupted")
