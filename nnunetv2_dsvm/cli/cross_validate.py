@@ -85,7 +85,8 @@ def run(args: argparse.Namespace) -> int:
         )
         if args.cancel:
             names = cancel(args.o)
-            print(f"Cancelled {len(names)} jobs on SLURM" if names else "Nothing of it is running", file=sys.stderr)
+            said = ", ".join(names) if names else "nothing, for nothing of it is running"
+            print(f"Cancelled: {said}", file=sys.stderr)
         steps = status(args.o)
         for step in steps if args.status else []:
             if step.tail:
