@@ -14,8 +14,8 @@ def is_done(run: RunFolder, step: Step) -> bool:
     """Whether a step has nothing to do.
 
     A fold is trained, and a data set prepared, where the files are there, the latter also where all that would be
-    trained on it is trained; all else is done where it was done after what it depends on, and that is the same now. What cannot
-    be read is not done: the step itself will say why.
+    trained on it is trained. All else is done where it was done after what it depends on, and that is the same now.
+    What cannot be read is not done: the step itself will say why.
     """
     try:
         return _is_done(run, step)
