@@ -52,16 +52,20 @@ def missing_commands(dataset: str, request: Request) -> list[list[str]]:
     Raises:
         UserError: plans cannot be read.
     """
-    number, commands, processes = dataset_number(dataset), [], ["-np", processes_of_a_command()]
+    number, commands, processes = dataset_number(dataset), [], processes_of_a_command()
     for plans in request.plans:
         with_data = [name for name in request.configurations if name != CASCADE] or list(request.configurations)
         if not (_preprocessed(dataset) / f"{plans}.json").is_file():
             command = ["nnUNetv2_plan_and_preprocess", "-d", number, "-pl", PLANNERS.get(plans, "")]
             if plans == OURS:
                 command = ["nnUNetv2_dsvm", "plan_and_preprocess", "-d", number]
-            commands.append([*command, "-c", *with_data, "--verify_dataset_integrity", *processes])
+            commands.append(
+                [*command, "-c", *with_data, "--verify_dataset_integrity", "-np", processes, "-npfp", processes]
+            )
         elif lacking := [name for name in with_data if not _is_preprocessed(dataset, plans, name)]:
-            commands.append(["nnUNetv2_preprocess", "-d", number, "-plans_name", plans, "-c", *lacking, *processes])
+            commands.append(
+                ["nnUNetv2_preprocess", "-d", number, "-plans_name", plans, "-c", *lacking, "-np", processes]
+            )
     return commands
 
 

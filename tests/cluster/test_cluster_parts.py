@@ -96,11 +96,11 @@ def test_what_cannot_be_begun_is_refused(tiny_dataset, changes, said):
 
 def test_what_a_dataset_lacks_is_made(copied_dataset):
     folder = copied_dataset.preprocessed
-    processes = ["-np", "1"]  # of nnUNet_def_n_proc
+    processes = ["-np", "1", "-npfp", "1"]  # of nnUNet_def_n_proc
     with copied_dataset.here():
         assert missing_commands(TINY, asked()) == []
         next((folder / "nnUNetPlans_2d").glob("*.pkl")).unlink()  # as an interrupted preprocessing leaves it
-        again = ["nnUNetv2_preprocess", "-d", "901", "-plans_name", "tinyPlans", "-c", "2d", *processes]
+        again = ["nnUNetv2_preprocess", "-d", "901", "-plans_name", "tinyPlans", "-c", "2d", *processes[:2]]
         assert missing_commands(TINY, asked()) == [again]
         (folder / "tinyPlans.json").unlink()
         with pytest.raises(
