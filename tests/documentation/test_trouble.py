@@ -1,4 +1,4 @@
-"""documentation/trouble.md: every refusal of the package is there, and everything there is still said by the package."""
+"""documentation/trouble.md: every refusal of the package is there, and the package still says all of it."""
 
 import ast
 import re
