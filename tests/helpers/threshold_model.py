@@ -28,7 +28,7 @@ class nnUNetTrainerThreshold(nnUNetTrainer):
 
 
 class nnUNetTrainerOfOldNnUNet(nnUNetTrainer):
-    """The arguments of a time before nnU-Net 2.8."""
+    """The arguments that nnU-Net gave it before it gave the plans."""
 
     @staticmethod
     def build_network_architecture(
