@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 import nnunetv2_dsvm
-from nnunetv2_dsvm.cli import evaluate
+from nnunetv2_dsvm.cli.commands import evaluate
 from nnunetv2_dsvm.cli.main import SUBCOMMANDS, main
 from nnunetv2_dsvm.cli.shared.arguments import add_model_arguments
 from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS
