@@ -81,7 +81,7 @@ def planned_strides(configuration_manager: ConfigurationManager) -> Sequence[Seq
     if axes == 2:
         return PRESETS[DEFAULT_PRESET].strides
     try:
-        plan = [[int(n) for n in step] for step in strides]  # type: ignore[union-attr]  # None is a TypeError
+        plan = [[int(n) for n in step] for step in strides]  # of None: a TypeError
         if any(len(step) != axes or min(step) < 1 for step in plan):
             raise TypeError
         return strides_of_plan(plan)
