@@ -165,5 +165,6 @@ def in_words(configuration_manager: ConfigurationManager, network: VMUNet) -> st
         f"encoder_depths {list(sizes.encoder_depths)}, "
         f"decoder_depths {list(sizes.decoder_depths)} "
         + (f"and strides {[list(step) for step in sizes.strides]} " if in_3d else "")
+        + "".join(f"and {name} {sizes[name]} " for name in ("stem", "full_resolution_channels") if name in sizes)
         + f"and {sum(p.numel() for p in network.parameters()):,} parameters: {origin}"
     )

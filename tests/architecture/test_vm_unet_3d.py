@@ -3,6 +3,7 @@
 import itertools
 from math import prod
 
+import numpy as np
 import pytest
 import torch
 from helpers.network_contract import NetworkContract
@@ -197,6 +198,8 @@ def test_presets_take_strides_and_leave_out_the_deepest_stages():
     assert network.sizes.decoder_depths == (9, 2, 2)
     assert network.stride == (2, 16, 16) and network.output_strides == ((1, 1, 1), (1, 4, 4), (2, 8, 8))
     assert VMUNet(1, 2, **PRESETS["small"]).stride == 32
+    numpys = [list(np.array(step)) for step in volumes]  # as planners have them
+    assert PRESETS["large"].with_strides(numpys) == network.sizes
     sizes = dict(network.sizes)
     assert sizes["strides"] == tuple(map(tuple, volumes)) and VMUNet(1, 3, **sizes).sizes == network.sizes
 
