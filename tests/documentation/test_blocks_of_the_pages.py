@@ -208,6 +208,7 @@ STATES = {
     "documentation/datasets.md": ("raw", [f"nnUNet_raw/{name}/dataset.json" for name in
                                           ("Dataset018_ISIC2018", "Dataset005_Synapse", "Dataset028_ACDC")]),
     "documentation/speed.md": ("raw", []),
+    "documentation/small_structures.md": ("raw", []),
 }  # fmt: skip
 
 
