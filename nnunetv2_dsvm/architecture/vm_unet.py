@@ -13,6 +13,7 @@ from nnunetv2_dsvm.architecture.encoder_decoder import HowBlocksRun, VMUNetDecod
 from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, channels_first, check_heads
 from nnunetv2_dsvm.architecture.stage_info import FeaturesOutput, StageInfo
 from nnunetv2_dsvm.architecture.vm_unet_sizes import PRESETS, Stem, VMUNetSizes
+from nnunetv2_dsvm.errors import UserError
 
 __all__ = ["PRESETS", "VMUNet", "VMUNetOutput"]
 _PUBLISHED = PRESETS["base"]
@@ -151,7 +152,10 @@ class VMUNet(SegmentationNetwork):
         """
         import nnunetv2_dsvm  # its names are imported when they are asked for: this module knows no trained models
 
-        return nnunetv2_dsvm.load_trained_network(model_folder, fold, checkpoint, device).network
+        network = nnunetv2_dsvm.load_trained_network(model_folder, fold, checkpoint, device).network
+        if not isinstance(network, cls):
+            raise UserError(f"{model_folder} holds a {type(network).__name__}: read it with load_trained_network")
+        return network
 
     @property
     def encoder_stages(self) -> tuple[StageInfo, ...]:

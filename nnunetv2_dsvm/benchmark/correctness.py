@@ -29,10 +29,11 @@ def check_core(case: CoreCase, oracle: str = "reference", scan: SequenceScan = k
         WrongResult: it is above `AUTOCAST_TOLERANCE`.
     """
     device, dtype = torch.device(case.device), DTYPES[case.dtype]
-    block = seeded_block(case.dim, case.d_state, case.scan_backend).to(device)
+    axes = len(case.tokens)
+    block = seeded_block(case.dim, case.d_state, case.scan_backend, axes).to(device)
     conventional = case.implementation == "conventional"
     ss2d = ConventionalVSSBlock.like(block, scan).ss2d if conventional else block.ss2d
-    size = (case.batch, case.height, case.width, 2 * case.dim)
+    size = (case.batch, *case.tokens, 2 * case.dim)
     x = torch.randn(size, generator=torch.Generator().manual_seed(1)).to(dtype)
     grad = torch.randn(size, generator=torch.Generator().manual_seed(2)).to(dtype)
 
@@ -45,17 +46,17 @@ def check_core(case: CoreCase, oracle: str = "reference", scan: SequenceScan = k
         actual = with_gradients(ss2d, x.to(device), grad.to(device))
     where = oracle_device(oracle, device)
     expected = with_gradients(
-        seeded_block(case.dim, case.d_state, oracle).ss2d.to(where, torch.float64),
+        seeded_block(case.dim, case.d_state, oracle, axes).ss2d.to(where, torch.float64),
         x.to(where, torch.float64),
         grad.to(where, torch.float64),
     )
     names = ["output", *(f"gradient of {n}" for n in ("x", *CORE_PARAMETERS))]
-    what = f"SS2D core, {case.implementation}, batch {case.batch}, {case.height}×{case.width}×{2 * case.dim}"
+    what = f"SS2D core, {case.implementation}, {'×'.join(map(str, size))}"
     return compare(what, names, actual, expected, AUTOCAST_TOLERANCE[dtype])
 
 
 def check_network(network: nn.Module, reference_network: VMUNet, dtype: torch.dtype, device: torch.device) -> float:
-    """Compares a network's logits of a small image with those of a network of ours in float64 on the reference scan.
+    """Compares a network's logits of a small image or volume with those of ours in float64 on the reference scan.
 
     Args:
         network: on `device`, checked under autocast for the 16-bit types.
@@ -65,7 +66,7 @@ def check_network(network: nn.Module, reference_network: VMUNet, dtype: torch.dt
         WrongResult: the error is above `AUTOCAST_TOLERANCE`.
     """
     oracle = copy.deepcopy(reference_network).double().cpu().eval()
-    image = torch.randn(1, oracle.input_channels, 40, 56)
+    image = torch.randn(1, oracle.input_channels, *((40, 56) if oracle.axes == 2 else (8, 16, 24)))
     was_training = network.training
     network.eval()
     with torch.no_grad():

@@ -10,14 +10,20 @@ from nnunetv2_dsvm.cli.shared.steps import shown_steps
 # Those of architecture/vm_unet.py and planning/network_of_plans.py, which import torch.
 PRESETS = ("small", "base", "large", "wide", "deep", "huge")
 DEFAULT_PRESET = "base"
+# Those of architecture/relatives/registry.py.
+RELATIVES = (
+    "VMUNetV2", "MSVMUNet", "SwinUMamba", "SwinUMambaD", "UMambaBot", "UMambaEnc", "LightMUNet", "ASPVMUNet",
+)  # fmt: skip
 
 DESCRIPTION = """\
 Makes pretrained weights into a file for nnU-Net's -pretrained_weights, and reports what was loaded. It reads VMamba's
-checkpoints (the first generation; the second where the shapes agree, which those with d_state 1 do not), VM-UNet's,
-and nnU-Net's of our trainers. Nothing of the file but tensors and plain values is loaded.
+checkpoints (for a VM-UNet the first generation; the second where the shapes agree, which those with d_state 1 do not),
+VM-UNet's, and nnU-Net's of our trainers; with --network those of another network of the family. Nothing of the file but
+tensors and plain values is loaded.
 
   nnUNetv2_dsvm convert-weights vssmsmall_dp03_ckpt_epoch_238.pth -o vmamba.pth --input-channels 1
   nnUNetv2_train 27 2d 0 -tr nnUNetTrainerDSVM -pretrained_weights vmamba.pth
+  nnUNetv2_dsvm convert-weights vssm1_tiny_0230s_ckpt_epoch_264.pth -o msvm.pth --network MSVMUNet --input-channels 1
 
 The size of the network is that of --preset, or of the plans; the presets' "base" is what our trainers build from
 nnU-Net's own plans. A patch embedding for another number of channels gets, in each, the sum over the file's channels
@@ -34,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.add_argument("file", type=Path, metavar="FILE", help="the checkpoint")
     parser.add_argument("-o", type=Path, required=True, metavar="OUT", help="the file to write")
+    parser.add_argument("--network", choices=RELATIVES, help="the relative of VM-UNet that the weights are for "
+                        "(default: a VM-UNet)")  # fmt: skip
     parser.add_argument("--input-channels", type=positive, metavar="N", help="channels of your images (default: those "
                         "of the dataset.json beside --plans, or the file's)")  # fmt: skip
     size = parser.add_mutually_exclusive_group()
@@ -57,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         converted = convert_weights(
             args.file,
             args.o,
+            network=args.network,
             input_channels=args.input_channels,
             preset=args.preset,
             plans=args.plans,

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from nnunetv2_dsvm.files.safe_load import load_safely
+from nnunetv2_dsvm.training.checkpoints.files import KEY
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Checkpoint:
         trainer: the name of its class.
         mirroring_axes: of the image, that the trainer allows at inference.
         logged: nnU-Net's logger: a value per epoch, by name.
+        own: what this package's trainers add.
     """
 
     entries: frozenset[str]
@@ -31,6 +33,7 @@ class Checkpoint:
     trainer: str
     mirroring_axes: tuple[int, ...]
     logged: Mapping[str, Sequence[Any]]
+    own: Mapping[str, Any]
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -54,4 +57,5 @@ def read_checkpoint(path: Path) -> Checkpoint:
         trainer=str(content.get("trainer_name", "")),
         mirroring_axes=tuple(axes) if isinstance(axes, Sequence) else (),
         logged=mapping("logging"),
+        own=mapping(KEY),
     )

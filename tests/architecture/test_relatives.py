@@ -7,10 +7,16 @@ import torch
 from helpers.golden_files import read_golden
 from helpers.network_contract import NetworkContract
 from helpers.places import DATA
+from helpers.tiny_relatives import TINY
 
 from nnunetv2_dsvm.architecture.official_names.registry import OFFICIAL_NAMES
+from nnunetv2_dsvm.architecture.official_names.u_mamba import U_MAMBA, U_MAMBA_JANUARY
 from nnunetv2_dsvm.architecture.official_names.vmamba import SECOND_GENERATION
+from nnunetv2_dsvm.architecture.relatives import of_plans
+from nnunetv2_dsvm.architecture.relatives.asp_vmunet import ASPVMUNet
+from nnunetv2_dsvm.architecture.relatives.light_m_unet import LightMUNet
 from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES
+from nnunetv2_dsvm.architecture.relatives.u_mamba import UMambaBot, UMambaEnc
 from nnunetv2_dsvm.architecture.segmentation_network import channels_first
 from nnunetv2_dsvm.architecture.vmamba2_encoder import VMamba2Encoder
 
@@ -19,22 +25,26 @@ TINY_DIMS = (16, 32, 64, 128)
 
 
 class RelativeContract(NetworkContract):
-    """A relative's test class says its name and what makes it tiny."""
+    """A relative's test class says its name, and the golden file's sizes."""
 
     name: str
-    tiny: dict
     golden_sizes: dict
     golden_channels: tuple[int, int]
+    without_drop_path = {"drop_path_rate": 0.0}
+
+    file = ""  # where it is not named so
 
     @property
     def golden_file(self):
-        return GOLDEN / f"{self.name}_golden.npz"
+        return GOLDEN / f"{self.file or self.name}_golden.npz"
 
     def build(self, input_channels=1, num_classes=2, **options):
-        return RELATIVES[self.name].network(input_channels, num_classes, **{**self.tiny, **options})
+        sizes = {**TINY[self.name], **self.without_drop_path, **options}
+        return RELATIVES[self.name].network(input_channels, num_classes, **sizes)
 
     def build_golden(self, config, weights):
-        network = RELATIVES[self.name].network(*self.golden_channels, deep_supervision=True, **self.golden_sizes)
+        sizes = {**self.golden_sizes, **self.without_drop_path, "deep_supervision": True}
+        network = RELATIVES[self.name].network(*self.golden_channels, **sizes)
         converted = OFFICIAL_NAMES[self.name].from_official(weights)
         missing, unexpected = network.load_state_dict(converted, strict=False)
         assert not unexpected and all(".seg_layers." in key for key in missing)
@@ -44,10 +54,15 @@ class RelativeContract(NetworkContract):
         return OFFICIAL_NAMES[self.name].to_official(ours)
 
 
+def without_deep_supervision(network):
+    """As where there is none in the official code."""
+    network.decoder.deep_supervision = False
+    return network
+
+
 class TestVMUNetV2(RelativeContract):
     name = "VMUNetV2"
-    tiny = {"dims": TINY_DIMS, "encoder_depths": (1, 1, 1, 1), "mid_channels": 8, "d_state": 2, "drop_path_rate": 0.0}
-    golden_sizes = {"dims": TINY_DIMS, "encoder_depths": (1, 2, 1, 1), "mid_channels": 8, "drop_path_rate": 0.0}
+    golden_sizes = {"dims": TINY_DIMS, "encoder_depths": (1, 2, 1, 1), "mid_channels": 8}
     golden_channels = (3, 1)
 
     def build(self, input_channels=1, num_classes=2, **options):
@@ -67,25 +82,12 @@ class TestVMUNetV2(RelativeContract):
 
 class TestMSVMUNet(RelativeContract):
     name = "MSVMUNet"
-    tiny = {
-        "dims": (8, 16, 32, 64),
-        "encoder_depths": (1, 1, 1, 1),
-        "decoder_depths": (1, 1, 1),
-        "encoder_drop_path_rate": 0.0,
-        "decoder_drop_path_rate": 0.0,
-    }
-    golden_sizes = {
-        "dims": TINY_DIMS,
-        "encoder_depths": (1, 1, 2, 1),
-        "encoder_drop_path_rate": 0.0,
-        "decoder_drop_path_rate": 0.0,
-    }
+    without_drop_path = {"encoder_drop_path_rate": 0.0, "decoder_drop_path_rate": 0.0}
+    golden_sizes = {"dims": TINY_DIMS, "encoder_depths": (1, 1, 2, 1)}
     golden_channels = (3, 4)
 
     def build_golden(self, config, weights):
-        network = super().build_golden(config, weights)
-        network.decoder.deep_supervision = False  # there is none in the official code
-        return network
+        return without_deep_supervision(super().build_golden(config, weights))
 
     def test_odd_sizes_are_cropped_and_not_padded(self):
         """Where the official network runs on an odd size, its result is larger than the image, and else the same."""
@@ -105,16 +107,103 @@ class TestMSVMUNet(RelativeContract):
 
 class TestSwinUMamba(RelativeContract):
     name = "SwinUMamba"
-    tiny = {"dims": (8, 16, 32, 64), "encoder_depths": (1, 1, 1, 1), "d_state": 2, "drop_path_rate": 0.0}
-    golden_sizes = {"dims": TINY_DIMS, "encoder_depths": (1, 2, 1, 1), "drop_path_rate": 0.0}
+    golden_sizes = {"dims": TINY_DIMS, "encoder_depths": (1, 2, 1, 1)}
     golden_channels = (2, 3)
 
 
 class TestSwinUMambaD(RelativeContract):
     name = "SwinUMambaD"
-    tiny = {**TestSwinUMamba.tiny, "decoder_depths": (1, 1, 1)}
-    golden_sizes = {"dims": TINY_DIMS, "encoder_depths": (1, 2, 1, 1), "drop_path_rate": 0.0}
+    golden_sizes = {"dims": TINY_DIMS, "encoder_depths": (1, 2, 1, 1)}
     golden_channels = (2, 3)
+
+
+class TestUMambaBot(RelativeContract):
+    name = "UMambaBot"
+    without_drop_path: dict = {}
+    january = False
+
+    def build_golden(self, config, weights):
+        keys = ("features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage", "n_conv_per_stage_decoder")
+        official = config["arguments"]
+        self.golden_sizes = {**{key: official[key] for key in keys}, "patch_size": official.get("input_size")}
+        if self.january:
+            self.golden_sizes |= {"patch_size": config["input_shape"][2:], "january": True}
+        self.golden_channels = (official["input_channels"], official["num_classes"])
+        return super().build_golden(config, weights)
+
+    def official_name(self, ours):
+        """Official heads begin with the deepest, which only whole state dicts tell; each code has its own names."""
+        codes = {True: U_MAMBA_JANUARY, False: U_MAMBA}
+        official, heads = codes[self.january].to_official(ours), len(self.golden_sizes["n_conv_per_stage_decoder"])
+        prefix, head, rest = official.partition("decoder.seg_layers.")
+        return f"{prefix}{head}{heads - 1 - int(rest[0])}{rest[1:]}" if head else official
+
+
+class TestUMambaEnc(TestUMambaBot):
+    """Mamba behind every second stage, the last with channel tokens."""
+
+    name = "UMambaEnc"
+    tolerance = 1e-4
+
+
+class TestLightMUNet(RelativeContract):
+    name = "LightMUNet"
+    without_drop_path: dict = {}
+    tolerance = 5e-4  # the official code itself comes no nearer: LayerNorm meets tokens with a variance of 5e-4
+
+    def build_golden(self, config, weights):
+        official = config["arguments"]
+        axes, stages = official["spatial_dims"], len(official["blocks_down"])
+        self.golden_sizes = {
+            "strides": [[1] * axes, *[[2] * axes] * (stages - 1)],
+            "channels": official["init_filters"],
+            "encoder_blocks": official["blocks_down"],
+            "decoder_blocks": official["blocks_up"],
+        }
+        self.golden_channels = (official["in_channels"], official["out_channels"])
+        return without_deep_supervision(super().build_golden(config, weights))
+
+
+class TestASPVMUNet(RelativeContract):
+    name = "ASPVMUNet"
+    without_drop_path: dict = {}
+
+    def build_golden(self, config, weights):
+        official = config["arguments"]
+        self.golden_sizes = {
+            "channels": official["c_list"],
+            "encoder_steps": official["encoder_atrous_step"],
+            "decoder_steps": official["decoder_atrous_step"],
+        }
+        self.golden_channels = (official["input_channels"], official["num_classes"])
+        return without_deep_supervision(super().build_golden(config, weights))
+
+    def test_images_that_are_no_squares(self):
+        """The official scan in the grid that its tokens come from, which the official code takes for a square."""
+        golden = read_golden(self.golden_file)
+        network = self.build_golden(golden.config, golden.weights).double().eval()
+        with torch.no_grad():
+            logits = network(golden.tensors["nonsquare/input"].double())
+        assert golden.error("nonsquare/output", logits) <= self.tolerance_in_fp64
+
+
+class UMambaEnc3D(TestUMambaEnc):
+    """Mamba behind every stage, the last with channel tokens; strides that differ from axis to axis."""
+
+    file = "UMambaEnc3D"
+
+
+class UMambaEncJanuary(TestUMambaEnc):
+    file, january = "UMambaEncJanuary", True
+
+
+class LightMUNet3D(TestLightMUNet):
+    file = "LightMUNet3D"
+
+
+@pytest.mark.parametrize("contract", [UMambaEnc3D, UMambaEncJanuary, LightMUNet3D], ids=lambda c: c.__name__)
+def test_further_official_numbers(contract):
+    contract().test_golden_numbers()
 
 
 def test_the_encoder_of_vmambas_second_generation_has_the_official_numbers():
@@ -158,6 +247,51 @@ def test_full_sizes_have_the_official_names_shapes_and_parameters(name, entry, a
     assert {k: v.shape for k, v in back.items()} == {k: v.shape for k, v in ours.items()}
 
 
+SEQUENCE = json.loads((GOLDEN / "mamba_state_dicts.json").read_text())
+
+
+def as_published(name, entry):
+    """The network of an official configuration."""
+    official = SEQUENCE[name][entry]["arguments"]
+    if name == "ASPVMUNet":
+        return ASPVMUNet(official["input_channels"], official["num_classes"], channels=official["c_list"])
+    if name == "LightMUNet":
+        axes = official["spatial_dims"]
+        strides = of_plans.light_m_unet({}, [64] * axes)["strides"]
+        return LightMUNet(official["in_channels"], official["out_channels"], strides=strides)
+    network = UMambaEnc if "_enc_" in entry else UMambaBot
+    patch_size = official.get("input_size", [512] * len(official["strides"][0]))
+    arguments = {**of_plans.u_mamba(official, patch_size), "january": entry.startswith("january")}
+    return network(official["input_channels"], official["num_classes"], **arguments)
+
+
+@pytest.mark.parametrize(("name", "entry"), [(name, entry) for name, of in SEQUENCE.items() for entry in of])
+def test_full_sizes_of_sequence_networks_are_the_official_ones(name, entry):
+    official = SEQUENCE[name][entry]
+    with torch.device("meta"):
+        network = as_published(name, entry)
+    assert sum(p.numel() for p in network.parameters()) == official["parameters"]
+    names, ours = OFFICIAL_NAMES["UMambaBot" if name == "UMamba" else name], network.state_dict()
+    there = names.to_official_state(ours)
+    back = names.from_official(there)
+    assert {k: v.shape for k, v in back.items()} == {k: v.shape for k, v in ours.items()}
+    if "keys" in official:
+        alive = {k: shape for k, shape in official["keys"].items() if not names.is_dead(k)}
+        assert {k: list(v.shape) for k, v in there.items()} == alive
+
+
+@pytest.mark.parametrize("name", ["UMambaBot", "UMambaEnc"])
+@pytest.mark.parametrize("january", [False, True])
+def test_the_names_of_u_mamba_keep_values_and_leave_second_names_out(name, january):
+    network = RELATIVES[name].network(1, 3, **{"patch_size": [64, 64], **TINY[name]}, january=january)
+    weights = {key: torch.randn_like(value) for key, value in network.state_dict().items()}
+    official = OFFICIAL_NAMES[name].to_official_state(weights)
+    assert torch.equal(official["decoder.seg_layers.1.weight"], weights["decoder.seg_layers.0.weight"])
+    second = {f"decoder.{key}": torch.empty(0) for key in official if key.startswith("encoder.")}
+    back = OFFICIAL_NAMES[name].from_official({**official, **second})
+    assert back.keys() == weights.keys() and all(torch.equal(back[key], weights[key]) for key in weights)
+
+
 @pytest.mark.parametrize("name", OFFICIAL_NAMES)
 def test_other_names_are_refused(name):
     names = OFFICIAL_NAMES[name]
@@ -172,6 +306,6 @@ def test_other_names_are_refused(name):
 def test_sizes_that_do_not_fit_are_refused(name):
     network = RELATIVES[name].network
     with pytest.raises(ValueError, match="channels"):
-        network(0, 1)
+        network(0, 1, **TINY[name])
     with pytest.raises(ValueError, match="auxiliary_heads"):
-        network(1, 1, deep_supervision=True, auxiliary_heads=False)
+        network(1, 1, **TINY[name], deep_supervision=True, auxiliary_heads=False)

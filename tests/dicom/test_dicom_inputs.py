@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 from helpers import dicom_series as ds
 from helpers.litter import scatter
-from pydicom import dcmread, uid
+from pydicom import DataElement, dcmread, uid
 from pydicom.fileset import FileSet
 from pydicom.uid import generate_uid
 
@@ -20,7 +20,7 @@ from nnunetv2_dsvm.dicom.fitting import fault_of
 from nnunetv2_dsvm.dicom.model import open_model
 from nnunetv2_dsvm.dicom.reading.scan import read_scan
 from nnunetv2_dsvm.dicom.reading.series import choose, group_by_series
-from nnunetv2_dsvm.dicom.reading.sources import headers
+from nnunetv2_dsvm.dicom.reading.sources import headers, leniently
 from nnunetv2_dsvm.errors import UserError
 
 VALUES = ds.values_of(ds.phantom())
@@ -75,6 +75,25 @@ def test_forms(tmp_path, form):
     scan, _ = read(place)
     np.testing.assert_array_equal(scan.values[0], VALUES)
     assert [header.SOPInstanceUID for header in scan.series.headers] == [i.SOPInstanceUID for i in instances]
+
+
+def test_numbers_that_are_none_and_uids_in_the_file_s_header_alone(tmp_path):
+    """As some anonymisers leave a file."""
+    instances = ds.slices(VALUES)
+    with leniently():
+        for instance in instances:
+            for keyword in ("SeriesNumber", "InstanceNumber"):
+                instance[keyword] = DataElement(keyword, "LO", "first")
+                instance[keyword].VR = "IS"
+        study = ds.write(instances, tmp_path / "study")
+        for file in study.iterdir():
+            stored = dcmread(file)
+            stored.SOPClassUID = stored.SOPInstanceUID = ""
+            stored.save_as(file, enforce_file_format=False)
+        scan, table = read(study)
+    np.testing.assert_array_equal(scan.values[0], VALUES)
+    assert table.split() == ["first", "CT", "7", "22×26", "taken"]
+    assert {header.SOPInstanceUID for header in scan.series.headers} == {i.SOPInstanceUID for i in instances}
 
 
 def test_a_disc_that_lacks_files(tmp_path):

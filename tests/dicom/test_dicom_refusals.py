@@ -16,6 +16,7 @@ from pydicom.uid import generate_uid
 
 from nnunetv2_dsvm import predict_dicom
 from nnunetv2_dsvm.cli.main import main
+from nnunetv2_dsvm.dicom import api
 from nnunetv2_dsvm.errors import UserError
 
 VALUES = ds.values_of(ds.phantom())
@@ -293,6 +294,13 @@ def test_what_is_no_study(model, tmp_path, capsys):
         assert main(["predict_dicom", *arguments]) == 1
         assert sentence in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("missing", ["pydicom", "highdicom"])
+def test_without_the_extra(study, model, tmp_path, monkeypatch, missing):
+    monkeypatch.setattr(api, "find_spec", lambda name: None if name == missing else True)
+    with pytest.raises(UserError, match=rf"{missing} is missing.*pip install 'nnunetv2_dsvm\[dicom\]'"):
+        predict_dicom(study, tmp_path / "out", model, device="cpu")
 
 
 def test_choices(study, model, tmp_path):

@@ -15,12 +15,14 @@ import SimpleITK as sitk
 import torch
 from helpers import dicom_series as ds
 from helpers.dicom_readers import affine, dice, read_segmentation, read_structures
+from helpers.examples_in_docstrings import run_example
 from helpers.threshold_model import make_threshold_model, nnUNetTrainerOfOldNnUNet
 from helpers.tiny_dataset import NETWORK
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from PIL import Image
 from pydicom import dcmread
 
+import nnunetv2_dsvm
 from nnunetv2_dsvm import VMUNet, predict_dicom
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.files.checksums import sha256_of
@@ -165,7 +167,7 @@ def test_tables_and_picture(predicted):
         assert min(picture.size) > 100
 
 
-def test_folds_and_zip_of_nnunet_s_export(tmp_path, capsys):
+def test_folds_and_zip_of_nnunet_s_export(tmp_path, monkeypatch, capsys):
     """Two folds of which one sees a label everywhere: the mean of both counts; the zip holds other files too."""
     folder = make_threshold_model(tmp_path / "Dataset950_Thresholds", folds=(0, 1))
     file = folder / "fold_1" / "checkpoint_final.pth"
@@ -188,6 +190,9 @@ def test_folds_and_zip_of_nnunet_s_export(tmp_path, capsys):
     np.testing.assert_array_equal(shares["all that are there"], shares["both"])
     printed = capsys.readouterr()
     assert "fold 0, 1 on cpu" in printed.err and "liver" in printed.out
+    monkeypatch.chdir(tmp_path)
+    run_example(nnunetv2_dsvm.predict_dicom)  # with this study and this zip
+    assert capsys.readouterr() == ("", "")
     assert sorted(path.name for path in (tmp_path / "0").iterdir()) == [
         "overlay.png", "segmentation.nii.gz", "volumes.csv", "volumes.json"
     ]  # fmt: skip

@@ -32,6 +32,7 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
+from nnunetv2_dsvm import register_trainers
 from nnunetv2_dsvm.architecture.vm_unet_sizes import PRESETS, VMUNetSizes
 from nnunetv2_dsvm.distillation import unet_stages
 from nnunetv2_dsvm.training.layers import distilled
@@ -93,6 +94,7 @@ def run_command(name: str, *arguments: str) -> None:
 
     t = time.time()
     with mock.patch.dict(os.environ, planning), mock.patch.object(sys, "argv", [name, *words]):
+        register_trainers()  # as `import torch` does in a process of the command's own
         if status := COMMANDS[name].load()():
             raise SystemExit(status)
     print(f"TIME {time.time() - t:.1f} {words}", file=sys.__stderr__)

@@ -5,6 +5,7 @@ from threading import Thread
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.sequence_networks import U_MAMBAS, check_goes_as_in_fp32, losses_of, u_mamba
 from helpers.short_trainers import ShortDistilled, ShortNnUNet, checkpoint_of, without_pictures
 from helpers.tiny_dataset import TinyDataset, plan_and_preprocess_here, write_raw_dataset
 from helpers.unets import CONFIGURATIONS, UNET_3D
@@ -260,3 +261,14 @@ def test_a_distilled_training_in_3d_is_compiled_and_in_half_precision(tmp_path):
     assert isinstance(trainer.network, torch._dynamo.OptimizedModule) and trainer.grad_scaler is not None
     assert all(loss > 0 for loss in trainer.losses) and len(trainer.losses) == 6
     assert all(value > 0 for value in checkpoint_of(trainer)["logging"]["L_proj"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("network", U_MAMBAS, ids=lambda c: c.__name__)
+def test_u_mamba_trains_in_16_bit_as_in_fp32(network, dtype):
+    """Where the official code's loss was reported to become NaN."""
+    losses = []
+    for computed in (dtype, torch.float32):
+        torch.manual_seed(1)
+        losses.append(losses_of(u_mamba(network, 2).cuda(), computed, size=32))
+    check_goes_as_in_fp32(*losses)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset, dcmread
-from skimage.draw import polygon2mask
+from skimage.draw import polygon
 
 
 def affine(axes: np.ndarray, spacing_mm: tuple[float, float, float], origin_mm: np.ndarray) -> np.ndarray:
@@ -50,7 +50,7 @@ def read_structures(path: Path, to_mm: np.ndarray, shape: tuple[int, int, int]) 
             x, y, z = ((mm - to_mm[:3, 3]) @ np.linalg.inv(to_mm[:3, :3]).T).T
             k = round(z.mean())
             np.testing.assert_allclose(z, k, atol=1e-3)  # within a slice
-            masks[names[roi.ReferencedROINumber]][k] |= polygon2mask(shape[1:], np.stack([y, x], axis=1))
+            masks[names[roi.ReferencedROINumber]][k][polygon(y, x, shape[1:])] = True
     return masks
 
 

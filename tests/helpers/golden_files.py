@@ -28,7 +28,8 @@ class GoldenFile:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        return {k.removeprefix("weight/"): v for k, v in self.tensors.items() if k.startswith("weight/")}
+        weights = {k.removeprefix("weight/"): v for k, v in self.tensors.items() if k.startswith("weight/")}
+        return {k: v.squeeze() if k.endswith("num_batches_tracked") else v for k, v in weights.items()}
 
     def error(self, name: str, got: Tensor) -> float:
         """Of what a network gives, relative, where the file has values."""

@@ -12,7 +12,9 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from helpers.tiny_dataset import NETWORK
+from helpers.tiny_relatives import TINY
 from nnunetv2_dsvm import VMUNet
+from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES, class_path
 from nnunetv2_dsvm.training import variants
 from nnunetv2_dsvm.training.distilled_trainer import nnUNetTrainerDistilled
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
@@ -75,6 +77,29 @@ class ShortDistilled(ShortRun, nnUNetTrainerDistilled):
 
 class ShortNnUNet(ShortRun, nnUNetTrainer):
     """nnU-Net's own trainer and network."""
+
+
+def short_relative(name):
+    """The trainer of a relative with the distillation."""
+    trainer = getattr(variants, f"nnUNetTrainerDSVM_{name}")
+    return type(f"ShortDSVM_{name}", (ShortRun, trainer), {"__module__": __name__})
+
+
+SHORT_RELATIVES = [short_relative(name) for name in RELATIVES if name in TINY]
+
+
+def with_deep_supervision(trainer_class):
+    return type(f"{trainer_class.__name__}_deepSupervision", (trainer_class,), {"default_deep_supervision": True})
+
+
+def tiny_architecture(trainer_class):
+    """Changes of the plans' configuration with which a relative is tiny; none for other trainers."""
+    name = getattr(trainer_class, "relative", None)
+    if name is None:
+        return {}
+    path = class_path(RELATIVES[name].network)
+    architecture = {"network_class_name": path, "arch_kwargs": TINY[name], "_kw_requires_import": []}
+    return {"architecture": architecture}
 
 
 class ShortBestFirst(ShortDSVM):

@@ -46,7 +46,7 @@ def first_generation_shapes(dims, depths, d_state=16, in_chans=3, num_classes=10
     }
 
 
-def second_generation_shapes(dims, depths, num_classes=1000):
+def second_generation_shapes(dims, depths, num_classes=1000, ratio=2):
     """Every key of VMamba's published second versions: d_state 1, no gate, an MLP, two convolutions for the patches."""
     shapes = {
         "patch_embed.0.weight": (dims[0] // 2, 3, 3, 3),
@@ -59,7 +59,7 @@ def second_generation_shapes(dims, depths, num_classes=1000):
         "patch_embed.7.bias": (dims[0],),
     }
     for i, (dim, depth) in enumerate(zip(dims, depths, strict=True)):
-        inner, rank = 2 * dim, math.ceil(dim / 16)
+        inner, rank = ratio * dim, math.ceil(dim / 16)
         for j in range(depth):
             block = f"layers.{i}.blocks.{j}"
             shapes |= {

@@ -11,6 +11,7 @@ from helpers.places import DATA
 
 import nnunetv2_dsvm
 from nnunetv2_dsvm import autoregister
+from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES
 from nnunetv2_dsvm.autoregister import DISCOVERY_DIRECTORY, append_discovery_directory
 
 FIND = "from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find; "
@@ -23,6 +24,7 @@ LENGTHS = (1, 5, 10, 20, 50, 100, 250, 500, 1000)
 SINCE = [
     *("nnUNetTrainerDistilled", "nnUNetTrainerDistilled_projection", "nnUNetTrainerDistilled_progressive"),
     *(f"nnUNetTrainerDistilled_{epochs}epochs" for epochs in LENGTHS),
+    *(f"nnUNetTrainer{dsvm}{name}" for name in RELATIVES for dsvm in ("", "DSVM_")),
 ]
 
 
@@ -47,8 +49,7 @@ def test_every_trainer_of_0_1_0_and_those_since_are_found_in_a_fresh_process(tmp
         "import runpy; from pathlib import Path; from nnunetv2_dsvm.autoregister import DISCOVERY_DIRECTORY as folder;"
         " (shim,) = Path(folder).glob('*.py'); exported = runpy.run_path(str(shim));"
         f" found = [find(name).__name__ for name in {names}];"
-        " ours = ('nnUNetTrainerDSVM', 'nnUNetTrainerDistilled', 'nnUNetTrainerVMUNet');"
-        " print(found, sorted(n for n in exported if n.startswith(ours)))"
+        " print(found, sorted(n for n in exported if n.startswith('nnUNetTrainer')))"
     )
     assert fresh_python(code, tmp_path) == f"{names} {names}"
 

@@ -4,12 +4,14 @@ import copy
 import inspect
 import os
 import random
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from helpers.short_trainers import (
     SHORT,
+    SHORT_RELATIVES,
     ShortDSVM,
     ShortDSVM_deepSupervision,
     ShortDSVM_kl,
@@ -17,20 +19,28 @@ from helpers.short_trainers import (
     ShortVMUNet,
     assert_equal,
     checkpoint_of,
+    tiny_architecture,
+    with_deep_supervision,
 )
 from helpers.tiny_dataset import NETWORK
 from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_dsvm import VMUNet
+from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES
+from nnunetv2_dsvm.models.trained_network import load_trained_network
 from nnunetv2_dsvm.quickstart import trainers
 from nnunetv2_dsvm.training import precision, variants
 from nnunetv2_dsvm.training.distilled_trainer import nnUNetTrainerDistilled
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
+from nnunetv2_dsvm.training.layers.class_settings import NNUNETS
+from nnunetv2_dsvm.training.layers.distilled import DistilledTraining
 from nnunetv2_dsvm.training.precision import cuda_autocast, trains_in_bf16
+from nnunetv2_dsvm.training.variants import relatives
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
-VARIANTS = [getattr(module, name) for module in (variants, trainers) for name in module.__all__ if "Trainer" in name]
+NAMES = {name: module for module in (variants, trainers) for name in module.__all__ if "Trainer" in name}
+VARIANTS = [getattr(module, name) for name, module in NAMES.items() if name not in relatives.__all__]
 TURNING = "configure_rotation_dummyDA_mirroring_and_inital_patch_size"
 FIXED = {TURNING: vars(variants.FixedOrientation)[TURNING]}
 
@@ -62,6 +72,20 @@ def test_a_variant_differs_from_its_trainer_in_what_its_name_states_alone():
         assert own == {key: value for part in stated for key, value in WHAT_A_NAME_STATES[part].items()}, variant
     assert nnUNetTrainerDSVM.default_num_epochs == nnUNetTrainerVMUNet.default_num_epochs == 300
     assert nnUNetTrainerDSVM.distillation_terms == ("projection", "progressive")
+
+
+@pytest.mark.parametrize("name", RELATIVES)
+def test_a_relative_has_a_trainer_with_its_recipe_and_one_with_the_distillation(name):
+    plain, distilled = (getattr(relatives, f"nnUNetTrainer{dsvm}{name}") for dsvm in ("", "DSVM_"))
+    assert distilled.__mro__[1:3] == (DistilledTraining, plain)
+    assert not {key for cls in (plain, distilled) for key in vars(cls) if key[:2] != "__"}
+    recipe = RELATIVES[name].recipe
+    words = plain.in_short()
+    assert words["terms"] == "" and words["epochs"] == (
+        NNUNETS if recipe.optimiser == "nnU-Net" else str(recipe.num_epochs)
+    )
+    assert distilled.in_short() == {**words, "terms": "projection 1, progressive 0.1"}
+    assert ("deep supervision" in words["network"]) == recipe.deep_supervision
 
 
 def test_fixed_orientation_neither_flips_nor_turns_far(make):
@@ -110,6 +134,21 @@ def build(trainer_class, plans, **keywords):
     manager = PlansManager(plans)
     arguments = manager, manager.get_configuration("2d"), 1, 3
     return trainer_class.build_network_architecture(*arguments, enable_deep_supervision=False, **keywords)
+
+
+@pytest.mark.parametrize("trainer_class", SHORT_RELATIVES, ids=lambda c: c.__name__)
+def test_inference_of_a_relative_is_unchanged_by_the_distillation(tiny_dataset, trainer_class):
+    plans = tiny_dataset.load_plans()
+    plans["configurations"]["2d"].update(tiny_architecture(trainer_class))
+    plain = getattr(relatives, f"nnUNetTrainer{trainer_class.relative}")
+    torch.manual_seed(0)
+    expected = build(plain, plans).eval()
+    torch.manual_seed(0)
+    network = build(trainer_class, plans).eval()
+    assert str(network) == str(expected) and not network.return_features
+    assert_equal(dict(network.state_dict()), dict(expected.state_dict()))
+    image = torch.randn(1, 1, 33, 40)
+    assert torch.equal(network(image), expected(image))
 
 
 def test_dsvm_and_vm_unet_are_one_network(tiny_dataset):
@@ -203,10 +242,11 @@ def test_empty_seed_is_no_seed(make, monkeypatch, value):
 # --- whole trainings --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("trainer_class", SHORT, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("trainer_class", [*SHORT, *SHORT_RELATIVES], ids=lambda c: c.__name__)
 @pytest.mark.usefixtures("no_pictures")
 def test_a_continued_training_is_an_uninterrupted_one(make, monkeypatch, trainer_class):
     monkeypatch.setenv("NNUNETV2_DSVM_SEED", "7")
+    make = partial(make, **tiny_architecture(trainer_class))
     straight = make(trainer_class, run="straight")
     straight.run_training()
 
@@ -323,27 +363,46 @@ def test_an_ablation_logs_the_term_it_has(make):
     assert "L_proj" in history and "L_prog" not in history
 
 
+@pytest.mark.parametrize("trainer_class", [ShortDSVM, *SHORT_RELATIVES], ids=lambda c: c.__name__)
 @pytest.mark.usefixtures("no_pictures")
-def test_regions_train_too(make):
+def test_regions_train_too(make, trainer_class):
     labels = {"labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_class_order": [1, 2]}
-    trainer = make(ShortDSVM, labels=labels)
+    trainer = make(trainer_class, labels=labels, **tiny_architecture(trainer_class))
     trainer.num_epochs = 1
     trainer.run_training()
     assert np.isfinite(trainer.losses).all() and trainer.network.decoder.seg_layers[0].out_channels == 2
+    trained = load_trained_network(trainer.output_folder_base, 0)
+    assert_equal(dict(trained.network.state_dict()), checkpoint_of(trainer)["network_weights"])
+    assert trained.network(torch.zeros(1, 1, 32, 40)).shape == (1, 2, 32, 40)
 
 
+ODD_OUTPUTS = {1: (52, 38), 2: (26, 19), 4: (13, 10), 8: (7, 5), 16: (4, 3), 32: (2, 2)}
+OF_THREE_STAGES = (1, 2)  # of networks whose stages are the plans'
+
+
+@pytest.mark.parametrize(
+    ("trainer_class", "strides"),
+    [
+        (ShortDSVM_deepSupervision, (1, 4, 8)),
+        *(
+            (with_deep_supervision(c), getattr(c.network_class(), "output_strides", OF_THREE_STAGES))
+            for c in SHORT_RELATIVES
+        ),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
 @pytest.mark.usefixtures("no_pictures")
-def test_an_odd_patch_trains_with_deep_supervision(make):
+def test_an_odd_patch_trains_with_deep_supervision(make, trainer_class, strides):
     """52 / 8 and 38 / 4 are no whole pixels: nnU-Net rounds to the nearest, the network's outputs are rounded up."""
-    trainer = make(ShortDSVM_deepSupervision, patch_size=[52, 38])
+    trainer = make(trainer_class, patch_size=[52, 38], **tiny_architecture(trainer_class))
     trainer.num_epochs = 1
     trainer.run_training()
     assert np.isfinite(trainer.losses).all()
     trainer.network.train()
-    outputs = trainer.network(torch.zeros(1, 1, 52, 38)).logits
+    outputs = trainer.network(torch.zeros(2, 1, 52, 38)).logits
     targets = next(trainer.dataloader_train)["target"]
     assert [o.shape[-2:] for o in outputs] == [t.shape[-2:] for t in targets]
-    assert [tuple(o.shape[-2:]) for o in outputs] == [(52, 38), (13, 10), (7, 5)]
+    assert [tuple(o.shape[-2:]) for o in outputs] == [ODD_OUTPUTS[stride] for stride in strides]
 
 
 def test_heads_that_were_not_trained_stay_off(make):

@@ -18,6 +18,7 @@ from helpers.short_trainers import (
     assert_equal,
     checkpoint_of,
     predictor_of,
+    short_relative,
     train_one_epoch,
     z_score,
 )
@@ -95,6 +96,16 @@ def test_nnunets_own_trainer_trains_the_network_of_our_plans_with_its_deep_super
     trainer = train_one_epoch(make(ShortNnUNet, configuration=VOLUME))
     assert trainer.enable_deep_supervision and trainer.network.sizes.axes == 3
     assert len(trainer.network.decoder.seg_layers) == 2
+
+
+def test_u_mamba_trains_on_volumes_with_the_stages_of_nnunets_plans(make):
+    trainer = train_one_epoch(make(short_relative("UMambaEnc"), configuration=UNET_3D))
+    planned = trainer.configuration_manager.network_arch_init_kwargs
+    assert trainer.network.total_strides[-1] == (2, 8, 8) and np.isfinite(trainer.losses).all()
+    assert list(trainer.network.features) == planned["features_per_stage"]
+    assert len(trainer.network.encoder.mamba_layers) == len(planned["strides"])
+    log = next(Path(trainer.output_folder).glob("training_log_*.txt")).read_text()
+    assert "of the stages of the network in the plans" in log
 
 
 @pytest.mark.parametrize("patch_size", [[4, 8, 8], [16, 9, 31]], ids=str)

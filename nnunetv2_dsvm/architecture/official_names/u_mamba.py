@@ -55,12 +55,7 @@ class _UMambaNames(MambaNames):
 
 
 class _EitherCode(_UMambaNames):
-    """Today's, but for state dicts of January, which their stem tells."""
-
-    def from_official(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if any(".stem.convs." in name for name in state_dict):
-            return U_MAMBA_JANUARY.from_official(state_dict)
-        return super().from_official(state_dict)
+    """Reads either code's names, of which none means two things; writes those of the code that the weights are of."""
 
     def to_official_state(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if "encoder.stem.0.conv.weight" in state_dict:
@@ -69,7 +64,7 @@ class _EitherCode(_UMambaNames):
 
 
 U_MAMBA_JANUARY = _UMambaNames("U-Mamba of January 2024", _JANUARY, _SECOND_NAMES)
-U_MAMBA = _EitherCode("U-Mamba", _TODAY, _SECOND_NAMES)
+U_MAMBA = _EitherCode("U-Mamba", [*_TODAY, *_JANUARY], _SECOND_NAMES)
 
 
 def _heads_turned(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ _HEADS = [(f"seg_outs.{i}.*", f"decoder.seg_layers.{3 - i}.*") for i in range(4)
 
 VM_UNET_V2 = NameMap(
     "VM-UNet V2",
-    [*_LEVELS, *_STEPS, *_HEADS, ("deconv6.*", "decoder.enlarge.*"),
+    [*_LEVELS, *_STEPS, ("deconv6.*", "decoder.seg_layers.0.enlarge.*"), *_HEADS,
      *within("vmunet.", "encoder.", [*FIRST_ENCODER, *FIRST_MERGINGS])],
     dead=["vmunet.layers.3.*", "deconv5.*"],
     prefixes=["module."],

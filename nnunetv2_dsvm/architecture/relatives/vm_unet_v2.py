@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -169,6 +170,14 @@ class _Sum(nn.Module):
         return self.up(coarser) + infused
 
 
+class _FinestHead(nn.Conv2d):
+    """The head of y_1, and T, which brings the next one's map to its size: all whose shapes the classes decide."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__(channels, num_classes, 1)
+        self.enlarge = nn.ConvTranspose2d(num_classes, num_classes, 3, stride=2, padding=1, output_padding=1)
+
+
 class _Decoder(nn.Module):
     """Attention, reduction, infusion, sums from the coarsest level on, and heads."""
 
@@ -184,8 +193,8 @@ class _Decoder(nn.Module):
         self.infusions = nn.ModuleList(_Infusion(channels, level) for level in range(_LEVELS))
         self.sums = nn.ModuleList(_Sum(channels) for _ in range(_LEVELS - 1))
         heads = _LEVELS if auxiliary_heads else 2
-        self.seg_layers = nn.ModuleList(nn.Conv2d(channels, num_classes, 1) for _ in range(heads))
-        self.enlarge = nn.ConvTranspose2d(num_classes, num_classes, 3, stride=2, padding=1, output_padding=1)
+        others = (nn.Conv2d(channels, num_classes, 1) for _ in range(heads - 1))
+        self.seg_layers = nn.ModuleList([_FinestHead(channels, num_classes), *others])
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """f_1 … f_4 to the logits, largest first, and y_1 … y_4."""
@@ -199,5 +208,6 @@ class _Decoder(nn.Module):
         used = len(self.seg_layers) if self.deep_supervision else 2
         heads = itertools.islice(zip(self.seg_layers, sums, strict=False), used)
         outputs = [F.interpolate(head(y), scale_factor=4, mode="bilinear") for head, y in heads]
-        logits = [outputs[0] + self.enlarge(outputs[1]), *outputs[1:]]
+        finest = cast(_FinestHead, self.seg_layers[0])
+        logits = [outputs[0] + finest.enlarge(outputs[1]), *outputs[1:]]
         return logits if self.deep_supervision else logits[:1], sums

@@ -72,9 +72,9 @@ def headers(source: Path) -> list[tuple[StoredFile, Dataset]]:
         except InvalidDicomError:
             others += 1
             continue
-        except RuntimeError as error:  # of zipfile
-            raise UserError(f"{source} is encrypted: unpack it and name the folder with -i") from error
         except Exception as error:  # whatever a broken file makes pydicom and zipfile raise; it may quote the file
+            if file.member is not None and isinstance(error, RuntimeError):
+                raise UserError(f"{source} is encrypted: unpack it and name the folder with -i") from None
             raise UserError(
                 f"a file of {source} is damaged ({type(error).__name__}): copy or export it again"
             ) from None

@@ -26,7 +26,7 @@ def describe(trained: TrainedNetwork) -> dict[str, Any]:
     pixels of `of_label`. `labels` are dataset.json's; `output` says what the logits' channels are.
     """
     configuration, labels = trained.configuration, trained.labels
-    axes = AXIS_NAMES[-trained.network.sizes.axes :]
+    axes = AXIS_NAMES[-trained.network.axes :]
     intensities = trained.plans.foreground_intensity_properties_per_channel
     # nnU-Net's keys were "modality" before they were "channel_names".
     names = trained.dataset_json.get("channel_names") or trained.dataset_json["modality"]

@@ -2,25 +2,33 @@
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 import torch
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES
+from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS, VMUNet
 from nnunetv2_dsvm.errors import Refusal, UserError, check_choice
 from nnunetv2_dsvm.files.places_to_write import check_file_place
-from nnunetv2_dsvm.models.pretrained.fitting import DecoderSource, check_enough_fits, fit
+from nnunetv2_dsvm.models.pretrained.fitting import SMALLEST_SHARE, DecoderSource, check_enough_fits, fit
 from nnunetv2_dsvm.models.pretrained.load_report import load_report
 from nnunetv2_dsvm.models.pretrained.reading import read_pretrained
+from nnunetv2_dsvm.models.pretrained.relatives import fit_relative, in_words
 from nnunetv2_dsvm.models.pretrained.writing import origin, write_weights
 from nnunetv2_dsvm.nnunet.names import DATASET_JSON
 from nnunetv2_dsvm.planning.network_of_plans import DEFAULT_PRESET, build_vm_unet
+from nnunetv2_dsvm.planning.relative_of_plans import build_relative
+from nnunetv2_dsvm.version import __version__
 
 _LOG = logging.getLogger(__name__)
+_Network = TypeVar("_Network", bound=SegmentationNetwork)
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ def convert_weights(
     file: Path | str,
     output: Path | str,
     *,
+    network: str | None = None,
     input_channels: int | None = None,
     preset: str | None = None,
     plans: Path | str | None = None,
@@ -59,6 +68,8 @@ def convert_weights(
     Args:
         file: the checkpoint.
         output: the file to write, in a folder that exists.
+        network: name of a relative of VM-UNet (`architecture.relatives.registry`) that the weights are for; by default
+            they are for a VM-UNet. `preset`, `decoder` and `inflate` are the VM-UNet's only.
         input_channels: of the images; by default those of the dataset.json beside `plans`, or the checkpoint's.
         preset: size of the network, "base" by default, which our trainers build from nnU-Net's own plans.
         plans: instead of a preset, the plans.json whose network it is for.
@@ -84,6 +95,13 @@ def convert_weights(
     check_output(file, output, overwrite)
     check_choice("decoder", decoder, get_args(DecoderSource))
     check_choice("preset", preset or DEFAULT_PRESET, PRESETS)
+    if network is not None:
+        check_choice("network", network, RELATIVES)
+        if preset is not None or decoder != "auto" or inflate:
+            raise UserError(
+                f"preset, decoder and inflate are a VM-UNet's, not {RELATIVES[network].title}'s: leave them out"
+            )
+        return _for_relative(file, output, network, input_channels, plans, configuration, force)
     if preset is not None and plans is not None:
         raise UserError("a preset and plans are two networks: give one of them")
     pretrained = read_pretrained(file)
@@ -91,14 +109,14 @@ def convert_weights(
         torch.manual_seed(0)
         if plans is None:
             channels = input_channels or pretrained.sizes["input_channels"]
-            network = VMUNet.from_preset(preset or DEFAULT_PRESET, channels, num_classes=1)
+            vm_unet = VMUNet.from_preset(preset or DEFAULT_PRESET, channels, num_classes=1)
         else:
-            network = _network_of_plans(Path(plans), configuration, input_channels)
-    fitted = fit(pretrained, network, decoder, inflate)
-    report = load_report(pretrained, fitted, network, decoder)
+            vm_unet = _network_of_plans(Path(plans), configuration, input_channels, build_vm_unet)
+    fitted = fit(pretrained, vm_unet, decoder, inflate)
+    report = load_report(pretrained, fitted, vm_unet, decoder)
     _LOG.info("%s", report)
-    check_enough_fits(pretrained, fitted, network, force)
-    write_weights(fitted, origin(pretrained, fitted, network, decoder), output)
+    check_enough_fits(pretrained, fitted, vm_unet, force)
+    write_weights(fitted, origin(pretrained, fitted, vm_unet, decoder), output)
     return ConvertedWeights(output, fitted.share("encoder."), fitted.share(""), report)
 
 
@@ -111,7 +129,41 @@ def check_output(file: Path, output: Path, overwrite: bool) -> None:
         raise UserError(f"{output} exists; choose another place with -o, or --overwrite")
 
 
-def _network_of_plans(file: Path, configuration: str, channels: int | None) -> VMUNet:
+def _for_relative(
+    file: Path,
+    output: Path,
+    name: str,
+    channels: int | None,
+    plans: Path | str | None,
+    configuration: str,
+    force: bool,
+) -> ConvertedWeights:
+    if plans is None and channels is None:
+        raise UserError("name the channels of your images with --input-channels, or the plans with --plans")
+    if plans is None and RELATIVES[name].of_plans:
+        raise UserError(f"{RELATIVES[name].title} is built of nnU-Net's plans: name them with --plans")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if plans is None:
+            assert channels is not None
+            network = RELATIVES[name].network(channels, 1)
+        else:
+            network = _network_of_plans(Path(plans), configuration, channels, partial(build_relative, name))
+    result = fit_relative(file, name, network)
+    share, report = result.fitted.share("encoder."), in_words(result)
+    _LOG.info("%s", report)
+    if share < SMALLEST_SHARE and not (force and share):
+        raise UserError(
+            f"{file} ({result.naming}) fills only {share:.0%} of the encoder's parameters of this "
+            f"{RELATIVES[name].title}: choose the size that fits in plans (nnUNetv2_dsvm copy-plans), or --force to "
+            "write what there is. Nothing was written."
+        )
+    origin = {"version": __version__, "converted_from": file.name, "naming": result.naming, "network": name}
+    write_weights(result.fitted, {**origin, "share_of_encoder": share}, output)
+    return ConvertedWeights(output, share, result.fitted.share(""), report)
+
+
+def _network_of_plans(file: Path, configuration: str, channels: int | None, build: Callable[..., _Network]) -> _Network:
     dataset_json = file.with_name(DATASET_JSON)
     try:
         plans = PlansManager(json.loads(file.read_text(encoding="utf-8")))
@@ -120,7 +172,7 @@ def _network_of_plans(file: Path, configuration: str, channels: int | None) -> V
             if not dataset_json.is_file():
                 raise UserError(f"there is no dataset.json beside {file}: name the channels with --input-channels")
             channels = determine_num_input_channels(plans, planned, json.loads(dataset_json.read_text("utf-8")))
-        return build_vm_unet(planned, channels, num_classes=1, deep_supervision=False, auxiliary_heads=False)
+        return build(planned, channels, 1, deep_supervision=False, auxiliary_heads=False)
     except Refusal:
         raise
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -95,7 +95,7 @@ def read_pretrained(path: Path) -> Pretrained:
     weights, names, without_counterpart = {}, {}, []
     for name, tensor in state_dict.items():
         try:
-            ours, value = _convert(_stripped(name), tensor, naming)
+            ours, value = _convert(stripped(name), tensor, naming)
             finite = bool(value.isfinite().all())
         except KeyError:
             without_counterpart.append(name)
@@ -135,21 +135,28 @@ def _shape(tensor: Tensor) -> str:
 
 def _find(path: Path, checkpoint: Any) -> tuple[str, Mapping[str, Tensor], str]:
     """The first entry that holds weights which are recognised, and how they are named."""
-    candidates = {}
-    if isinstance(checkpoint, Mapping):
-        candidates = dict(_entries(checkpoint)) or {"": checkpoint}
     found = []
-    for entry, values in candidates.items():
-        tensors = {name: v for name, v in values.items() if isinstance(name, str) and isinstance(v, Tensor)}
+    for entry, tensors in state_dicts(checkpoint).items():
         found += list(tensors)[:3]
         for naming, pattern in _RECOGNISED_BY:
-            if any(re.fullmatch(pattern, _stripped(name)) for name in tensors):
+            if any(re.fullmatch(pattern, stripped(name)) for name in tensors):
                 return entry, tensors, naming
     raise UserError(
         f"{path} holds weights of neither VMamba nor VM-UNet: "
         + (f"its first tensors are {', '.join(found)}" if found else "it has no state dict")
         + f". Expected a state dict, or a checkpoint with one under {', '.join(_ENTRIES)}."
     )
+
+
+def state_dicts(checkpoint: Any) -> dict[str, dict[str, Tensor]]:
+    """What of a checkpoint may be weights, by its entry; of a plain state dict by an empty name."""
+    candidates: dict[str, Mapping] = {}
+    if isinstance(checkpoint, Mapping):
+        candidates = dict(_entries(checkpoint)) or {"": checkpoint}
+    return {
+        entry: {name: v for name, v in values.items() if isinstance(name, str) and isinstance(v, Tensor)}
+        for entry, values in candidates.items()
+    }
 
 
 def _entries(checkpoint: Mapping) -> Iterator[tuple[str, Mapping]]:
@@ -160,7 +167,8 @@ def _entries(checkpoint: Mapping) -> Iterator[tuple[str, Mapping]]:
             yield from ((f"{entry}.{within}", values) for within, values in _entries(checkpoint[entry]))
 
 
-def _stripped(name: str) -> str:
+def stripped(name: str) -> str:
+    """A parameter's name without what wrappers put in front of it."""
     while prefix := next((p for p in _PREFIXES if name.startswith(p)), ""):
         name = name.removeprefix(prefix)
     return name

@@ -51,7 +51,8 @@ def conv_silu_backward(
     images, depth, *sizes = _sizes(u)
     if volumes:
         _convolve(u, weight, settings, bias, grad)
-        volume_weight_kernel[(*grid, constants["K"])](
+        planes = grid[0], grid[1], constants["K"]
+        volume_weight_kernel[planes](
             grad, u, grad_weight, grad_bias, images, depth, *sizes, rows, **constants, num_warps=_WARPS
         )
     else:
