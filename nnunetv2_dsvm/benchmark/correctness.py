@@ -65,7 +65,7 @@ def check_network(
 
     Args:
         network: on `device`, checked under autocast for the 16-bit types.
-        reference_network: one of ours built with `scan_backend="reference"` and the same weights; left as it is.
+        reference_network: one of ours with a scan that has been checked and the same weights; left as it is.
         size: of the image.
 
     Raises:

@@ -1,5 +1,7 @@
 """From nnU-Net's plans to a relative: the published size or the plans' own, and what is refused."""
 
+import json
+
 import pytest
 import torch
 from helpers.tiny_relatives import TINY
@@ -10,13 +12,13 @@ from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.planning.relative_of_plans import build_relative, in_words
 
 TWO_DIMENSIONAL = [name for name, relative in RELATIVES.items() if relative.dimensions == (2,)]
-PARAMETERS = {"VMUNetV2": 13_822_100, "MSVMUNet": 35_925_125}  # with one class; the papers' tables have 3 channels in
+PARAMETERS = {"VMUNetV2": 13_822_100, "MSVMUNet": 35_924_737}  # three channels, one class
 
 
 @pytest.fixture
 def configuration(tiny_dataset):
-    """configuration(architecture, name="2d"): of the tiny dataset's plans by nnU-Net's planner, or with another network."""
-    plans = tiny_dataset.load_plans("nnUNetPlans")
+    """configuration(architecture, name="2d"): of nnU-Net's plans for the tiny dataset, with a network if given."""
+    plans = json.loads((tiny_dataset.preprocessed / "nnUNetPlans.json").read_text())
 
     def of(architecture=None, name="2d"):
         if architecture is not None:

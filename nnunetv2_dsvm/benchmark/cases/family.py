@@ -54,12 +54,15 @@ class FamilyCase(NetworkCase):
 
     def relative_network(self, scan_backend: str | None = None) -> SegmentationNetwork:
         """On the CPU, with weights that depend on the sizes only."""
-        relative = RELATIVES[self.relative]
+        relative, is_small = RELATIVES[self.relative], torch.device(self.device).type == "cpu"
         arguments: Mapping[str, Any] = {}
         if relative.of_plans is not None:
             size = (self.height, self.width)
-            arguments = relative.of_plans(planned_arguments(*size), size)
-        small = _SMALL.get(self.relative, {}) if torch.device(self.device).type == "cpu" else {}
+            planned = planned_arguments(*size)
+            if is_small:
+                planned["features_per_stage"] = [channels // 8 for channels in planned["features_per_stage"]]
+            arguments = relative.of_plans(planned, size)
+        small = _SMALL.get(self.relative, {}) if is_small else {}
         options = {**arguments, **small, "scan_backend": scan_backend or self.scan_backend}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
