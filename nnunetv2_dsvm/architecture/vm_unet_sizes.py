@@ -111,9 +111,11 @@ class VMUNetSizes(Mapping[str, Any]):
         """These sizes for other strides; where those have fewer stages, the deepest are left out.
 
         Raises:
-            ValueError: the strides are none, or have more stages than there are sizes for.
+            ValueError: the strides have no stage, or more than there are sizes for, or do not fit together.
         """
         stages = len(strides) - 1
+        if stages < 1:
+            raise ValueError(f"strides must have an entry for the image and one for each stage, got {strides}")
         return replace(
             self,
             dims=self.dims[:stages],

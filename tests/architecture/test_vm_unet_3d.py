@@ -222,6 +222,12 @@ def test_strides_that_make_no_network_are_refused(strides, message):
         VMUNet(1, 2, **TINY, strides=strides)
 
 
+@pytest.mark.parametrize("steps", [0, 5])
+def test_strides_of_no_stage_and_of_more_than_a_preset_has_are_refused(steps):
+    with pytest.raises(ValueError, match="an entry for the image and one for each"):
+        VMUNet.from_preset("small", 1, 2, strides=[[1, 1, 1], *[[2, 2, 2]] * steps])
+
+
 def test_other_images_than_volumes_are_refused():
     network = VMUNet(1, 2, **TINY, strides=STRIDES).eval()
     with pytest.raises(ValueError, match=r"\(batch, channels, depth, height, width\).*\(1, 1, 32, 32\)"):
