@@ -304,8 +304,8 @@ def test_other_names_are_refused(name):
 
 @pytest.mark.parametrize("name", RELATIVES)
 def test_sizes_that_do_not_fit_are_refused(name):
-    network = RELATIVES[name].network
+    network, sizes = RELATIVES[name].network, TINY[name]
     with pytest.raises(ValueError, match="channels"):
-        network(0, 1, **TINY[name])
+        network(0, 1, **sizes)
     with pytest.raises(ValueError, match="auxiliary_heads"):
-        network(1, 1, **TINY[name], deep_supervision=True, auxiliary_heads=False)
+        network(1, 1, deep_supervision=True, auxiliary_heads=False, **sizes)
