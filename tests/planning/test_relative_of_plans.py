@@ -63,3 +63,10 @@ def test_sizes_that_do_not_fit_are_refused(configuration):
         planned = configuration({"network_class_name": path, "arch_kwargs": arguments, "_kw_requires_import": []})
         with pytest.raises(UserValueError, match="The plans give no MSVM-UNet"):
             build_relative("MSVMUNet", planned, 1, 2, deep_supervision=False, auxiliary_heads=False)
+
+
+def test_u_mamba_is_built_of_a_u_net_alone(configuration):
+    other = {"network_class_name": class_path(RELATIVES["MSVMUNet"].network), "arch_kwargs": TINY["MSVMUNet"]}
+    planned = configuration({**other, "_kw_requires_import": []})
+    with pytest.raises(UserValueError, match=r"The plans give no U-Mamba Bot: it is built like nnU-Net's U-Net, .*-p nn"):
+        build_relative("UMambaBot", planned, 1, 2, deep_supervision=True, auxiliary_heads=True)
