@@ -203,7 +203,6 @@ STATES = {
     "documentation/distil.md": ("raw", []),
     "documentation/datasets.md": ("raw", [f"nnUNet_raw/{name}/dataset.json" for name in
                                           ("Dataset018_ISIC2018", "Dataset005_Synapse", "Dataset028_ACDC")]),
-    "documentation/speed.md": ("raw", []),
 }  # fmt: skip
 
 
