@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from helpers import dicom_series as ds
+from helpers.dicom_readers import errors_of_dciodvfy
 from helpers.litter import scatter
 from helpers.threshold_model import make_threshold_model
 from PIL import Image
@@ -241,6 +242,7 @@ def test_codes_of_a_file(model, tmp_path):
     }
     (tmp_path / "terms.json").write_text(json.dumps(terms))
     results = predict_dicom(study, tmp_path / "out", model, terminology=tmp_path / "terms.json", device="cpu")
+    assert errors_of_dciodvfy(results.files[1]) == []
     liver, kidney = dcmread(results.files[1]).SegmentSequence
     assert liver.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Liver"
     (kind,), (category,) = kidney.SegmentedPropertyTypeCodeSequence, kidney.SegmentedPropertyCategoryCodeSequence
