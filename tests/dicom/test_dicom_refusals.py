@@ -200,10 +200,12 @@ def test_channels_and_modalities_of_models(tmp_path, colour_model, mr_model):
     photographs = ds.write([ds.still(np.zeros((20, 20, 3), np.uint8), SeriesInstanceUID="1.2.3") for _ in range(3)],
                            tmp_path / "photographs")  # fmt: skip
     several = make_threshold_model(tmp_path / "several", channels=("T1", "T2"))
+    three = make_threshold_model(tmp_path / "three", channels=("T1", "T2", "FLAIR"))
     for study, of, sentence in (
         (ct, mr_model, "CT, and the model takes MR_T2"),
         (ct, several, r"one channel, and the model takes 2 \(T1, T2\)"),
         (ct, colour_model, r"one channel, and the model takes 3 \(R, G, B\)"),
+        (photograph, three, "still, and the model takes T1, T2, FLAIR"),
         (grey, colour_model, "1 channel, and the model takes 3"),
         (photographs, colour_model, "holds 3 stills, each an image of its own: name one file with -i"),
     ):

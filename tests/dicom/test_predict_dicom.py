@@ -8,6 +8,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import highdicom as hd
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -87,6 +88,7 @@ def test_labels_lie_where_the_voxels_were(predicted, name):
         for of in ("GetOrigin", "GetSpacing", "GetDirection"):
             np.testing.assert_allclose(getattr(written, of)(), getattr(itks, of)(), atol=1e-5)
 
+    assert hd.seg.segread(results / "segmentation.dcm").number_of_segments == 2
     masks = read_segmentation(results / "segmentation.dcm", to_mm, truth.shape)
     structures = read_structures(results / "structures.dcm", to_mm, truth.shape)
     for value, label in NAMES.items():
