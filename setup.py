@@ -11,7 +11,7 @@ version = next(
 
 EXPORT = ["onnx", "onnxruntime", "onnxscript"]
 # Compressed pixels: openjpeg for JPEG 2000, gdcm for the other JPEGs; JPEG-LS comes with highdicom, RLE with pydicom.
-DICOM = ["pydicom>=3", "highdicom>=0.27", "pylibjpeg", "pylibjpeg-openjpeg", "python-gdcm"]
+DICOM = ["pydicom>=3", "highdicom>=0.28", "pylibjpeg", "pylibjpeg-openjpeg", "python-gdcm"]
 MAMBA_SSM = ["mamba-ssm", "causal-conv1d"]
 
 setup(
