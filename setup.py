@@ -17,7 +17,7 @@ readme = re.sub(r"\[([^\]]+)\]\((?!https://)[^)]*\)", r"\1", readme)
 
 EXPORT = ["onnx", "onnxruntime", "onnxscript"]
 # Compressed pixels: openjpeg for JPEG 2000, gdcm for the other JPEGs; JPEG-LS comes with highdicom, RLE with pydicom.
-DICOM = ["pydicom>=3", "highdicom>=0.26", "pylibjpeg", "pylibjpeg-openjpeg", "python-gdcm"]
+DICOM = ["pydicom>=3", "highdicom>=0.28", "pylibjpeg", "pylibjpeg-openjpeg", "python-gdcm"]
 MAMBA_SSM = ["mamba-ssm", "causal-conv1d"]
 
 setup(

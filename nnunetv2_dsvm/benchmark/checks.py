@@ -9,6 +9,7 @@ import torch
 from nnunetv2_dsvm.benchmark import correctness
 from nnunetv2_dsvm.benchmark.cases.convolution import ConvolutionCase, check_convolution
 from nnunetv2_dsvm.benchmark.cases.core import CoreCase, CoreImplementation
+from nnunetv2_dsvm.benchmark.cases.family import FamilyCase
 from nnunetv2_dsvm.benchmark.cases.network import NetworkCase
 from nnunetv2_dsvm.benchmark.cases.workload import DTYPES
 from nnunetv2_dsvm.benchmark.settings import Settings
@@ -100,6 +101,14 @@ class Checks:
             work.set_training(False)
         expected, logits = (work.infer() for work in works)
         return max(error or 0.0, correctness.check_compiled(expected, logits, self.dtype))
+
+    def family(self, case: FamilyCase) -> float:
+        """A relative's logits against the same network's in float64, on a CPU."""
+        self._small_scan("torch_chunked", torch.float64, torch.device("cpu"))  # the reference would take minutes
+        small = replace(case, height=64, width=64)  # of which size some networks are built
+        return correctness.check_network(
+            small.network(), small.relative_network("torch_chunked"), self.dtype, self.device, (64, 64)
+        )
 
     def _once(self, key: Any, check: Callable[[], float]) -> float:
         if key not in self._results:

@@ -1,12 +1,13 @@
 """Cores and networks against the reference in fp64: a speed is reported only for a result that is right."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from nnunetv2_dsvm.architecture.blocks.vss_block import SS2D
-from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork
 from nnunetv2_dsvm.benchmark.cases.conventional import ConventionalSS2D, ConventionalVSSBlock, SequenceScan, kernel_scan
 from nnunetv2_dsvm.benchmark.cases.core import CORE_PARAMETERS, CoreCase, run_core, seeded_block
 from nnunetv2_dsvm.benchmark.cases.workload import DTYPES, autocast
@@ -55,18 +56,25 @@ def check_core(case: CoreCase, oracle: str = "reference", scan: SequenceScan = k
     return compare(what, names, actual, expected, AUTOCAST_TOLERANCE[dtype])
 
 
-def check_network(network: nn.Module, reference_network: VMUNet, dtype: torch.dtype, device: torch.device) -> float:
-    """Compares a network's logits of a small image or volume with those of ours in float64 on the reference scan.
+def check_network(
+    network: nn.Module,
+    reference_network: SegmentationNetwork,
+    dtype: torch.dtype,
+    device: torch.device,
+    size: Sequence[int] | None = None,
+) -> float:
+    """Compares logits of a small image or volume with those of a network of ours in float64 on the reference scan.
 
     Args:
         network: on `device`, checked under autocast for the 16-bit types.
-        reference_network: a VMUNet built with `scan_backend="reference"` and the same weights; left as it is.
+        reference_network: one of ours with a scan that has been checked and the same weights; left as it is.
+        size: of the image.
 
     Raises:
         WrongResult: the error is above `AUTOCAST_TOLERANCE`.
     """
     oracle = copy.deepcopy(reference_network).double().cpu().eval()
-    image = torch.randn(1, oracle.input_channels, *((40, 56) if oracle.axes == 2 else (8, 16, 24)))
+    image = torch.randn(1, oracle.input_channels, *(size or ((40, 56) if oracle.axes == 2 else (8, 16, 24))))
     was_training = network.training
     network.eval()
     with torch.no_grad():

@@ -23,6 +23,7 @@ _RESULTS_OF: dict[str, Callable[[Runner], Iterator[BenchmarkResult]]] = {
     "core": suites.core,
     "network": suites.network,
     "distillation": suites.distillation,
+    "family": suites.family,
     "scaling": process_suites.scaling,
     "sharing": process_suites.sharing,
 }

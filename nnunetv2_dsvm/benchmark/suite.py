@@ -26,6 +26,7 @@ SUITES = {
     "core": Suite("SS2D core (convolution's output to merged sum) and VSS block", ("conventional",), step="fwd+bwd"),
     "network": Suite("Network: inference and training step", ("conventional VM-UNet", "PlainConvUNet")),
     "distillation": Suite("Dual self-distillation on top of VM-UNet", ("VM-UNet",)),
+    "family": Suite("Relatives of VM-UNet: inference and training step", ("PlainConvUNet",), by_default=False),
     "scaling": Suite("DSVM-UNet on several GPUs that share the batch", ("1 GPU",), by_default=False),
     "sharing": Suite(
         "Two processes at once on one CPU: × is the speed that is left to each", ("one process",), by_default=False

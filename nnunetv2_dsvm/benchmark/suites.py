@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
+from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES
 from nnunetv2_dsvm.benchmark.cases import conventional, plain_conv_unet
 from nnunetv2_dsvm.benchmark.cases.convolution import ConvolutionCase, ConvolutionImplementation
 from nnunetv2_dsvm.benchmark.cases.core import CoreCase, CoreImplementation, Part
+from nnunetv2_dsvm.benchmark.cases.family import FamilyCase
 from nnunetv2_dsvm.benchmark.cases.network import Implementation, NetworkCase
 from nnunetv2_dsvm.benchmark.cases.scan import ScanCase
 from nnunetv2_dsvm.benchmark.cases.workload import DTYPES
@@ -109,6 +111,29 @@ def distillation(runner: Runner) -> Iterator[BenchmarkResult]:
             runner.progress(f"distillation: {images}, in turns")
             results = _retimed_in_turns(runner, results, cases)
         yield from results
+
+
+def family(runner: Runner) -> Iterator[BenchmarkResult]:
+    """Training step and inference of each relative, beside PlainConvUNet and its own conventional composition."""
+    settings = runner.settings
+    no_kernel, without = _no_kernel(runner), plain_conv_unet.available()[1]
+    for images in settings.network_images:
+        label = str(images)
+        if without:
+            yield BenchmarkResult("family", label, "PlainConvUNet", note=without)
+        else:
+            compiled = _is_compiled_too(runner, "PlainConvUNet")
+            case = replace(runner.network_case("PlainConvUNet", images), compiled=compiled)
+            name = "PlainConvUNet" + (", compiled" if compiled else "")
+            yield runner.measured("family", label, name, case, partial(runner.checks.network, case))
+        of_images = runner.network_case("VM-UNet", images)
+        for relative in RELATIVES:
+            for composed, name in ((False, relative), (True, f"conventional {relative}")):
+                if composed and no_kernel:
+                    yield BenchmarkResult("family", label, name, note=no_kernel)
+                    continue
+                of_family = FamilyCase.of(of_images, relative, conventional=composed)
+                yield runner.measured("family", label, name, of_family, partial(runner.checks.family, of_family))
 
 
 def _no_kernel(runner: Runner) -> str:

@@ -64,8 +64,13 @@ def planned_network(configuration_manager: ConfigurationManager) -> tuple[type[V
         return NETWORKS[name], configuration_manager.network_arch_init_kwargs
     published = PRESETS[DEFAULT_PRESET]
     if len(configuration_manager.patch_size) == 3:
-        return VMUNet, published.with_strides(planned_strides(configuration_manager))
+        return VMUNet, with_strides_of(published, planned_strides(configuration_manager))
     return VMUNet, published
+
+
+def with_strides_of(sizes: VMUNetSizes, strides: Sequence[Sequence[int]]) -> VMUNetSizes:
+    """The sizes with these strides, for as many stages as both have."""
+    return sizes.with_strides(strides[: 1 + len(sizes.dims)])
 
 
 def planned_strides(configuration_manager: ConfigurationManager) -> Sequence[Sequence[int]]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers.tiny_benchmark import benchmark
 
+from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES
 from nnunetv2_dsvm.benchmark import run as run_module
 from nnunetv2_dsvm.benchmark import suites, table
 from nnunetv2_dsvm.benchmark.cases.scan import ScanCase
@@ -89,6 +90,16 @@ class TestCommand:
         assert rows["core", "block", "ours"]["measurement"]["kept_bytes"] > 0
         assert rows["core", "core", "conventional"]["measurement"] is None
         assert rows["network", "batch 2", "PlainConvUNet"]["measurement"]["inference"]["median"] > 0
+
+    def test_each_relative_of_the_family(self, in_this_process, capsys, tmp_path):
+        file = tmp_path / "numbers.json"
+        assert benchmark("--suite", "family", "--size", "64", "--json", str(file)) == 0
+        assert "Relatives of VM-UNet" in capsys.readouterr().out
+        rows = {r["implementation"]: r for r in json.loads(file.read_text())["results"]}
+        assert rows.keys() == {"PlainConvUNet", *RELATIVES, *(f"conventional {name}" for name in RELATIVES)}
+        for name in RELATIVES:
+            assert rows[name]["error"] < 1e-4 and rows[name]["compared_with"] == "PlainConvUNet"
+            assert rows[f"conventional {name}"]["measurement"] is None  # mamba-ssm's kernel needs CUDA
 
     def test_the_default_on_a_cpu_is_the_documented_scan(self):
         settings = choose_settings(device="cpu")

@@ -8,12 +8,14 @@ import torch
 import torch.nn.functional as F
 from helpers.tiny_benchmark import benchmark
 
+from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.benchmark import correctness
 from nnunetv2_dsvm.benchmark.cases import plain_conv_unet
 from nnunetv2_dsvm.benchmark.cases.conventional import conventional_network
 from nnunetv2_dsvm.benchmark.cases.core import CoreCase
-from nnunetv2_dsvm.benchmark.cases.network import DiceAndCrossEntropy
+from nnunetv2_dsvm.benchmark.cases.family import FamilyCase, conventional_relative
+from nnunetv2_dsvm.benchmark.cases.network import DiceAndCrossEntropy, NetworkCase, NetworkSizes
 from nnunetv2_dsvm.benchmark.image_shape import halved
 from nnunetv2_dsvm.ops.dispatch import BACKENDS
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
@@ -40,6 +42,14 @@ class TestYardsticks:
         name = str(dtype).removeprefix("torch.")
         case = CoreCase("core", "conventional", 2, 3, 4, dim=16, d_state=4, dtype=name, device="cpu")
         assert correctness.check_core(case, scan=scan_loop) <= AUTOCAST_TOLERANCE[dtype]
+
+    @pytest.mark.parametrize("name", RELATIVES)
+    def test_a_conventional_relative_equals_ours(self, name):
+        case = NetworkCase("VM-UNet", 1, 64, 64, NetworkSizes(), "float32", "cpu")
+        network, image = FamilyCase.of(case, name).relative_network().eval(), torch.randn(1, 3, 64, 64)
+        with torch.no_grad():
+            composed = conventional_relative(network, scan_loop)(image)
+            assert relative_l2(composed, network(image)) < 1e-4
 
     def test_conventional_network_equals_ours(self):
         sizes = {"dims": (8, 16), "encoder_depths": (1, 1), "decoder_depths": (1, 1), "d_state": 2}

@@ -29,15 +29,12 @@ LocalLogger.plot_progress_png = distilled.plot_distillation_progress = lambda *a
 
 
 class Short:
-    def on_epoch_start(self):
-        super().on_epoch_start()
-        if os.path.exists(os.path.join(os.environ["nnUNet_raw"], f"fail {{type(self).__name__}} {{self.fold}}")):
-            raise RuntimeError("this fold is made to fail")
-
     def on_train_epoch_start(self):
         super().on_train_epoch_start()
         while self.current_epoch and os.path.exists(os.path.join(os.environ["nnUNet_raw"], f"wait {{self.fold}}")):
             time.sleep(0.1)
+        if os.path.exists(os.path.join(os.environ["nnUNet_raw"], f"fail {{type(self).__name__}} {{self.fold}}")):
+            raise RuntimeError("this fold is made to fail")
 
 
 class {OURS}(Short, nnUNetTrainerDSVM_FixedOrientation):

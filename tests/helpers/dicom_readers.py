@@ -1,5 +1,7 @@
 """DICOM SEG and RTSTRUCT read by the standard's text alone: where in space each voxel lies."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +65,14 @@ def on_grid(mm: np.ndarray, to_mm: np.ndarray) -> np.ndarray:
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
     return 2 * float((a & b).sum()) / float(a.sum() + b.sum())
+
+
+def errors_of_dciodvfy(path: Path) -> list[str]:
+    """What Debian's dicom3tools find wrong with a file; nothing where they are not installed."""
+    if shutil.which("dciodvfy") is None:
+        return []
+    done = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, errors="replace")
+    return [line for line in (done.stdout + done.stderr).splitlines() if "Error" in line]
 
 
 def _group(groups: Dataset, shared: Dataset, name: str) -> Dataset:

@@ -36,9 +36,9 @@ FIRST_GENERATION_ENCODERS = ["VMUNetV2", "SwinUMamba", "SwinUMambaD"]
 
 @pytest.fixture
 def convert(tiny_dataset, tmp_path):
-    """convert(name, checkpoint, channels, **sizes): by plans of these sizes; the result, a network with its weights."""
+    """convert(name, checkpoint, image_channels, **sizes): by plans of these sizes; the result, and its network."""
 
-    def run(name, checkpoint, channels, **sizes):
+    def run(name, checkpoint, image_channels, **sizes):
         plans, arguments = tiny_dataset.load_plans(), {**SIZES.get(name, {}), **sizes}
         plans["configurations"]["2d"]["architecture"] = {
             "network_class_name": class_path(RELATIVES[name].network),
@@ -47,10 +47,10 @@ def convert(tiny_dataset, tmp_path):
         }
         (tmp_path / "plans.json").write_text(json.dumps(plans))
         torch.save(checkpoint, tmp_path / "checkpoint.pth")
-        options = {"plans": tmp_path / "plans.json", "input_channels": channels, "overwrite": True}
+        options = {"plans": tmp_path / "plans.json", "input_channels": image_channels, "overwrite": True}
         result = convert_weights(tmp_path / "checkpoint.pth", tmp_path / "out.pth", network=name, **options)
         written = torch.load(tmp_path / "out.pth", weights_only=True)["network_weights"]
-        network = RELATIVES[name].network(channels, 5, **arguments)
+        network = RELATIVES[name].network(image_channels, 5, **arguments)
         missing, unexpected = network.load_state_dict(written, strict=False)
         assert not unexpected and all(".seg_layers." in key for key in missing)
         return result, network

@@ -122,6 +122,7 @@ class Head(nn.Sequential):
     def __init__(self, channels: int, num_classes: int, axes: int) -> None:
         conv = SeparableConv(channels, num_classes, axes, kernel=1, bias=True)
         super().__init__(nn.GroupNorm(_GROUPS, channels), nn.ReLU(), conv)
+        self.out_channels = num_classes  # as the convolutions say that are other networks' heads
 
 
 class LightMUNetDecoder(nn.Module):

@@ -1,6 +1,7 @@
 """The yardstick network: PlainConvUNet of dynamic-network-architectures, sized as nnU-Net plans a configuration."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -21,26 +22,34 @@ def plain_conv_unet(
     """
     from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
-    stages = len(plan) or 1
-    while not plan and stages < len(_FEATURES) and min(size) / 2**stages >= _SMALLEST_EDGE:
-        stages += 1
     volumes = len(size) == 3
     return PlainConvUNet(
         input_channels,
-        stages,
-        (_FEATURES_3D if volumes else _FEATURES)[:stages],
-        nn.Conv3d if volumes else nn.Conv2d,
-        kernel_sizes=3,
-        strides=[list(step) for step in plan] or [1] + [2] * (stages - 1),
-        n_conv_per_stage=2,
+        **planned_arguments(size, plan),
+        conv_op=nn.Conv3d if volumes else nn.Conv2d,
         num_classes=num_classes,
-        n_conv_per_stage_decoder=2,
         conv_bias=True,
         norm_op=nn.InstanceNorm3d if volumes else nn.InstanceNorm2d,
         norm_op_kwargs={"eps": 1e-5, "affine": True},
         nonlin=nn.LeakyReLU,
         nonlin_kwargs={"inplace": True},
     )
+
+
+def planned_arguments(size: Sequence[int], plan: Sequence[Sequence[int]] = ()) -> dict[str, Any]:
+    """What nnU-Net's plans say of it, in their form: stages, channels, kernels, strides, convolutions."""
+    stages = len(plan) or 1
+    while not plan and stages < len(_FEATURES) and min(size) / 2**stages >= _SMALLEST_EDGE:
+        stages += 1
+    axes = len(size)
+    return {
+        "n_stages": stages,
+        "features_per_stage": (_FEATURES if axes == 2 else _FEATURES_3D)[:stages],
+        "kernel_sizes": [[3] * axes] * stages,
+        "strides": [list(step) for step in plan] or [[1] * axes, *([2] * axes for _ in range(stages - 1))],
+        "n_conv_per_stage": [2] * stages,
+        "n_conv_per_stage_decoder": [2] * (stages - 1),
+    }
 
 
 def available() -> tuple[bool, str]:
