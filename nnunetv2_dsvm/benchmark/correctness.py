@@ -74,7 +74,7 @@ def check_network(
         WrongResult: the error is above `AUTOCAST_TOLERANCE`.
     """
     oracle = copy.deepcopy(reference_network).double().cpu().eval()
-    image = torch.randn(1, oracle.input_channels, *(size or ((40, 56) if oracle.axes == 2 else (8, 16, 24))))
+    image = torch.randn(1, oracle.input_channels, *(size or ((40, 56) if oracle.axes == 2 else (8, 8, 16))))
     was_training = network.training
     network.eval()
     with torch.no_grad():

@@ -198,31 +198,6 @@ def test_the_scan_is_the_reference(sizes, orders):
     assert relative_error(got.flatten(1, -2), expected) < 1e-13
 
 
-def test_the_scan_of_volumes_is_traced_for_any_size():
-    """As `formats` traces it, its sizes as in the network numbers of which torch knows nothing."""
-    orders = [ScanOrder((1, 2, 0)), ScanOrder((0, 2, 1), reverse=True)]
-
-    class Scan(torch.nn.Module):
-        def forward(self, x, A, D):
-            padding = [0, 0]
-            for size in reversed(x.shape[1:-1]):
-                unknown = torch.scalar_tensor(size, dtype=torch.int64).item()
-                torch._check(unknown >= 1)
-                torch._check(unknown >= size)
-                padding += [0, unknown - size]
-            x = torch.nn.functional.pad(x, padding)
-            return scan_by_rows(x, [x.abs()] * 2, A, [x[..., :2]] * 2, [x[..., 1:]] * 2, D, orders)
-
-    A, D = -torch.rand(2, 3, 2), torch.randn(2, 3)
-    any_size = dict.fromkeys(range(4), torch.export.Dim.DYNAMIC)
-    with torch.fx.experimental._config.patch(backed_size_oblivious=True):
-        example = (torch.randn(2, 3, 4, 5, 3), A, D)
-        program = torch.export.export(Scan(), example, dynamic_shapes=(any_size, None, None), strict=False).module()
-    for sizes in [(4, 3, 2), (1, 1, 9)]:
-        x = torch.randn(3, *sizes, 3)
-        assert relative_error(program(x, A, D), Scan()(x, A, D)) < 1e-6
-
-
 # --- the files --------------------------------------------------------------------------------------------------------
 
 

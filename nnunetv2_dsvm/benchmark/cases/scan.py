@@ -23,7 +23,7 @@ class ScanCase:
     wants_kept = False
 
     def tiny(self) -> "ScanCase":
-        return replace(self, shape=self.shape._replace(batch=1, sizes=(2, 2)))
+        return replace(self, shape=self.shape._replace(batch=1, sizes=(2,) * len(self.shape.sizes)))
 
     def build(self) -> Workload:
         shape, device = self.shape, torch.device(self.device)

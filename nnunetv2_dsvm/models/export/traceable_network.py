@@ -72,7 +72,7 @@ class _TraceableSS2D(SS2D):
     def of(cls, ss2d: SS2D) -> "_TraceableSS2D":
         with torch.device("meta"):
             # a backend by name, so that it is never a fused kernel
-            traceable = cls(ss2d.in_proj.in_features, ss2d.d_state, "torch_chunked", ss2d.axes)
+            traceable = cls(ss2d.in_proj.in_features, ss2d.d_state, "torch_chunked", ss2d.axes, ss2d.orders)
         traceable.load_state_dict(ss2d.state_dict(), assign=True)
         traceable.add_module("conv", _ConvOfACopy(traceable.conv))
         return traceable.eval().requires_grad_(False)

@@ -113,9 +113,9 @@ def conv_kernel(
         # In registers while this row is computed.
         below = u_ptr + first + (y + 1) * row
         waiting = _load_rows(below, y + 1 < bottom, z, D, plane, c, x, W, C, -(K // 2), N, PLANES)
-        done = first + (y - K // 2) * row
         if grad_ptr is not None:
-            grads = _widen(_load_row(grad_ptr + done, y - K // 2 >= y0, c, x, W, C, 0, COLUMNS))
+            grad_row = grad_ptr + first + (y - K // 2) * row
+            grads = _widen(_load_row(grad_row, y - K // 2 >= y0, c, x, W, C, 0, COLUMNS))
         added = ()
         for i in tl.static_range(K):
             for j in tl.static_range(COLUMNS):
@@ -124,6 +124,7 @@ def conv_kernel(
                     for k in tl.static_range(K):
                         total += u[p * N + j + k] * weights[(p * K + K - 1 - i) * K + k]
                 added += (total,)
+        done = out_ptr + first + (y - K // 2) * row
         for j in tl.static_range(COLUMNS):
             out = added[j]
             if grad_ptr is not None:
@@ -132,7 +133,7 @@ def conv_kernel(
             elif ACTIVATED:
                 out = out / (1.0 + tl.exp(-out))
             inside = (x + j < W) & (c < C) & (y - K // 2 >= y0)
-            tl.store(out_ptr + done + j * C, out.to(out_ptr.dtype.element_ty), mask=inside)
+            tl.store(done + j * C, out.to(out_ptr.dtype.element_ty), mask=inside)
         sums = added[COLUMNS:]
 
 
