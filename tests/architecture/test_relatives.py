@@ -54,20 +54,6 @@ class RelativeContract(NetworkContract):
     def official_name(self, ours):
         return OFFICIAL_NAMES[self.name].to_official(ours)
 
-    def test_gradient_checkpointing_changes_nothing(self):
-        plain, checkpointed = self.build(), self.build(gradient_checkpointing=True)
-        checkpointed.load_state_dict(plain.state_dict())
-        image, recomputed = torch.randn(2, 1, 64, 64), []
-        for module in checkpointed.modules():
-            if isinstance(module, DirectionalScan):
-                module.register_forward_pre_hook(lambda module, _: recomputed.append(module))
-        for network in (plain, checkpointed):
-            network(image).square().sum().backward()
-        blocks = set(recomputed)
-        assert blocks and all(recomputed.count(module) == 2 for module in blocks)
-        for (name, a), b in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
-            torch.testing.assert_close(a.grad, b.grad, msg=name)
-
 
 def without_deep_supervision(network):
     """As where there is none in the official code."""
@@ -219,6 +205,22 @@ class LightMUNet3D(TestLightMUNet):
 @pytest.mark.parametrize("contract", [UMambaEnc3D, UMambaEncJanuary, LightMUNet3D], ids=lambda c: c.__name__)
 def test_further_official_numbers(contract):
     contract().test_golden_numbers()
+
+
+@pytest.mark.parametrize("contract", [TestVMUNetV2, TestMSVMUNet, TestSwinUMamba, TestSwinUMambaD])
+def test_gradient_checkpointing_changes_nothing(contract):
+    plain, checkpointed = contract().build(), contract().build(gradient_checkpointing=True)
+    checkpointed.load_state_dict(plain.state_dict())
+    image, recomputed = torch.randn(2, 1, 64, 64), []
+    for module in checkpointed.modules():
+        if isinstance(module, DirectionalScan):
+            module.register_forward_pre_hook(lambda module, _: recomputed.append(module))
+    for network in (plain, checkpointed):
+        network(image).square().sum().backward()
+    blocks = set(recomputed)
+    assert blocks and all(recomputed.count(module) == 2 for module in blocks)
+    for (name, a), b in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, msg=name)
 
 
 def test_the_encoder_of_vmambas_second_generation_has_the_official_numbers():
