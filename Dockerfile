@@ -12,13 +12,15 @@ COPY setup.py pyproject.toml README.md LICENSE ./
 COPY nnunetv2_dsvm ./nnunetv2_dsvm
 RUN pip install --no-cache-dir . && useradd --create-home --uid 1000 user
 
-# Any user may be given to `docker run --user`: caches lie where all of them can write.
+# Any number may be given to `docker run --user`: caches lie where all can write, and torch asks for the user's name.
 ENV nnUNet_raw=/data/nnUNet_raw \
     nnUNet_preprocessed=/data/nnUNet_preprocessed \
     nnUNet_results=/data/nnUNet_results \
     XDG_CACHE_HOME=/tmp/cache \
     TRITON_CACHE_DIR=/tmp/cache/triton \
-    MPLCONFIGDIR=/tmp/cache/matplotlib
+    TORCHINDUCTOR_CACHE_DIR=/tmp/cache/inductor \
+    MPLCONFIGDIR=/tmp/cache/matplotlib \
+    USER=user
 
 USER 1000
 WORKDIR /data

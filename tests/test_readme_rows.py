@@ -66,7 +66,7 @@ def test_the_map_names_every_folder():
 
 NOTES = [
     path
-    for folder in ("", "tests", "examples", "examples/accuracy_study", "nnunetv2_dsvm/*")
+    for folder in ("", "documentation", "tests", "examples", "examples/accuracy_study", "nnunetv2_dsvm/*")
     for path in TESTS.parent.glob(f"{folder}/*.md" if folder else "*.md")
     if path.name != "CHANGELOG.md"
 ]
@@ -77,7 +77,7 @@ OF_OTHERS = {"engine.py", "utils.py"}
 @pytest.mark.parametrize("path", NOTES, ids=[path.relative_to(TESTS.parent).as_posix() for path in NOTES])
 def test_the_modules_that_a_text_names_are_there(path):
     named = set(re.findall(r"`([\w./]+\.(?:py|sh|cu))`", path.read_text(encoding="utf-8"))) - OF_OTHERS
-    folders = [TESTS.parent / name for name in ("nnunetv2_dsvm", "tests", "examples")]
+    folders = [TESTS.parent / name for name in ("nnunetv2_dsvm", "tests", "examples", "documentation")]
     files = [*TESTS.parent.glob("*.py"), *(file for folder in folders for file in folder.rglob("*.*"))]
     there = [f"/{file.relative_to(TESTS.parent).as_posix()}" for file in files]
     assert not [name for name in named if not any(file.endswith(f"/{name}") for file in there)]

@@ -49,7 +49,7 @@ def reached(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield from (
                 (node.lineno, a.name) for a in node.names if any(map(is_private, [a.name, *node.module.split(".")]))
             )
-        elif isinstance(node, ast.Attribute) and node.attr in inside:
+        elif isinstance(node, ast.Attribute) and node.attr in inside and ast.unparse(node.value) != "torch":
             yield node.lineno, f"{ast.unparse(node.value)}.{node.attr}"
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             parts = node.value.split(".")

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, fields, replace
+from numbers import Integral
 from operator import mul
 from typing import Any, Literal, get_args
 
@@ -63,8 +64,8 @@ class VMUNetSizes(Mapping[str, Any]):
                 f"d_state must be ≥ 1 and drop_path_rate in [0, 1), got {self.d_state} and {self.drop_path_rate}"
             )
         strides = tuple(map(tuple, self.strides or strides_of(len(self.dims))))
-        object.__setattr__(self, "strides", strides)
         _check_strides(strides, self.dims)
+        object.__setattr__(self, "strides", tuple(tuple(map(int, step)) for step in strides))  # NumPy's among them
         if self.stem not in get_args(Stem):
             raise ValueError(f"stem must be {' or '.join(map(repr, get_args(Stem)))}, got {self.stem!r}")
         if self.stem == "convolutions" and not {1, 2, 4}.issuperset(strides[1]):
@@ -110,9 +111,11 @@ class VMUNetSizes(Mapping[str, Any]):
         """These sizes for other strides; where those have fewer stages, the deepest are left out.
 
         Raises:
-            ValueError: the strides are none, or have more stages than there are sizes for.
+            ValueError: the strides have no stage, or more than there are sizes for, or do not fit together.
         """
         stages = len(strides) - 1
+        if stages < 1:
+            raise ValueError(f"strides must have an entry for the image and one for each stage, got {strides}")
         return replace(
             self,
             dims=self.dims[:stages],
@@ -136,7 +139,7 @@ def _check_strides(strides: tuple[tuple[int, ...], ...], dims: tuple[int, ...]) 
     axes = len(strides[0])
     if axes not in (2, 3) or any(len(step) != axes for step in strides):
         raise ValueError(f"every entry of strides must have 2 numbers for images or 3 for volumes, got {strides}")
-    if any(not isinstance(n, int) or n < 1 for step in strides for n in step):
+    if any(not isinstance(n, Integral) or n < 1 for step in strides for n in step):
         raise ValueError(f"strides must be whole numbers from 1 on, got {strides}")
     if max(strides[0]) > 1 or any(max(step) == 1 for step in strides[1:]):
         raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from nnunetv2_dsvm.benchmark import correctness
+from nnunetv2_dsvm.benchmark.cases.convolution import ConvolutionCase, check_convolution
 from nnunetv2_dsvm.benchmark.cases.core import CoreCase, CoreImplementation
 from nnunetv2_dsvm.benchmark.cases.family import FamilyCase
 from nnunetv2_dsvm.benchmark.cases.network import NetworkCase
@@ -58,18 +59,24 @@ class Checks:
 
     def core(self, case: CoreCase) -> float:
         """An SS2D core's output and gradients: on a small shape, and on the one that is measured, as for the scan."""
-        error = self._small_core(case.implementation)
+        error = self._small_core(case.implementation, case.depth and 3)
         self._small_scan("torch_chunked", torch.float64, torch.device("cpu"))
         return self._once(
             replace(case, part="core"),
             lambda: self._at_full_size(error, lambda: correctness.check_core(case, oracle="torch_chunked")),
         )
 
-    def _small_core(self, implementation: CoreImplementation) -> float:
+    def _small_core(self, implementation: CoreImplementation, depth: int | None = None) -> float:
         case = CoreCase(
-            "core", implementation, 2, 6, 5, 32, self.d_state, self.dtype_name, self.device.type, self.scan_backend
-        )
+            "core", implementation, 2, 6, 5, 32, self.d_state, self.dtype_name, self.device.type, self.scan_backend,
+            depth,
+        )  # fmt: skip
         return self._once(case, lambda: correctness.check_core(case))
+
+    def convolution(self, case: ConvolutionCase) -> float:
+        """A depthwise convolution's result and gradients on a small shape."""
+        key = (case.implementation, len(case.size), case.dtype)
+        return self._once(key, lambda: check_convolution(case))
 
     def network(self, case: NetworkCase) -> float | None:
         """A network's logits and its cores' gradients; None for PlainConvUNet, which there is nothing to compare with.
@@ -80,9 +87,10 @@ class Checks:
         error = None
         if case.implementation != "PlainConvUNet":
             reference = replace(eager, device="cpu", scan_backend="reference")
-            gradients = self._small_core("conventional" if case.implementation == "conventional VM-UNet" else "ours")
+            conventional = case.implementation == "conventional VM-UNet"
+            gradients = self._small_core("conventional" if conventional else "ours", case.depth and 3)
             of_logits = self._once(
-                ("network", case.implementation),
+                ("network", case.implementation, case.plan),
                 lambda: correctness.check_network(eager.network(), reference.vm_unet(), self.dtype, self.device),
             )
             error = max(gradients, of_logits)

@@ -1,6 +1,7 @@
 """Cores and networks against the reference in fp64: a speed is reported only for a result that is right."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +30,11 @@ def check_core(case: CoreCase, oracle: str = "reference", scan: SequenceScan = k
         WrongResult: it is above `AUTOCAST_TOLERANCE`.
     """
     device, dtype = torch.device(case.device), DTYPES[case.dtype]
-    block = seeded_block(case.dim, case.d_state, case.scan_backend).to(device)
+    axes = len(case.tokens)
+    block = seeded_block(case.dim, case.d_state, case.scan_backend, axes).to(device)
     conventional = case.implementation == "conventional"
     ss2d = ConventionalVSSBlock.like(block, scan).ss2d if conventional else block.ss2d
-    size = (case.batch, case.height, case.width, 2 * case.dim)
+    size = (case.batch, *case.tokens, 2 * case.dim)
     x = torch.randn(size, generator=torch.Generator().manual_seed(1)).to(dtype)
     grad = torch.randn(size, generator=torch.Generator().manual_seed(2)).to(dtype)
 
@@ -45,12 +47,12 @@ def check_core(case: CoreCase, oracle: str = "reference", scan: SequenceScan = k
         actual = with_gradients(ss2d, x.to(device), grad.to(device))
     where = oracle_device(oracle, device)
     expected = with_gradients(
-        seeded_block(case.dim, case.d_state, oracle).ss2d.to(where, torch.float64),
+        seeded_block(case.dim, case.d_state, oracle, axes).ss2d.to(where, torch.float64),
         x.to(where, torch.float64),
         grad.to(where, torch.float64),
     )
     names = ["output", *(f"gradient of {n}" for n in ("x", *CORE_PARAMETERS))]
-    what = f"SS2D core, {case.implementation}, batch {case.batch}, {case.height}×{case.width}×{2 * case.dim}"
+    what = f"SS2D core, {case.implementation}, {'×'.join(map(str, size))}"
     return compare(what, names, actual, expected, AUTOCAST_TOLERANCE[dtype])
 
 
@@ -59,9 +61,9 @@ def check_network(
     reference_network: SegmentationNetwork,
     dtype: torch.dtype,
     device: torch.device,
-    size: tuple[int, int] = (40, 56),
+    size: Sequence[int] | None = None,
 ) -> float:
-    """Compares a network's logits of a small image with those of a network of ours in float64 on the reference scan.
+    """Compares logits of a small image or volume with those of a network of ours in float64 on the reference scan.
 
     Args:
         network: on `device`, checked under autocast for the 16-bit types.
@@ -72,7 +74,7 @@ def check_network(
         WrongResult: the error is above `AUTOCAST_TOLERANCE`.
     """
     oracle = copy.deepcopy(reference_network).double().cpu().eval()
-    image = torch.randn(1, oracle.input_channels, *size)
+    image = torch.randn(1, oracle.input_channels, *(size or ((40, 56) if oracle.axes == 2 else (8, 16, 24))))
     was_training = network.training
     network.eval()
     with torch.no_grad():

@@ -8,11 +8,11 @@ import torch
 
 from nnunetv2_dsvm.benchmark.cases import plain_conv_unet
 from nnunetv2_dsvm.benchmark.cases.network import Implementation, NetworkCase
+from nnunetv2_dsvm.benchmark.image_shape import ImageShape
 from nnunetv2_dsvm.benchmark.measuring.measure import Measurement
 from nnunetv2_dsvm.benchmark.result import BenchmarkResult
 from nnunetv2_dsvm.benchmark.runner import Runner, broken, refused
 from nnunetv2_dsvm.benchmark.scaling import measure_scaling, rank_counts
-from nnunetv2_dsvm.benchmark.settings import ImageShape
 from nnunetv2_dsvm.benchmark.sharing import TOGETHER, measure_sharing
 from nnunetv2_dsvm.files.text import last_line
 from nnunetv2_dsvm.ops.testing import WrongResult

@@ -7,9 +7,10 @@ import torch
 
 from nnunetv2_dsvm.benchmark.cases.network import Implementation, NetworkCase
 from nnunetv2_dsvm.benchmark.checks import Checks
+from nnunetv2_dsvm.benchmark.image_shape import ImageShape
 from nnunetv2_dsvm.benchmark.measuring.measure import MeasuredCase, measure
 from nnunetv2_dsvm.benchmark.result import BenchmarkResult
-from nnunetv2_dsvm.benchmark.settings import ImageShape, Settings
+from nnunetv2_dsvm.benchmark.settings import Settings
 from nnunetv2_dsvm.files.text import last_line
 from nnunetv2_dsvm.ops.testing import WrongResult
 
@@ -33,7 +34,7 @@ class Runner:
         settings = self.settings
         return NetworkCase(
             implementation, images.batch, images.height, images.width, settings.sizes, settings.dtype, settings.device,
-            settings.scan_backend,
+            settings.scan_backend, depth=images.depth, plan=images.plan,
         )  # fmt: skip
 
     def measured(

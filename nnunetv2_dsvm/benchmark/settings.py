@@ -5,30 +5,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from nnunetv2_dsvm.architecture.blocks.resampling import PATCH_SIZE
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
 from nnunetv2_dsvm.benchmark.cases.network import NetworkSizes
+from nnunetv2_dsvm.benchmark.image_shape import ImageShape, halved
 from nnunetv2_dsvm.benchmark.measuring.timing import Effort
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.host.devices import trains_in_bf16
 from nnunetv2_dsvm.ops import BACKEND_NAMES
-
-
-@dataclass(frozen=True)
-class ImageShape:
-    """A batch of images."""
-
-    batch: int
-    height: int
-    width: int
-
-    def tokens(self, stage: int) -> tuple[int, int]:
-        """Height and width of stage 1, 2, …, rounded up as the network pads."""
-        scale = PATCH_SIZE * 2 ** (stage - 1)
-        return -(-self.height // scale), -(-self.width // scale)
-
-    def __str__(self) -> str:
-        return f"batch {self.batch}, {self.height}×{self.width}"
 
 
 @dataclass(frozen=True)
@@ -38,8 +21,9 @@ class Settings:
     Attributes:
         device, dtype: where, and in which number format; the 16-bit types under autocast.
         backends: of the suite scan; None: those that suit the device.
-        scan_images, scan_stages, core_images, core_stages: whose scan and core are measured.
+        scan_images, scan_stages, core_images, core_stages: whose scan and core are measured; images and volumes.
         network_images, scaling_images, sharing_images: of the suites of these names, and of the distillation.
+        network_volumes: of the suite network.
         sizes, sharing_sizes: of the networks, and of those of the suite sharing.
         effort: how often a call is repeated.
         scan_backend: of our core and network.
@@ -54,6 +38,7 @@ class Settings:
     core_images: Sequence[ImageShape]
     core_stages: Sequence[int]
     network_images: Sequence[ImageShape]
+    network_volumes: Sequence[ImageShape]
     scaling_images: Sequence[ImageShape]
     sharing_images: Sequence[ImageShape]
     sizes: NetworkSizes
@@ -65,20 +50,27 @@ class Settings:
 
 @dataclass(frozen=True)
 class SuiteImages:
-    """The images of each suite; the distillation takes the network's."""
+    """The images of each suite; the distillation takes the network's. The volumes are of scan, core and network."""
 
     scan: tuple[ImageShape, ...]
     core: tuple[ImageShape, ...]
     network: tuple[ImageShape, ...]
     scaling: tuple[ImageShape, ...]
     sharing: tuple[ImageShape, ...]
+    volumes: tuple[ImageShape, ...]
 
 
 _ONE_IMAGE = (ImageShape(1, 256, 256),)  # of two processes that share a CPU
 # The shapes of published trainings: 256² at batch 32, and 512² at nnU-Net's batch 12 and one image at a time.
 _PUBLISHED = (ImageShape(32, 256, 256), ImageShape(12, 512, 512), ImageShape(1, 512, 512))
 _GPU_IMAGES = SuiteImages(
-    scan=_PUBLISHED, core=_PUBLISHED, network=_PUBLISHED, scaling=(ImageShape(64, 256, 256),), sharing=_ONE_IMAGE
+    scan=_PUBLISHED,
+    core=_PUBLISHED,
+    network=_PUBLISHED,
+    scaling=(ImageShape(64, 256, 256),),
+    sharing=_ONE_IMAGE,
+    # As nnU-Net plans BraTS or LiTS, and the Hippocampus.
+    volumes=(ImageShape(2, 128, 128, 128, halved(5)), ImageShape(9, 56, 40, 40, halved(3))),
 )
 # The scan's: stage 1 of two images of 256², 64×64 tokens, d_inner 192. The networks get what two cores do in a minute.
 _CPU_IMAGES = SuiteImages(
@@ -87,9 +79,11 @@ _CPU_IMAGES = SuiteImages(
     network=(ImageShape(2, 64, 64),),
     scaling=(ImageShape(2, 64, 64),),
     sharing=_ONE_IMAGE,
+    volumes=(ImageShape(1, 32, 32, 32, halved(4)),),
 )
 _TINY = (ImageShape(2, 32, 32),)
-_QUICK_IMAGES = SuiteImages(scan=_TINY, core=_TINY, network=_TINY, scaling=_TINY, sharing=_TINY)
+_TINY_VOLUMES = (ImageShape(2, 16, 16, 16, halved(3)),)
+_QUICK_IMAGES = SuiteImages(scan=_TINY, core=_TINY, network=_TINY, scaling=_TINY, sharing=_TINY, volumes=_TINY_VOLUMES)
 _SMALL = PRESETS["small"]
 _SMALL_SIZES = NetworkSizes(_SMALL.dims, _SMALL.encoder_depths, _SMALL.decoder_depths, _SMALL.d_state)
 _QUICK_SIZES = NetworkSizes(dims=(8, 16, 32, 64), encoder_depths=(1, 1, 1, 1), decoder_depths=(1, 1, 1, 1))
@@ -122,7 +116,7 @@ def choose_settings(
         dtype: float32, float16 or bfloat16; by default what our trainer computes in there.
         backends: of the suite scan.
         scan_backend: of our core and network.
-        batch, size: images per batch, and their height and width in pixels, for every suite.
+        batch, size: images per batch, and their height and width in pixels, for every suite; then without volumes.
         stages: 1, 2, …, whose scan, core and block are measured.
         dims, encoder_depths, decoder_depths, d_state: sizes of the networks.
         compile: measure the networks with torch.compile as well.
@@ -152,15 +146,18 @@ def choose_settings(
 
     gpu = device != "cpu"
     images = _QUICK_IMAGES if quick else _GPU_IMAGES if gpu else _CPU_IMAGES
+    fitting = tuple(v for v in images.volumes if not size and v.planned_stages <= len(sizes.dims))
+    volumes = _override(fitting, batch, None)
     return Settings(
         device=device,
         dtype=dtype or _training_dtype(torch.device(device)),
         backends=backends,
-        scan_images=_override(images.scan, batch, size),
+        scan_images=_override(images.scan, batch, size) + volumes,
         scan_stages=stages or (all_stages if gpu and not quick else (1,)),
-        core_images=_override(images.core, batch, size),
+        core_images=_override(images.core, batch, size) + volumes,
         core_stages=stages or ((1,) if quick else all_stages if gpu else (all_stages[0], all_stages[-1])),
         network_images=_override(images.network, batch, size),
+        network_volumes=volumes,
         scaling_images=_override(images.scaling, batch, size),
         sharing_images=_override(images.sharing, batch, size),
         sizes=sizes,
@@ -206,5 +203,7 @@ def _override(
     images: tuple[ImageShape, ...], batch: int | None, size: tuple[int, int] | None
 ) -> tuple[ImageShape, ...]:
     """The same images with another batch or size, each once."""
-    changed = [ImageShape(batch or i.batch, *(size or (i.height, i.width))) for i in images]
+    changed = [replace(i, batch=batch or i.batch) for i in images]
+    if size:
+        changed = [ImageShape(i.batch, *size) for i in changed]
     return tuple(dict.fromkeys(changed))

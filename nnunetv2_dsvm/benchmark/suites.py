@@ -6,6 +6,7 @@ from functools import partial
 
 from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES
 from nnunetv2_dsvm.benchmark.cases import conventional, plain_conv_unet
+from nnunetv2_dsvm.benchmark.cases.convolution import ConvolutionCase, ConvolutionImplementation
 from nnunetv2_dsvm.benchmark.cases.core import CoreCase, CoreImplementation, Part
 from nnunetv2_dsvm.benchmark.cases.family import FamilyCase
 from nnunetv2_dsvm.benchmark.cases.network import Implementation, NetworkCase
@@ -15,23 +16,25 @@ from nnunetv2_dsvm.benchmark.measuring.timing import time_inference, time_traini
 from nnunetv2_dsvm.benchmark.result import BenchmarkResult
 from nnunetv2_dsvm.benchmark.runner import Runner
 from nnunetv2_dsvm.ops import backend_report
-from nnunetv2_dsvm.ops.dispatch import BACKENDS
+from nnunetv2_dsvm.ops.dispatch import BACKENDS, fused_backend
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
 
 _PARTS: tuple[Part, ...] = ("core", "block")
 _CORES: tuple[CoreImplementation, ...] = ("conventional", "ours")
 _NETWORKS: tuple[Implementation, ...] = ("conventional VM-UNet", "PlainConvUNet", "VM-UNet")
 _DISTILLED: tuple[Implementation, ...] = ("VM-UNet", "DSVM-UNet")
+_CONVOLUTIONS: tuple[ConvolutionImplementation, ...] = ("torch", "ours")
+_IMAGES_ONLY = "there is one of images only"
 
 
 def scan(runner: Runner) -> Iterator[BenchmarkResult]:
     """Each backend; on a GPU not those in plain torch, which launch thousands of kernels, if a faster one runs."""
     settings, device = runner.settings, runner.device
     for images in settings.scan_images:
-        for stage in settings.scan_stages:
+        for stage in images.stages(settings.scan_stages):
             d_inner = 2 * settings.sizes.dims[stage - 1]
             shape = ScanShape.of_grid(images.batch, images.tokens(stage), d_inner, settings.sizes.d_state)
-            report = backend_report(device, DTYPES[settings.dtype], shape.d_state)
+            report = backend_report(device, DTYPES[settings.dtype], shape.d_state, len(shape.sizes))
             fast = [name for name, (supported, _) in report.items() if supported and not BACKENDS[name].plain_torch]
             for backend in settings.backends or report:
                 supported, reason = report[backend]
@@ -45,31 +48,48 @@ def scan(runner: Runner) -> Iterator[BenchmarkResult]:
 
 
 def core(runner: Runner) -> Iterator[BenchmarkResult]:
-    """The SS2D core, and the block around it, of every stage: ours and the conventional composition."""
+    """The SS2D core, and the block around it, of every stage: ours and the conventional composition of images."""
     settings = runner.settings
     no_kernel = _no_kernel(runner)
     for images in settings.core_images:
-        for stage in settings.core_stages:
-            height, width = images.tokens(stage)
+        for stage in images.stages(settings.core_stages):
+            *depth, height, width = tokens = images.tokens(stage)
             dim = settings.sizes.dims[stage - 1]
+            where = f"stage {stage}, batch {images.batch}, {'×'.join(map(str, tokens))} tokens, d_inner {2 * dim}"
             for part in _PARTS:
-                label = f"{part}, stage {stage}, batch {images.batch}, {height}×{width} tokens, d_inner {2 * dim}"
                 for implementation in _CORES:
-                    if implementation == "conventional" and no_kernel:
-                        yield BenchmarkResult("core", label, implementation, note=no_kernel)
+                    label = f"{part}, {where}"
+                    if implementation == "conventional" and (no_kernel or depth):
+                        yield BenchmarkResult("core", label, implementation, note=no_kernel or _IMAGES_ONLY)
                         continue
                     case = CoreCase(
                         part, implementation, images.batch, height, width, dim, settings.sizes.d_state,
-                        settings.dtype, settings.device, settings.scan_backend,
+                        settings.dtype, settings.device, settings.scan_backend, *depth,
                     )  # fmt: skip
                     yield runner.measured("core", label, implementation, case, partial(runner.checks.core, case))
+            size = (images.batch, *tokens, 2 * dim)
+            yield from _convolutions(runner, f"convolution, {where}", size)
+
+
+def _convolutions(runner: Runner, label: str, size: tuple[int, ...]) -> Iterator[BenchmarkResult]:
+    """The block's depthwise convolution with bias and SiLU: torch's, and ours where there is one."""
+    settings = runner.settings
+    for implementation in _CONVOLUTIONS:
+        if implementation == "ours" and fused_backend(runner.device, DTYPES[settings.dtype]) is None:
+            yield BenchmarkResult("core", label, implementation, note="it is of the fused kernels, which run on GPUs")
+            continue
+        case = ConvolutionCase(implementation, size, settings.dtype, settings.device)
+        yield runner.measured("core", label, implementation, case, partial(runner.checks.convolution, case))
 
 
 def network(runner: Runner) -> Iterator[BenchmarkResult]:
     """Training step and inference of ours, the conventional VM-UNet and PlainConvUNet."""
     without = {"conventional VM-UNet": _no_kernel(runner), "PlainConvUNet": plain_conv_unet.available()[1]}
-    for images in runner.settings.network_images:
+    for images in (*runner.settings.network_images, *runner.settings.network_volumes):
         for implementation in _NETWORKS:
+            if implementation == "conventional VM-UNet" and images.plan:
+                yield BenchmarkResult("network", str(images), implementation, note=_IMAGES_ONLY)
+                continue
             if without.get(implementation):
                 yield BenchmarkResult("network", str(images), implementation, note=without[implementation])
                 continue

@@ -11,7 +11,7 @@ from nnunetv2_dsvm.cli.shared.arguments import check_paths
 from nnunetv2_dsvm.errors import Refusal
 from nnunetv2_dsvm.version import __version__
 
-# name -> what it does. Each is a module of this package (a hyphen is an underscore there, and may be one on the command
+# name -> what it does. Each is a module of `commands` (a hyphen is an underscore there, and may be one on the command
 # line) with `add_arguments(parser)` and `run(args) -> int`, which parses, calls a function of another room, and shows.
 SUBCOMMANDS = {
     "quickstart": "train, predict and evaluate a small DSVM-UNet on real CT, start to end, in minutes on a CPU",
@@ -88,7 +88,7 @@ def _known(name: str) -> str | None:
 
 
 def _module(name: str) -> ModuleType:
-    return import_module(f"nnunetv2_dsvm.cli.{name.replace('-', '_')}")
+    return import_module(f"nnunetv2_dsvm.cli.commands.{name.replace('-', '_')}")
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ from nnunetv2_dsvm.cluster.locks import held, owner_of
 from nnunetv2_dsvm.cluster.preparation import check_plans
 from nnunetv2_dsvm.cluster.request import Request, checked_request
 from nnunetv2_dsvm.cluster.run_folder import REQUEST, RunFolder, State, results_folder
-from nnunetv2_dsvm.cluster.status import FAILED, StepStatus, status_of
+from nnunetv2_dsvm.cluster.status import FAILED, RUNNING, StepStatus, status_of
 from nnunetv2_dsvm.cluster.steps import Step
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.atomic_write import remove_unfinished
 from nnunetv2_dsvm.files.places_to_write import check_folder_place
+from nnunetv2_dsvm.nnunet.folders import check_folder_variables
 
-NNUNETS_FOLDS = ("0", "1", "2", "3", "4")
 FOLDER = "cross_validation"  # below nnUNet_results
 _CANCEL_PATIENCE_S = 120.0
 
@@ -35,7 +35,7 @@ def cross_validate(
     *,
     configurations: Sequence[str] = ("2d",),
     plans: Sequence[str] = ("nnUNetPlans",),
-    folds: Sequence[str | int] = NNUNETS_FOLDS,
+    folds: Sequence[str | int] | None = None,
     seeds: Sequence[int] = (),
     device: str = "cuda",
     protocols: Sequence[str] = (),
@@ -53,7 +53,7 @@ def cross_validate(
     Args:
         datasets: numbers or names.
         trainers, configurations, plans: by nnU-Net's names; each with each.
-        folds: numbers, or `all`.
+        folds: numbers, or `all`; by default those of splits_final.json, nnU-Net's five without it.
         seeds: of NNUNETV2_DSVM_SEED, with a results folder `seed_N` below nnUNet_results each.
         device: as nnU-Net names it.
         protocols: `isic` or `synapse`: measured beside nnU-Net's metrics.
@@ -104,6 +104,7 @@ def status(output: Path | str | None = None) -> list[StepStatus]:
     Raises:
         UserError: there is none, or SLURM does not answer.
     """
+    check_folder_variables("preprocessed", "results")
     run = _folder(output)
     return status_of(run, slurm.queued(run))
 
@@ -112,15 +113,17 @@ def cancel(output: Path | str | None = None) -> list[str]:
     """Ends a cross-validation: its processes on this machine, and its jobs on SLURM. What was saved stays.
 
     Returns:
-        The names of the steps on SLURM that were cancelled; of a local one none.
+        The names of the steps that were running, or were to be run on SLURM.
 
     Raises:
         UserError: there is none, or its processes run on another machine or as another user.
     """
+    check_folder_variables("preprocessed", "results")
     run = _folder(output)
     assert run.request  # or it is refused
-    owner = owner_of(run.lock)
+    owner, names = owner_of(run.lock), list[str]()
     if owner is not None:
+        names = [step.step for step in status(run.path) if step.state == RUNNING]
         if owner.host != socket.gethostname():
             raise UserError(f"the cross-validation in {run.path} is in the hands of {owner}: cancel it there")
         try:
@@ -130,12 +133,12 @@ def cancel(output: Path | str | None = None) -> list[str]:
         until = time.monotonic() + _CANCEL_PATIENCE_S
         while owner_of(run.lock) == owner and time.monotonic() < until:
             time.sleep(0.2)
-    names = slurm.cancel_jobs(run)
-    for name in names:
+    jobs = slurm.cancel_jobs(run)
+    for name in jobs:
         step = run.steps.get(name)
         if step is not None and owner_of(run.step_lock(step)) is None:
             run.write_state(name, State("cancelled", (*step.after, *step.after_any), ended=time.time()))
-    return names
+    return list(dict.fromkeys([*names, *jobs]))
 
 
 def _folder(output: Path | str | None) -> RunFolder:
@@ -190,5 +193,5 @@ class _Logged:
 
     def running(self) -> None:
         for now in status_of(self._run, {}):
-            if now.epoch is not None and now.state == "running":
+            if now.epoch is not None and now.state == RUNNING:
                 _LOG.info("%s: %s", now.step, now.in_short())

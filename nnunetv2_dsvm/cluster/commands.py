@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nnunetv2_dsvm.cluster.preparation import dataset_number, missing_commands, usable_cpus
+from nnunetv2_dsvm.cluster.preparation import dataset_number, missing_commands, processes_of_a_command
 from nnunetv2_dsvm.cluster.request import BEFORE_CASCADE, CASCADE, Request
 from nnunetv2_dsvm.cluster.run_folder import RunFolder, model_folder, results_folder
 from nnunetv2_dsvm.cluster.steps import Step
@@ -67,7 +67,7 @@ def _find_best(request: Request, step: Step) -> list[str]:
     probabilities = _ensembles(request) and all(visible_files(folder, ".npz") for folder in folders)
     return [
         "nnUNetv2_find_best_configuration", dataset_number(step.dataset), "-c", *request.configurations,
-        "-tr", *request.trainers, "-p", *request.plans, "-f", *request.folds, "-np", _processes(),
+        "-tr", *request.trainers, "-p", *request.plans, "-f", *request.folds, "-np", processes_of_a_command(),
         *([] if probabilities else ["--disable_ensembling"]),
     ]  # fmt: skip
 
@@ -97,9 +97,11 @@ def _predict(request: Request, step: Step, output: Path) -> Commands:
     together = folders[0]
     if len(members) > 1:
         together = beside / "ensemble"
-        commands.append(["nnUNetv2_ensemble", "-i", *map(str, folders), "-o", str(together), "-np", _processes()])
+        commands.append(
+            ["nnUNetv2_ensemble", "-i", *map(str, folders), "-o", str(together), "-np", processes_of_a_command()]
+        )
     commands.append([
-        "nnUNetv2_apply_postprocessing", "-i", str(together), "-o", str(output), "-np", _processes(),
+        "nnUNetv2_apply_postprocessing", "-i", str(together), "-o", str(output), "-np", processes_of_a_command(),
         "-pp_pkl_file", best["postprocessing_file"], "-plans_json", best["some_plans_file"],
     ])  # fmt: skip
     return commands
@@ -113,7 +115,3 @@ def _evaluate(request: Request, step: Step) -> Commands:
         ["nnUNetv2_dsvm", "evaluate", *which, "-f", *request.folds, "--protocol", protocol]
         for protocol in ("nnunet", *request.protocols)
     ]
-
-
-def _processes() -> str:
-    return str(min(8, usable_cpus()))

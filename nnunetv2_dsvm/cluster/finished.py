@@ -13,13 +13,23 @@ from nnunetv2_dsvm.nnunet.names import FINAL
 def is_done(run: RunFolder, step: Step) -> bool:
     """Whether a step has nothing to do.
 
-    A data set is prepared, and a fold trained, where the files are there; all else where it was done after what it
-    depends on, with the same dependencies.
+    A fold is trained, and a data set prepared, where the files are there, the latter also where all that would be
+    trained on it is trained. All else is done where it was done after what it depends on, and that is the same now.
+    What cannot be read is not done: the step itself will say why.
     """
+    try:
+        return _is_done(run, step)
+    except UserError:
+        return False
+
+
+def _is_done(run: RunFolder, step: Step) -> bool:
     if step.kind == "prepare":
-        return not missing_commands(step.dataset, run.request) and (
-            run.request.folds == ("all",) or has_splits(step.dataset)
-        )
+        trainings = [other for other in run.steps.values() if other.kind == "train" and other.dataset == step.dataset]
+        if all(_is_done(run, training) for training in trainings):
+            return True
+        has_folds = run.request.folds == ("all",) or has_splits(step.dataset)
+        return has_folds and not missing_commands(step.dataset, run.request)
     if step.kind == "train":
         return _validation(step).is_file() and (_fold(step) / FINAL).is_file()
     state, before = run.state(step.name), (*step.after, *step.after_any)
@@ -29,14 +39,11 @@ def is_done(run: RunFolder, step: Step) -> bool:
 
 
 def done_steps(run: RunFolder) -> set[str]:
-    """The names of all steps that have nothing to do, nor anything that they depend on."""
+    """The names of all steps that have nothing to do, nor has anything that they depend on; a training is for ever."""
     done: set[str] = set()
     for step in run.steps.values():
-        try:
-            if done.issuperset(step.after) and is_done(run, step):
-                done.add(step.name)
-        except UserError:  # of unreadable plans, which the step itself will name
-            continue
+        if (step.kind == "train" or done.issuperset(step.after)) and is_done(run, step):
+            done.add(step.name)
     return done
 
 
@@ -44,7 +51,9 @@ def open_steps(run: RunFolder) -> list[Step]:
     """What a call has to look at, in order: what is not done, and what depends on it and may become outdated."""
     done, still_open = done_steps(run), dict[str, Step]()
     for step in run.steps.values():
-        if step.name not in done or not still_open.keys().isdisjoint((*step.after, *step.after_any)):
+        may_become_outdated = step.kind not in ("prepare", "train")
+        behind_open = not still_open.keys().isdisjoint((*step.after, *step.after_any))
+        if step.name not in done or (may_become_outdated and behind_open):
             still_open[step.name] = step
     return list(still_open.values())
 

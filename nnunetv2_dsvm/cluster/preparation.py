@@ -52,16 +52,20 @@ def missing_commands(dataset: str, request: Request) -> list[list[str]]:
     Raises:
         UserError: plans cannot be read.
     """
-    number, commands, processes = dataset_number(dataset), [], ["-np", str(min(8, usable_cpus()))]
+    number, commands, processes = dataset_number(dataset), [], processes_of_a_command()
     for plans in request.plans:
         with_data = [name for name in request.configurations if name != CASCADE] or list(request.configurations)
         if not (_preprocessed(dataset) / f"{plans}.json").is_file():
             command = ["nnUNetv2_plan_and_preprocess", "-d", number, "-pl", PLANNERS.get(plans, "")]
             if plans == OURS:
                 command = ["nnUNetv2_dsvm", "plan_and_preprocess", "-d", number]
-            commands.append([*command, "-c", *with_data, "--verify_dataset_integrity", *processes])
+            commands.append(
+                [*command, "-c", *with_data, "--verify_dataset_integrity", "-np", processes, "-npfp", processes]
+            )
         elif lacking := [name for name in with_data if not _is_preprocessed(dataset, plans, name)]:
-            commands.append(["nnUNetv2_preprocess", "-d", number, "-plans_name", plans, "-c", *lacking, *processes])
+            commands.append(
+                ["nnUNetv2_preprocess", "-d", number, "-plans_name", plans, "-c", *lacking, "-np", processes]
+            )
     return commands
 
 
@@ -115,6 +119,11 @@ def _preprocessed(dataset: str) -> Path:
 def dataset_number(dataset: str) -> str:
     """Of `DatasetXXX_Name`, without leading zeros."""
     return str(int(dataset[len("Dataset") : len("Dataset") + 3]))
+
+
+def processes_of_a_command() -> str:
+    """For `-np`: what nnUNet_def_n_proc says, or else the CPUs that are usable, at most nnU-Net's own eight."""
+    return os.environ.get("nnUNet_def_n_proc") or str(min(8, usable_cpus()))
 
 
 def usable_cpus() -> int:

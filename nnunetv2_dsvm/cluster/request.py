@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 from nnunetv2_dsvm.errors import UserError, check_choice, check_several
 from nnunetv2_dsvm.files.listing import visible_files, visible_folders
 from nnunetv2_dsvm.nnunet.folders import check_folder_variables
-from nnunetv2_dsvm.nnunet.folds import named_folds
+from nnunetv2_dsvm.nnunet.folds import folds_of_splits, named_folds
 from nnunetv2_dsvm.nnunet.names import dataset_name, model_name
 
+NNUNETS_FOLDS = ("0", "1", "2", "3", "4")
 DEVICES = ("cuda", "cpu", "mps")
 CASCADE, BEFORE_CASCADE = "3d_cascade_fullres", "3d_lowres"
 PROTOCOLS = ("isic", "synapse")
@@ -85,7 +86,7 @@ def checked_request(
     trainers: Sequence[str],
     *,
     plans: Sequence[str],
-    folds: Sequence[str | int],
+    folds: Sequence[str | int] | None,
     seeds: Sequence[int],
     device: str,
     gpus_per_job: int,
@@ -95,18 +96,17 @@ def checked_request(
 
     Args:
         datasets: numbers or names, below nnUNet_raw or nnUNet_preprocessed.
+        folds: None: those of splits_final.json, nnU-Net's five without it.
 
     Raises:
         UserError: nnU-Net's variables are not set, a data set is not there, or something is named twice or wrongly.
     """
     check_folder_variables("raw", "preprocessed", "results")
-    several = {
-        "datasets": datasets, "configurations": configurations, "trainers": trainers, "plans": plans, "folds": folds,
-    }  # fmt: skip
+    several = {"datasets": datasets, "configurations": configurations, "trainers": trainers, "plans": plans}
     for name, values in several.items():
         check_several(name, values)
     names = [_whole_name(str(dataset)) for dataset in datasets]
-    chosen = named_folds(folds)
+    chosen = _folds_of_all(names) if folds is None else named_folds(folds)
     for name, values in {**several, "datasets": names, "folds": chosen, "seeds": seeds}.items():
         if repeated := [str(value) for value in dict.fromkeys(values) if list(values).count(value) > 1]:
             raise UserError(f"{name} named twice: {', '.join(repeated)}")
@@ -131,6 +131,15 @@ def checked_request(
         protocols=tuple(protocols),
         predicted=tuple(name for name in names if visible_files(_folder("raw") / name / "imagesTs")),
     )
+
+
+def _folds_of_all(datasets: Sequence[str]) -> list[str]:
+    found = {dataset: folds_of_splits(dataset) or list(NNUNETS_FOLDS) for dataset in datasets}
+    first, *others = found.values()
+    if any(folds != first for folds in others):
+        each = "; ".join(f"{dataset}: {', '.join(folds)}" for dataset, folds in found.items())
+        raise UserError(f"the data sets have not the same folds ({each}): name some that all have with -f")
+    return first
 
 
 def _folder(kind: str) -> Path:

@@ -141,6 +141,8 @@ def variables_of(step: Step) -> dict[str, Any]:
     results = {} if step.kind in ("prepare", "report") else {"nnUNet_results": str(results_folder(step.seed))}
     # Unbuffered, so that the log can be followed; no picture of nnU-Net's may ask for a display.
     fixed = {"PYTHONUNBUFFERED": "1", "MPLBACKEND": "Agg"}
+    planning = step.kind == "prepare" and os.environ.get("nnUNet_n_proc_DA") == "0"
+    fixed |= {"nnUNet_n_proc_DA": "1"} if planning else {}  # nnU-Net cannot plan with 0
     return fixed | seeds | results | {"NNUNETV2_DSVM_SAVE_EVERY": os.environ.get("NNUNETV2_DSVM_SAVE_EVERY", "1")}
 
 

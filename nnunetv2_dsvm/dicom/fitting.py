@@ -26,12 +26,16 @@ def fault_of(series: Series, model: Model) -> str | None:
         colours = int(series.headers[0].get("SamplesPerPixel") or 1)
         if colours != channels:
             return f"{colours} channel{'s' * (colours > 1)}, and the model takes {channels} ({names})"
-        of_colours = model.reads_natural_images or channels == 3
-        return None if of_colours else f"a still, and the model takes {names}"
-    if channels > 1:
+    elif channels > 1:
         return f"one channel, and the model takes {channels} ({names})"
-    if not model.reads_volumes:
+    elif not model.reads_volumes:
         return f"a volume, and the model takes pictures ({model.file_ending})"
-    (name,) = model.channel_names
-    wanted = "CT" if name.upper() == "CT" else "MR" if _OF_MR.search(name.replace("_", " ")) else series.kind
-    return None if wanted == series.kind else f"{series.kind}, and the model takes {name}"
+    wanted = {_modality(name) for name in model.channel_names} - {None, series.kind}
+    return f"{series.kind}, and the model takes {names}" if wanted else None
+
+
+def _modality(channel: str) -> str | None:
+    """That a channel's name stands for; None for what may be of any."""
+    if channel.upper() == "CT":
+        return "CT"
+    return "MR" if _OF_MR.search(channel.replace("_", " ")) else None

@@ -37,11 +37,13 @@ class Model:
     """A trained model's files.
 
     Attributes:
+        place: as it was named: the folder, or a zip.
         folder: with `plans.json`, `dataset.json` and `fold_X`.
         folds: that predict together.
         checkpoint: file in their folders.
     """
 
+    place: Path
     folder: Path
     folds: Sequence[str]
     checkpoint: str
@@ -58,7 +60,7 @@ class Model:
     def channel_names(self) -> list[str]:
         names = self.dataset_json.get("channel_names") or self.dataset_json.get("modality")  # nnU-Net reads both
         if not isinstance(names, dict):
-            raise UserError(f"{self.folder / DATASET_JSON} names no channels: restore the file")
+            raise UserError(f"dataset.json of {self.place} names no channels: restore the file")
         return [str(name) for name in names.values()]
 
     @property
@@ -136,7 +138,7 @@ def open_model(place: Path, folds: Sequence[str | int] | None, checkpoint: str, 
     if lacking or not asked:
         has = f"it is there in fold {', '.join(present)}" if present else "no fold has it"
         raise UserError(f"{place} has no {checkpoint} in fold {', '.join(lacking) or 'any'}; {has}: name those with -f")
-    return Model(folder, asked, checkpoint)
+    return Model(place, folder, asked, checkpoint)
 
 
 def load_predictor(model: Model, device: torch.device, *, show_progress: bool) -> nnUNetPredictor:
@@ -155,7 +157,7 @@ def load_predictor(model: Model, device: torch.device, *, show_progress: bool) -
     configuration = plans.get_configuration(model.configuration)
     if configuration.previous_stage_name is not None:
         raise UserError(
-            f"{model.folder} is the second stage of a cascade and needs the prediction of "
+            f"{model.place} is the second stage of a cascade and needs the prediction of "
             f"{configuration.previous_stage_name}: name a model of one stage with -m"
         )
     with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net tells where it looks
@@ -163,7 +165,7 @@ def load_predictor(model: Model, device: torch.device, *, show_progress: bool) -
             trainer = recursive_find_trainer_class_by_name(model.trainer)
         except (RuntimeError, AssertionError) as error:
             raise UserError(
-                f"the trainer {model.trainer} of {model.folder} is not found: install its package, or name its "
+                f"the trainer {model.trainer} of {model.place} is not found: install its package, or name its "
                 "folder in the variable nnUNet_extTrainer"
             ) from error
         heads = plans.get_label_manager(model.dataset_json).num_segmentation_heads
@@ -171,7 +173,7 @@ def load_predictor(model: Model, device: torch.device, *, show_progress: bool) -
         build: Any = trainer.build_network_architecture
         if "plans_manager" in inspect.signature(build).parameters:
             network = build(plans, configuration, *sizes, enable_deep_supervision=False)
-        else:  # as trainers before nnU-Net 2.6 have it
+        else:  # as older trainers have it
             network = build(
                 configuration.network_arch_class_name, configuration.network_arch_init_kwargs,
                 configuration.network_arch_init_kwargs_req_import, *sizes, enable_deep_supervision=False,

@@ -20,8 +20,6 @@ from nnunetv2_dsvm.nnunet.names import (
     validation_folder,
 )
 
-CONFIGURATION = "2d"
-
 
 @dataclass(frozen=True)
 class NnUNetProject:
@@ -34,6 +32,7 @@ class NnUNetProject:
         trainer: name of the trainer class.
         device: as nnU-Net names it.
         processes: worker processes of nnU-Net, of each kind.
+        configuration: of nnU-Net's plans.
     """
 
     folder: Path
@@ -42,6 +41,7 @@ class NnUNetProject:
     trainer: str
     device: str
     processes: int
+    configuration: str = "2d"
 
     @property
     def dataset_id(self) -> str:
@@ -57,7 +57,7 @@ class NnUNetProject:
 
     @property
     def model(self) -> Path:
-        return self.folder / "nnUNet_results" / self.dataset / model_name(self.trainer, self.plans, CONFIGURATION)
+        return self.folder / "nnUNet_results" / self.dataset / model_name(self.trainer, self.plans, self.configuration)
 
     def variables(self) -> dict[str, str]:
         """What nnU-Net's commands find in their environment besides the user's own."""
@@ -77,8 +77,8 @@ class NnUNetProject:
         shutil.rmtree(self.preprocessed, ignore_errors=True)  # of an interrupted run
         n = str(self.processes)
         self._run(
-            "nnUNetv2_plan_and_preprocess", "-d", self.dataset_id, "-c", CONFIGURATION, "--verify_dataset_integrity",
-            "-np", n, "-npfp", n,
+            "nnUNetv2_plan_and_preprocess", "-d", self.dataset_id, "-c", self.configuration,
+            "--verify_dataset_integrity", "-np", n, "-npfp", n,
         )  # fmt: skip
 
     def train(self, fold: int, *, save_probabilities: bool = False) -> None:
@@ -93,19 +93,19 @@ class NnUNetProject:
         if save_probabilities:
             go_on.append("--npz")
         self._run(
-            "nnUNetv2_train", self.dataset_id, CONFIGURATION, str(fold), *self._model_options(), *go_on,
+            "nnUNetv2_train", self.dataset_id, self.configuration, str(fold), *self._model_options(), *go_on,
             "-device", self.device,
         )  # fmt: skip
 
     def find_best_configuration(self, folds: Sequence[int]) -> None:
         self._run(
-            "nnUNetv2_find_best_configuration", self.dataset_id, "-c", CONFIGURATION, *self._model_options(),
+            "nnUNetv2_find_best_configuration", self.dataset_id, "-c", self.configuration, *self._model_options(),
             "-f", *map(str, folds), "-np", str(self.processes),
         )  # fmt: skip
 
     def predict(self, images: Path, output: Path, folds: Sequence[int]) -> None:
         self._run(
-            "nnUNetv2_predict", "-d", self.dataset_id, "-i", str(images), "-o", str(output), "-c", CONFIGURATION,
+            "nnUNetv2_predict", "-d", self.dataset_id, "-i", str(images), "-o", str(output), "-c", self.configuration,
             *self._model_options(), "-f", *map(str, folds), "-npp", "1", "-nps", "1", "-device", self.device,
         )  # fmt: skip
 
@@ -130,7 +130,7 @@ class NnUNetProject:
     def remove_what_can_be_recomputed(self) -> None:
         """Remove the preprocessed arrays and the saved probabilities; plans, splits, models and results stay."""
         plans = json.loads((self.preprocessed / f"{self.plans}.json").read_text(encoding="utf-8"))
-        identifier = plans["configurations"][CONFIGURATION]["data_identifier"]
+        identifier = plans["configurations"][self.configuration]["data_identifier"]
         shutil.rmtree(self.preprocessed / identifier, ignore_errors=True)
         for fold in folds_of_model(self.model):
             validation = validation_folder(self.model, fold)
@@ -139,7 +139,7 @@ class NnUNetProject:
 
     def preprocess_again_command(self) -> str:
         """What brings the preprocessed arrays back."""
-        words = ["nnUNetv2_preprocess", "-d", self.dataset_id, "-plans_name", self.plans, "-c", CONFIGURATION]
+        words = ["nnUNetv2_preprocess", "-d", self.dataset_id, "-plans_name", self.plans, "-c", self.configuration]
         return shlex.join([*words, "-np", str(self.processes)])
 
     def _model_options(self) -> list[str]:

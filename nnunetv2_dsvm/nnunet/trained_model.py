@@ -60,12 +60,12 @@ class TrainedModel:
 
     @property
     def dimensions(self) -> int:
-        """Axes of the patches that it was trained on: 2 or 3."""
-        configurations = self.plans["configurations"]
-        planned = configurations[self.configuration]
-        while "patch_size" not in planned:
+        """Axes of the patches that it was trained on: 2 or 3; 2 where the plans do not say."""
+        configurations = self.plans.get("configurations", {})
+        planned = configurations.get(self.configuration, {})
+        while "patch_size" not in planned and "inherits_from" in planned:
             planned = configurations[planned["inherits_from"]]
-        return len(planned["patch_size"])
+        return len(planned["patch_size"]) if "patch_size" in planned else 2
 
     @cached_property
     def dataset_json(self) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def find_models(
 
 def _refuse_incomplete(model: TrainedModel) -> None:
     needed = {
-        PLANS_JSON: (model.plans, ("dataset_name", "image_reader_writer", "configurations")),
+        PLANS_JSON: (model.plans, ("dataset_name", "image_reader_writer")),
         DATASET_JSON: (model.dataset_json, ("labels", "file_ending")),
     }
     for file, (content, keys) in needed.items():

@@ -46,7 +46,7 @@ def selective_scan(
         x: `(batch, L, d_inner)` with L the product of `sizes`; float64, float32, float16 or bfloat16.
         dt: `(batch, L, K, d_inner)` before bias and softplus, K directions.
         A: `(K, d_inner, N)`, negative; float32 (float64 for float64 inputs).
-        B, C: `(batch, L, K, N)`.
+        B, C: `(batch, L, K, N)`; or `(batch, L, K, G, N)`: of G groups of d_inner / G channels, one after the other.
         D, dt_bias: `(K, d_inner)`, dtype as A.
         sizes: of the token grid, e.g. (height, width).
         orders: K walks through the grid (`ScanOrder`), all of one `step`; None: two per axis (`axis_orders`).
@@ -60,6 +60,10 @@ def selective_scan(
         ValueError: shapes that do not fit together, or an unknown backend.
         RuntimeError: a backend asked for by name that cannot run this call.
     """
+    if B.ndim == 5:
+        channels_of = _groups(x, dt, A, B, C, D, dt_bias)
+        ys = [selective_scan(*group, sizes=sizes, orders=orders, backend=backend) for group in channels_of]
+        return torch.cat(ys, dim=-1)
     sizes = grid_sizes(*sizes)
     numbers = as_numbers(orders, sizes)
     inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, sizes, from_numbers(numbers, len(sizes)))
@@ -67,6 +71,21 @@ def selective_scan(
     if backend in BACKENDS and BACKENDS[backend].definition:
         return BACKENDS[backend].forward(inputs, save=False)[0]
     return _scan(*inputs.tensors, sizes, numbers, backend, saves_for_backward(*inputs.tensors))[0]
+
+
+def _groups(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor
+) -> list[tuple[Tensor, ...]]:
+    """The inputs of each group of channels."""
+    groups = B.shape[3]
+    if C.shape != B.shape or not groups or any(t.shape[-1] % groups for t in (x, dt, D, dt_bias)) or A.ndim != 3:
+        raise ValueError(
+            f"B and C must hold states of the same groups, whose number divides x's channels, got B {tuple(B.shape)}, "
+            f"C {tuple(C.shape)}, x {tuple(x.shape)}"
+        )
+    by_channel = [t.chunk(groups, dim=dim) for t, dim in ((x, -1), (dt, -1), (A, 1), (D, -1), (dt_bias, -1))]
+    inputs = zip(*by_channel[:3], B.unbind(3), C.unbind(3), *by_channel[3:], strict=True)
+    return list(inputs)
 
 
 def _check_shapes(inputs: ScanInputs) -> None:

@@ -20,12 +20,14 @@ AUTOCAST_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 
 INPUT_NAMES = ScanInputs._fields[:7]
 
 
-# One token, odd sizes, height and width that differ.
+# One token, odd sizes, sizes that differ, a volume.
 CHECK_SHAPES = (
     ScanShape.of_grid(2, (5, 7), 12),
     ScanShape.of_grid(1, (1, 1), 8),
     ScanShape.of_grid(3, (12, 9), 40),
+    ScanShape.of_grid(2, (3, 2, 5), 12),
 )
+_PROJECTED_SHAPES = (ScanShape.of_grid(2, (6, 5), 64), ScanShape.of_grid(1, (3, 2, 4), 64))
 
 
 class WrongResult(RuntimeError):
@@ -100,7 +102,7 @@ def random_inputs(shape: ScanShape, dtype: torch.dtype, device: torch.device, se
 def _scan_with_gradients(inputs: Sequence[Tensor], shape: ScanShape, grad: Tensor, backend: str) -> list[Tensor]:
     inputs = [t.detach().requires_grad_() for t in inputs]
     x, dt, A, B, C, D, dt_bias = inputs
-    y = selective_scan(x, dt, A, B, C, D, dt_bias, sizes=shape.sizes, backend=backend)
+    y = selective_scan(x, dt, A, B, C, D, dt_bias, sizes=shape.sizes, orders=shape.orders, backend=backend)
     return [y, *torch.autograd.grad(y, inputs, grad.to(y))]
 
 
@@ -148,7 +150,7 @@ def _projected_scan(inputs: Sequence[Tensor], shape: ScanShape, grad: Tensor, ba
 
 
 def check_projected_scan(backend: str, dtype: torch.dtype, device: torch.device, d_state: int) -> float:
-    """The scan of a small x with the projections that give dt, B and C, which a backend may compute itself.
+    """The scan of a small image and volume with the projections of dt, B and C, which a backend may compute itself.
 
     Returns:
         The largest relative L2 error of the output and of the gradients of x, the projections, A, D and dt_bias.
@@ -156,10 +158,14 @@ def check_projected_scan(backend: str, dtype: torch.dtype, device: torch.device,
     Raises:
         WrongResult: it is above `AUTOCAST_TOLERANCE`.
     """
-    shape = ScanShape.of_grid(2, (6, 5), 64, d_state)
+    shapes = (shape._replace(d_state=d_state) for shape in _PROJECTED_SHAPES)
+    return max(_check_projected_scan(backend, shape, dtype, device) for shape in shapes)
+
+
+def _check_projected_scan(backend: str, shape: ScanShape, dtype: torch.dtype, device: torch.device) -> float:
     x, _, A, _, _, D, dt_bias = random_inputs(shape, dtype, device)
     generator = torch.Generator().manual_seed(2)
-    rows = shape.directions * (shape.d_inner + 2 * d_state)
+    rows = shape.directions * (shape.d_inner + 2 * shape.d_state)
     weight = (torch.randn(rows, shape.d_inner, generator=generator) * shape.d_inner**-0.5).to(device)
     grad = torch.randn(x.shape, generator=generator).to(x)
     inputs = (x, weight, A, D, dt_bias)
@@ -167,4 +173,4 @@ def check_projected_scan(backend: str, dtype: torch.dtype, device: torch.device,
     where = oracle_device("reference", device)
     expected = _projected_scan([t.to(where).double() for t in inputs], shape, grad.to(where).double(), "reference")
     names = ["output", *(f"gradient of {n}" for n in ("x", "the projections", "A", "D", "dt_bias"))]
-    return compare(f"projected scan, backend {backend}", names, actual, expected, AUTOCAST_TOLERANCE[dtype])
+    return compare(f"projected scan, backend {backend} on {shape}", names, actual, expected, AUTOCAST_TOLERANCE[dtype])

@@ -20,6 +20,7 @@ from nnunetv2_dsvm.planning.network_of_plans import (
     planned_strides,
     sizes_in,
     vm_unet_architecture,
+    with_strides_of,
 )
 
 
@@ -106,8 +107,7 @@ def _resolved(plans: dict[str, Any], configuration: str) -> ConfigurationManager
 def _with_strides(network: Mapping[str, Any], source: ConfigurationManager) -> Mapping[str, Any]:
     if len(source.patch_size) == 2 or network.get("strides"):
         return network
-    sizes = sizes_in(network)
-    return {**network, **sizes.with_strides(planned_strides(source)[: 1 + len(sizes.dims)])}
+    return {**network, **with_strides_of(sizes_in(network), planned_strides(source))}
 
 
 def _check_can_be_built(configuration: ConfigurationManager) -> None:

@@ -64,8 +64,13 @@ def planned_network(configuration_manager: ConfigurationManager) -> tuple[type[V
         return NETWORKS[name], configuration_manager.network_arch_init_kwargs
     published = PRESETS[DEFAULT_PRESET]
     if len(configuration_manager.patch_size) == 3:
-        return VMUNet, published.with_strides(planned_strides(configuration_manager))
+        return VMUNet, with_strides_of(published, planned_strides(configuration_manager))
     return VMUNet, published
+
+
+def with_strides_of(sizes: VMUNetSizes, strides: Sequence[Sequence[int]]) -> VMUNetSizes:
+    """The sizes with these strides, for as many stages as both have."""
+    return sizes.with_strides(strides[: 1 + len(sizes.dims)])
 
 
 def planned_strides(configuration_manager: ConfigurationManager) -> Sequence[Sequence[int]]:
@@ -81,7 +86,7 @@ def planned_strides(configuration_manager: ConfigurationManager) -> Sequence[Seq
     if axes == 2:
         return PRESETS[DEFAULT_PRESET].strides
     try:
-        plan = [[int(n) for n in step] for step in strides]  # type: ignore[union-attr]  # None is a TypeError
+        plan = [[int(n) for n in step] for step in strides]  # of None: a TypeError
         if any(len(step) != axes or min(step) < 1 for step in plan):
             raise TypeError
         return strides_of_plan(plan)
@@ -165,5 +170,6 @@ def in_words(configuration_manager: ConfigurationManager, network: VMUNet) -> st
         f"encoder_depths {list(sizes.encoder_depths)}, "
         f"decoder_depths {list(sizes.decoder_depths)} "
         + (f"and strides {[list(step) for step in sizes.strides]} " if in_3d else "")
+        + "".join(f"and {name} {sizes[name]} " for name in ("stem", "full_resolution_channels") if name in sizes)
         + f"and {sum(p.numel() for p in network.parameters()):,} parameters: {origin}"
     )

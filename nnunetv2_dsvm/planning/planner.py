@@ -17,7 +17,7 @@ from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 from nnunetv2_dsvm.files.json_files import read_json_object, write_json
 from nnunetv2_dsvm.files.text import by
 from nnunetv2_dsvm.planning.memory import GIGABYTE, Precision, largest_batch, training_memory
-from nnunetv2_dsvm.planning.network_of_plans import vm_unet_architecture
+from nnunetv2_dsvm.planning.network_of_plans import vm_unet_architecture, with_strides_of
 from nnunetv2_dsvm.planning.plan_strides import strides_of_plan
 
 PLANS_NAME = "nnUNetDSVMPlans"
@@ -176,7 +176,7 @@ class DSVMPlanner(ExperimentPlanner):
             _, strides, _, _, divisor = get_pool_and_conv_props(
                 spacing, patch_size, self.UNet_featuremap_min_edge_length, _ANY_NUMBER_OF_STEPS
             )
-            sizes = self.sizes.with_strides(strides_of_plan(strides))
+            sizes = with_strides_of(self.sizes, strides_of_plan(strides))
         return [int(-(-size // step) * step) for size, step in zip(patch_size, divisor, strict=True)], sizes, divisor
 
     def _is_too_large(self, patch: Sequence[int], sizes: VMUNetSizes) -> bool:

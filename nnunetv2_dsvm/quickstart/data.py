@@ -10,6 +10,21 @@ from nnunetv2_dsvm.quickstart.totalsegmentator_example import slab_of, write_tot
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """What trains in one of nnU-Net's configurations.
+
+    Attributes:
+        network: arguments of VMUNet beside the channels; in 3D without the strides, which are the plans'.
+        largest_patch_size: along each axis, in pixels or voxels.
+        batch_size: patches of a training step.
+    """
+
+    network: Mapping[str, Any]
+    largest_patch_size: tuple[int, ...]
+    batch_size: int
+
+
+@dataclass(frozen=True)
 class Data:
     """A dataset, and what trains on it.
 
@@ -19,9 +34,7 @@ class Data:
         note: what the data are and what a result on them says.
         write: writes the raw dataset into a folder.
         group_of: a case's name to its group's; the cases of one group share a fold.
-        network: arguments of VMUNet beside the channels.
-        largest_patch_size: height and width in pixels.
-        batch_size: patches of a training step.
+        sizes: by nnU-Net's configuration.
     """
 
     dataset: str
@@ -29,11 +42,23 @@ class Data:
     note: str
     write: Callable[[Path], None]
     group_of: Callable[[str], str]
-    network: Mapping[str, Any]
-    largest_patch_size: tuple[int, int]
-    batch_size: int
+    sizes: Mapping[str, Sizes]
 
 
+_REAL_NETWORK = {
+    "dims": [32, 64, 128, 256],
+    "encoder_depths": [1, 1, 1, 1],
+    "decoder_depths": [1, 1, 1, 1],
+    "d_state": 4,
+    "drop_path_rate": 0.0,
+}
+_PHANTOM_NETWORK = {
+    "dims": [16, 32, 64],
+    "encoder_depths": [1, 1, 1],
+    "decoder_depths": [1, 1, 1],
+    "d_state": 2,
+    "drop_path_rate": 0.0,
+}
 REAL_CT = Data(
     dataset="Dataset900_DSVMQuickstart",
     test_case="a second person's CT",
@@ -41,15 +66,10 @@ REAL_CT = Data(
     "another person's CT with contrast agent. The labels, the truth here, were made by a model and not corrected.",
     write=write_totalsegmentator_example,
     group_of=slab_of,
-    network={
-        "dims": [32, 64, 128, 256],
-        "encoder_depths": [1, 1, 1, 1],
-        "decoder_depths": [1, 1, 1, 1],
-        "d_state": 4,
-        "drop_path_rate": 0.0,
+    sizes={
+        "2d": Sizes(_REAL_NETWORK, (112, 128), batch_size=2),
+        "3d_fullres": Sizes(_REAL_NETWORK, (8, 80, 96), batch_size=2),
     },
-    largest_patch_size=(112, 128),
-    batch_size=2,
 )
 PHANTOM = Data(
     dataset="Dataset901_DSVMPhantom",
@@ -58,13 +78,8 @@ PHANTOM = Data(
     "and nothing about real images.",
     write=write_phantom,
     group_of=str,
-    network={
-        "dims": [16, 32, 64],
-        "encoder_depths": [1, 1, 1],
-        "decoder_depths": [1, 1, 1],
-        "d_state": 2,
-        "drop_path_rate": 0.0,
+    sizes={
+        "2d": Sizes(_PHANTOM_NETWORK, (64, 64), batch_size=2),
+        "3d_fullres": Sizes(_PHANTOM_NETWORK, (8, 48, 48), batch_size=2),
     },
-    largest_patch_size=(64, 64),
-    batch_size=2,
 )

@@ -19,6 +19,7 @@ from nnunetv2_dsvm.version import __version__
 PLANS = "nnUNetPlans_quickstart"
 EPOCHS = (1, 5, 10, 20, 50, 100, 250, 500, 1000)  # there is a trainer of each length
 DEVICES = ("cpu", "cuda", "mps")
+CONFIGURATIONS = ("2d", "3d_fullres")
 FOLDS = {"0": [0], "all": [0, 1, 2, 3, 4]}
 
 
@@ -28,6 +29,7 @@ def quickstart(
     device: Literal["cpu", "cuda", "mps"] = "cpu",
     epochs: int = 5,
     folds: Literal["0", "all"] = "0",
+    configuration: Literal["2d", "3d_fullres"] = "2d",
     synthetic: bool = False,
     keep: bool = False,
 ) -> NnUNetProject:
@@ -37,10 +39,11 @@ def quickstart(
 
     Args:
         output: where everything goes, nnU-Net's folders too. Made if it is missing; else one that an earlier call with
-            the same epochs, folds and data has made.
+            the same epochs, folds, configuration and data has made.
         device: as nnU-Net names it.
         epochs: one of `EPOCHS`.
         folds: fold 0 alone, or all five, whose ensemble predicts.
+        configuration: slices, or volumes.
         synthetic: on a generated phantom instead of CT; needs no network.
         keep: keep what can be recomputed, preprocessed arrays and probabilities.
 
@@ -55,10 +58,14 @@ def quickstart(
         raise ValueError(f"epochs={epochs}, expected one of {', '.join(map(str, EPOCHS))}")
     check_choice("device", device, DEVICES)
     check_choice("folds", folds, FOLDS)
+    check_choice("configuration", configuration, CONFIGURATIONS)
     _check_device(device)
     data = PHANTOM if synthetic else REAL_CT
     folder = Path(output).absolute()
-    finished = OutputFolder(folder, {"data": data.dataset, "epochs": epochs, "folds": folds})
+    options = {"data": data.dataset, "epochs": epochs, "folds": folds}
+    if configuration != "2d":
+        options["config"] = configuration
+    finished = OutputFolder(folder, options)
     project = NnUNetProject(
         folder=folder,
         dataset=data.dataset,
@@ -66,6 +73,7 @@ def quickstart(
         trainer=f"nnUNetTrainerDSVM_{epochs}epochs_quickstart",  # the patients lie as patients do
         device=device,
         processes=min(2, os.cpu_count() or 1),
+        configuration=configuration,
     )
     print("Each nnU-Net command below can be repeated by hand, in a shell with")
     for name, value in project.variables().items():
@@ -80,12 +88,14 @@ def quickstart(
         project,
         prediction,
         baselines,
-        title=f"DSVM-UNet on {data.test_case} after {epochs} epoch{'s' if epochs > 1 else ''}",
+        title=f"DSVM-UNet{' in 3D' * (configuration != '2d')} on {data.test_case} after {epochs} "
+        f"epoch{'s' if epochs > 1 else ''}",
         note=data.note,
         details={
             "version": __version__,
             "epochs": epochs,
             "folds": FOLDS[folds],
+            "configuration": configuration,
             "device": device,
             "seconds": seconds,
         },
@@ -132,12 +142,14 @@ def _run_steps(
 
 
 def _reduce_plans(project: NnUNetProject, data: Data) -> None:
+    sizes = data.sizes[project.configuration]
     path = write_reduced_plans(
         project.preprocessed,
         project.plans,
-        network=data.network,
-        largest_patch_size=data.largest_patch_size,
-        batch_size=data.batch_size,
+        network=sizes.network,
+        largest_patch_size=sizes.largest_patch_size,
+        batch_size=sizes.batch_size,
+        configuration_name=project.configuration,
     )
     print(f"Wrote {path}: nnU-Net's plans with a small VM-UNet, patch and batch")
     print(f"Wrote {write_grouped_splits(project.preprocessed, data.group_of)}: the five folds")

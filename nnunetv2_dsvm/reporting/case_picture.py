@@ -51,7 +51,7 @@ def write_case_picture(
             headings = ["image", *titles] if row == 0 else [""] * n
             has_ignored |= _draw_plane(panels, plane, headings, labels, colours, ignored)
         figure.legend(
-            handles=_handles(labels, colours, has_ignored, compared=len(slices) > 1), loc="outside lower center",
+            handles=_handles(labels, colours, has_ignored, compared=len(titles) > 1), loc="outside lower center",
             ncols=min(len(labels) + 2, 6), fontsize=9,
         )  # fmt: skip
         canvas.print_png(path)

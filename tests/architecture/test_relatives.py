@@ -9,6 +9,7 @@ from helpers.network_contract import NetworkContract
 from helpers.places import DATA
 from helpers.tiny_relatives import TINY
 
+from nnunetv2_dsvm.architecture.blocks.directional_scan import DirectionalScan
 from nnunetv2_dsvm.architecture.official_names.registry import OFFICIAL_NAMES
 from nnunetv2_dsvm.architecture.official_names.u_mamba import U_MAMBA, U_MAMBA_JANUARY
 from nnunetv2_dsvm.architecture.official_names.vmamba import SECOND_GENERATION
@@ -52,6 +53,20 @@ class RelativeContract(NetworkContract):
 
     def official_name(self, ours):
         return OFFICIAL_NAMES[self.name].to_official(ours)
+
+    def test_gradient_checkpointing_changes_nothing(self):
+        plain, checkpointed = self.build(), self.build(gradient_checkpointing=True)
+        checkpointed.load_state_dict(plain.state_dict())
+        image, recomputed = torch.randn(2, 1, 64, 64), []
+        for module in checkpointed.modules():
+            if isinstance(module, DirectionalScan):
+                module.register_forward_pre_hook(lambda module, _: recomputed.append(module))
+        for network in (plain, checkpointed):
+            network(image).square().sum().backward()
+        blocks = set(recomputed)
+        assert blocks and all(recomputed.count(module) == 2 for module in blocks)
+        for (name, a), b in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
+            torch.testing.assert_close(a.grad, b.grad, msg=name)
 
 
 def without_deep_supervision(network):

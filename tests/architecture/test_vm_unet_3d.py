@@ -3,6 +3,7 @@
 import itertools
 from math import prod
 
+import numpy as np
 import pytest
 import torch
 from helpers.network_contract import NetworkContract
@@ -197,6 +198,8 @@ def test_presets_take_strides_and_leave_out_the_deepest_stages():
     assert network.sizes.decoder_depths == (9, 2, 2)
     assert network.stride == (2, 16, 16) and network.output_strides == ((1, 1, 1), (1, 4, 4), (2, 8, 8))
     assert VMUNet(1, 2, **PRESETS["small"]).stride == 32
+    numpys = [list(np.array(step)) for step in volumes]  # as planners have them
+    assert PRESETS["large"].with_strides(numpys) == network.sizes
     sizes = dict(network.sizes)
     assert sizes["strides"] == tuple(map(tuple, volumes)) and VMUNet(1, 3, **sizes).sizes == network.sizes
 
@@ -217,6 +220,12 @@ def test_presets_take_strides_and_leave_out_the_deepest_stages():
 def test_strides_that_make_no_network_are_refused(strides, message):
     with pytest.raises(ValueError, match=message):
         VMUNet(1, 2, **TINY, strides=strides)
+
+
+@pytest.mark.parametrize("steps", [0, 5])
+def test_strides_of_no_stage_and_of_more_than_a_preset_has_are_refused(steps):
+    with pytest.raises(ValueError, match="an entry for the image and one for each"):
+        VMUNet.from_preset("small", 1, 2, strides=[[1, 1, 1], *[[2, 2, 2]] * steps])
 
 
 def test_other_images_than_volumes_are_refused():

@@ -103,15 +103,16 @@ class TestCommand:
 
     def test_the_default_on_a_cpu_is_the_documented_scan(self):
         settings = choose_settings(device="cpu")
-        (images,) = settings.scan_images
+        images, volumes = settings.scan_images
         assert (images.batch, images.tokens(1)) == (2, (64, 64))
+        assert (volumes.batch, volumes.tokens(1), volumes.tokens(3)) == (1, (8, 8, 8), (2, 2, 2))
         assert (2 * settings.sizes.dims[0], settings.sizes.d_state) == (192, 16)
         assert (tuple(settings.scan_stages), settings.dtype) == ((1,), "float32")
 
     def test_batch_and_size_hold_for_every_suite(self):
         chosen = choose_settings(device="cpu", batch=3, size=(40, 24))
         for images in (chosen.scan_images, chosen.core_images, chosen.network_images, chosen.scaling_images):
-            assert [dataclasses.astuple(i) for i in images] == [(3, 40, 24)]
+            assert [(i.batch, i.sizes) for i in images] == [(3, (40, 24))]
         assert chosen.scan_images[0].tokens(4) == (2, 1)
 
     @pytest.mark.parametrize(
@@ -139,8 +140,33 @@ class TestCommand:
         settings = dataclasses.replace(choose_settings(device="cpu", quick=True, compile=compile), device=device)
         monkeypatch.setattr(suites.conventional, "kernel", lambda: (None, "not here"))
         monkeypatch.setattr(Runner, "measured", lambda self, suite, label, name, case, check: (name, case.compiled))
-        _, *measured = suites.network(Runner(settings, lambda _: None))
-        assert measured == [(name, name.endswith("compiled")) for name in expected]
+        rows = suites.network(Runner(settings, lambda _: None))
+        measured = [row for row in rows if isinstance(row, tuple)]
+        assert measured == 2 * [(name, name.endswith("compiled")) for name in expected]  # images, then volumes
+
+    def test_volumes(self, in_this_process):
+        """Scan, core, block, convolution and networks of a volume; ours has as many stages as nnU-Net plans."""
+        options = {"dims": (8, 16, 32), "encoder_depths": (1,) * 3, "decoder_depths": (1,) * 3, "d_state": 2}
+        settings = choose_settings(device="cpu", quick=True, repeats=1, **options)
+        volumes = settings.network_volumes
+        only = {"scan_images": volumes, "core_images": volumes, "network_images": (), "backends": ["torch_chunked"]}
+        found = run_benchmark(dataclasses.replace(settings, **only), ["scan", "core", "network"])
+        measured = [(r.suite, r.case.split(", ")[0], r.implementation) for r in found.results if r.measurement]
+        assert measured == [
+            ("scan", "batch 2", "torch_chunked"),
+            ("core", "core", "ours"),
+            ("core", "block", "ours"),
+            ("core", "convolution", "torch"),
+            ("network", "batch 2", "PlainConvUNet"),
+            ("network", "batch 2", "VM-UNet"),
+        ]
+        assert not found.failed and "8×8×8 tokens" in found.results[0].case and "16×16×16" in found.results[-1].case
+        assert (
+            choose_settings(
+                device="cpu", quick=True, dims=(8, 16), encoder_depths=(1, 1), decoder_depths=(1, 1)
+            ).network_volumes
+            == ()
+        )
 
     def test_options_reach_the_settings(self, monkeypatch):
         asked = []

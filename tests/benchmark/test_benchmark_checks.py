@@ -16,6 +16,7 @@ from nnunetv2_dsvm.benchmark.cases.conventional import conventional_network
 from nnunetv2_dsvm.benchmark.cases.core import CoreCase
 from nnunetv2_dsvm.benchmark.cases.family import FamilyCase, conventional_relative
 from nnunetv2_dsvm.benchmark.cases.network import DiceAndCrossEntropy, NetworkCase, NetworkSizes
+from nnunetv2_dsvm.benchmark.image_shape import halved
 from nnunetv2_dsvm.ops.dispatch import BACKENDS
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
 from nnunetv2_dsvm.ops.testing import AUTOCAST_TOLERANCE, TOLERANCE, check_scan, relative_l2
@@ -57,10 +58,12 @@ class TestYardsticks:
         assert not any(type(m).__name__ == "VSSBlock" for m in twin.modules())
         assert correctness.check_network(twin, network, torch.float32, CPU) < 1e-5
 
-    @pytest.mark.parametrize(("edge", "millions"), [(256, 33), (512, 46)])
-    def test_plain_conv_unet_is_nnunets_size(self, edge, millions):
+    @pytest.mark.parametrize(
+        ("size", "plan", "millions"), [((256, 256), (), 33), ((512, 512), (), 46), ((128, 128, 128), halved(5), 31)]
+    )
+    def test_plain_conv_unet_is_nnunets_size(self, size, plan, millions):
         with torch.device("meta"):
-            network = plain_conv_unet.plain_conv_unet(3, 2, edge, edge)
+            network = plain_conv_unet.plain_conv_unet(3, 2, size, plan)
         assert round(sum(p.numel() for p in network.parameters()) / 1e6) == millions
 
     def test_plain_conv_unet_that_cannot_be_imported_is_skipped_with_the_reason(

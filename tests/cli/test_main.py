@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 import nnunetv2_dsvm
-from nnunetv2_dsvm.cli import evaluate
+from nnunetv2_dsvm.cli.commands import evaluate
 from nnunetv2_dsvm.cli.main import SUBCOMMANDS, main
 from nnunetv2_dsvm.cli.shared.arguments import add_model_arguments
 from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS
@@ -49,7 +49,7 @@ def test_the_command_offers_every_protocol():
 
 
 @pytest.mark.parametrize(
-    "name", ["plan", "evaluate", "evaluate_cross_validation", "report", "export", "convert_weights"]
+    "name", ["plan", "evaluate", "evaluate_cross_validation", "report", "export", "convert_weights", "predict_dicom"]
 )
 def test_what_commands_do_can_be_imported_from_the_package(name):
     function = getattr(nnunetv2_dsvm, name)

@@ -40,7 +40,7 @@ def killed(place):
     meanwhile, second = place.status(), place.call(place.training())
     first.kill()
     first.communicate()
-    wait_for(lambda: not processes_of(place), 60)
+    wait_for(lambda: not processes_of(place))
     return first.pid, meanwhile, second
 
 
@@ -129,7 +129,7 @@ def test_ctrl_c_and_cancel_leave_no_process(place, resumed):
         if end == "interrupt":
             call.send_signal(signal.SIGINT)
         else:
-            assert place.call(place.command("--cancel")).returncode == 0
-        assert call.wait(60) == 130
+            assert f"Cancelled: train__Dataset901_Tiny__{NNUNETS}" in place.call(place.command("--cancel")).stderr
+        assert call.wait(300) == 130
         assert not processes_of(place)
         assert place.states()[f"train {NNUNETS} fold_1"] == "interrupted"

@@ -19,8 +19,9 @@ from nnunetv2_dsvm.cluster.commands import commands_of
 from nnunetv2_dsvm.cluster.engines import child
 from nnunetv2_dsvm.cluster.engines.gpus import GpuMemory, visible_gpus
 from nnunetv2_dsvm.cluster.engines.slurm import minutes_of
+from nnunetv2_dsvm.cluster.finished import done_steps, open_steps
 from nnunetv2_dsvm.cluster.locks import Held, held, owner_of
-from nnunetv2_dsvm.cluster.preparation import check_plans, missing_commands, usable_cpus, write_splits
+from nnunetv2_dsvm.cluster.preparation import check_plans, missing_commands, write_splits
 from nnunetv2_dsvm.cluster.progress import training_progress, validation_dice
 from nnunetv2_dsvm.cluster.request import Request, checked_request
 from nnunetv2_dsvm.cluster.results import write_results
@@ -88,17 +89,18 @@ def test_what_cannot_be_begun_is_refused(tiny_dataset, changes, said):
         request = checked_request(**values)
         assert request.datasets == request.predicted == (TINY,)
         assert Request.from_json(json.loads(json.dumps(request.as_json()))) == request
+        assert checked_request(**{**values, "folds": None}).folds == ("0", "1", "2", "3", "4")
         with pytest.raises(UserError, match=said):
             checked_request(**{**values, **changes})
 
 
 def test_what_a_dataset_lacks_is_made(copied_dataset):
     folder = copied_dataset.preprocessed
-    processes = ["-np", str(min(8, usable_cpus()))]
+    processes = ["-np", "1", "-npfp", "1"]  # of nnUNet_def_n_proc
     with copied_dataset.here():
         assert missing_commands(TINY, asked()) == []
         next((folder / "nnUNetPlans_2d").glob("*.pkl")).unlink()  # as an interrupted preprocessing leaves it
-        again = ["nnUNetv2_preprocess", "-d", "901", "-plans_name", "tinyPlans", "-c", "2d", *processes]
+        again = ["nnUNetv2_preprocess", "-d", "901", "-plans_name", "tinyPlans", "-c", "2d", *processes[:2]]
         assert missing_commands(TINY, asked()) == [again]
         (folder / "tinyPlans.json").unlink()
         with pytest.raises(
@@ -324,3 +326,34 @@ def test_without_a_complete_model_there_is_nothing_to_report(tmp_path, folders):
     run = RunFolder(tmp_path / "run").write_request(asked())
     with pytest.raises(UserError, match="no model has all of its folds finished"):
         write_results(run)
+
+
+def test_what_is_finished_is_left_alone(copied_dataset, tmp_path):
+    """A finished fold needs no preprocessed data; what came from folds of before is done again."""
+    names = [f"train__{TINY}__A__tinyPlans__2d__fold_{fold}" for fold in (0, 1)]
+    evaluation = f"evaluate__{TINY}__A__tinyPlans__2d"
+
+    def finish(fold: int, time: float) -> None:
+        validation = copied_dataset.results / "A__tinyPlans__2d" / f"fold_{fold}" / "validation"
+        validation.mkdir(parents=True, exist_ok=True)
+        (validation.parent / "checkpoint_final.pth").touch()
+        (validation / "summary.json").touch()
+        os.utime(validation / "summary.json", (time, time))
+
+    with copied_dataset.here():
+        run = RunFolder(tmp_path / "run").write_request(asked(trainers=("A",)))
+        finish(0, 100)
+        shutil.rmtree(copied_dataset.preprocessed / "nnUNetPlans_2d")
+        assert done_steps(run) == {names[0]}
+        assert [step.name for step in open_steps(run)] == [
+            f"prepare__{TINY}", names[1], f"best__{TINY}", evaluation, "report",
+        ]  # fmt: skip
+        finish(1, 200)
+        best = run.steps[f"best__{TINY}"]
+        run.write_state(best.name, State("done", best.after, started=300, ended=400))
+        step = run.steps[evaluation]
+        run.write_state(evaluation, State("done", (*step.after, *step.after_any), started=500, ended=600))
+        assert done_steps(run) == {f"prepare__{TINY}", *names, best.name, evaluation}
+        finish(1, 350)
+        assert best.name not in done_steps(run)
+        assert [step.name for step in open_steps(run)] == [best.name, evaluation, "report"]

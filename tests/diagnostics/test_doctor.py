@@ -8,7 +8,7 @@ import tempfile
 
 import pytest
 
-from nnunetv2_dsvm.cli import doctor
+from nnunetv2_dsvm.cli.commands import doctor
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.diagnostics import diagnosis, hardware, requirements, trainers
 from nnunetv2_dsvm.diagnostics.finding import Finding, Severity
@@ -223,6 +223,6 @@ def test_a_file_that_may_not_be_read_ends_a_command_in_one_sentence(monkeypatch,
     def read(*_, **__):
         raise PermissionError(13, "Permission denied", "/secret/plans.json")
 
-    monkeypatch.setattr("nnunetv2_dsvm.cli.copy_plans.preprocessed_folder", read)
+    monkeypatch.setattr("nnunetv2_dsvm.cli.commands.copy_plans.preprocessed_folder", read)
     assert main(["copy-plans", "-d", "1", "-o", "mine"]) == 1
     assert capsys.readouterr().err == "\nnnUNetv2_dsvm copy-plans: /secret/plans.json: Permission denied\n"

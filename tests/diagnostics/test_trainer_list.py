@@ -13,7 +13,7 @@ import pytest
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunetv2_dsvm.autoregister import DISCOVERY_DIRECTORY, VARIABLE
-from nnunetv2_dsvm.cli import trainers as command
+from nnunetv2_dsvm.cli.commands import trainers as command
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.diagnostics import subprocess_probe, trainer_list
 from nnunetv2_dsvm.diagnostics.subprocess_probe import ProbeFailed, run_probe_file

@@ -1,5 +1,6 @@
 """Which files a study is read from, which of its series is taken, and in which compressions."""
 
+import io
 import json
 import logging
 import shutil
@@ -9,8 +10,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from helpers import dicom_series as ds
+from helpers.dicom_readers import errors_of_dciodvfy
 from helpers.litter import scatter
-from pydicom import dcmread, uid
+from helpers.threshold_model import make_threshold_model
+from PIL import Image
+from pydicom import DataElement, dcmread, uid
+from pydicom.encaps import encapsulate
 from pydicom.fileset import FileSet
 from pydicom.uid import generate_uid
 
@@ -20,7 +25,7 @@ from nnunetv2_dsvm.dicom.fitting import fault_of
 from nnunetv2_dsvm.dicom.model import open_model
 from nnunetv2_dsvm.dicom.reading.scan import read_scan
 from nnunetv2_dsvm.dicom.reading.series import choose, group_by_series
-from nnunetv2_dsvm.dicom.reading.sources import headers
+from nnunetv2_dsvm.dicom.reading.sources import headers, leniently
 from nnunetv2_dsvm.errors import UserError
 
 VALUES = ds.values_of(ds.phantom())
@@ -75,6 +80,25 @@ def test_forms(tmp_path, form):
     scan, _ = read(place)
     np.testing.assert_array_equal(scan.values[0], VALUES)
     assert [header.SOPInstanceUID for header in scan.series.headers] == [i.SOPInstanceUID for i in instances]
+
+
+def test_numbers_that_are_none_and_uids_in_the_file_s_header_alone(tmp_path):
+    """As some anonymisers leave a file."""
+    instances = ds.slices(VALUES)
+    with leniently():
+        for instance in instances:
+            for keyword in ("SeriesNumber", "InstanceNumber"):
+                instance[keyword] = DataElement(keyword, "LO", "first")
+                instance[keyword].VR = "IS"
+        study = ds.write(instances, tmp_path / "study")
+        for file in study.iterdir():
+            stored = dcmread(file)
+            stored.SOPClassUID = stored.SOPInstanceUID = ""
+            stored.save_as(file, enforce_file_format=False)
+        scan, table = read(study)
+    np.testing.assert_array_equal(scan.values[0], VALUES)
+    assert table.split() == ["first", "CT", "7", "22×26", "taken"]
+    assert {header.SOPInstanceUID for header in scan.series.headers} == {i.SOPInstanceUID for i in instances}
 
 
 def test_a_disc_that_lacks_files(tmp_path):
@@ -138,6 +162,23 @@ def test_several_possible_series_need_a_choice(model, tmp_path):
     assert chosen(third[0].SeriesInstanceUID).uid == third[0].SeriesInstanceUID
 
 
+@pytest.mark.parametrize(
+    ("channel", "kinds"),
+    [
+        ("CT", ["CT"]), ("ct", ["CT"]), ("MR", ["MR"]), ("MRI", ["MR"]), ("T1w", ["MR"]), ("t2_flair", ["MR"]),
+        ("ADC", ["MR"]), ("noNorm", ["CT", "MR"]), ("zscore", ["CT", "MR"]), ("scan", ["CT", "MR"]),
+    ],
+)  # fmt: skip
+def test_modalities_by_the_name_of_the_channel(tmp_path, channel, kinds):
+    place = make_threshold_model(tmp_path, channels=(channel,))
+    opened = open_model(place, None, "checkpoint_final.pth", tmp_path)
+    fitting = []
+    for modality in ("CT", "MR"):
+        (series,) = group_by_series([(None, instance) for instance in ds.slices(VALUES[:2], modality=modality)])
+        fitting += [modality] if fault_of(series, opened) is None else []
+    assert fitting == kinds
+
+
 @pytest.mark.parametrize("syntax", [uid.RLELossless, uid.JPEG2000Lossless, uid.JPEGLSLossless], ids=lambda s: s.name)
 def test_compressed_slices(tmp_path, syntax):
     values = np.tile(VALUES[:3], (1, 2, 2))  # JPEG 2000 is of pictures of some size
@@ -171,10 +212,14 @@ def test_a_still_in_jpeg_s_colours(tmp_path):
     """YBR_FULL_422, as cameras write it, comes as red, green and blue."""
     rgb = np.zeros((32, 48, 3), np.uint8)
     rgb[..., 0], rgb[:16, :, 1] = 200, 90
-    whole = ds.still(rgb)
-    whole.compress(uid.JPEG2000, j2k_cr=[2], generate_instance_uid=False)
-    scan, _ = read(ds.write([whole], tmp_path / "study"))
-    assert np.abs(scan.values[:, 0].astype(int) - np.moveaxis(rgb, -1, 0)).max() <= 4
+    jpeg = io.BytesIO()
+    Image.fromarray(rgb).save(jpeg, "JPEG", quality=95, subsampling=1)
+    photograph = ds.still(rgb, PhotometricInterpretation="YBR_FULL_422")
+    photograph.PixelData = encapsulate([jpeg.getvalue()])
+    photograph["PixelData"].VR = "OB"
+    photograph.file_meta.TransferSyntaxUID = uid.JPEGBaseline8Bit
+    scan, _ = read(ds.write([photograph], tmp_path / "study"))
+    assert np.abs(scan.values[:, 0].astype(int) - np.moveaxis(rgb, -1, 0)).max() <= 8
 
 
 def test_a_slope_of_its_own_in_each_slice(tmp_path):
@@ -197,6 +242,7 @@ def test_codes_of_a_file(model, tmp_path):
     }
     (tmp_path / "terms.json").write_text(json.dumps(terms))
     results = predict_dicom(study, tmp_path / "out", model, terminology=tmp_path / "terms.json", device="cpu")
+    assert errors_of_dciodvfy(results.files[1]) == []
     liver, kidney = dcmread(results.files[1]).SegmentSequence
     assert liver.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Liver"
     (kind,), (category,) = kidney.SegmentedPropertyTypeCodeSequence, kidney.SegmentedPropertyCategoryCodeSequence

@@ -4,6 +4,7 @@ import json
 import shutil
 import zipfile
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from pydicom.uid import generate_uid
 
 from nnunetv2_dsvm import predict_dicom
 from nnunetv2_dsvm.cli.main import main
+from nnunetv2_dsvm.dicom import api
+from nnunetv2_dsvm.dicom.reading.sources import headers
 from nnunetv2_dsvm.errors import UserError
 
 VALUES = ds.values_of(ds.phantom())
@@ -199,10 +202,12 @@ def test_channels_and_modalities_of_models(tmp_path, colour_model, mr_model):
     photographs = ds.write([ds.still(np.zeros((20, 20, 3), np.uint8), SeriesInstanceUID="1.2.3") for _ in range(3)],
                            tmp_path / "photographs")  # fmt: skip
     several = make_threshold_model(tmp_path / "several", channels=("T1", "T2"))
+    three = make_threshold_model(tmp_path / "three", channels=("T1", "T2", "FLAIR"))
     for study, of, sentence in (
         (ct, mr_model, "CT, and the model takes MR_T2"),
         (ct, several, r"one channel, and the model takes 2 \(T1, T2\)"),
         (ct, colour_model, r"one channel, and the model takes 3 \(R, G, B\)"),
+        (photograph, three, "still, and the model takes T1, T2, FLAIR"),
         (grey, colour_model, "1 channel, and the model takes 3"),
         (photographs, colour_model, "holds 3 stills, each an image of its own: name one file with -i"),
     ):
@@ -293,6 +298,25 @@ def test_what_is_no_study(model, tmp_path, capsys):
         assert main(["predict_dicom", *arguments]) == 1
         assert sentence in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("size", [0, 10, 140, 300, 600])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_file_that_is_cut_off(tmp_path, size, zipped):
+    """The last slice, whose absence would not be seen."""
+    study = ds.write(ds.slices(VALUES), tmp_path / "study")
+    (study / "006.dcm").write_bytes((study / "006.dcm").read_bytes()[:size])
+    if zipped:
+        study = shutil.make_archive(str(tmp_path / "study"), "zip", study)
+    with pytest.raises(UserError, match="a DICOM file of .* is damaged"):
+        headers(Path(study))
+
+
+@pytest.mark.parametrize("missing", ["pydicom", "highdicom"])
+def test_without_the_extra(study, model, tmp_path, monkeypatch, missing):
+    monkeypatch.setattr(api, "find_spec", lambda name: None if name == missing else True)
+    with pytest.raises(UserError, match=rf"{missing} is missing.*pip install 'nnunetv2_dsvm\[dicom\]'"):
+        predict_dicom(study, tmp_path / "out", model, device="cpu")
 
 
 def test_choices(study, model, tmp_path):

@@ -5,25 +5,29 @@ import json
 import shutil
 import subprocess
 import sys
-import zipfile
 from functools import cache
 from pathlib import Path
 
+import highdicom as hd
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
 from helpers import dicom_series as ds
-from helpers.dicom_readers import affine, dice, read_segmentation, read_structures
+from helpers.dicom_readers import affine, dice, errors_of_dciodvfy, read_segmentation, read_structures
+from helpers.examples_in_docstrings import run_example
 from helpers.threshold_model import make_threshold_model, nnUNetTrainerOfOldNnUNet
 from helpers.tiny_dataset import NETWORK
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.model_sharing.model_export import export_pretrained_model
 from PIL import Image
 from pydicom import dcmread
 
+import nnunetv2_dsvm
 from nnunetv2_dsvm import VMUNet, predict_dicom
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.files.checksums import sha256_of
+from nnunetv2_dsvm.nnunet.names import BEST
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
 
 NAMES = {1: "liver", 2: "my_label"}
@@ -84,6 +88,7 @@ def test_labels_lie_where_the_voxels_were(predicted, name):
         for of in ("GetOrigin", "GetSpacing", "GetDirection"):
             np.testing.assert_allclose(getattr(written, of)(), getattr(itks, of)(), atol=1e-5)
 
+    assert hd.seg.segread(results / "segmentation.dcm").number_of_segments == 2
     masks = read_segmentation(results / "segmentation.dcm", to_mm, truth.shape)
     structures = read_structures(results / "structures.dcm", to_mm, truth.shape)
     for value, label in NAMES.items():
@@ -97,8 +102,7 @@ def test_dciodvfy_reports_no_error(predicted, name):
         pytest.skip("dciodvfy, of Debian's dicom3tools, is not installed")
     _, results, _ = predicted(name)
     for file in ("segmentation.dcm", "structures.dcm"):
-        done = subprocess.run(["dciodvfy", str(results / file)], capture_output=True, text=True, errors="replace")
-        assert "Error" not in done.stdout + done.stderr, done.stderr
+        assert errors_of_dciodvfy(results / file) == []
 
 
 @pytest.mark.parametrize("name", ["axial", "coronal", "oblique", "multi-frame"])
@@ -165,22 +169,30 @@ def test_tables_and_picture(predicted):
         assert min(picture.size) > 100
 
 
-def test_folds_and_zip_of_nnunet_s_export(tmp_path, capsys):
-    """Two folds of which one sees a label everywhere: the mean of both counts; the zip holds other files too."""
+def test_folds_and_zip_of_nnunet_s_export(tmp_path, monkeypatch, capsys):
+    """Two folds of which one sees a label everywhere: together they give the mean of both."""
     folder = make_threshold_model(tmp_path / "Dataset950_Thresholds", folds=(0, 1))
     file = folder / "fold_1" / "checkpoint_final.pth"
     stored = torch.load(file, weights_only=True)
     stored["network_weights"]["bias"] += torch.tensor([0.0, 40, 0])  # label 1 wherever fold 1 decides
     torch.save(stored, file)
-    (folder / "fold_1" / "progress.png").touch()
-    with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
-        for path in folder.rglob("*"):
-            archive.write(path, path.relative_to(tmp_path))
+    (folder / "dataset_fingerprint.json").touch()
+    for fold in ("fold_0", "fold_1"):  # what nnU-Net puts into the zip too
+        (folder / fold / "validation").mkdir()
+        for name in ("progress.png", "validation/summary.json"):
+            (folder / fold / name).touch()
+        shutil.copy(folder / fold / "checkpoint_final.pth", folder / fold / "checkpoint_best.pth")
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    export_pretrained_model(
+        "Dataset950_Thresholds", str(tmp_path / "model.zip"), ("2d",), "nnUNetTrainerThreshold", folds=(0, 1),
+        save_checkpoints=("checkpoint_final.pth", "checkpoint_best.pth"),
+    )  # fmt: skip
+    capsys.readouterr()
     study = write_scan(tmp_path / "study")
     shares = {}
     for name, folds in {"0": ["0"], "1": ["1"], "both": ["0", "1"], "all that are there": []}.items():
         arguments = ["-i", study, "-m", tmp_path / "model.zip", "-o", tmp_path / name, "-device", "cpu"]
-        options = ["--output", "nifti", *(["-f", *folds] if folds else [])]
+        options = ["--output", "nifti", *(["-f", *folds] if folds else []), *(["-chk", BEST] if name == "0" else [])]
         assert main(["predict_dicom", *map(str, arguments), *options]) == 0
         shares[name] = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / name / "segmentation.nii.gz")))
     np.testing.assert_array_equal(shares["0"], truth)
@@ -188,6 +200,9 @@ def test_folds_and_zip_of_nnunet_s_export(tmp_path, capsys):
     np.testing.assert_array_equal(shares["all that are there"], shares["both"])
     printed = capsys.readouterr()
     assert "fold 0, 1 on cpu" in printed.err and "liver" in printed.out
+    monkeypatch.chdir(tmp_path)
+    run_example(nnunetv2_dsvm.predict_dicom)  # with this study and this zip
+    assert capsys.readouterr() == ("", "")
     assert sorted(path.name for path in (tmp_path / "0").iterdir()) == [
         "overlay.png", "segmentation.nii.gz", "volumes.csv", "volumes.json"
     ]  # fmt: skip
@@ -208,6 +223,7 @@ def test_models_of_other_kinds(tmp_path, kind):
     labels = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "segmentation.nii.gz")))
     to_mm = affine(ds.oblique(), ds.SPACING_MM, ds.ORIGIN_MM)
     masks = read_segmentation(tmp_path / "out" / "segmentation.dcm", to_mm, truth.shape)
+    assert errors_of_dciodvfy(tmp_path / "out" / "segmentation.dcm") == []
     if kind == "other spacing":  # interpolated by nnU-Net
         assert dice(labels > 0, truth > 0) > 0.8
         np.testing.assert_array_equal(masks["liver"], labels == 1)
@@ -245,13 +261,20 @@ def test_a_trainer_of_ours_predicts_as_nnunet_does(tmp_path):
     np.testing.assert_array_equal(labels, expected)
 
 
-def test_a_still_and_a_model_of_natural_images(colour_model, tmp_path):
+@pytest.mark.parametrize("form", ["PNG", "NIfTI", "grey PNG"])
+def test_a_still(colour_model, tmp_path, form):
     rgb = np.repeat(ds.values_of(truth)[2, ..., None], 3, axis=-1).clip(0, 255).astype(np.uint8)
-    rgb[..., 0] -= rgb[..., 0] // 4  # the colours differ, and their order counts for nothing here
-    file = ds.write([ds.still(rgb)], tmp_path / "study") / "000.dcm"
-    prediction = predict_dicom(file, tmp_path / "out", colour_model, device="cpu")
+    rgb[..., 0] -= rgb[..., 0] // 4  # the colours differ, and the model takes their mean
+    of, pixels = colour_model, rgb
+    if form == "NIfTI":
+        of = make_threshold_model(tmp_path / "model", channels=("R", "G", "B"), spacing_mm=(1.0, 1.0))
+    elif form == "grey PNG":
+        how = {"channels": ("grey",), "file_ending": ".png", "reader": "NaturalImage2DIO", "spacing_mm": (1.0, 1.0)}
+        of, pixels = make_threshold_model(tmp_path / "model", **how), rgb[..., 1]
+    file = ds.write([ds.still(pixels)], tmp_path / "study") / "000.dcm"
+    prediction = predict_dicom(file, tmp_path / "out", of, device="cpu")
     labels = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "segmentation.nii.gz")))
-    mean = rgb.mean(-1)
+    mean = pixels.mean(-1) if pixels.ndim == 3 else pixels
     np.testing.assert_array_equal(labels[0], np.digitize(mean, [75, 150]))
     assert [volume["volume_ml"] for volume in prediction.volumes] == [None, None]
     stored = dcmread(tmp_path / "out" / "segmentation.dcm")
@@ -259,9 +282,7 @@ def test_a_still_and_a_model_of_natural_images(colour_model, tmp_path):
     for groups, frame in zip(stored.PerFrameFunctionalGroupsSequence, frames, strict=True):
         number = groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber
         np.testing.assert_array_equal(frame, labels[0] == number)
-    if shutil.which("dciodvfy"):
-        done = subprocess.run(["dciodvfy", str(tmp_path / "out" / "segmentation.dcm")], capture_output=True, text=True)
-        assert "Error" not in done.stderr, done.stderr
+    assert errors_of_dciodvfy(tmp_path / "out" / "segmentation.dcm") == []
 
 
 def test_a_tilted_gantry_is_straightened_on_request(model, tmp_path):
@@ -287,6 +308,7 @@ def test_a_tilted_gantry_is_straightened_on_request(model, tmp_path):
         masks = read_segmentation(tmp_path / "out" / "segmentation.dcm", to_mm, straight.shape)
         np.testing.assert_array_equal(masks[name], straight == value)
     assert (stored.Rows, stored.Columns) == truth.shape[1:]
+    assert errors_of_dciodvfy(prediction.files[1]) == errors_of_dciodvfy(prediction.files[2]) == []
     assert [volume["voxels"] for volume in prediction.volumes] == [(truth == value).sum() for value in NAMES]
 
 
@@ -310,6 +332,7 @@ def test_nothing_found(model, tmp_path):
     prediction = predict_dicom(study, tmp_path / "out", model, outputs=ALL, device="cpu")
     assert prediction.notes == ("The model found none of its labels.",)
     assert [volume["voxels"] for volume in prediction.volumes] == [0, 0]
+    assert errors_of_dciodvfy(prediction.files[1]) == errors_of_dciodvfy(prediction.files[2]) == []
     to_mm = affine(ds.AXIAL, ds.SPACING_MM, ds.ORIGIN_MM)
     assert not any(m.any() for m in read_segmentation(prediction.files[1], to_mm, truth.shape).values())
     assert not any(m.any() for m in read_structures(prediction.files[2], to_mm, truth.shape).values())

@@ -3,14 +3,13 @@
 import copy
 import pickle
 import shutil
-import textwrap
 import weakref
-from pathlib import Path
 
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet, ResidualUNet
 from helpers.examples_in_docstrings import run_example
+from helpers.pages import DOCUMENTATION, blocks
 from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -18,7 +17,6 @@ from torch.utils.checkpoint import checkpoint
 
 from nnunetv2_dsvm.distillation import DualSelfDistillation, FeaturesOutput, FeatureTaps, describe_stages, unet_stages
 
-README = Path(__file__).parents[2] / "README.md"
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -361,10 +359,9 @@ def test_other_networks_stages_must_be_named():
         unet_stages(Tiny())
 
 
-def test_the_readme_s_loop_trains():
+def test_the_page_s_loop_trains():
     run_example(FeatureTaps)
-    section = README.read_text(encoding="utf-8").split("### Distil another network")[1].split("\n### ")[0]
-    code = textwrap.dedent(section[section.index("    import torch") :].split("\n\n`encoder`")[0])
+    (code,) = (block.code for block in blocks(DOCUMENTATION / "distil.md") if block.language == "python")
     network = Tiny()
     batches = [(torch.randn(2, 1, 64, 64), torch.randint(2, (2, 64, 64))) for _ in range(4)]
     names = {"network": network, "encoder": TINY[0], "decoder": TINY[1], "batches": batches}

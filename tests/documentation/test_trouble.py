@@ -1,4 +1,4 @@
-"""documentation/trouble.md: every refusal of the package is there, and everything there is still said by the package."""
+"""documentation/trouble.md: every refusal of the package is there, and the package still says all of it."""
 
 import ast
 import re
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import nnunetv2
 from helpers.pages import DOCUMENTATION
 
 import nnunetv2_dsvm
@@ -79,6 +80,14 @@ def test_every_message_is_one_of_the_package_s():
     nodes = (node for tree in trees().values() for node in ast.walk(tree))
     said = "\0".join(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
     assert not [message for message in MESSAGES if not all(part in said for part in message.split(HOLE))]
+
+
+def test_messages_of_nnunet_are_its_own():
+    package = Path(nnunetv2.__path__[0])
+    said = "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
+    rows = [line.split(" | ")[0] for line in TROUBLE.splitlines() if line.startswith("| nnU-Net: ")]
+    messages = [message for row in rows for message in re.findall(r"`([^`]+)`", row)]
+    assert len(messages) == 5 and not [message for message in messages if message not in said]
 
 
 def test_every_row_has_a_cause_and_a_remedy():

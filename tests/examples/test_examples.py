@@ -45,7 +45,12 @@ class {TRAINER}(nnUNetTrainerDSVM_ownWeights):
 
 
 # Two of nnU-Net's commands, quicker for a few small pictures: the one starts six processes that each import torch, the
-# other draws 10⁸ foreground voxels, however few there are.
+# other draws 10⁸ foreground voxels, however few there are. cross_validate takes commands from beside its Python: so the
+# quicker one plans before it.
+CROSS_VALIDATE = f"""#!/bin/sh
+if [ "$1" = cross_validate ] && [ -z "$PLANS" ]; then nnUNetv2_plan_and_preprocess -d "$3" -c 2d; fi
+exec {Path(sys.executable).parent / "nnUNetv2_dsvm"} "$@"
+"""
 PREDICT = f"""#!/bin/sh
 exec {Path(sys.executable).parent / "nnUNetv2_predict"} "$@" -npp 0 -nps 0
 """
@@ -84,7 +89,7 @@ class Workplace:
         (trainers / "custom_trainer.py").write_text((EXAMPLES / "custom_trainer.py").read_text(encoding="utf-8"))
         (trainers / "mini.py").write_text(MINI)
         (root / "bin").mkdir()
-        for name, text in (("predict", PREDICT), ("plan_and_preprocess", PLAN)):
+        for name, text in (("predict", PREDICT), ("plan_and_preprocess", PLAN), ("dsvm", CROSS_VALIDATE)):
             command = root / "bin" / f"nnUNetv2_{name}"
             command.write_text(text)
             command.chmod(0o755)

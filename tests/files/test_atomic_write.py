@@ -16,7 +16,7 @@ WRITE_PLAINLY = {
     "benchmark/measuring/isolated.py", "benchmark/measuring/memory.py", "diagnostics/torch_probe.py",
     "diagnostics/trainer_probe.py", "diagnostics/trainer_list_probe.py", "quickstart/source_archive.py",
     "evaluation/tables.py", "files/atomic_write.py", "reporting/api.py",
-    "cli/benchmark.py",
+    "cli/commands/benchmark.py",
 }  # fmt: skip
 # The kernels' cache is `ops/`'s own, which imports nothing of the package.
 MOVE_FILES = {"files/atomic_write.py", "ops/nvrtc/compile.py"}

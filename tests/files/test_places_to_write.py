@@ -25,6 +25,7 @@ FOLDERS = {
     "evaluate_models": ["-d", "901", "-tr", "nnUNetTrainerDSVM", "-o"],
     "report": ["model", "-o"],
     "quickstart": ["--synthetic", "--output"],
+    "predict-dicom": ["-i", "study", "-m", "model", "-o"],
     "dataset": ["isic2018", "source", "-d", "18"],
     "plan": ["-d", "18"],
     "plan_and_preprocess": ["-d", "18"],

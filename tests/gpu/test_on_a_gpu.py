@@ -4,20 +4,24 @@ from threading import Thread
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers.sequence_networks import U_MAMBAS, check_goes_as_in_fp32, losses_of, u_mamba
 from helpers.short_trainers import ShortDistilled, ShortNnUNet, checkpoint_of, without_pictures
 from helpers.tiny_dataset import TinyDataset, plan_and_preprocess_here, write_raw_dataset
 from helpers.unets import CONFIGURATIONS, UNET_3D
 
+from nnunetv2_dsvm.architecture.blocks.vss_block import VSSBlock
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.benchmark.cases.core import CoreCase
 from nnunetv2_dsvm.benchmark.cases.network import DiceAndCrossEntropy
 from nnunetv2_dsvm.benchmark.correctness import check_core
 from nnunetv2_dsvm.distillation import DualSelfDistillation
-from nnunetv2_dsvm.ops import ss2d_scan
+from nnunetv2_dsvm.ops import ScanOrder, ss2d_scan
+from nnunetv2_dsvm.ops.dispatch import fused_operators
 from nnunetv2_dsvm.ops.nvrtc import scan as nvrtc_scan
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
-from nnunetv2_dsvm.ops.testing import check_scan, random_inputs
+from nnunetv2_dsvm.ops.scan_order import atrous_orders
+from nnunetv2_dsvm.ops.testing import AUTOCAST_TOLERANCE, TOLERANCE, check_scan, compare, random_inputs
 from nnunetv2_dsvm.training.loss import SegmentationWithDistillationLoss
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -81,6 +85,74 @@ def test_cuda_kernels_run_in_a_thread_that_has_not_touched_the_gpu():
     thread.start()
     thread.join()
     assert len(there) == len(here) and all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
+
+
+# Sequences, volumes and orders of their own, as above: small ones against the loop.
+SMALL_GRIDS = {
+    "causal": ScanShape(2, (77,), 24, 16, 1, (ScanOrder((0,)),)),
+    "sequence": ScanShape.of_grid(1, (50,), 12, 1),
+    "odd volume": ScanShape.of_grid(2, (5, 3, 7), 12, 16),
+    "slab": ScanShape.of_grid(1, (1, 9, 4), 34, 8),
+    "one state": ScanShape.of_grid(1, (4, 4, 8), 136, 1),
+    "two orders": ScanShape(1, (4, 3, 8), 32, 16, 2, (ScanOrder((1, 2, 0)), ScanOrder((0, 2, 1), reverse=True))),
+    "atrous": ScanShape(2, (8, 12), 32, 16, 4, atrous_orders(2, 2)),
+}
+LARGE_GRIDS = {
+    "stage 1": ScanShape.of_grid(2, (32, 32, 32), 192),
+    "anisotropic": ScanShape.of_grid(2, (10, 64, 56), 96),
+    "long": ScanShape.of_grid(1, (64, 64, 64), 16),
+    "sequence of an image": ScanShape(2, (16384,), 128, 16, 1, (ScanOrder((0,)),)),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", [*SMALL_GRIDS, *LARGE_GRIDS])
+def test_other_grids(name, dtype):
+    shape, oracle = (SMALL_GRIDS | LARGE_GRIDS)[name], "reference" if name in SMALL_GRIDS else "torch_chunked"
+    assert check_scan("triton", shape, dtype, torch.device("cuda"), oracle) > 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "size", [(2, 32, 32, 32, 192), (3, 1, 9, 5, 24), (1, 5, 7, 1, 33), (2, 10, 64, 56, 96)], ids=str
+)
+def test_convolution_of_volumes(size, dtype):
+    """Output and gradients against torch's in fp64; a second time, the same bits."""
+    u, grad = (torch.randn(size, device="cuda").to(dtype) for _ in range(2))
+    weight, bias = torch.randn(size[-1], 1, 3, 3, 3, device="cuda"), torch.randn(size[-1], device="cuda")
+    fused = fused_operators("triton")
+    got, again = (
+        (fused.conv_silu_forward(u, weight, bias), *fused.conv_silu_backward(grad.clone(), u, weight, bias))
+        for _ in range(2)
+    )
+    exact = [t.double().requires_grad_() for t in (u, weight, bias)]
+    convolved = F.conv3d(exact[0].movedim(-1, 1), exact[1], exact[2], padding=1, groups=size[-1])
+    active = F.silu(convolved).movedim(1, -1)
+    expected = active, *torch.autograd.grad(active, exact, grad.double())
+    names = ("active", "u", "weight", "bias")
+    compare("convolution", names, got, expected, TOLERANCE[dtype])
+    assert all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [(2, 16, 16, 16, 96), (1, 5, 3, 7, 24), (2, 1, 12, 9, 48)], ids=str)
+def test_block_of_volumes(size, dtype):
+    """A fused block against itself on the chunked scan in fp64; a second time, the same bits."""
+    fused = VSSBlock(size[-1], scan_backend="triton", axes=3).cuda()
+    exact = VSSBlock(size[-1], scan_backend="torch_chunked", axes=3).cuda().double()
+    exact.load_state_dict(fused.state_dict())
+
+    def with_gradients(block, x):
+        x = x.requires_grad_()
+        y = block(x)
+        return [y, *torch.autograd.grad(y.square().sum(), [x, *block.parameters()])]
+
+    x = torch.randn(size, device="cuda")
+    with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+        got, again = (with_gradients(fused, x.clone()) for _ in range(2))
+    names = ["output", "x", *(name for name, _ in fused.named_parameters())]
+    compare("block", names, got, with_gradients(exact, x.double()), AUTOCAST_TOLERANCE[dtype])
+    assert all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

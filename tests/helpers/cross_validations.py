@@ -18,23 +18,23 @@ import time
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from helpers.quick_nnunet import threads_for_processes
 from nnunetv2_dsvm.training.layers import distilled
 from nnunetv2_dsvm.training.variants import nnUNetTrainerDSVM_FixedOrientation
 
-# Drawing takes longer than training here.
+# Drawing and processes that import torch take longer than training here.
+threads = threads_for_processes()
+threads.__enter__()
 LocalLogger.plot_progress_png = distilled.plot_distillation_progress = lambda *arguments: None
 
 
 class Short:
-    def on_epoch_start(self):
-        super().on_epoch_start()
-        if os.path.exists(os.path.join(os.environ["nnUNet_raw"], f"fail {{type(self).__name__}} {{self.fold}}")):
-            raise RuntimeError("this fold is made to fail")
-
     def on_train_epoch_start(self):
         super().on_train_epoch_start()
         while self.current_epoch and os.path.exists(os.path.join(os.environ["nnUNet_raw"], f"wait {{self.fold}}")):
             time.sleep(0.1)
+        if os.path.exists(os.path.join(os.environ["nnUNet_raw"], f"fail {{type(self).__name__}} {{self.fold}}")):
+            raise RuntimeError("this fold is made to fail")
 
 
 class {OURS}(Short, nnUNetTrainerDSVM_FixedOrientation):
@@ -121,7 +121,7 @@ def short(name: str) -> str:
     return name.replace("__", " ")
 
 
-def wait_for(what: Callable[[], object], seconds: float = 240) -> None:
+def wait_for(what: Callable[[], object], seconds: float = 600) -> None:
     """Until it is so; nothing here is quick on a machine with much else to do."""
     until = time.monotonic() + seconds
     while not what():

@@ -18,7 +18,7 @@ from helpers.tiny_dataset import NETWORK, PLANS
 from helpers.unets import unet_architecture
 from nnunetv2_dsvm.training import distilled_trainer, dsvm_trainer, variants, vm_unet_trainer
 
-BATCH, STEPS, PATCH = 4, 3, (32, 40)
+BATCH, STEPS, PATCH, VOLUME = 4, 3, (32, 40), (8, 16, 24)
 IGNORE = {"labels": {"background": 0, "one": 1, "two": 2, "ignore": 3}}
 REGIONS = {"labels": {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}, "regions_class_order": [1, 2]}
 
@@ -34,8 +34,10 @@ class Case:
     labels: dict[str, Any] = field(default_factory=dict)
     compiled: bool = False  # the ranks' network and Dice; the one process is as always
     unet: bool = False  # nnU-Net's PlainConvUNet in the place of the VM-UNet
+    volumes: bool = False  # in the place of images
 
 
+IN_3D = {"strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]]}  # of NETWORK, which has three stages
 WITHOUT_BIAS = {"conv_bias": False}  # before a norm its gradient is rounding, and no two are equal
 
 
@@ -61,6 +63,10 @@ CASES = {
     "ignore": Case(dsvm_trainer.nnUNetTrainerDSVM, True, labels=IGNORE),
     "ignore-kl": Case(variants.nnUNetTrainerDSVM_kl, False, labels=IGNORE),
     "ignore-regions": Case(variants.nnUNetTrainerDSVM_deepSupervision, True, labels=REGIONS),
+    "volumes": Case(dsvm_trainer.nnUNetTrainerDSVM, True, network=IN_3D, volumes=True),
+    "volumes-deep_supervision-ignore-regions": Case(
+        variants.nnUNetTrainerDSVM_deepSupervision, True, network=IN_3D, labels=REGIONS, volumes=True
+    ),
     "unet": Case(distilled_trainer.nnUNetTrainerDistilled, True, network=WITHOUT_BIAS, unet=True),
     "unet-projection-compiled": Case(
         variants.nnUNetTrainerDistilled_projection, True, network=WITHOUT_BIAS, compiled=True, unet=True
@@ -97,21 +103,24 @@ def batch(case: Case, step: int, part: slice, scales: list[list[float]] | None) 
     `scales` are the trainer's of deep supervision, by which the targets get smaller; None: without.
     """
     generator = torch.Generator().manual_seed(step)
-    data = torch.randn(BATCH, 1, *PATCH, generator=generator)
-    target = torch.randint(0, 3, (BATCH, 1, *PATCH), generator=generator)
+    size = VOLUME if case.volumes else PATCH
+    data = torch.randn(BATCH, 1, *size, generator=generator)
+    target = torch.randint(0, 3, (BATCH, 1, *size), generator=generator)
     if case.labels:
         target[: BATCH // 2, ..., 4:] = 3
-        target[BATCH // 2 :, ..., 30:] = 3
+        target[BATCH // 2 :, ..., 3 * size[-1] // 4 :] = 3
     if case.labels is REGIONS:
         target = torch.cat([target == 1, target == 2, target == 3], dim=1)
     data, target = data[part], target[part]
-    strides = [round(1 / height) for height, _ in scales or ()]
-    return {"data": data, "target": [target[..., ::s, ::s] for s in strides] if scales else target}
+    every = [tuple(slice(None, None, round(1 / share)) for share in scale) for scale in scales or ()]
+    return {"data": data, "target": [target[(..., *part)] for part in every] if scales else target}
 
 
 def make_trainer(case: Case, rank: int | None) -> Any:
     network = case.network if case.unet else {**NETWORK, "drop_path_rate": 0.0, **case.network}
     architecture = {"architecture": unet_architecture(2)} if case.unet else {}
+    if case.volumes:
+        architecture["patch_size"] = VOLUME
     plans, dataset_json = tiny_plans(network, batch_size=BATCH, batch_dice=case.batch_dice, **architecture)
     compiled = case.compiled and rank is not None
     changes = {**case.changes, **({"_do_i_compile": lambda self: True} if compiled else {})}

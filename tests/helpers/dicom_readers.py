@@ -1,10 +1,12 @@
 """DICOM SEG and RTSTRUCT read by the standard's text alone: where in space each voxel lies."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset, dcmread
-from skimage.draw import polygon2mask
+from skimage.draw import polygon
 
 
 def affine(axes: np.ndarray, spacing_mm: tuple[float, float, float], origin_mm: np.ndarray) -> np.ndarray:
@@ -50,7 +52,7 @@ def read_structures(path: Path, to_mm: np.ndarray, shape: tuple[int, int, int]) 
             x, y, z = ((mm - to_mm[:3, 3]) @ np.linalg.inv(to_mm[:3, :3]).T).T
             k = round(z.mean())
             np.testing.assert_allclose(z, k, atol=1e-3)  # within a slice
-            masks[names[roi.ReferencedROINumber]][k] |= polygon2mask(shape[1:], np.stack([y, x], axis=1))
+            masks[names[roi.ReferencedROINumber]][k][polygon(y, x, shape[1:])] = True
     return masks
 
 
@@ -63,6 +65,14 @@ def on_grid(mm: np.ndarray, to_mm: np.ndarray) -> np.ndarray:
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
     return 2 * float((a & b).sum()) / float(a.sum() + b.sum())
+
+
+def errors_of_dciodvfy(path: Path) -> list[str]:
+    """What Debian's dicom3tools find wrong with a file; nothing where they are not installed."""
+    if shutil.which("dciodvfy") is None:
+        return []
+    done = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, errors="replace")
+    return [line for line in (done.stdout + done.stderr).splitlines() if "Error" in line]
 
 
 def _group(groups: Dataset, shared: Dataset, name: str) -> Dataset:

@@ -1,5 +1,6 @@
 """The pages that users read, taken apart: code blocks with the marks before them, headings, links."""
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def anchors(page: Path) -> set[str]:
     all_tokens = tokens(page)
     texts = [
         "".join(child.content for child in inline.children)
-        for heading, inline in zip(all_tokens, all_tokens[1:], strict=False)
+        for heading, inline in itertools.pairwise(all_tokens)
         if heading.type == "heading_open"
     ]
     return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in texts}

@@ -28,7 +28,7 @@ class nnUNetTrainerThreshold(nnUNetTrainer):
 
 
 class nnUNetTrainerOfOldNnUNet(nnUNetTrainer):
-    """The arguments of a time before nnU-Net 2.8."""
+    """The arguments that nnU-Net gave it before it gave the plans."""
 
     @staticmethod
     def build_network_architecture(
@@ -58,6 +58,7 @@ def make_threshold_model(
     file_ending: str = ".nii.gz",
     reader: str = "SimpleITKIO",
     trainer: type[nnUNetTrainer] = nnUNetTrainerThreshold,
+    shift: float = 0,
     **configuration: object,
 ) -> Path:
     """The folder of a trained model below `parent`, as nnU-Net leaves it.
@@ -65,6 +66,7 @@ def make_threshold_model(
     Args:
         labels: by default liver and my_label; a region of `[1, 2]` makes the model one of regions.
         spacing_mm: that the model was trained in; three lengths for a 3D model.
+        shift: of both thresholds.
     """
     labels = labels or {"background": 0, "liver": 1, "my_label": 2}
     regions = any(isinstance(value, list) for value in labels.values())
@@ -83,7 +85,7 @@ def make_threshold_model(
         "experiment_planner_used": "ExperimentPlanner",
         "label_manager": "LabelManager",
         "foreground_intensity_properties_per_channel": {
-            str(i): {"max": 1000, "mean": 0, "median": 0, "min": -1000, "percentile_00_5": -1000,
+            str(i): {"max": 1000, "mean": shift, "median": 0, "min": -1000, "percentile_00_5": -1000,
                      "percentile_99_5": 1000, "std": 100} for i in range(n)
         },
         "configurations": {

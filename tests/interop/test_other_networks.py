@@ -1,4 +1,4 @@
-"""The names of stages that the README gives for other packages' networks, on these networks (extra `interop`)."""
+"""The names of stages in documentation/distil.md, on the networks of other packages (extra `interop`)."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2_dsvm.distillation import DualSelfDistillation, FeatureTaps, describe_stages
 from nnunetv2_dsvm.training.layers.distilled import DistilledTraining
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "documentation" / "distil.md").read_text(encoding="utf-8")
 
 
 def dyn_unet():
@@ -44,9 +44,9 @@ def smp_unet():
     [("MONAI's DynUNet", dyn_unet), ("MONAI's SwinUNETR", swin_unetr), ("pytorch's Unet", smp_unet)],
     ids=["DynUNet", "SwinUNETR", "smp-Unet"],
 )
-def test_the_readme_s_names_are_stages(row, build, one_thread):
+def test_the_page_s_names_are_stages(row, build, one_thread):
     network, size, *strides = build()
-    (line,) = (line for line in README.splitlines() if line.startswith("|") and row in line)
+    (line,) = (line for line in PAGE.splitlines() if line.startswith("|") and row in line)
     names = [re.findall(r"`([^`]+)`", cell) for cell in line.split("|")[2:4]]
     image = torch.randn(2, 1, *size)
     stages = describe_stages(network, *names, image[:1])

@@ -153,13 +153,3 @@ def test_a_model_installed_from_a_zip_predicts_the_same(journey, prediction, tmp
     for name, labels in expected.items():
         assert np.array_equal(got[name], labels)
         assert labels.any(), "an empty prediction would equal any other"
-
-
-@pytest.mark.slow
-def test_three_dimensional_configurations_are_refused_in_one_sentence(journey):
-    plans = journey.dataset.preprocessed / f"{PLANS}.json"
-    if "3d_fullres" not in json.loads(plans.read_text())["configurations"]:
-        pytest.fail("the tiny dataset must come with a 3D configuration")
-    with pytest.raises(RuntimeError, match="support 2D configurations only"):
-        journey.run("nnUNetv2_train", "901", "3d_fullres", "0", "-tr", TRAINER, "-p", PLANS, "-device", "cpu")
-    assert not (journey.dataset.results / f"{TRAINER}__{PLANS}__3d_fullres").exists()

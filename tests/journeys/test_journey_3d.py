@@ -5,14 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
-import textwrap
-from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.label_maps import label_maps
-from helpers.places import README
+from helpers.pages import DOCUMENTATION, blocks
 from helpers.short_trainers import ShortDistilled
 from helpers.tiny_dataset import TinyDataset, write_raw_dataset
 
@@ -86,19 +84,18 @@ def test_the_best_configuration_and_the_report(journey, tmp_path):
     assert "L_prog (progressive)" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
 
 
-def renaming_in_the_readme() -> str:
-    lines = README.read_text(encoding="utf-8").splitlines()
-    after = lines[lines.index("    from pathlib import Path") :]
-    return textwrap.dedent("\n".join(takewhile(lambda line: not line or line.startswith("    "), after)))
+def renaming_on_the_page() -> str:
+    (code,) = (block.code for block in blocks(DOCUMENTATION / "trainers.md") if "trainer_name" in block.code)
+    return code
 
 
 def test_a_machine_without_the_package_predicts_the_same(journey, tmp_path):
-    """After the renaming that the README shows."""
+    """After the renaming that documentation/trainers.md shows."""
     journey.dataset.command_here("nnUNetv2_predict", *journey.words(TRAINER, tmp_path / "ours"))
     results = tmp_path / "nnUNet_results"
     name = f"nnUNetTrainer__{PLANS}__{CONFIGURATION}"
     shutil.copytree(journey.model, results / journey.dataset.name / name)
-    code = renaming_in_the_readme()
+    code = renaming_on_the_page()
     environment = {**os.environ, **journey.dataset.environment, "nnUNet_results": str(results)}
     subprocess.run([sys.executable, "-c", code], cwd=results / journey.dataset.name, check=True)
     (tmp_path / "predict.py").write_text(WITHOUT_THE_PACKAGE)

@@ -443,7 +443,7 @@ def test_the_random_rest_is_the_same_in_every_call(convert, vmamba):
 def test_presets_are_those_of_the_network():
     from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES
     from nnunetv2_dsvm.architecture.vm_unet import PRESETS
-    from nnunetv2_dsvm.cli import convert_weights
+    from nnunetv2_dsvm.cli.commands import convert_weights
     from nnunetv2_dsvm.planning.network_of_plans import DEFAULT_PRESET
 
     assert tuple(PRESETS) == convert_weights.PRESETS and convert_weights.DEFAULT_PRESET == DEFAULT_PRESET

@@ -13,7 +13,8 @@ import onnx
 import pytest
 import torch
 from helpers.examples_in_docstrings import run_example
-from helpers.scan_inputs import relative_error, scan_inputs
+from helpers.model_folder import write_model_folder
+from helpers.scan_inputs import grid_inputs, relative_error
 from helpers.short_trainers import ShortRun, without_pictures
 from helpers.tiny_dataset import PLANS
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -26,7 +27,8 @@ from nnunetv2_dsvm.models.export import formats
 from nnunetv2_dsvm.models.export.metadata import KEY, describe
 from nnunetv2_dsvm.models.export.traceable_scan import scan_by_rows
 from nnunetv2_dsvm.models.trained_network import load_trained_network
-from nnunetv2_dsvm.ops import ss2d_scan
+from nnunetv2_dsvm.ops import ScanOrder, selective_scan
+from nnunetv2_dsvm.ops.scan_inputs import ScanShape
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -77,20 +79,6 @@ def images(channels=1):
 def logits_of(network, image):
     with torch.inference_mode():
         return network(image)
-
-
-def write_model_folder(folder, network, plans, dataset_json, configuration="2d", fold="0"):
-    """A model folder as nnU-Net leaves it, with the weights of a network that was not trained."""
-    (folder / f"fold_{fold}").mkdir(parents=True)
-    (folder / "plans.json").write_text(json.dumps(plans))
-    (folder / "dataset.json").write_text(json.dumps(dataset_json))
-    checkpoint = {
-        "network_weights": network.state_dict(),
-        "init_args": {"configuration": configuration},
-        "trainer_name": "nnUNetTrainerVMUNet",
-    }
-    torch.save(checkpoint, folder / f"fold_{fold}" / "checkpoint_final.pth")
-    return folder
 
 
 # --- the plain module -------------------------------------------------------------------------------------------------
@@ -192,15 +180,47 @@ def test_weights_that_are_not_finite_are_refused(model, tmp_path):
 # --- the scan ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("height, width", [(1, 1), (1, 7), (6, 1), (3, 5), (8, 4)])
-def test_the_scan_is_the_reference(height, width):
+SIZES = [(1, 1), (1, 7), (6, 1), (3, 5), (8, 4), (5,), (2, 3, 4), (3, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    "sizes, orders",
+    [*((sizes, None) for sizes in SIZES), ((2, 3, 4), [ScanOrder((1, 2, 0)), ScanOrder((2, 0, 1), reverse=True)])],
+)
+def test_the_scan_is_the_reference(sizes, orders):
+    shape = ScanShape(2, sizes, 6, 3, len(orders)) if orders else ScanShape.of_grid(2, sizes, 6, 3)
     with torch.no_grad():
-        x, dt, A, B, C, D, dt_bias = scan_inputs(2, height, width, 6, 3)
-        expected = ss2d_scan(x, dt, A, B, C, D, dt_bias, height=height, width=width, backend="reference")
+        x, dt, A, B, C, D, dt_bias = grid_inputs(shape)
+        expected = selective_scan(x, dt, A, B, C, D, dt_bias, sizes=sizes, orders=orders, backend="reference")
         delta = torch.nn.functional.softplus(dt + dt_bias)
-        x, delta, B, C = (t.unflatten(1, (height, width)) for t in (x, delta, B, C))
-        got = scan_by_rows(x, delta.unbind(3), A, B.unbind(3), C.unbind(3), D)
-    assert relative_error(got.flatten(1, 2), expected) < 1e-13
+        dt, B, C = ([t.unflatten(1, sizes) for t in tensor.unbind(2)] for tensor in (delta, B, C))
+        got = scan_by_rows(x.unflatten(1, sizes), dt, A, B, C, D, orders)
+    assert relative_error(got.flatten(1, -2), expected) < 1e-13
+
+
+def test_the_scan_of_volumes_is_traced_for_any_size():
+    """As `formats` traces it, its sizes as in the network numbers of which torch knows nothing."""
+    orders = [ScanOrder((1, 2, 0)), ScanOrder((0, 2, 1), reverse=True)]
+
+    class Scan(torch.nn.Module):
+        def forward(self, x, A, D):
+            padding = [0, 0]
+            for size in reversed(x.shape[1:-1]):
+                unknown = torch.scalar_tensor(size, dtype=torch.int64).item()
+                torch._check(unknown >= 1)
+                torch._check(unknown >= size)
+                padding += [0, unknown - size]
+            x = torch.nn.functional.pad(x, padding)
+            return scan_by_rows(x, [x.abs()] * 2, A, [x[..., :2]] * 2, [x[..., 1:]] * 2, D, orders)
+
+    A, D = -torch.rand(2, 3, 2), torch.randn(2, 3)
+    any_size = dict.fromkeys(range(4), torch.export.Dim.DYNAMIC)
+    with torch.fx.experimental._config.patch(backed_size_oblivious=True):
+        example = (torch.randn(2, 3, 4, 5, 3), A, D)
+        program = torch.export.export(Scan(), example, dynamic_shapes=(any_size, None, None), strict=False).module()
+    for sizes in [(4, 3, 2), (1, 1, 9)]:
+        x = torch.randn(3, *sizes, 3)
+        assert relative_error(program(x, A, D), Scan()(x, A, D)) < 1e-6
 
 
 # --- the files --------------------------------------------------------------------------------------------------------

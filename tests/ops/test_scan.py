@@ -5,17 +5,26 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import scipy.signal
 import torch
 from helpers.scan_inputs import NAMES, grid_inputs, relative_error, scan_inputs
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nnunetv2_dsvm.architecture.blocks.directional_scan import DirectionalScan
 from nnunetv2_dsvm.ops import selective_scan, ss2d_scan
 from nnunetv2_dsvm.ops.backends.mamba_ssm import MambaSSM
 from nnunetv2_dsvm.ops.backends.scan_blocks import Limits
 from nnunetv2_dsvm.ops.backends.torch_chunked import TorchChunked
 from nnunetv2_dsvm.ops.dispatch import BACKENDS
 from nnunetv2_dsvm.ops.scan_inputs import ScanInputs, ScanShape
-from nnunetv2_dsvm.ops.scan_order import ScanOrder, atrous_orders, grid_orders, num_directions, scan_orders
+from nnunetv2_dsvm.ops.scan_order import (
+    ScanOrder,
+    as_numbers,
+    atrous_orders,
+    grid_orders,
+    num_directions,
+    scan_orders,
+)
 
 # batch, height, width, d_inner, d_state
 SHAPES = {
@@ -26,6 +35,10 @@ SHAPES = {
     "tall": (1, 9, 4, 4, 16),
     "square": (3, 8, 8, 6, 3),
 }
+
+
+def by_size(size: tuple[int, ...]) -> str:
+    return "x".join(map(str, size))
 
 
 def run(inputs, height, width, backend, grad):
@@ -66,7 +79,7 @@ def test_each_axis_runs_fastest_forwards_and_backwards(sizes):
     assert torch.equal(grid_orders(sizes), expected) and len(expected) == num_directions(len(sizes))
 
 
-@pytest.mark.parametrize("sizes", [(7,), (2, 3, 4)], ids=str)
+@pytest.mark.parametrize("sizes", [(7,), (2, 3, 4), (3, 1, 5)], ids=str)
 def test_grids_of_other_axes(sizes):
     """torch_chunked against the loop; K = 2 and 6 directions."""
     inputs = grid_inputs(ScanShape.of_grid(2, sizes, 3, 2))
@@ -75,6 +88,52 @@ def test_grids_of_other_axes(sizes):
     grad = torch.randn_like(y)
     pairs = zip(torch.autograd.grad(y, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True)
     assert all(relative_error(got, right) <= 1e-12 for got, right in pairs)
+
+
+@pytest.mark.parametrize("backend", ["torch_chunked", "reference"])
+def test_a_slab_is_an_image(backend):
+    """Along an axis of one token the others run in raster order: an image's four directions and row-major once more."""
+    x, dt, A, B, C, D, bias = grid_inputs(ScanShape.of_grid(2, (1, 3, 4), 3, 2))
+    slab = selective_scan(x, dt, A, B, C, D, bias, sizes=(1, 3, 4), backend=backend)
+
+    def image(directions, orders):
+        of = torch.tensor(directions)
+        inputs = (x, dt[:, :, of], A[of], B[:, :, of], C[:, :, of], D[of], bias[of])
+        return selective_scan(*inputs, sizes=(3, 4), orders=orders, backend=backend)
+
+    raster = [ScanOrder((0, 1)), ScanOrder((0, 1), reverse=True)]
+    assert relative_error(slab, image([0, 1, 3, 4], None) + image([2, 5], raster)) <= 1e-14
+
+
+def test_a_long_volume_is_filtered():
+    """262,144 tokens whose steps and states are constant: each direction is a filter of its sequence (scipy's)."""
+    sizes, x = (64, 64, 64), torch.randn(1, 64**3, 1, dtype=torch.float64)
+    dt, A = torch.zeros(1, 64**3, 6, 1, dtype=torch.float64), -torch.arange(1.0, 7.0).double().view(6, 1, 1) / 100
+    states, nothing = torch.ones(1, 64**3, 6, 1, dtype=torch.float64), torch.zeros(6, 1, dtype=torch.float64)
+    with Largest() as largest:
+        y = selective_scan(x, dt, A, states, states, nothing, nothing, sizes=sizes)
+    delta, expected = math.log(2), torch.zeros(64**3, dtype=torch.float64)  # softplus(0)
+    for order, a in zip(grid_orders(sizes), A.flatten().tolist(), strict=True):
+        filtered = scipy.signal.lfilter([delta], [1, -math.exp(delta * a)], x.flatten()[order].numpy())
+        expected[order] += torch.from_numpy(filtered)
+    assert relative_error(y.flatten(), expected) <= 1e-10
+    assert largest.numel <= 2 * dt.numel()
+
+
+def test_groups_of_channels():
+    """Each group of channels has B and C of its own."""
+    shape = ScanShape.of_grid(2, (2, 3), 6, 2)
+    x, dt, A, B, C, D, bias = grid_inputs(shape)
+    groups = torch.randn(2, 2, 6, 4, 3, 2, dtype=torch.float64)
+    y = selective_scan(x, dt, A, *groups, D, bias, sizes=(2, 3))
+    for g in range(3):
+        here = slice(2 * g, 2 * g + 2)
+        B, C = groups[:, :, :, :, g]
+        inputs = (x[..., here], dt[..., here], A[:, here], B, C, D[:, here], bias[:, here])
+        expected = selective_scan(*inputs, sizes=(2, 3), backend="reference")
+        assert relative_error(y[..., here], expected) <= 1e-12
+    with pytest.raises(ValueError, match="divides x's channels"):
+        selective_scan(x, dt, A, *groups[:, :, :, :, [0, 1, 2, 0]], D, bias, sizes=(2, 3))
 
 
 def test_atrous_orders_share_a_grid():
@@ -177,6 +236,18 @@ def test_chunks_that_the_cpu_cuts_itself():
     assert_matches_reference(scan_inputs(1, 33, 32, 2, 2), 33, 32, "torch_chunked", 1e-12)
 
 
+class Largest(TorchDispatchMode):
+    """Remembers the most elements that an operation made."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and not function.is_view:
+            self.numel = max(self.numel, result.numel())
+        return result
+
+
 class CountsShared(TorchDispatchMode):
     """Counts the operations that torch shares among a CPU's threads: those of more than 2^15 elements."""
 
@@ -217,33 +288,45 @@ def test_chunked_takes_strided_inputs():
     assert torch.equal(y, ss2d_scan(x, dt, A, B, C, D, bias, height=3, width=4, backend="torch_chunked"))
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 5)], ids=["1x1", "2x3", "1x5"])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 5), (2, 1, 2)], ids=by_size)
 def test_gradcheck(size):
-    inputs = scan_inputs(2, *size, 2, 2)
-    assert torch.autograd.gradcheck(
-        lambda *t: ss2d_scan(*t, height=size[0], width=size[1], backend="torch_chunked"), inputs
-    )
+    inputs = grid_inputs(ScanShape.of_grid(2 if len(size) == 2 else 1, size, 2, 2))
+    assert torch.autograd.gradcheck(lambda *t: selective_scan(*t, sizes=size, backend="torch_chunked"), inputs)
 
 
-def test_opcheck():
-    inputs = scan_inputs(2, 3, 4, 3, 2, torch.float32)
-    torch.library.opcheck(torch.ops.nnunetv2_dsvm.ss2d_scan.default, (*inputs, (3, 4), [], "torch_chunked"))
+TWO_ORDERS = (ScanOrder((1, 0, 2)), ScanOrder((2, 1, 0), reverse=True))
+
+
+@pytest.mark.parametrize(("sizes", "orders"), [((3, 4), None), ((3, 1, 4), TWO_ORDERS)], ids=["image", "volume"])
+def test_opcheck(sizes, orders):
+    inputs = grid_inputs(ScanShape(2, sizes, 3, 2, len(orders or range(4))), torch.float32)
+    call = (sizes, as_numbers(orders, sizes), "torch_chunked")
+    torch.library.opcheck(torch.ops.nnunetv2_dsvm.ss2d_scan.default, (*inputs, *call))
     grad = torch.randn(2, 12, 3)
     detached = [t.detach() for t in inputs]
-    torch.library.opcheck(
-        torch.ops.nnunetv2_dsvm.ss2d_scan_backward.default, (grad, *detached, (3, 4), [], "torch_chunked")
-    )
+    torch.library.opcheck(torch.ops.nnunetv2_dsvm.ss2d_scan_backward.default, (grad, *detached, *call))
 
 
-def test_compile_without_a_graph_break():
-    inputs = scan_inputs(2, 3, 4, 3, 2, torch.float32)
-    compiled = torch.compile(
-        lambda *t: ss2d_scan(*t, height=3, width=4).square().sum(), backend="aot_eager", fullgraph=True
-    )
-    got = torch.autograd.grad(compiled(*inputs), inputs)
-    expected = torch.autograd.grad(ss2d_scan(*inputs, height=3, width=4).square().sum(), inputs)
+@pytest.mark.parametrize(("sizes", "orders"), [((3, 4), None), ((3, 1, 4), TWO_ORDERS)], ids=["image", "volume"])
+def test_compile_without_a_graph_break(sizes, orders):
+    inputs = grid_inputs(ScanShape(2, sizes, 3, 2, len(orders or range(4))), torch.float32)
+
+    def loss(*inputs):
+        return selective_scan(*inputs, sizes=sizes, orders=orders).square().sum()
+
+    got = torch.autograd.grad(torch.compile(loss, backend="aot_eager", fullgraph=True)(*inputs), inputs)
+    expected = torch.autograd.grad(loss(*inputs), inputs)
     for name, a, b in zip(NAMES, got, expected, strict=True):
         torch.testing.assert_close(a, b, msg=name)
+
+
+def test_a_scan_in_orders_of_its_own_compiles_without_a_graph_break():
+    """Whether it is fused is asked for these orders, and is a constant."""
+    scan = DirectionalScan(3, 1, 2, axes=3, orders=TWO_ORDERS)
+    scan.reset_scan_parameters()
+    x = torch.randn(1, 2, 3, 2, 3)
+    compiled = torch.compile(scan.scan, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), scan.scan(x))
 
 
 def test_chunked_is_deterministic():

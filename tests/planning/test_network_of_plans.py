@@ -47,6 +47,14 @@ def test_plans_say_what_differs_from_the_defaults(preset, sizes):
     }
 
 
+def test_plans_and_the_log_name_the_additions_for_small_structures():
+    additions = {"stem": "convolutions", "full_resolution_channels": 24}
+    planned = configuration(NAME, dims=[8, 16], encoder_depths=[1, 1], decoder_depths=[1, 1], **additions)
+    network = nnUNetTrainerVMUNet.build_network_architecture(None, planned, 1, 2, False)
+    assert additions.items() <= vm_unet_architecture(network.sizes)["arch_kwargs"].items()
+    assert "and stem convolutions and full_resolution_channels 24 and" in in_words(planned, network)
+
+
 @pytest.mark.parametrize(
     "name", ["dynamic_network_architectures.architectures.unet.ResidualEncoderUNet", "theirs.networks.Net"]
 )

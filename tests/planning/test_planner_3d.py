@@ -11,6 +11,7 @@ from nnunetv2.experiment_planning.experiment_planners.network_topology import ge
 
 import nnunetv2_dsvm
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
+from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.planning.memory import CUDA_CONTEXT, training_memory
@@ -110,6 +111,12 @@ def test_a_batch_of_volumes_covers_no_more_than_a_twentieth_of_the_dataset(plan)
 def test_volumes_that_do_not_fit_are_refused(plan):
     with pytest.raises(ValueError, match=r"2 images of 16×16×16 .* more than the target of 1 GB: raise"):
         plan((1.0, 1.0, 1.0), (200, 200, 200), gpu_memory_target_in_gb=1)
+
+
+def test_a_preset_of_fewer_stages_takes_the_first_strides(plan, monkeypatch):
+    monkeypatch.setitem(PRESETS, "small", VMUNetSizes((8, 16), (1, 1), (1, 1), d_state=2))
+    _, planned = plan((1.0, 1.0, 1.0), (64, 64, 64), preset="small")
+    assert planned["architecture"]["arch_kwargs"]["strides"] == [[1, 1, 1], [4, 4, 4], [2, 2, 2]]
 
 
 def test_a_step_on_a_cpu_is_small_in_3d(plan):

@@ -68,5 +68,7 @@ def test_sizes_that_do_not_fit_are_refused(configuration):
 def test_u_mamba_is_built_of_a_u_net_alone(configuration):
     other = {"network_class_name": class_path(RELATIVES["MSVMUNet"].network), "arch_kwargs": TINY["MSVMUNet"]}
     planned = configuration({**other, "_kw_requires_import": []})
-    with pytest.raises(UserValueError, match=r"The plans give no U-Mamba Bot: it is built like nnU-Net's U-Net, .*-p nn"):
+    with pytest.raises(
+        UserValueError, match=r"The plans give no U-Mamba Bot: it is built like nnU-Net's U-Net, .*-p nn"
+    ):
         build_relative("UMambaBot", planned, 1, 2, deep_supervision=True, auxiliary_heads=True)

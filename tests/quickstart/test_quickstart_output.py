@@ -188,11 +188,16 @@ def test_interrupt_is_status_130_and_says_how_to_go_on(tmp_path, capsys, monkeyp
     handler = signal.getsignal(signal.SIGTERM)
     assert main(["quickstart", "--synthetic", "--epochs", "1", "--output", str(output)]) == 130
     assert signal.getsignal(signal.SIGTERM) is handler  # processes forked later would inherit another one
-    assert f"nnUNetv2_dsvm quickstart --output '{output}' -device cpu --epochs 1" in capsys.readouterr().err
+    said = f"nnUNetv2_dsvm quickstart --output '{output}' -device cpu --epochs 1 --folds 0 --config 2d --synthetic"
+    assert said in capsys.readouterr().err
     assert json.loads((output / STATE_FILE).read_text())["finished_s"] == {}
+    assert main(["quickstart", "--synthetic", "--epochs", "1", "--config", "3d_fullres", "--output", str(output)]) == 1
+    assert (
+        "and this run has data=Dataset901_DSVMPhantom, epochs=1, folds=0, config=3d_fullres" in capsys.readouterr().err
+    )
 
 
-@pytest.mark.parametrize("arguments", [["--epochs", "7"], ["-device", "tpu"], ["--folds", "1"]])
+@pytest.mark.parametrize("arguments", [["--epochs", "7"], ["-device", "tpu"], ["--folds", "1"], ["--config", "4d"]])
 def test_values_that_do_not_exist_are_refused(arguments, capsys):
     with pytest.raises(SystemExit):
         main(["quickstart", *arguments])

@@ -9,8 +9,10 @@ import pytest
 import SimpleITK as sitk
 from matplotlib.image import imread
 
+from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.datasets.raw_cases import Case
 from nnunetv2_dsvm.quickstart.baseline import Box, body_boxes, copy_best_slice, copy_most_similar_slice
+from nnunetv2_dsvm.quickstart.data import REAL_CT
 from nnunetv2_dsvm.quickstart.overlay import OPACITY, write_overlay
 from nnunetv2_dsvm.quickstart.plans import write_reduced_plans
 from nnunetv2_dsvm.quickstart.result_table import DiceColumn, markdown_table, read_dice, write_table
@@ -184,3 +186,27 @@ def test_reduced_plans_change_the_network_the_patch_and_the_batch_only(tmp_path)
             },
         }
     }
+
+
+def test_reduced_plans_of_volumes_have_the_strides_of_the_plans(tmp_path):
+    steps = [[1, 1, 1], [1, 2, 2], [2, 2, 2], [1, 2, 2]]
+    planned = {
+        "data_identifier": "nnUNetPlans_3d_fullres",
+        "patch_size": [8, 160, 96],
+        "batch_size": 99,
+        "architecture": {"network_class_name": "other", "arch_kwargs": {"strides": steps}, "_kw_requires_import": []},
+    }
+    plans = {"plans_name": "nnUNetPlans", "configurations": {"2d": {}, "3d_fullres": planned}}
+    (tmp_path / "nnUNetPlans.json").write_text(json.dumps(plans))
+    sizes = REAL_CT.sizes["3d_fullres"]
+    path = write_reduced_plans(
+        tmp_path, "small", network=sizes.network, largest_patch_size=(16, 80, 96), batch_size=2,
+        configuration_name="3d_fullres",
+    )  # fmt: skip
+    ((name, reduced),) = json.loads(path.read_text())["configurations"].items()
+    assert (name, reduced["patch_size"], reduced["batch_size"]) == ("3d_fullres", [8, 80, 96], 2)
+    assert reduced["data_identifier"] == planned["data_identifier"]
+    network = VMUNet(1, 3, **reduced["architecture"]["arch_kwargs"])
+    assert [list(step) for step in network.sizes.strides] == steps and network.sizes.dims == tuple(
+        sizes.network["dims"][:3]
+    )

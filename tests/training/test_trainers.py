@@ -79,11 +79,9 @@ def test_a_relative_has_a_trainer_with_its_recipe_and_one_with_the_distillation(
     plain, distilled = (getattr(relatives, f"nnUNetTrainer{dsvm}{name}") for dsvm in ("", "DSVM_"))
     assert distilled.__mro__[1:3] == (DistilledTraining, plain)
     assert not {key for cls in (plain, distilled) for key in vars(cls) if key[:2] != "__"}
-    recipe = RELATIVES[name].recipe
-    words = plain.in_short()
-    assert words["terms"] == "" and words["epochs"] == (
-        NNUNETS if recipe.optimiser == "nnU-Net" else str(recipe.num_epochs)
-    )
+    recipe, words = RELATIVES[name].recipe, plain.in_short()
+    epochs = NNUNETS if recipe.optimiser == "nnU-Net" else str(recipe.num_epochs)
+    assert words["terms"] == "" and words["epochs"] == epochs
     assert distilled.in_short() == {**words, "terms": "projection 1, progressive 0.1"}
     assert ("deep supervision" in words["network"]) == recipe.deep_supervision
 

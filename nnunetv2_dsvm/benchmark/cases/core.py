@@ -16,7 +16,7 @@ CORE_PARAMETERS = ("x_proj", "dt_proj", "dt_bias", "A_log", "D")
 
 
 def run_core(ss2d: SS2D | ConventionalSS2D, x: Tensor) -> Tensor:
-    """The core of either implementation: `(B, H, W, d_inner)` to the same shape.
+    """The core of either implementation: `(B, *sizes, d_inner)` to the same shape; the conventional one is of images.
 
     The conventional one works channels first, so its x must be a permuted channels-first tensor to cost no copy.
     """
@@ -25,16 +25,19 @@ def run_core(ss2d: SS2D | ConventionalSS2D, x: Tensor) -> Tensor:
     return ss2d.scan(x)
 
 
-def seeded_block(dim: int, d_state: int, scan_backend: str) -> VSSBlock:
+def seeded_block(dim: int, d_state: int, scan_backend: str, axes: int = 2) -> VSSBlock:
     """A block of ours whose weights depend on its sizes only; on the CPU, fp32."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return VSSBlock(dim, d_state, scan_backend=scan_backend)
+        return VSSBlock(dim, d_state, scan_backend=scan_backend, axes=axes)
 
 
 @dataclass(frozen=True)
 class CoreCase:
-    """The core or the block of a stage with `height` x `width` tokens of `dim` channels, under AMP for 16-bit types."""
+    """The core or the block of a stage with `height` x `width` tokens of `dim` channels, under AMP for 16-bit types.
+
+    Of volumes, which have a `depth`, there is ours only.
+    """
 
     part: Part
     implementation: CoreImplementation
@@ -46,21 +49,27 @@ class CoreCase:
     dtype: str
     device: str
     scan_backend: str = "auto"
+    depth: int | None = None
     counts_weights = False
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Height and width, of volumes with the depth before them."""
+        return (self.height, self.width) if self.depth is None else (self.depth, self.height, self.width)
 
     @property
     def wants_kept(self) -> bool:
         return self.part == "block"
 
     def tiny(self) -> "CoreCase":
-        return replace(self, batch=1, height=2, width=2)
+        return replace(self, batch=1, height=2, width=2, depth=self.depth and 2)
 
     def build(self, scan: SequenceScan = kernel_scan) -> Workload:
         device, dtype = torch.device(self.device), DTYPES[self.dtype]
-        ours = seeded_block(self.dim, self.d_state, self.scan_backend).to(device)
+        ours = seeded_block(self.dim, self.d_state, self.scan_backend, len(self.tokens)).to(device)
         block = ConventionalVSSBlock.like(ours, scan) if self.implementation == "conventional" else ours
         generator = torch.Generator().manual_seed(1)
-        size = (self.batch, self.height, self.width, self.dim * (2 if self.part == "core" else 1))
+        size = (self.batch, *self.tokens, self.dim * (2 if self.part == "core" else 1))
         x = torch.randn(size, generator=generator).to(device)
         if self.part == "core":
             x = x.to(dtype)  # what the convolution returns under autocast

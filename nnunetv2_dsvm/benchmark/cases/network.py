@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 from nnunetv2_dsvm.benchmark.cases.conventional import conventional_network
 from nnunetv2_dsvm.benchmark.cases.plain_conv_unet import plain_conv_unet
 from nnunetv2_dsvm.benchmark.cases.workload import DTYPES, Workload, autocast
 from nnunetv2_dsvm.cuda_graphs import CudaGraphs
 from nnunetv2_dsvm.distillation import DualSelfDistillation
+from nnunetv2_dsvm.planning.plan_strides import strides_of_plan
 from nnunetv2_dsvm.training.loss import SegmentationWithDistillationLoss
 
 Implementation = Literal["VM-UNet", "DSVM-UNet", "conventional VM-UNet", "PlainConvUNet"]
@@ -25,11 +27,12 @@ class DiceAndCrossEntropy(nn.Module):
     """Cross-entropy minus soft Dice over the batch, the two at equal weights: the kind of loss nnU-Net trains with."""
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """logits `(B, classes, H, W)`, target `(B, H, W)` of class indices; a scalar."""
+        """logits `(B, classes, *sizes)`, target `(B, *sizes)` of class indices; a scalar."""
         probabilities = logits.float().softmax(1)
-        truth = F.one_hot(target, logits.shape[1]).permute(0, 3, 1, 2)
-        overlap = (probabilities * truth).sum((0, 2, 3))
-        dice = (2 * overlap + 1e-5) / (probabilities.sum((0, 2, 3)) + truth.sum((0, 2, 3)) + 1e-5)
+        truth = F.one_hot(target, logits.shape[1]).movedim(-1, 1)
+        axes = (0, *range(2, logits.ndim))
+        overlap = (probabilities * truth).sum(axes)
+        dice = (2 * overlap + 1e-5) / (probabilities.sum(axes) + truth.sum(axes) + 1e-5)
         return F.cross_entropy(logits, target) - dice.mean()
 
 
@@ -45,7 +48,11 @@ class NetworkSizes:
 
 @dataclass(frozen=True)
 class NetworkCase:
-    """One network on images of `height` x `width`, under AMP for the 16-bit types."""
+    """One network on images of `height` x `width`, under AMP for the 16-bit types.
+
+    Attributes:
+        depth, plan: of volumes, the latter the strides that nnU-Net plans for them.
+    """
 
     implementation: Implementation
     batch: int
@@ -56,26 +63,30 @@ class NetworkCase:
     device: str
     scan_backend: str = "auto"
     compiled: bool = False
+    depth: int | None = None
+    plan: tuple[tuple[int, ...], ...] = ()
     counts_weights = True
     wants_kept = False
 
     def tiny(self) -> "NetworkCase":
         # Two deepest feature maps' pixels: instance norm refuses to train on one.
-        return replace(self, batch=2, height=64, width=64, compiled=False)
+        return replace(self, batch=2, height=64, width=64, depth=self.depth and 64, compiled=False)
+
+    @property
+    def image(self) -> tuple[int, ...]:
+        """Height and width, of volumes with the depth before them."""
+        return (self.height, self.width) if self.depth is None else (self.depth, self.height, self.width)
 
     def vm_unet(self) -> VMUNet:
         """Our network of these sizes, on the device, with weights that depend on the sizes only."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            network = VMUNet(
-                INPUT_CHANNELS,
-                NUM_CLASSES,
-                dims=self.sizes.dims,
-                encoder_depths=self.sizes.encoder_depths,
-                decoder_depths=self.sizes.decoder_depths,
-                d_state=self.sizes.d_state,
-                scan_backend=self.scan_backend,
-            ).to(self.device)
+            sizes = VMUNetSizes(
+                self.sizes.dims, self.sizes.encoder_depths, self.sizes.decoder_depths, self.sizes.d_state
+            )
+            if self.plan:
+                sizes = sizes.with_strides(strides_of_plan(self.plan))
+            network = VMUNet(INPUT_CHANNELS, NUM_CLASSES, **sizes, scan_backend=self.scan_backend).to(self.device)
         network.cuda_graphs.training = True  # as the trainer sets it
         return network
 
@@ -84,7 +95,7 @@ class NetworkCase:
         if self.implementation == "PlainConvUNet":
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                return plain_conv_unet(INPUT_CHANNELS, NUM_CLASSES, self.height, self.width).to(self.device)
+                return plain_conv_unet(INPUT_CHANNELS, NUM_CLASSES, self.image, self.plan).to(self.device)
         network = self.vm_unet()
         if self.implementation == "conventional VM-UNet":
             network = conventional_network(network)
@@ -109,9 +120,8 @@ class NetworkCase:
         # A low scale: with torch's default, 2^16, the first steps overflow and skip the optimizer's work.
         scaler = torch.amp.GradScaler(device.type, init_scale=2.0**8, enabled=dtype == torch.float16)
         generator = torch.Generator().manual_seed(seed)
-        size = (self.batch, self.height, self.width)
-        images = torch.randn(self.batch, INPUT_CHANNELS, *size[1:], generator=generator).to(device)
-        target = torch.randint(NUM_CLASSES, size, generator=generator).to(device)
+        images = torch.randn(self.batch, INPUT_CHANNELS, *self.image, generator=generator).to(device)
+        target = torch.randint(NUM_CLASSES, (self.batch, *self.image), generator=generator).to(device)
 
         def infer() -> Tensor:
             with torch.no_grad(), autocast(device, dtype):

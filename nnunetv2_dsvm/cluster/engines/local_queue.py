@@ -80,6 +80,8 @@ class LocalQueue:
                 continue
             if not self._done.issuperset(step.after):  # one of them has failed
                 self._over.add(step.name)
+            elif not (self._free if step.needs_gpu else self._host_is_free):
+                continue
             elif is_done(self._run, step):  # nothing that it depends on has changed, or another call did it
                 self._over.add(step.name)
                 self._done.add(step.name)
@@ -88,9 +90,7 @@ class LocalQueue:
             self._waiting.remove(step)
 
     def _start(self, step: Step) -> bool:
-        """Whether the step could be started: it has a place, and nobody else is at it."""
-        if not (self._free if step.needs_gpu else self._host_is_free):
-            return False
+        """Starts a step in a free place, unless somebody else is at it; whether it did."""
         if self._retry.get(step.name, 0) > time.monotonic():
             return False
         if owner_of(self._run.step_lock(step)) is not None:

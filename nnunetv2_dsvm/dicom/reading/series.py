@@ -123,16 +123,17 @@ def choose(
 def _table(found: Sequence[Series], faults: Sequence[str | None], taken: Series | None, with_identity: bool) -> str:
     rows = []
     for series, fault in zip(found, faults, strict=True):
-        first, images = series.headers[0], sum(int(header.get("NumberOfFrames") or 1) for header in series.headers)
+        first = series.headers[0]
+        images = sum(max(1, _number(header.get("NumberOfFrames"), 1)) for header in series.headers)
         size = by((int(first.Columns), int(first.Rows))) if "Rows" in first and "Columns" in first else ""
         why = "taken" if series is taken else fault or ""
-        row = ["  " + (series.number or "-"), series.modality, str(images), size, why]
+        row = ["  " + (series.number or "-"), series.modality, f"{images:.0f}", size, why]
         rows.append([*row, str(first.get("SeriesDescription", "")), series.uid] if with_identity else row)
     return aligned(rows, left=len(rows[0]))
 
 
-def _number(text: object) -> float:
+def _number(text: object, otherwise: float = float("inf")) -> float:
     try:
         return float(str(text))
     except ValueError:
-        return float("inf")
+        return otherwise

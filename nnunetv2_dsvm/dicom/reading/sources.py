@@ -12,10 +12,12 @@ from typing import BinaryIO
 
 from pydicom import Dataset, config, dcmread
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import MediaStorageDirectoryStorage
+from pydicom.uid import UID, MediaStorageDirectoryStorage
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.listing import files_below, is_litter
+
+_ENDINGS = (".dcm", ".dicom", ".ima")
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,10 @@ class StoredFile:
 
     path: Path
     member: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.member or self.path.name
 
     def open(self) -> BinaryIO:
         if self.member is None:
@@ -66,27 +72,41 @@ def headers(source: Path) -> list[tuple[StoredFile, Dataset]]:
     found: list[tuple[StoredFile, Dataset]] = []
     others = 0
     for file in _files(source):
-        try:
-            with file.open() as stream:
-                header = dcmread(stream, stop_before_pixels=True)
-        except InvalidDicomError:
+        header = _header(file, source)
+        if header is None:
             others += 1
-            continue
-        except RuntimeError as error:  # of zipfile
-            raise UserError(f"{source} is encrypted: unpack it and name the folder with -i") from error
-        except Exception as error:  # whatever a broken file makes pydicom and zipfile raise; it may quote the file
-            raise UserError(
-                f"a file of {source} is damaged ({type(error).__name__}): copy or export it again"
-            ) from None
-        for own in ("SOPClassUID", "SOPInstanceUID"):  # emptied by some anonymisers, which forget the file's own header
-            if not header.get(own):
-                setattr(header, own, header.file_meta.get(f"MediaStorage{own}", ""))
-        if header.SOPClassUID != MediaStorageDirectoryStorage:
+        elif header.SOPClassUID != MediaStorageDirectoryStorage:
             found.append((file, header))
     if not found:
         read = f"{others} other file{'s' * (others != 1)}" if others else "no file at all"
         raise UserError(f"{source} holds no DICOM file ({read}): name a folder, zip or file with images with -i")
     return found
+
+
+def _header(file: StoredFile, source: Path) -> Dataset | None:
+    """None of a file that is none of DICOM."""
+    try:
+        with file.open() as stream:
+            header = dcmread(stream, stop_before_pixels=True)
+    except InvalidDicomError:
+        if file.name.lower().endswith(_ENDINGS):
+            raise UserError(_damaged(source, "it only has the name of one")) from None
+        return None
+    except Exception as error:  # whatever a broken file makes pydicom and zipfile raise; it may quote the file
+        if file.member is not None and isinstance(error, RuntimeError):
+            raise UserError(f"{source} is encrypted: unpack it and name the folder with -i") from None
+        raise UserError(_damaged(source, type(error).__name__)) from None
+    for own in ("SOPClassUID", "SOPInstanceUID"):  # emptied by some anonymisers, which forget the file's own header
+        if not header.get(own):
+            setattr(header, own, header.file_meta.get(f"MediaStorage{own}", ""))
+    kind = UID(header.SOPClassUID)
+    if not kind or ("Image Storage" in kind.name and "Rows" not in header):
+        raise UserError(_damaged(source, "it ends within its header"))
+    return header
+
+
+def _damaged(source: Path, why: str) -> str:
+    return f"a DICOM file of {source} is damaged ({why}): copy or export it again, whole"
 
 
 def _files(source: Path) -> list[StoredFile]:

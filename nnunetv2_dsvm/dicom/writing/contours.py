@@ -2,7 +2,6 @@
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import cKDTree
 from skimage.measure import find_contours
 
 
@@ -23,9 +22,9 @@ def outlines(mask: np.ndarray) -> list[np.ndarray]:
     for number, place in enumerate(ndimage.find_objects(parts), start=1):
         part = np.pad(parts[place] == number, 1)
         rings = [ring[:-1] for ring in find_contours(part.astype(np.uint8), 0.5, fully_connected="low")]
-        rings.sort(key=lambda ring: -abs(_area(ring)))  # the outer one, then its holes
+        outer, *holes = sorted(map(_corners, rings), key=lambda ring: -abs(_area(ring)))
         offset = np.array([place[0].start - 1, place[1].start - 1])
-        found.append((_joined([_corners(ring) for ring in rings]) + offset)[:, ::-1])
+        found.append((_joined(outer, holes) + offset)[:, ::-1])
     return found
 
 
@@ -41,16 +40,11 @@ def _corners(ring: np.ndarray) -> np.ndarray:
     return ring[turns]
 
 
-def _joined(rings: list[np.ndarray]) -> np.ndarray:
-    """The first ring and, entered and left by its point nearest to what is joined already, each other one."""
-    joined, rest = rings[0], rings[1:]
-    while rest:
-        tree = cKDTree(joined)
-        nearest = [tree.query(ring) for ring in rest]
-        chosen = int(np.argmin([distances.min() for distances, _ in nearest]))
-        distances, indices = nearest[chosen]
-        enter = int(distances.argmin())
-        leave = int(indices[enter])
-        hole = np.roll(rest.pop(chosen), -enter, axis=0)
-        joined = np.concatenate([joined[: leave + 1], hole, hole[:1], joined[leave:]])
+def _joined(outer: np.ndarray, holes: list[np.ndarray]) -> np.ndarray:
+    """The outer ring and its holes, from the left, each entered and left by the nearest point of what is joined."""
+    joined = outer
+    for hole in sorted(holes, key=lambda ring: float(ring[:, 1].min())):
+        hole = np.roll(hole, -int(hole[:, 1].argmin()), axis=0)
+        nearest = int(((joined - hole[0]) ** 2).sum(axis=1).argmin())
+        joined = np.concatenate([joined[: nearest + 1], hole, hole[:1], joined[nearest:]])
     return joined

@@ -10,7 +10,6 @@ from nnunetv2_dsvm.dicom.model import Model
 from nnunetv2_dsvm.host.versions import PACKAGE
 from nnunetv2_dsvm.version import __version__
 
-LONGEST_TEXT = 64  # characters of DICOM's type LO
 _PATIENT_AND_STUDY = (
     "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge", "PatientSize",
     "PatientWeight", "PatientIdentityRemoved", "DeidentificationMethod", "StudyDate", "StudyTime", "AccessionNumber",
@@ -64,6 +63,11 @@ def algorithm_of(model: Model) -> Algorithm:
             "checkpoint_sha256": " ".join(model.checksums),
         },
     )
+
+
+def long_string(text: str) -> str:
+    """A text as one value of DICOM's type LO: of at most 64 characters, without what would divide it into several."""
+    return text.replace("\\", "/")[:64]
 
 
 def copy_patient_and_study(source: Dataset, target: Dataset) -> None:

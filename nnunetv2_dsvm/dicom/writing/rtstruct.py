@@ -15,7 +15,7 @@ from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_
 from nnunetv2_dsvm.dicom.reading.frames import Frame
 from nnunetv2_dsvm.dicom.reading.scan import Scan
 from nnunetv2_dsvm.dicom.writing.contours import outlines
-from nnunetv2_dsvm.dicom.writing.origin import LONGEST_TEXT, Algorithm, character_set, copy_patient_and_study
+from nnunetv2_dsvm.dicom.writing.origin import Algorithm, character_set, copy_patient_and_study, long_string
 
 SERIES_NUMBER = 9002
 DECIMALS = 4  # of mm
@@ -45,9 +45,9 @@ def write_rtstruct(
     written.StudyInstanceUID = header.StudyInstanceUID
     written.SOPClassUID, written.SOPInstanceUID = RTStructureSetStorage, generate_uid()
     written.Modality, written.SeriesInstanceUID, written.SeriesNumber = "RTSTRUCT", generate_uid(), SERIES_NUMBER
-    written.SeriesDescription = f"Segmentation by {algorithm.trainer}"[:LONGEST_TEXT]
+    written.SeriesDescription = long_string(f"Segmentation by {algorithm.trainer}")
     written.OperatorsName = ""
-    written.Manufacturer, written.ManufacturerModelName = algorithm.package, algorithm.trainer[:LONGEST_TEXT]
+    written.Manufacturer, written.ManufacturerModelName = algorithm.package, long_string(algorithm.trainer)
     written.SoftwareVersions, written.DeviceSerialNumber = algorithm.version, algorithm.serial_number
     written.InstanceNumber = 1
     written.StructureSetLabel = "SEGMENTATION"
@@ -64,7 +64,7 @@ def write_rtstruct(
             _item(
                 ROINumber=number,
                 ReferencedFrameOfReferenceUID=header.FrameOfReferenceUID,
-                ROIName=name[:LONGEST_TEXT],
+                ROIName=long_string(name),
                 ROIGenerationAlgorithm="AUTOMATIC",
             )
         )

@@ -13,11 +13,11 @@ from pydicom.valuerep import VR, DSfloat
 
 from nnunetv2_dsvm.dicom.reading.scan import Scan
 from nnunetv2_dsvm.dicom.writing.origin import (
-    LONGEST_TEXT,
     REQUIRED,
     Algorithm,
     character_set,
     copy_patient_and_study,
+    long_string,
 )
 from nnunetv2_dsvm.dicom.writing.terminology import Term
 
@@ -57,12 +57,12 @@ def write_segmentation(
         sop_instance_uid=hd.UID(),
         instance_number=1,
         manufacturer=algorithm.package,
-        manufacturer_model_name=algorithm.trainer[:LONGEST_TEXT],
+        manufacturer_model_name=long_string(algorithm.trainer),
         software_versions=algorithm.version,
         device_serial_number=algorithm.serial_number,
         content_label="SEGMENTATION",
-        content_description=f"Automatic segmentation by {algorithm.trainer}"[:LONGEST_TEXT],
-        series_description=f"Segmentation by {algorithm.trainer}"[:LONGEST_TEXT],
+        content_description=long_string(f"Automatic segmentation by {algorithm.trainer}"),
+        series_description=long_string(f"Segmentation by {algorithm.trainer}"),
         transfer_syntax_uid=ExplicitVRLittleEndian,
         specific_character_set=character_set(first, list(foreground)),
     )
@@ -115,12 +115,12 @@ def _masks(labels: np.ndarray, foreground: Mapping[str, tuple[int, ...]]) -> np.
 def _segment(number: int, name: str, term: Term, colour: np.ndarray, algorithm: Algorithm) -> hd.seg.SegmentDescription:
     segment = hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=name[:LONGEST_TEXT],
+        segment_label=long_string(name),
         segmented_property_category=term.category,
         segmented_property_type=term.type,
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name=algorithm.trainer[:LONGEST_TEXT],
+            name=long_string(algorithm.trainer),
             family=codes.DCM.ArtificialIntelligence,
             version=algorithm.version,
             source=algorithm.package,

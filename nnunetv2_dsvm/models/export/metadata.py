@@ -52,8 +52,8 @@ def describe(trained: TrainedNetwork) -> dict[str, Any]:
         "configuration": trained.configuration_name,
         "fold": trained.fold,
         "checkpoint": trained.checkpoint,
-        "input": f"float32 image (batch, channels, {', '.join(axes)}), any batch, {', '.join(axes[:-1])} and {axes[-1]} "
-        "of at least 1",
+        "input": f"float32 image (batch, channels, {', '.join(axes)}), any batch, {', '.join(axes[:-1])} and "
+        f"{axes[-1]} of at least 1",
         "channels": channels,
         "patch_size": [int(size) for size in configuration.patch_size],
         "spacing_mm": [float(spacing) for spacing in configuration.spacing],

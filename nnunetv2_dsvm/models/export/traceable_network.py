@@ -84,4 +84,4 @@ class _TraceableSS2D(SS2D):
             dt.append(F.softplus(F.linear(low_rank, self.dt_proj[k], self.dt_bias[k])))
             B.append(b)
             C.append(c)
-        return scan_by_rows(x, dt, self._A(), B, C, self.D)
+        return scan_by_rows(x, dt, self._A(), B, C, self.D, self.orders)

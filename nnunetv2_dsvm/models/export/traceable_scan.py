@@ -1,4 +1,4 @@
-"""The four-direction scan of `ops`, written so that torch.export and ONNX can trace it for any image size.
+"""The selective scan of `ops`, written so that torch.export and ONNX can trace it for a grid of any size.
 
 The backends of `ops` cannot be exported: their operators are this package's own, and their loops have a fixed number of
 steps. Here the loops are torch's higher-order operator `scan` (ONNX: `Scan`), of which a program holds one step only,
@@ -10,61 +10,76 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS
+from nnunetv2_dsvm.ops.scan_order import ScanOrder, axis_orders
 
 
 def scan_by_rows(
-    x: Tensor, dt: Sequence[Tensor], A: Tensor, B: Sequence[Tensor], C: Sequence[Tensor], D: Tensor
-) -> Tensor:
-    """SS2D's scan of images, as `nnunetv2_dsvm.ops.ss2d_scan` defines it; for inference.
+    x: Tensor, dt: Sequence[Tensor], A: Tensor, B: Sequence[Tensor], C: Sequence[Tensor], D: Tensor,
+    orders: Sequence[ScanOrder] | None = None,
+) -> Tensor:  # fmt: skip
+    """The scan of a grid as `nnunetv2_dsvm.ops.selective_scan` defines it; for inference.
 
-    Each direction's H * W tokens, in its order, are cut into H chunks of W. As in `ops.torch_chunked`, all chunks go
-    through their W tokens at once from a zero state, a loop over the H chunks gives the state that enters each, and a
-    second pass from those gives the outputs: 2 W + H steps instead of H * W.
+    Each direction's L tokens, in its order, are cut into chunks of W, the grid's last size: for an image of H * W
+    tokens, H of them. As in `ops.torch_chunked`, all chunks go through their W tokens at once from a zero state, a loop
+    over the chunks gives the state that enters each, and a second pass from those gives the outputs: 2 W + L / W steps
+    instead of L.
 
     Args:
-        x: `(batch, H, W, d_inner)`, float32 or float64, as all others.
-        dt: step sizes after bias and softplus, `(batch, H, W, d_inner)` for each of the K = 4 directions.
+        x: `(batch, *sizes, d_inner)`, float32 or float64, as all others.
+        dt: step sizes after bias and softplus, `(batch, *sizes, d_inner)` for each of the K directions.
         A: `(K, d_inner, N)`, negative.
-        B, C: `(batch, H, W, N)` for each direction.
+        B, C: `(batch, *sizes, N)` for each direction.
         D: `(K, d_inner)`.
+        orders: K walks through the grid, of step 1; None: two per axis (`axis_orders`).
 
     Returns:
-        `(batch, H, W, d_inner)`, the sum over the directions.
+        `(batch, *sizes, d_inner)`, the sum over the directions.
     """
-    batch, height, _width, channels = x.shape
-    d_state = A.shape[-1]
+    batch, *sizes, channels = x.shape
+    walks = axis_orders(len(sizes)) if orders is None else orders
+    directions, d_state = len(walks), A.shape[-1]
     # One tensor of all that a step reads, so that it is brought into the order of the scan once.
-    tokens = [torch.cat([dt[k], dt[k] * x, B[k], C[k]], dim=-1) for k in range(NUM_DIRECTIONS)]
-    tokens = [_in_order(t, k) for k, t in enumerate(tokens)]
+    tokens = [torch.cat([dt[k], dt[k] * x, B[k], C[k]], dim=-1) for k in range(directions)]
+    tokens = [_in_chunks(_in_order(t, order)) for t, order in zip(tokens, walks, strict=True)]
     # (step, chunk, K, batch, ...). clone and not contiguous, which would look at the sizes and fix them.
     steps = torch.stack(tokens).permute(3, 2, 0, 1, 4).clone(memory_format=torch.contiguous_format)
     delta, delta_x, b, c = steps.split([channels, channels, d_state, d_state], dim=-1)
     A = A.mT.clone(memory_format=torch.contiguous_format).unsqueeze(1)  # (K, 1, N, d_inner)
 
     scan = torch.ops.higher_order.scan
-    nothing = x.new_zeros(height, NUM_DIRECTIONS, batch, d_state, channels)
+    nothing = x.new_zeros(steps.shape[1], directions, batch, d_state, channels)
     (own,) = scan(_advance, (nothing,), (delta, delta_x, b), (A,))
     decay = torch.exp(delta.sum(0).unsqueeze(-2) * A)
-    _, initial_state = scan(_pass_on, (x.new_zeros(NUM_DIRECTIONS, batch, d_state, channels),), (decay, own), ())
+    _, initial_state = scan(_pass_on, (x.new_zeros(directions, batch, d_state, channels),), (decay, own), ())
     _, y = scan(_advance_and_read, (initial_state,), (delta, delta_x, b, c), (A,))
     y = y.permute(2, 3, 1, 0, 4)  # (K, batch, chunk, step, d_inner)
-    return x * D.sum(0) + sum(_back_in_place(y[k], k) for k in range(NUM_DIRECTIONS))
+    return x * D.sum(0) + sum(_back_in_place(y[k], order, sizes) for k, order in enumerate(walks))
 
 
-def _in_order(t: Tensor, direction: int) -> Tensor:
-    """The tokens `(batch, H, W, X)` in a direction's order (see `ops.scan_order`), in H chunks of W."""
-    if direction % 2:
-        t = t.transpose(1, 2).reshape(t.shape)
-    return t.flip(1, 2) if direction >= 2 else t
+def _in_order(t: Tensor, order: ScanOrder) -> Tensor:
+    """The tokens `(batch, *sizes, X)` in an order, in that shape."""
+    if order.step != 1:
+        raise ValueError(f"only walks that visit every token can be exported, got the step {order.step}")
+    axes = range(1, t.ndim - 1)
+    if order.axes != tuple(range(len(axes))):
+        t = t.permute(0, *(1 + axis for axis in order.axes), t.ndim - 1).reshape(t.shape)
+    return t.flip(*axes) if order.reverse else t
 
 
-def _back_in_place(t: Tensor, direction: int) -> Tensor:
-    """The inverse of `_in_order`."""
-    batch, height, width, channels = t.shape
-    if direction >= 2:
+def _in_chunks(t: Tensor) -> Tensor:
+    """`(batch, *sizes, X)` as `(batch, chunks, W, X)`."""
+    return t.unsqueeze(1) if t.ndim == 3 else t.flatten(1, -3)
+
+
+def _back_in_place(t: Tensor, order: ScanOrder, sizes: Sequence[int]) -> Tensor:
+    """The inverse of `_in_order` and `_in_chunks` for a grid of `sizes`."""
+    batch, channels = t.shape[0], t.shape[-1]
+    if order.reverse:
         t = t.flip(1, 2)
-    return t.reshape(batch, width, height, channels).transpose(1, 2) if direction % 2 else t
+    t = t.reshape(batch, *(sizes[axis] for axis in order.axes), channels)
+    if order.axes == tuple(range(len(sizes))):
+        return t
+    return t.permute(0, *(1 + order.axes.index(axis) for axis in range(len(sizes))), t.ndim - 1)
 
 
 # The bodies of the loops. States are (..., N, d_inner).

@@ -57,6 +57,7 @@ def convert_weights(
     plans: Path | str | None = None,
     configuration: str = "2d",
     decoder: DecoderSource = "auto",
+    inflate: bool = False,
     force: bool = False,
     overwrite: bool = False,
 ) -> ConvertedWeights:
@@ -68,13 +69,15 @@ def convert_weights(
         file: the checkpoint.
         output: the file to write, in a folder that exists.
         network: name of a relative of VM-UNet (`architecture.relatives.registry`) that the weights are for; by default
-            they are for a VM-UNet. `preset` and `decoder` are the VM-UNet's only.
+            they are for a VM-UNet. `preset`, `decoder` and `inflate` are the VM-UNet's only.
         input_channels: of the images; by default those of the dataset.json beside `plans`, or the checkpoint's.
         preset: size of the network, "base" by default, which our trainers build from nnU-Net's own plans.
         plans: instead of a preset, the plans.json whose network it is for.
         configuration: of the plans.
         decoder: starts as the checkpoint's own decoder or else with its encoder's blocks (`"auto"`), with the
             encoder's blocks, or fresh.
+        inflate: makes weights of images, as ImageNet's, into those of a 3D configuration of `plans`
+            (`models.pretrained.inflate`).
         force: write even if less than half of the encoder's parameters are loaded.
         overwrite: whether a file at `output` is replaced.
 
@@ -94,8 +97,10 @@ def convert_weights(
     check_choice("preset", preset or DEFAULT_PRESET, PRESETS)
     if network is not None:
         check_choice("network", network, RELATIVES)
-        if preset is not None or decoder != "auto":
-            raise UserError(f"preset and decoder are a VM-UNet's, not {RELATIVES[network].title}'s: leave them out")
+        if preset is not None or decoder != "auto" or inflate:
+            raise UserError(
+                f"preset, decoder and inflate are a VM-UNet's, not {RELATIVES[network].title}'s: leave them out"
+            )
         return _for_relative(file, output, network, input_channels, plans, configuration, force)
     if preset is not None and plans is not None:
         raise UserError("a preset and plans are two networks: give one of them")
@@ -107,7 +112,7 @@ def convert_weights(
             vm_unet = VMUNet.from_preset(preset or DEFAULT_PRESET, channels, num_classes=1)
         else:
             vm_unet = _network_of_plans(Path(plans), configuration, input_channels, build_vm_unet)
-    fitted = fit(pretrained, vm_unet, decoder)
+    fitted = fit(pretrained, vm_unet, decoder, inflate)
     report = load_report(pretrained, fitted, vm_unet, decoder)
     _LOG.info("%s", report)
     check_enough_fits(pretrained, fitted, vm_unet, force)

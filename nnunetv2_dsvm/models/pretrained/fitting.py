@@ -8,7 +8,8 @@ from torch import Tensor
 
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS, VMUNet
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.models.pretrained.reading import PATCH_EMBEDDING, Pretrained
+from nnunetv2_dsvm.models.pretrained.inflate import inflated
+from nnunetv2_dsvm.models.pretrained.reading import FIRST_LAYERS, Pretrained
 
 DecoderSource = Literal["auto", "encoder", "fresh"]
 HEADS = ".seg_layers."  # nnU-Net's -pretrained_weights skips these names: every training starts with new heads
@@ -23,11 +24,13 @@ class Fitted:
         weights: of the whole network, by our name.
         source: of each weight, the name in the file that it was taken from, or None where it is freshly initialised.
         other_shapes: of each weight whose source had another shape and so was left out, `"file's x network's"`.
+        inflated: the weights that were made of an image's for volumes.
     """
 
     weights: dict[str, Tensor]
     source: dict[str, str | None]
     other_shapes: dict[str, str]
+    inflated: tuple[str, ...] = ()
 
     def loaded(self, part: str | tuple[str, ...]) -> tuple[int, int, int, int]:
         """Of weights whose names start with `part`: tensors and parameters from the file, then those in all."""
@@ -56,7 +59,7 @@ def sizes(network: VMUNet) -> dict[str, Any]:
     }
 
 
-def fit(pretrained: Pretrained, network: VMUNet, decoder: DecoderSource = "auto") -> Fitted:
+def fit(pretrained: Pretrained, network: VMUNet, decoder: DecoderSource = "auto", inflate: bool = False) -> Fitted:
     """Takes every weight of the network that the file has in the same shape, and leaves the others as they are.
 
     Blocks are matched by their index, from the first: of deeper stages in the file, the last ones find no place.
@@ -67,16 +70,20 @@ def fit(pretrained: Pretrained, network: VMUNet, decoder: DecoderSource = "auto"
         decoder: `"encoder"` starts decoder stage i with the blocks of encoder stage M - 1 - i, as VM-UNet's official
             code does with VMamba's weights; `"fresh"` leaves the decoder as it is; `"auto"` takes the file's decoder,
             or `"encoder"` where it has none. Patch expandings have no counterpart in an encoder.
+        inflate: makes weights of images into those of volumes (`inflate.inflated`).
 
     Raises:
-        UserError: the scan in the file has another number of states than the network's.
+        UserError: the scan in the file has another number of states than the network's, or `inflate` is asked for and
+            the file is not of images or the network not of volumes.
     """
+    _refuse_to_inflate(pretrained, network, inflate)
     _refuse_other_states(pretrained, network)
     own_decoder = decoder == "auto" and pretrained.has_decoder
     stages = len(network.sizes.dims)
     weights: dict[str, Tensor] = {}
     source: dict[str, str | None] = {}
     other_shapes: dict[str, str] = {}
+    made_of_images: list[str] = []
     for name, fresh in network.state_dict().items():
         if HEADS in name:
             continue
@@ -87,17 +94,32 @@ def fit(pretrained: Pretrained, network: VMUNet, decoder: DecoderSource = "auto"
         value = pretrained.weights.get(wanted)
         if value is None:
             continue
-        if name == PATCH_EMBEDDING and value.shape[2:] == fresh.shape[2:]:
+        read = value
+        if inflate:
+            value = inflated(name, value, network.sizes)
+        if name in FIRST_LAYERS and value.shape[2:] == fresh.shape[2:]:
             value = to_input_channels(value, fresh.shape[1])
         if value.shape != fresh.shape:
-            other_shapes[name] = f"{_shape(value)} there and {_shape(fresh)} here"
+            other_shapes[name] = f"{_shape(read)} there and {_shape(fresh)} here"
             continue
         weights[name], source[name] = value.clone(), pretrained.names[wanted]
-    return Fitted(weights, source, other_shapes)
+        if inflate and value.shape != read.shape:
+            made_of_images.append(name)
+    return Fitted(weights, source, other_shapes, tuple(made_of_images))
+
+
+def _refuse_to_inflate(pretrained: Pretrained, network: VMUNet, inflate: bool) -> None:
+    if inflate and network.sizes.axes == 2:
+        raise UserError(
+            "inflate makes weights of images into those of volumes, and this network is one of images: name the plans "
+            "of a 3D configuration, as with --plans plans.json -c 3d_fullres"
+        )
+    if inflate and pretrained.axes == 3:
+        raise UserError(f"{pretrained.file} already is of volumes: leave out --inflate")
 
 
 def to_input_channels(weight: Tensor, channels: int) -> Tensor:
-    """A patch embedding for another number of image channels: `(C, m, 4, 4)` to `(C, channels, 4, 4)`.
+    """A patch embedding for another number of image channels: `(C, m, *patch)` to `(C, channels, *patch)`.
 
     Every channel gets the sum over the m channels divided by `channels`. So the sum over channels is kept, and an image
     with the same values in all channels is embedded as the file's network embeds it in grey. With m = `channels` the
@@ -105,7 +127,7 @@ def to_input_channels(weight: Tensor, channels: int) -> Tensor:
     """
     if weight.shape[1] == channels:
         return weight
-    return weight.sum(dim=1, keepdim=True).expand(-1, channels, -1, -1) / channels
+    return weight.sum(dim=1, keepdim=True).expand(-1, channels, *weight.shape[2:]) / channels
 
 
 def check_enough_fits(pretrained: Pretrained, fitted: Fitted, network: VMUNet, force: bool = False) -> None:
@@ -118,11 +140,17 @@ def check_enough_fits(pretrained: Pretrained, fitted: Fitted, network: VMUNet, f
     there, here = (
         in_words({k: of[k] for k in ("dims", "encoder_depths")}) for of in (pretrained.sizes, sizes(network))
     )
+    hints = _presets_as_wide(pretrained) + _of_images(pretrained, network)
     raise UserError(
         f"{pretrained.file} fills only {share:.0%} of the encoder's parameters ({tensors} of {all_tensors} "
-        f"tensors){first}. It has {there}, the network {here}. {_presets_as_wide(pretrained)}Choose the size that fits "
-        "by --preset or --plans, or --force to write what there is. Nothing was written."
+        f"tensors){first}. It has {there}, the network {here}. {hints}Choose the size that fits by --preset or "
+        "--plans, or --force to write what there is. Nothing was written."
     )
+
+
+def _of_images(pretrained: Pretrained, network: VMUNet) -> str:
+    is_for_volumes = pretrained.axes < network.sizes.axes
+    return "--inflate makes weights of images into those of volumes. " if is_for_volumes else ""
 
 
 def _presets_as_wide(pretrained: Pretrained) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.files.text import aligned
 from nnunetv2_dsvm.models.pretrained.fitting import HEADS, DecoderSource, Fitted, in_words, sizes
-from nnunetv2_dsvm.models.pretrained.reading import PATCH_EMBEDDING, Pretrained
+from nnunetv2_dsvm.models.pretrained.reading import FIRST_LAYERS, Pretrained
 
 # The network's parts, by how the names of their weights start.
 PARTS: dict[str, str | tuple[str, ...]] = {
@@ -33,7 +33,7 @@ def load_report(pretrained: Pretrained, fitted: Fitted, network: VMUNet, decoder
         "",
     ]
     channels = here["input_channels"]
-    if fitted.source[PATCH_EMBEDDING] and channels != there["input_channels"]:
+    if any(fitted.source.get(name) for name in FIRST_LAYERS) and channels != there["input_channels"]:
         lines.append(
             f"patch embedding: {there['input_channels']} input channels became {channels}, each with the sum over the "
             f"file's channels divided by {channels}"
@@ -42,6 +42,15 @@ def load_report(pretrained: Pretrained, fitted: Fitted, network: VMUNet, decoder
         own = decoder == "auto" and pretrained.has_decoder
         lines.append(
             "decoder's blocks: " + ("the file's" if own else "copies of the file's encoder, deepest stage first")
+        )
+    if fitted.inflated:
+        lines.append(
+            f"made of an image's for volumes: {len(fitted.inflated)} tensors, repeated along the depth and divided by "
+            "its length where a layer sums over it; the scan's directions along the depth are those along the height"
+        )
+    elif pretrained.axes < network.sizes.axes:
+        lines.append(
+            "the file is of images, the network of volumes: --inflate makes the one's weights into the other's"
         )
     lines += _not_loaded(pretrained, fitted, decoder)
     return "\n".join(lines)

@@ -12,7 +12,8 @@ from nnunetv2_dsvm.architecture.checkpoints import from_official_state_dict, to_
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.safe_load import load_safely
 
-PATCH_EMBEDDING = "encoder.patch_embedding.projection.weight"
+# What the image goes through first: the patch embedding, or of our networks also a stem.
+FIRST_LAYERS = ("encoder.patch_embedding.projection.weight", "encoder.patch_embedding.steps.0.convolution.weight")
 _FIRST_A_LOG = "encoder.stages.0.blocks.0.ss2d.A_log"
 _NORM_OF_A_BLOCK = r"encoder\.stages\.(\d+)\.blocks\.\d+\.norm\.weight"
 OURS = "this package's VM-UNet"
@@ -53,6 +54,16 @@ class Pretrained:
     without_counterpart: tuple[str, ...]
 
     @property
+    def first_layer(self) -> str:
+        """Our name of the weight that the image meets."""
+        return next(name for name in FIRST_LAYERS if name in self.weights)
+
+    @property
+    def axes(self) -> int:
+        """Of the images that the network is for: 2, or 3 for volumes."""
+        return self.weights[self.first_layer].ndim - 2
+
+    @property
     def sizes(self) -> dict[str, Any]:
         """Of the encoder, by the names of VMUNet's arguments."""
         found = ((re.fullmatch(_NORM_OF_A_BLOCK, n), n) for n in self.weights)
@@ -62,7 +73,7 @@ class Pretrained:
                 dims_by_stage.setdefault(int(match[1]), []).append(len(self.weights[name]))
         blocks = [dims_by_stage[stage] for stage in sorted(dims_by_stage)]
         return {
-            "input_channels": self.weights[PATCH_EMBEDDING].shape[1],
+            "input_channels": self.weights[self.first_layer].shape[1],
             "dims": [of_stage[0] for of_stage in blocks],
             "encoder_depths": [len(of_stage) for of_stage in blocks],
             "d_state": self.weights[_FIRST_A_LOG].shape[-1],
@@ -95,25 +106,26 @@ def read_pretrained(path: Path) -> Pretrained:
         if not finite:
             raise UserError(f"{path} is damaged: {name} holds NaN or infinite values. Nothing was written.")
         weights[ours], names[ours] = value, name
-    missing = [name for name in (PATCH_EMBEDDING, _FIRST_A_LOG) if name not in weights]
+    first = next((name for name in FIRST_LAYERS if name in weights), FIRST_LAYERS[0])
+    missing = [name for name in (first, _FIRST_A_LOG) if name not in weights]
     if missing:
         raise UserError(
             f"{path} ({naming}) has nothing for {', '.join(missing)}: it is no whole encoder. Nothing was written."
         )
-    _refuse_other_ranks(path, weights, names)
+    _refuse_other_ranks(path, weights, names, first)
     return Pretrained(path, naming, entry, weights, names, tuple(without_counterpart))
 
 
-def _refuse_other_ranks(path: Path, weights: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
+def _refuse_other_ranks(path: Path, weights: Mapping[str, Tensor], names: Mapping[str, str], first: str) -> None:
     """From the shapes of these tensors the sizes of the network are read."""
-    ranks = {PATCH_EMBEDDING: 4, **dict.fromkeys((n for n in weights if n.endswith("A_log")), 3)}
-    ranks |= dict.fromkeys((n for n in weights if re.fullmatch(_NORM_OF_A_BLOCK, n)), 1)
-    for name, rank in ranks.items():
-        if weights[name].ndim != rank:
+    ranks = {first: (4, 5), **dict.fromkeys((n for n in weights if n.endswith("A_log")), (3,))}
+    ranks |= dict.fromkeys((n for n in weights if re.fullmatch(_NORM_OF_A_BLOCK, n)), (1,))
+    for name, expected in ranks.items():
+        if weights[name].ndim not in expected:
             shape = _shape(weights[name])
             raise UserError(
                 f"{path} is damaged, or of another network: {names[name]} gives {name} of shape {shape}, expected "
-                f"{rank} dimensions. Nothing was written."
+                f"{' or '.join(map(str, expected))} dimensions. Nothing was written."
             )
 
 

@@ -22,6 +22,7 @@ def origin(pretrained: Pretrained, fitted: Fitted, network: VMUNet, decoder: Dec
         "converted_from": pretrained.file.name,
         "naming": pretrained.naming,
         "decoder": decoder,
+        "inflated": bool(fitted.inflated),
         "network": sizes(network),
         "share_of_encoder": fitted.share("encoder."),
         "share_of_network": fitted.share(""),

@@ -25,8 +25,8 @@ class _Plan(NamedTuple):
 # forward has more for balance; the backward has no more than fit, because each leaves sums of its own.
 _FORWARD = _Plan(columns=4, lane_bytes=8, programs=12)
 _BACKWARD = _Plan(columns=4, lane_bytes=4, programs=7)
-# Volumes have k times as many taps. In 16 bit a lane takes 206 registers for all 27 of them, so that 4 programs fit, and
-# spills with 8 bytes; for the sums of 9 it takes 96: 10 fit, and each program is one of three, a plane each.
+# Volumes have k times as many taps. In 16 bit a lane takes 206 registers for all 27 of them, so that 4 programs fit,
+# and spills with 8 bytes; for the sums of 9 it takes 96: 10 fit, and each program is one of three, a plane each.
 _VOLUME = _Plan(columns=4, lane_bytes=4, programs=8)
 _VOLUME_SUMS = _Plan(columns=4, lane_bytes=4, programs=4)
 
@@ -51,7 +51,8 @@ def conv_silu_backward(
     images, depth, *sizes = _sizes(u)
     if volumes:
         _convolve(u, weight, settings, bias, grad)
-        volume_weight_kernel[(*grid, constants["K"])](
+        planes = grid[0], grid[1], constants["K"]
+        volume_weight_kernel[planes](
             grad, u, grad_weight, grad_bias, images, depth, *sizes, rows, **constants, num_warps=_WARPS
         )
     else:

@@ -3,6 +3,7 @@
 import inspect
 import os
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -30,7 +31,7 @@ class OwnNetwork(TrainerHooks):
     @classmethod
     @abstractmethod
     def network_title(cls) -> str:
-        """Its name in sentences."""
+        """Its name in sentences, with an article where it takes one."""
 
     @classmethod
     @abstractmethod
@@ -64,7 +65,7 @@ class OwnNetwork(TrainerHooks):
     @classmethod
     def in_short(cls) -> dict[str, str]:
         suffix = " with deep supervision" if cls._trains_auxiliary_heads() else ""
-        return {**super().in_short(), "network": cls.network_title() + suffix}
+        return {**super().in_short(), "network": cls.network_title().removeprefix("a ") + suffix}
 
     @classmethod
     def build_network_architecture(
@@ -128,10 +129,11 @@ class OwnNetwork(TrainerHooks):
         """
         if not self.enable_deep_supervision:
             return None
-        network = unwrap_model(self.network)
+        network: Any = unwrap_model(self.network)
         if network is None:  # an __init__ may ask before it is built
             with torch.device("meta"):
                 network = self.build(self.configuration_manager, 1, 1, deep_supervision=True, auxiliary_heads=True)
         sizes = self.configuration_manager.patch_size
         strides = [per_axis(stride, len(sizes)) for stride in network.output_strides]
+        strides = strides[: len(network.decoder.seg_layers)]
         return [[-(-size // step) / size for size, step in zip(sizes, steps, strict=True)] for steps in strides]

@@ -9,7 +9,6 @@ from nnunetv2_dsvm.ops.triton.kernels.tiles import (
     across_channels,
     across_states,
     channel_block,
-    group_rows,
     in_lane_channels,
     in_lane_states,
     load_group,
@@ -18,13 +17,11 @@ from nnunetv2_dsvm.ops.triton.kernels.tiles import (
     one_lane_of_states,
     over_channels,
     over_states,
-    place_of,
     store_states,
     stream,
-    visited,
-    walk,
     widen,
 )
+from nnunetv2_dsvm.ops.triton.kernels.walk import group_rows, place_of, visited, walk
 
 
 @triton.jit

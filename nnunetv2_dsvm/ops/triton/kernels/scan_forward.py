@@ -12,20 +12,17 @@ from nnunetv2_dsvm.ops.triton.kernels.tiles import (
     LOG2_E,
     across_states,
     channel_block,
-    group_rows,
     in_lane_states,
     load_group,
     load_states,
     one_lane_of_states,
     over_channels,
     over_states,
-    place_of,
     store_states,
     stream,
-    visited,
-    walk,
     widen,
 )
+from nnunetv2_dsvm.ops.triton.kernels.walk import group_rows, place_of, visited, walk
 
 
 @triton.jit(do_not_specialize=["one"])

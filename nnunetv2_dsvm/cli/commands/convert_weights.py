@@ -27,7 +27,13 @@ tensors and plain values is loaded.
 
 The size of the network is that of --preset, or of the plans; the presets' "base" is what our trainers build from
 nnU-Net's own plans. A patch embedding for another number of channels gets, in each, the sum over the file's channels
-divided by their new number."""
+divided by their new number.
+
+For a 3D configuration, --inflate makes weights of images into those of volumes: repeated along the depth, and divided
+by its length where a layer sums over it; the scan's directions along the depth start as those along the height.
+
+  nnUNetv2_dsvm convert-weights vssmsmall_dp03_ckpt_epoch_238.pth -o vmamba3d.pth --inflate -c 3d_fullres \\
+      --plans nnUNet_preprocessed/Dataset027_ACDC/nnUNetPlans.json"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--decoder", choices=("auto", "encoder", "fresh"), default="auto",
                         help="start the decoder with the encoder's blocks, as VM-UNet does, or fresh (default: auto, "
                         "the file's own decoder, or the encoder's blocks where it has none)")  # fmt: skip
+    parser.add_argument("--inflate", action="store_true", help="make weights of images into those of the 3D "
+                        "configuration of --plans")  # fmt: skip
     parser.add_argument("--force", action="store_true", help="write even if less than half of the encoder is loaded")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
 
@@ -63,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
             plans=args.plans,
             configuration=args.c,
             decoder=args.decoder,
+            inflate=args.inflate,
             force=args.force,
             overwrite=args.overwrite,
         )

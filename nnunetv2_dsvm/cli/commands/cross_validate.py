@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("-tr", nargs="+", metavar="TRAINER", help="trainers, nnU-Net's own too")
     what.add_argument("-c", nargs="+", metavar="CONFIGURATION", help=f"configurations (default: {CONFIGURATION})")
     what.add_argument("-p", nargs="+", metavar="PLANS", help=f"plans (default: {PLANS})")
-    what.add_argument("-f", nargs="+", metavar="FOLD", help="folds, numbers or all (default: 0 1 2 3 4)")
+    what.add_argument(
+        "-f", nargs="+", metavar="FOLD", help="folds, numbers or all (default: those of splits_final.json)"
+    )
     what.add_argument("--seeds", nargs="+", type=int, metavar="N",
                       help="train each with these seeds; the results lie in seed_N below nnUNet_results")  # fmt: skip
     what.add_argument("--protocol", nargs="+", choices=("isic", "synapse"), metavar="NAME",
@@ -74,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if sys.platform == "win32":
         raise UserError("cross_validate needs Linux or macOS: Windows has neither its locks nor its signals")
-    from nnunetv2_dsvm.cluster.api import NNUNETS_FOLDS, cancel, cross_validate, status
+    from nnunetv2_dsvm.cluster.api import cancel, cross_validate, status
 
     if args.status or args.cancel:
         asked = ("d", "tr", "c", "p", "f", "seeds", "protocol", "device", "gpus", "per_gpu", "cluster", "gpus_per_job")
@@ -83,7 +85,8 @@ def run(args: argparse.Namespace) -> int:
         )
         if args.cancel:
             names = cancel(args.o)
-            print(f"Cancelled {len(names)} jobs on SLURM" if names else "Nothing of it is running", file=sys.stderr)
+            said = ", ".join(names) if names else "nothing, for nothing of it is running"
+            print(f"Cancelled: {said}", file=sys.stderr)
         steps = status(args.o)
         for step in steps if args.status else []:
             if step.tail:
@@ -101,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
             args.tr,
             configurations=args.c or [CONFIGURATION],
             plans=args.p or [PLANS],
-            folds=args.f or NNUNETS_FOLDS,
+            folds=args.f,
             seeds=args.seeds or [],
             device=args.device or "cuda",
             protocols=args.protocol or [],

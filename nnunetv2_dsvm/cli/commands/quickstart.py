@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nnunetv2_dsvm.quickstart.run import DEVICES, EPOCHS, FOLDS, quickstart
+from nnunetv2_dsvm.quickstart.run import CONFIGURATIONS, DEVICES, EPOCHS, FOLDS, quickstart
 
 DEFAULT_OUTPUT = "nnUNetv2_dsvm_quickstart"
 
@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folds", choices=tuple(FOLDS), default="0",
                         help="'all': five folds, nnUNetv2_find_best_configuration, and prediction with the ensemble, "
                              "about five times as long (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--config", choices=CONFIGURATIONS, default="2d",
+                        help="nnU-Net's configuration: slices, or volumes, which take longer (default: "
+                             "%(default)s)")  # fmt: skip
     parser.add_argument("--synthetic", action="store_true",
                         help="use a generated phantom instead of CT: needs no network")  # fmt: skip
     parser.add_argument("--keep", action="store_true",
@@ -49,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
                 device=args.device,
                 epochs=args.epochs,
                 folds=args.folds,
+                configuration=args.config,
                 synthetic=args.synthetic,
                 keep=args.keep,
             )
@@ -77,6 +81,6 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 def _this_command(args: argparse.Namespace) -> str:
     words = ["nnUNetv2_dsvm", "quickstart", "--output", str(args.output), "-device", args.device]
-    words += ["--epochs", str(args.epochs), "--folds", args.folds]
+    words += ["--epochs", str(args.epochs), "--folds", args.folds, "--config", args.config]
     words += [flag for flag, given in (("--synthetic", args.synthetic), ("--keep", args.keep)) if given]
     return shlex.join(words)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from nnunetv2_dsvm.cli.plan import (
+from nnunetv2_dsvm.cli.commands.plan import (
     add_planning_arguments,
     check_planning_options,
     plan_and_show,
