@@ -19,7 +19,7 @@ TINY = {
     "LightMUNet": {"strides": _THREE_STRIDES, "channels": 8, "encoder_blocks": [1, 1, 1], "decoder_blocks": [1, 1]},
     "ASPVMUNet": {
         "channels": [8, 8, 8, 8, 8, 16],
-        "encoder_steps": [[2, 2], [2], [2], [2, 2, 2], [2]],
-        "decoder_steps": [[2], [2], [2], [2], [2, 2]],
+        "encoder_steps": [[2], [2], [2], [2, 2, 2], [2]],
+        "decoder_steps": [[2], [2], [2], [2], [2]],
     },
 }
