@@ -46,15 +46,22 @@ class Understood(Exception):
 
 def understood(words: list[str]) -> None:
     """Raises SystemExit where a command of nnU-Net's or ours does not know a subcommand or an option."""
-    parse = argparse.ArgumentParser.parse_args
+    parse, depth = argparse.ArgumentParser.parse_known_args, 0  # behind parse_args too, and called for a subcommand's
 
     def parse_and_stop(self, *arguments, **options):
-        parse(self, *arguments, **options)
+        nonlocal depth
+        depth += 1
+        parsed, unknown = parse(self, *arguments, **options)
+        depth -= 1
+        if depth:
+            return parsed, unknown
+        if unknown:
+            self.error(f"unrecognized arguments: {unknown}")
         raise Understood
 
     with (
         mock.patch("sys.argv", words),
-        mock.patch.object(argparse.ArgumentParser, "parse_args", parse_and_stop),
+        mock.patch.object(argparse.ArgumentParser, "parse_known_args", parse_and_stop),
         pytest.raises(Understood),
     ):
         COMMANDS[words[0]].load()()
@@ -68,7 +75,7 @@ def nnunet_commands(code: str) -> list[list[str]]:
     for part in parts:
         words = shlex.split(part)
         starts = [i for i, word in enumerate(words) if word in COMMANDS]
-        if starts and words[0] != "pip":
+        if starts:
             found.append(words[starts[-1] :])
     return found
 
