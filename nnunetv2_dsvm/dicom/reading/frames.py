@@ -60,19 +60,19 @@ def frames_of(header: Dataset, instance: int) -> list[Frame]:
                     f"{own} holds {count} frames without saying where each lies: export it as enhanced CT or MR, or as "
                     "single slices"
                 )
-            return [_one_frame(own, instance, 0, header, [header])]
+            return [_frame_from(own, instance, 0, header, [header])]
         if len(per_frame) != count:
             raise UserError(f"{own} holds {count} frames and describes {len(per_frame)}: export it again")
         shared = header.get("SharedFunctionalGroupsSequence") or [Dataset()]
         return [
-            _one_frame(f"frame {index + 1}", instance, index, header, [groups, shared[0]])
+            _frame_from(f"frame {index + 1}", instance, index, header, [groups, shared[0]])
             for index, groups in enumerate(per_frame)
         ]
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{own} is described by what is no number ({type(error).__name__}): export it again") from None
 
 
-def _one_frame(name: str, instance: int, index: int, header: Dataset, groups: Sequence[Dataset]) -> Frame:
+def _frame_from(name: str, instance: int, index: int, header: Dataset, groups: Sequence[Dataset]) -> Frame:
     """
     Args:
         groups: the functional groups of the frame and those of all; of a single-frame instance, itself.
