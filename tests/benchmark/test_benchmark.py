@@ -93,7 +93,7 @@ class TestCommand:
 
     def test_each_relative_of_the_family(self, in_this_process, capsys, tmp_path):
         file = tmp_path / "numbers.json"
-        assert benchmark("--suite", "family", "--size", "64", "--json", str(file)) == 0
+        assert benchmark("--suite", "family", "--size", "32", "--json", str(file)) == 0
         assert "Relatives of VM-UNet" in capsys.readouterr().out
         rows = {r["implementation"]: r for r in json.loads(file.read_text())["results"]}
         assert rows.keys() == {"PlainConvUNet", *RELATIVES, *(f"conventional {name}" for name in RELATIVES)}
