@@ -1,6 +1,7 @@
 """Blocks in a row, each of them recomputed in backward where that is wanted."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,12 @@ class Blocks(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
-            if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            x = called(block, x, recompute=self.gradient_checkpointing)
         return x
+
+
+def called(module: nn.Module, *inputs: Any, recompute: bool) -> Tensor:
+    """What a module gives; in training it is recomputed in backward where that is wanted."""
+    if recompute and module.training and torch.is_grad_enabled():
+        return checkpoint(module, *inputs, use_reentrant=False)
+    return module(*inputs)

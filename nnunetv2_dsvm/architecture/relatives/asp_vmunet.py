@@ -160,6 +160,7 @@ class ASPVMUNet(SegmentationNetwork):
             switched at `decoder.deep_supervision`.
         auxiliary_heads: whether their heads exist; by default only with deep supervision, so that the plain network has
             the official parameters and no others.
+        gradient_checkpointing: recompute each scan in backward, for less memory and more time.
         scan_backend: `"auto"` or a name of `nnunetv2_dsvm.ops.BACKEND_NAMES`.
 
     Raises:
@@ -181,6 +182,7 @@ class ASPVMUNet(SegmentationNetwork):
         decoder_steps: Sequence[Sequence[int]] = DECODER_STEPS,
         deep_supervision: bool = False,
         auxiliary_heads: bool | None = None,
+        gradient_checkpointing: bool = False,
         scan_backend: str = "auto",
     ) -> None:
         super().__init__(input_channels, num_classes)
@@ -193,6 +195,9 @@ class ASPVMUNet(SegmentationNetwork):
         self.encoder = ASPVMUNetEncoder(input_channels, channels, encoder_steps, scan_backend)
         self.decoder = ASPVMUNetDecoder(num_classes, channels, decoder_steps, heads, deep_supervision, scan_backend)
         self.apply(_init_weights)
+        for module in self.modules():
+            if isinstance(module, ParallelMamba):
+                module.gradient_checkpointing = gradient_checkpointing
 
     @property
     def encoder_stages(self) -> tuple[StageInfo, ...]:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_dsvm.architecture.blocks.checkpointed_blocks import called
 from nnunetv2_dsvm.architecture.blocks.convolution import channels_first, channels_last
 from nnunetv2_dsvm.architecture.blocks.vss_block import SS2D
 from nnunetv2_dsvm.ops.scan_order import atrous_orders
@@ -80,7 +81,7 @@ class ParallelMamba(nn.Module):
         self, in_channels: int, out_channels: int, step: int, *, shifted: bool, attention: bool, scan_backend: str
     ) -> None:
         super().__init__()
-        self.shift = in_channels // 8 if shifted else 0
+        self.shift, self.gradient_checkpointing = in_channels // 8 if shifted else 0, False
         self.norm = nn.LayerNorm(in_channels)
         self.ss2d = AtrousSS2D(in_channels // _CHUNKS, step, scan_backend)
         self.skip_scale = nn.Parameter(torch.ones(1))
@@ -92,7 +93,8 @@ class ParallelMamba(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         convolved = channels_last(self.convs(channels_first(x)))
         chunks = torch.cat(self.norm(x).roll(self.shift, -1).chunk(_CHUNKS, -1))  # as a batch
-        scanned = self.ss2d(chunks, nn.Identity()) + self.skip_scale * chunks
+        scanned = called(self.ss2d, chunks, nn.Identity(), recompute=self.gradient_checkpointing)
+        scanned = scanned + self.skip_scale * chunks
         scanned = torch.cat(scanned.chunk(_CHUNKS), -1).roll(-self.shift, -1)
         return self.merge(self.attention(convolved), self.attention(self.proj(self.norm(scanned))))
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_dsvm.architecture.blocks.checkpointed_blocks import called
 from nnunetv2_dsvm.architecture.blocks.convolution import convolution
 from nnunetv2_dsvm.architecture.blocks.mamba_1d import Mamba
 from nnunetv2_dsvm.architecture.blocks.resampling import pad_to_multiple
@@ -26,6 +27,7 @@ class ResidualMamba(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, scan_backend: str) -> None:
         super().__init__()
+        self.gradient_checkpointing = False
         self.norm = nn.LayerNorm(in_channels)
         self.mamba = Mamba(in_channels, scan_backend=scan_backend)
         self.skip_scale = nn.Parameter(torch.ones(1))
@@ -33,7 +35,8 @@ class ResidualMamba(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(2).mT
-        tokens = self.mamba(tokens, self.norm) + self.skip_scale * tokens
+        scanned = called(self.mamba, tokens, self.norm, recompute=self.gradient_checkpointing)
+        tokens = scanned + self.skip_scale * tokens
         return self.proj(self.norm(tokens)).mT.unflatten(2, x.shape[2:])
 
 
@@ -181,6 +184,7 @@ class LightMUNet(SegmentationNetwork):
             `decoder.deep_supervision`.
         auxiliary_heads: whether their heads exist; by default only with deep supervision, so that the plain network has
             the official parameters and no others.
+        gradient_checkpointing: recompute each scan in backward, for less memory and more time.
         scan_backend: `"auto"` or a name of `nnunetv2_dsvm.ops.BACKEND_NAMES`.
 
     Raises:
@@ -201,6 +205,7 @@ class LightMUNet(SegmentationNetwork):
         decoder_blocks: Sequence[int] = (1, 1, 1),
         deep_supervision: bool = False,
         auxiliary_heads: bool | None = None,
+        gradient_checkpointing: bool = False,
         scan_backend: str = "auto",
     ) -> None:
         super().__init__(input_channels, num_classes, axes=len(strides[0]))
@@ -219,6 +224,9 @@ class LightMUNet(SegmentationNetwork):
         self.encoder = LightMUNetEncoder(input_channels, self.features, encoder_blocks, strides, scan_backend)
         self.decoder = LightMUNetDecoder(num_classes, self.features, decoder_blocks, strides, heads, deep_supervision)
         self.stride, self.output_strides = max(self.total_strides[-1]), self.total_strides[:-1]
+        for module in self.modules():
+            if isinstance(module, ResidualMamba):
+                module.gradient_checkpointing = gradient_checkpointing
 
     @property
     def encoder_stages(self) -> tuple[StageInfo, ...]:

@@ -108,6 +108,7 @@ class UMamba(SegmentationNetwork):
         deep_supervision: whether the logits of all decoder stages are returned, largest first; can be switched at
             `decoder.deep_supervision`.
         auxiliary_heads: whether all their heads exist, as they do in nnU-Net's networks.
+        gradient_checkpointing: recompute each scan in backward, for less memory and more time.
         scan_backend: `"auto"` or a name of `nnunetv2_dsvm.ops.BACKEND_NAMES`.
 
     Raises:
@@ -132,6 +133,7 @@ class UMamba(SegmentationNetwork):
         january: bool = False,
         deep_supervision: bool = False,
         auxiliary_heads: bool = True,
+        gradient_checkpointing: bool = False,
         scan_backend: str = "auto",
     ) -> None:
         super().__init__(input_channels, num_classes, axes=len(strides[0]))
@@ -148,6 +150,9 @@ class UMamba(SegmentationNetwork):
         self.decoder = UMambaDecoder(num_classes, shape, decoder_blocks, heads, deep_supervision)
         self.stride, self.output_strides = max(self.total_strides[-1]), self.total_strides[:-1]
         self.apply(_init_weights)
+        for module in self.modules():
+            if isinstance(module, MambaLayer):
+                module.gradient_checkpointing = gradient_checkpointing
 
     @property
     def encoder_stages(self) -> tuple[StageInfo, ...]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from nnunetv2_dsvm.architecture.blocks.checkpointed_blocks import called
 from nnunetv2_dsvm.architecture.blocks.convolution import convolution
 from nnunetv2_dsvm.architecture.blocks.mamba_1d import Mamba
 from nnunetv2_dsvm.architecture.blocks.residual_conv import ConvNorm, ResidualConv
@@ -78,11 +79,11 @@ class MambaLayer(nn.Module):
 
     def __init__(self, width: int, over_channels: bool, scan_backend: str) -> None:
         super().__init__()
-        self.over_channels = over_channels
+        self.over_channels, self.gradient_checkpointing = over_channels, False
         self.norm = nn.LayerNorm(width)
         self.mamba = Mamba(width, scan_backend=scan_backend)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(2) if self.over_channels else x.flatten(2).mT
-        tokens = self.mamba(tokens, self.norm)
+        tokens = called(self.mamba, tokens, self.norm, recompute=self.gradient_checkpointing)
         return (tokens if self.over_channels else tokens.mT).reshape(x.shape)
