@@ -136,16 +136,6 @@ def check_heads(deep_supervision: bool, auxiliary_heads: bool | None) -> bool:
     return deep_supervision if auxiliary_heads is None else auxiliary_heads
 
 
-def channels_first(features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Views `(B, C, *sizes)` of feature maps `(B, *sizes, C)`."""
-    return tuple(f.movedim(-1, 1) for f in features)
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """The view `(B, *sizes, C)` of a feature map `(B, C, *sizes)`."""
-    return x.movedim(1, -1)
-
-
 def cropped_to(x: Tensor, sizes: Sequence[int]) -> Tensor:
     """The beginning of `(B, C, *)` along each axis; a view."""
     for axis, size in enumerate(sizes, 2):

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nnunetv2_dsvm.architecture.blocks.convolution import all_channels_first
 from nnunetv2_dsvm.architecture.blocks.initial_weights import linear_weights_truncated_normal
 from nnunetv2_dsvm.architecture.blocks.resampling import pad_to_multiple
 from nnunetv2_dsvm.architecture.encoder_decoder import HowBlocksRun, VMUNetDecoder, VMUNetEncoder
-from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, channels_first, check_heads
+from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, check_heads
 from nnunetv2_dsvm.architecture.stage_info import FeaturesOutput, StageInfo
 from nnunetv2_dsvm.architecture.vm_unet_sizes import PRESETS, Stem, VMUNetSizes
 from nnunetv2_dsvm.errors import UserError
@@ -175,4 +176,4 @@ class VMUNet(SegmentationNetwork):
         padded = pad_to_multiple(x, self.sizes.stage_strides[-1])
         stage_inputs, encoder_outputs = self.encoder(padded)
         all_logits, decoder_outputs = self.decoder(padded, stage_inputs, encoder_outputs[-1])
-        return FeaturesOutput(all_logits, channels_first(encoder_outputs), channels_first(decoder_outputs))
+        return FeaturesOutput(all_logits, all_channels_first(encoder_outputs), all_channels_first(decoder_outputs))

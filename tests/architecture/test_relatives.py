@@ -9,6 +9,7 @@ from helpers.network_contract import NetworkContract
 from helpers.places import DATA
 from helpers.tiny_relatives import TINY
 
+from nnunetv2_dsvm.architecture.blocks.convolution import all_channels_first
 from nnunetv2_dsvm.architecture.blocks.directional_scan import DirectionalScan
 from nnunetv2_dsvm.architecture.official_names.registry import OFFICIAL_NAMES
 from nnunetv2_dsvm.architecture.official_names.u_mamba import U_MAMBA, U_MAMBA_JANUARY
@@ -18,7 +19,6 @@ from nnunetv2_dsvm.architecture.relatives.asp_vmunet import ASPVMUNet
 from nnunetv2_dsvm.architecture.relatives.light_m_unet import LightMUNet
 from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES
 from nnunetv2_dsvm.architecture.relatives.u_mamba import UMambaBot, UMambaEnc
-from nnunetv2_dsvm.architecture.segmentation_network import channels_first
 from nnunetv2_dsvm.architecture.vmamba2_encoder import VMamba2Encoder
 
 GOLDEN = DATA / "relatives"
@@ -230,7 +230,7 @@ def test_the_encoder_of_vmambas_second_generation_has_the_official_numbers():
     weights = SECOND_GENERATION.from_official(golden.weights)
     encoder.load_state_dict({name.removeprefix("encoder."): value for name, value in weights.items()})
     image = golden.tensors["input"].double().requires_grad_()
-    features = channels_first(encoder(image))
+    features = all_channels_first(encoder(image))
     for level, feature in enumerate(features, 1):
         assert golden.error(f"feature/encoder_stage_{level}", feature) <= 1e-6
     sum((f * golden.tensors[f"output_grad_{i}"]).sum() for i, f in enumerate(features, 1)).backward()

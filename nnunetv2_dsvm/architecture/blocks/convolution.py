@@ -1,6 +1,6 @@
 """Convolutions of images and volumes from one text, and where their channels stand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
 
@@ -20,3 +20,8 @@ def channels_last(x: Tensor) -> Tensor:
 def channels_first(x: Tensor) -> Tensor:
     """`(B, *sizes, C)` as a view `(B, C, *sizes)`."""
     return x.permute(0, x.ndim - 1, *range(1, x.ndim - 1))
+
+
+def all_channels_first(features: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """`channels_first` of each feature map."""
+    return tuple(map(channels_first, features))

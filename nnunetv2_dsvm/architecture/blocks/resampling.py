@@ -60,11 +60,19 @@ class PatchExpanding(nn.Module):
         self.norm = LayerNorm(out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, *sizes, _ = x.shape
-        n = len(sizes)
-        x = self.expand(x).view(batch, *sizes, *self.step, -1)
-        x = x.permute(0, *(axis for i in range(1, n + 1) for axis in (i, n + i)), 2 * n + 1)
-        return self.norm(x.reshape(batch, *(s * size for s, size in zip(self.step, sizes, strict=True)), -1))
+        return self.norm(shuffle_pixels(self.expand(x), self.step))
+
+
+def shuffle_pixels(x: Tensor, step: Sequence[int]) -> Tensor:
+    """`(B, *sizes, prod(step) * C)` to `(B, *(step * sizes), C)`, the offsets along the axes slower than the channel.
+
+    `torch.pixel_shuffle` has the channel slowest.
+    """
+    batch, *sizes, _ = x.shape
+    n = len(sizes)
+    x = x.view(batch, *sizes, *step, -1)
+    x = x.permute(0, *(axis for i in range(1, n + 1) for axis in (i, n + i)), 2 * n + 1)
+    return x.reshape(batch, *(s * size for s, size in zip(step, sizes, strict=True)), -1)
 
 
 def pad_to_multiple(x: Tensor, multiple: int | Sequence[int]) -> Tensor:

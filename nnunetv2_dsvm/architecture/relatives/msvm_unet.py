@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunetv2_dsvm.architecture.blocks.checkpointed_blocks import Blocks
+from nnunetv2_dsvm.architecture.blocks.convolution import all_channels_first, channels_last
 from nnunetv2_dsvm.architecture.blocks.initial_weights import linear_weights_truncated_normal
 from nnunetv2_dsvm.architecture.blocks.layer_norm import LayerNorm
-from nnunetv2_dsvm.architecture.blocks.pixel_shuffle import offsets_first_shuffle
+from nnunetv2_dsvm.architecture.blocks.resampling import shuffle_pixels
 from nnunetv2_dsvm.architecture.blocks.stochastic_depth import drop_path_rates
 from nnunetv2_dsvm.architecture.blocks.vmamba2_block import VMamba2Block
 from nnunetv2_dsvm.architecture.concatenating_decoder import ConcatenatingDecoder
-from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, channels_first, check_heads
+from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, check_heads
 from nnunetv2_dsvm.architecture.stage_info import FeaturesOutput, StageInfo, doubling_stages
 from nnunetv2_dsvm.architecture.vmamba2_encoder import VMamba2Encoder
 
@@ -119,7 +120,7 @@ class MSVMUNet(SegmentationNetwork):
     def run(self, x: Tensor) -> FeaturesOutput:
         encoded = self.encoder(x)
         logits, decoded = self.decoder(encoded)
-        return FeaturesOutput(logits, channels_first(encoded), channels_first(decoded))
+        return FeaturesOutput(logits, all_channels_first(encoded), all_channels_first(decoded))
 
 
 class _MultiScaleFFN(nn.Module):
@@ -164,4 +165,4 @@ class _Expanding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(F.relu(self.batch_norm(self.expand(x.permute(0, 3, 1, 2)))))
-        return self.norm(offsets_first_shuffle(x.permute(0, 2, 3, 1), self.scale))
+        return self.norm(shuffle_pixels(channels_last(x).contiguous(), (self.scale, self.scale)))

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_dsvm.architecture.blocks.convolution import all_channels_first
 from nnunetv2_dsvm.architecture.blocks.initial_weights import linear_weights_truncated_normal
 from nnunetv2_dsvm.architecture.blocks.resampling import pad_to_multiple
 from nnunetv2_dsvm.architecture.encoder_decoder import HowBlocksRun, VMUNetEncoder
-from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, channels_first, check_heads
+from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, check_heads
 from nnunetv2_dsvm.architecture.stage_info import FeaturesOutput, StageInfo, doubling_stages
 from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 
@@ -91,7 +92,7 @@ class SwinUMamba(SegmentationNetwork):
     def run(self, x: Tensor) -> FeaturesOutput:
         image = pad_to_multiple(x, self.stride)
         stem = self.stem(image)
-        encoded = [stem, *channels_first(self.encoder(stem)[1])]
+        encoded = [stem, *all_channels_first(self.encoder(stem)[1])]
         logits, steps = self.decoder([image, *encoded])
         return FeaturesOutput(logits, tuple(encoded), tuple(steps))
 

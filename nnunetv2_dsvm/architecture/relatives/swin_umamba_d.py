@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from nnunetv2_dsvm.architecture.blocks.convolution import all_channels_first
 from nnunetv2_dsvm.architecture.blocks.initial_weights import linear_weights_truncated_normal
 from nnunetv2_dsvm.architecture.blocks.resampling import PatchExpanding, pad_to_multiple
 from nnunetv2_dsvm.architecture.blocks.stochastic_depth import drop_path_rates
 from nnunetv2_dsvm.architecture.concatenating_decoder import ConcatenatingDecoder
 from nnunetv2_dsvm.architecture.encoder_decoder import HowBlocksRun, Stage, VMUNetEncoder
-from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, channels_first, check_heads
+from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, check_heads
 from nnunetv2_dsvm.architecture.stage_info import FeaturesOutput, StageInfo, doubling_stages
 from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 
@@ -95,7 +96,7 @@ class SwinUMambaD(SegmentationNetwork):
     def run(self, x: Tensor) -> FeaturesOutput:
         _, encoded = self.encoder(pad_to_multiple(x, self.stride))
         logits, decoded = self.decoder(encoded)
-        return FeaturesOutput(logits, channels_first(encoded), channels_first(decoded))
+        return FeaturesOutput(logits, all_channels_first(encoded), all_channels_first(decoded))
 
 
 def _expanding(dim: int, scale: int, out_dim: int) -> PatchExpanding:

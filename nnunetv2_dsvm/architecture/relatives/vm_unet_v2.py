@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_dsvm.architecture.blocks.convolution import all_channels_first
 from nnunetv2_dsvm.architecture.blocks.initial_weights import linear_weights_truncated_normal
 from nnunetv2_dsvm.architecture.blocks.resampling import pad_to_multiple
 from nnunetv2_dsvm.architecture.encoder_decoder import HowBlocksRun, VMUNetEncoder
-from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, channels_first, check_heads
+from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, check_heads
 from nnunetv2_dsvm.architecture.stage_info import FeaturesOutput, StageInfo, doubling_stages
 from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 
@@ -98,8 +99,8 @@ class VMUNetV2(SegmentationNetwork):
 
     def run(self, x: Tensor) -> FeaturesOutput:
         levels, stage_outputs = self.encoder(pad_to_multiple(x, self.stride))
-        features = channels_first([*stage_outputs, levels[-1]])
-        logits, sums = self.decoder(channels_first(levels))
+        features = all_channels_first([*stage_outputs, levels[-1]])
+        logits, sums = self.decoder(all_channels_first(levels))
         return FeaturesOutput(logits, features, tuple(sums))
 
 
