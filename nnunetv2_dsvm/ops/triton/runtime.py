@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import torch
 
-_MIN_TRITON = (3, 3)  # tuples inside kernels
+_MIN_TRITON = (3, 4)  # 3.3 does not compile the scan of 16-bit tensors
 _MIN_CAPABILITY = (7, 5)
 
 

@@ -132,7 +132,7 @@ def stream(pointers, stride, lane, step, size, one, EVEN: tl.constexpr, VECTOR: 
     channels (or states) exist.
     """
     lanes_pointers = pointers + lane
-    # The number first: Triton 3.3 cannot compare its own constants the other way round.
+    # The number first: old Triton cannot compare its own constants the other way round.
     per_load: tl.constexpr = 2 if PACKED and pointers.dtype.element_ty.primitive_bitwidth == 16 else 1
     if per_load == 2:
         lanes_pointers = lanes_pointers.to(tl.pointer_type(tl.int32), bitcast=True)
