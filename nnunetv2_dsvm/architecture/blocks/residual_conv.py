@@ -77,4 +77,13 @@ class ResidualConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv2(self.activation(self.conv1(x)))
-        return self.activation(y + self.shortcut(x))
+        return self.activation(y + self.shortcut(_for_shortcut(x)))
+
+
+def _for_shortcut(x: Tensor) -> Tensor:
+    """x with its positions last in memory, if it is on a CPU and of few channels.
+
+    There the weight gradient of a strided 1x1 convolution writes beyond its memory (oneDNN 3.12, torch 2.14: kernel
+    jit_1x1:avx512_core) where fewer than 16 channels stand last, as behind Mamba over the positions.
+    """
+    return x.contiguous() if x.device.type == "cpu" and x.shape[1] < 16 else x
