@@ -334,6 +334,47 @@ def test_differences_are_of_pairs_of_cases(two_seeds):
     assert float(row["p_value"]) == pytest.approx(stats.wilcoxon(differences).pvalue)
 
 
+def test_intervals_and_holm_of_three_models_with_classes_that_some_cases_lack(tmp_path, monkeypatch):
+    """Invented Dice: the mean of the classes' means, its interval, and p corrected for three pairs."""
+    drawn, random = Drawn(tmp_path, "CT", cases=8, size=(16, 24)).write(), np.random.default_rng(7)
+    dice = {}
+    for trainer in ("A", "B", "C"):
+        invented = random.uniform(0.6, 0.9, (8, 2)) - [[0, 0.4]]
+        invented[:4, 1] = np.nan  # the second class is rare, and bad
+        of_cases = {}
+        for file in make_model(drawn, trainer).glob("fold_*/validation/summary.json"):
+            summary = json.loads(file.read_text())
+            for case in summary["metric_per_case"]:
+                values = invented[len(of_cases)]
+                of_cases[Path(case["prediction_file"]).name] = values
+                case["metrics"]["1"]["Dice"], case["metrics"]["2"]["Dice"] = values
+            file.write_text(json.dumps(summary))
+        dice[trainer] = np.array([of_cases[name] for name in sorted(of_cases)])
+    for kind in ("raw", "results", "preprocessed"):
+        monkeypatch.setenv(f"nnUNet_{kind}", str(tmp_path / f"nnUNet_{kind}"))
+    request = asked(datasets=(drawn.name,), plans=("nnUNetPlans",), trainers=("A", "B", "C"))
+    run = RunFolder(tmp_path / "run").write_request(request)
+    write_results(run)
+
+    for row, values in zip(rows(run, "results.csv"), dice.values(), strict=True):
+        drawn_cases = values[random.integers(8, size=(3000, 8))]
+        n = (~np.isnan(drawn_cases)).sum(axis=1)
+        means = [
+            np.mean(of[seen > 0] / seen[seen > 0]) for of, seen in zip(np.nansum(drawn_cases, axis=1), n, strict=True)
+        ]
+        assert float(row["dice"]) == pytest.approx(np.nanmean(values, axis=0).mean())
+        assert float(row["ci95_low"]) == pytest.approx(np.quantile(means, 0.025), abs=0.015)
+        assert float(row["ci95_high"]) == pytest.approx(np.quantile(means, 0.975), abs=0.015)
+    of_cases = {name: np.nanmean(values, axis=1) for name, values in dice.items()}
+    p = [stats.wilcoxon(of_cases[a] - of_cases[b]).pvalue for a, b in ("AB", "AC", "BC")]
+    found = rows(run, "differences.csv")
+    assert [float(row["p_value"]) for row in found] == pytest.approx(p)
+    in_order, largest = np.argsort(p), 0.0
+    for rank, which in enumerate(in_order):
+        largest = max(largest, min(1, (3 - rank) * p[which]))
+        assert float(found[which]["p_value_holm"]) == pytest.approx(largest)
+
+
 def test_each_seed_has_its_report_with_the_whole_table(two_seeds):
     run, _ = two_seeds
     text = (run.path / "results.md").read_text(encoding="utf-8")
