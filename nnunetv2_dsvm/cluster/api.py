@@ -18,6 +18,7 @@ from nnunetv2_dsvm.cluster.request import Request, checked_request
 from nnunetv2_dsvm.cluster.run_folder import REQUEST, RunFolder, State, results_folder
 from nnunetv2_dsvm.cluster.status import FAILED, RUNNING, StepStatus, status_of
 from nnunetv2_dsvm.cluster.steps import Step
+from nnunetv2_dsvm.cluster.trainers import check_trainers
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.atomic_write import remove_unfinished
 from nnunetv2_dsvm.files.places_to_write import check_folder_place
@@ -85,6 +86,7 @@ def cross_validate(
     run = _folder(output)
     check_folder_place(run.path, "choose another folder with -o", (REQUEST,))
     places = [] if slurm_options is not None else _places(device, gpus, per_gpu)
+    check_trainers(request)
     with held(run.lock, f"the cross-validation in {run.path}"):
         run = _with_request(run, request, here=slurm_options is None)
         if slurm_options is not None:
@@ -150,6 +152,8 @@ def _places(device: str, gpus: Sequence[str] | None, per_gpu: int) -> list[str]:
         raise UserError(f"{per_gpu} trainings on a GPU, expected 1 or more")
     if gpus is not None and len(set(gpus)) < len(gpus):
         raise UserError(f"a GPU is named twice: {', '.join(gpus)}")
+    if gpus is not None and (wrong := [gpu for gpu in gpus if not gpu.strip() or "," in gpu]):
+        raise UserError(f"a GPU is one number or UUID, several are named with blanks between them, got {wrong[0]!r}")
     found = list(gpus) if gpus is not None else visible_gpus() if device == "cuda" else ["0"]
     if not found:
         raise UserError(

@@ -31,11 +31,16 @@ def _is_done(run: RunFolder, step: Step) -> bool:
         has_folds = run.request.folds == ("all",) or has_splits(step.dataset)
         return has_folds and not missing_commands(step.dataset, run.request)
     if step.kind == "train":
-        return _validation(step).is_file() and (_fold(step) / FINAL).is_file()
+        return is_trained(step)
     state, before = run.state(step.name), (*step.after, *step.after_any)
     if state is None or state.state != "done" or state.after != before:
         return False
     return all(state.started >= _finished_at(run, run.steps[name]) for name in before)
+
+
+def is_trained(step: Step) -> bool:
+    """Whether a training has ended, with its validation."""
+    return _validation(step).is_file() and (_fold(step) / FINAL).is_file()
 
 
 def done_steps(run: RunFolder) -> set[str]:

@@ -107,9 +107,16 @@ def checked_request(
         check_several(name, values)
     names = [_whole_name(str(dataset)) for dataset in datasets]
     chosen = _folds_of_all(names) if folds is None else named_folds(folds)
-    for name, values in {**several, "datasets": names, "folds": chosen, "seeds": seeds}.items():
+    for name, values in {**several, "datasets": names, "folds": chosen, "seeds": seeds, "protocols": protocols}.items():
         if repeated := [str(value) for value in dict.fromkeys(values) if list(values).count(value) > 1]:
             raise UserError(f"{name} named twice: {', '.join(repeated)}")
+    for dataset in names:
+        there = _folds_of(dataset)
+        if beyond := [fold for fold in chosen if fold != "all" and fold not in there]:
+            raise UserError(
+                f"{dataset} has no fold {', '.join(beyond)}, its folds are {', '.join(there)}: beyond them nnU-Net "
+                "validates on cases drawn at random, which other folds are validated on too"
+            )
     if wrong := [seed for seed in seeds if seed < 0]:
         raise UserError(f"seeds are integers from 0, got {wrong[0]}")
     check_choice("device", device, DEVICES)
@@ -134,12 +141,16 @@ def checked_request(
 
 
 def _folds_of_all(datasets: Sequence[str]) -> list[str]:
-    found = {dataset: folds_of_splits(dataset) or list(NNUNETS_FOLDS) for dataset in datasets}
+    found = {dataset: _folds_of(dataset) for dataset in datasets}
     first, *others = found.values()
     if any(folds != first for folds in others):
         each = "; ".join(f"{dataset}: {', '.join(folds)}" for dataset, folds in found.items())
         raise UserError(f"the data sets have not the same folds ({each}): name some that all have with -f")
     return first
+
+
+def _folds_of(dataset: str) -> list[str]:
+    return folds_of_splits(dataset) or list(NNUNETS_FOLDS)
 
 
 def _folder(kind: str) -> Path:

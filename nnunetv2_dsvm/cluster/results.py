@@ -5,13 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+import numpy as np
+from scipy.stats import bootstrap
+
 from nnunetv2_dsvm.cluster.progress import SUMMARY
 from nnunetv2_dsvm.cluster.request import Model
 from nnunetv2_dsvm.cluster.run_folder import RunFolder, model_folder
 from nnunetv2_dsvm.cluster.tables import Differences, Row, as_files, as_sections
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.comparison import compare
-from nnunetv2_dsvm.evaluation.paired_statistics import paired_statistics
+from nnunetv2_dsvm.evaluation.paired_statistics import CONFIDENCE, RESAMPLES, SEED
 from nnunetv2_dsvm.evaluation.summary import OVER_LABELS, case_mean
 from nnunetv2_dsvm.evaluation.tables import write_all
 from nnunetv2_dsvm.reporting.api import report
@@ -19,6 +22,7 @@ from nnunetv2_dsvm.reporting.curves import Curves, read_curves
 from nnunetv2_dsvm.reporting.results import Results, read_results
 
 Values = Mapping[str, Mapping[str, float]]
+_AT_ONCE = 4_000_000  # values held in memory
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def _mean_over_seeds(same: Sequence[_Trained]) -> dict[str, Values]:
 
 
 def _row(run: RunFolder, title: str, same: Sequence[_Trained], values: Mapping[str, Values]) -> Row:
-    of_cases = paired_statistics([[case_mean(of_case, "Dice") for of_case in values.values()]])[0]
+    low, high = _interval([[of_label["Dice"] for of_label in of_case.values()] for of_case in values.values()])
     means = [t.results.summary[OVER_LABELS]["Dice"].mean for t in same]
     seconds = [sum(sum(of_fold) for of_fold in t.curves.epoch_seconds.values()) for t in same]
     epochs = {len(history.get("train_losses", ())) for t in same for history in t.curves.histories.values()}
@@ -108,15 +112,39 @@ def _row(run: RunFolder, title: str, same: Sequence[_Trained], values: Mapping[s
         seeds=len(same),
         folds=len(run.request.folds),
         epochs=epochs.pop() if len(epochs) == 1 else None,
-        cases=of_cases.n,
+        cases=sum(not math.isnan(case_mean(of_case, "Dice")) for of_case in values.values()),
         dice=fmean(means),
-        ci95_low=of_cases.ci_low,
-        ci95_high=of_cases.ci_high,
+        ci95_low=low,
+        ci95_high=high,
         std_over_seeds=stdev(means) if len(means) > 1 else math.nan,
         gpu_memory_gib=max(memory) / 1024 if memory else math.nan,
         hours=fmean(seconds) / 3600 if any(seconds) else math.nan,
         parameters=same[0].curves.parameters,
     )
+
+
+def _interval(dice: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Percentile bootstrap over the cases of nnU-Net's foreground mean, that of the labels' means.
+
+    Args:
+        dice: of each case by label, NaN where a label is neither there nor predicted.
+    """
+    values = np.array(dice)
+    if len(values) < 2:
+        return math.nan, math.nan
+    defined, filled = ~np.isnan(values), np.nan_to_num(values)
+
+    def foreground_mean(drawn: np.ndarray, axis: int) -> np.ndarray:  # axis: -1, before the labels'
+        sums, numbers = (np.take(of, drawn, axis=0).sum(axis=axis - 1) for of in (filled, defined))
+        means = np.divide(sums, numbers, out=np.zeros(sums.shape), where=numbers > 0)
+        return means.sum(axis=-1) / np.maximum((numbers > 0).sum(axis=-1), 1)
+
+    cases = (np.arange(len(values)),)
+    found = bootstrap(
+        cases, foreground_mean, vectorized=True, n_resamples=RESAMPLES, confidence_level=CONFIDENCE,
+        method="percentile", batch=max(1, _AT_ONCE // values.size), random_state=SEED,
+    )  # fmt: skip
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def _gpu_memory_mib(run: RunFolder, model: Model) -> float | None:

@@ -15,6 +15,7 @@ from helpers.report_models import SECONDS, Drawn, make_model
 from helpers.short_trainers import ShortVMUNet
 from scipy import stats
 
+from nnunetv2_dsvm.cluster.api import cross_validate
 from nnunetv2_dsvm.cluster.commands import commands_of
 from nnunetv2_dsvm.cluster.engines import child
 from nnunetv2_dsvm.cluster.engines.gpus import GpuMemory, visible_gpus
@@ -27,6 +28,7 @@ from nnunetv2_dsvm.cluster.request import Request, checked_request
 from nnunetv2_dsvm.cluster.results import write_results
 from nnunetv2_dsvm.cluster.run_folder import RunFolder, State
 from nnunetv2_dsvm.cluster.steps import steps_of
+from nnunetv2_dsvm.cluster.trainers import check_trainers
 from nnunetv2_dsvm.errors import UserError
 
 TINY = "Dataset901_Tiny"
@@ -75,6 +77,8 @@ def test_one_fold_has_no_best_configuration():
         ({"trainers": ["A", "A"]}, "trainers named twice: A"),
         ({"datasets": ["901", TINY]}, f"datasets named twice: {TINY}"),
         ({"folds": ["0", "all"]}, "-f all is a model of its own"),
+        ({"folds": ["4", "5"]}, f"{TINY} has no fold 5, its folds are 0, 1, 2, 3, 4: beyond them nnU-Net validates"),
+        ({"protocols": ["isic", "isic"]}, "protocols named twice: isic"),
         ({"configurations": ["3d_cascade_fullres"]}, "reads what 3d_lowres predicts in all folds: name both"),
         ({"seeds": [-1]}, "seeds are integers from 0, got -1"),
         ({"gpus_per_job": 2}, "2 GPUs a training with -device cpu"),
@@ -115,6 +119,25 @@ def test_what_a_dataset_lacks_is_made(copied_dataset):
         assert commands[1][:4] == ["nnUNetv2_dsvm", "plan_and_preprocess", "-d", "901"]
         with pytest.raises(UserError, match=r"nnUNetPlans\.json has no configuration 3d_lowres; it has 2d, 3d_fullres"):
             check_plans(asked(plans=["nnUNetPlans"], configurations=("2d", "3d_lowres")))
+
+
+def test_a_trainer_that_nnunet_does_not_find_is_refused_before_anything_is_begun(copied_dataset):
+    request = asked(trainers=("../B",))
+    with copied_dataset.here():
+        with pytest.raises(UserError, match=r"nnU-Net finds no trainer \.\./B: nnUNetv2_dsvm trainers lists"):
+            check_trainers(asked(trainers=("nnUNetTrainerDSVM", "../B")))  # the first is found
+        for fold in request.folds:
+            validation = copied_dataset.results / "../B__tinyPlans__2d" / f"fold_{fold}" / "validation"
+            validation.mkdir(parents=True)
+            (validation / "summary.json").touch()
+            (validation.parent / "checkpoint_final.pth").touch()
+        check_trainers(request)  # what is trained needs no trainer
+
+
+@pytest.mark.parametrize("gpu", ["", "0,1"])
+def test_a_gpu_is_one(tiny_dataset, gpu):
+    with tiny_dataset.here(), pytest.raises(UserError, match=f"a GPU is one number or UUID.*got '{gpu}'"):
+        cross_validate([901], ["A"], plans=["tinyPlans"], device="cpu", gpus=[gpu])
 
 
 def test_the_folds_are_those_that_nnunet_draws(copied_dataset, make_on):
@@ -309,6 +332,47 @@ def test_differences_are_of_pairs_of_cases(two_seeds):
     assert (row["first"], row["second"], row["n"]) == ("A", "B", "8")
     assert float(row["mean_difference"]) == pytest.approx(differences.mean())
     assert float(row["p_value"]) == pytest.approx(stats.wilcoxon(differences).pvalue)
+
+
+def test_intervals_and_holm_of_three_models_with_classes_that_some_cases_lack(tmp_path, monkeypatch):
+    """Invented Dice: the mean of the classes' means, its interval, and p corrected for three pairs."""
+    drawn, random = Drawn(tmp_path, "CT", cases=8, size=(16, 24)).write(), np.random.default_rng(7)
+    dice = {}
+    for trainer in ("A", "B", "C"):
+        invented = random.uniform(0.6, 0.9, (8, 2)) - [[0, 0.4]]
+        invented[:4, 1] = np.nan  # the second class is rare, and bad
+        of_cases = {}
+        for file in make_model(drawn, trainer).glob("fold_*/validation/summary.json"):
+            summary = json.loads(file.read_text())
+            for case in summary["metric_per_case"]:
+                values = invented[len(of_cases)]
+                of_cases[Path(case["prediction_file"]).name] = values
+                case["metrics"]["1"]["Dice"], case["metrics"]["2"]["Dice"] = values
+            file.write_text(json.dumps(summary))
+        dice[trainer] = np.array([of_cases[name] for name in sorted(of_cases)])
+    for kind in ("raw", "results", "preprocessed"):
+        monkeypatch.setenv(f"nnUNet_{kind}", str(tmp_path / f"nnUNet_{kind}"))
+    request = asked(datasets=(drawn.name,), plans=("nnUNetPlans",), trainers=("A", "B", "C"))
+    run = RunFolder(tmp_path / "run").write_request(request)
+    write_results(run)
+
+    for row, values in zip(rows(run, "results.csv"), dice.values(), strict=True):
+        drawn_cases = values[random.integers(8, size=(3000, 8))]
+        n = (~np.isnan(drawn_cases)).sum(axis=1)
+        means = [
+            np.mean(of[seen > 0] / seen[seen > 0]) for of, seen in zip(np.nansum(drawn_cases, axis=1), n, strict=True)
+        ]
+        assert float(row["dice"]) == pytest.approx(np.nanmean(values, axis=0).mean())
+        assert float(row["ci95_low"]) == pytest.approx(np.quantile(means, 0.025), abs=0.015)
+        assert float(row["ci95_high"]) == pytest.approx(np.quantile(means, 0.975), abs=0.015)
+    of_cases = {name: np.nanmean(values, axis=1) for name, values in dice.items()}
+    p = [stats.wilcoxon(of_cases[a] - of_cases[b]).pvalue for a, b in ("AB", "AC", "BC")]
+    found = rows(run, "differences.csv")
+    assert [float(row["p_value"]) for row in found] == pytest.approx(p)
+    in_order, largest = np.argsort(p), 0.0
+    for rank, which in enumerate(in_order):
+        largest = max(largest, min(1, (3 - rank) * p[which]))
+        assert float(found[which]["p_value_holm"]) == pytest.approx(largest)
 
 
 def test_each_seed_has_its_report_with_the_whole_table(two_seeds):

@@ -63,6 +63,8 @@ def minutes_of(text: str) -> int:
 def submit(run: RunFolder, options: SlurmOptions) -> list[str]:
     """Submits what is not done and not in the queue; the names of the steps that were submitted.
 
+    A job that waits in the queue is replaced where it has to wait for one that is submitted now.
+
     Raises:
         UserError: submitit or SLURM is missing, or SLURM refuses.
     """
@@ -75,7 +77,8 @@ def submit(run: RunFolder, options: SlurmOptions) -> list[str]:
             lanes[number % len(lanes)].append(job)
     submitted: list[str] = []
     for step in open_steps(run):
-        if step.name in live:
+        earlier = live.get(step.name)
+        if earlier and not (queue[earlier].startswith("PENDING") and _waits_for(step, submitted)):
             continue
         lane = lanes[len(submitted) % len(lanes)] if lanes else []
         conditions = [f"afterok:{live[name]}" for name in step.after if name in live]
@@ -90,7 +93,14 @@ def submit(run: RunFolder, options: SlurmOptions) -> list[str]:
         lane[:] = [live[step.name]]
         submitted.append(step.name)
         run.write_jobs(jobs)
+        if earlier:
+            subprocess.run(["scancel", earlier], check=False)  # SLURM may have ended it meanwhile
     return submitted
+
+
+def _waits_for(step: Step, submitted: Sequence[str]) -> bool:
+    """Whether a step has to wait for one of these; a job of an earlier call does not know of them."""
+    return not {*step.after, *step.after_any}.isdisjoint(submitted)
 
 
 def run_in_job(run: RunFolder, name: str) -> None:
