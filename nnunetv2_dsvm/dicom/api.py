@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from nnunetv2_dsvm.dicom.results import ALL_FILES, DEFAULT_OUTPUTS, FILES, DicomPrediction
+from nnunetv2_dsvm.dicom.results import DEFAULT_OUTPUTS, FILES, DicomPrediction, check_free
 from nnunetv2_dsvm.errors import UserError, check_choice, check_several
 from nnunetv2_dsvm.files.places_to_write import check_folder_place
 from nnunetv2_dsvm.nnunet.names import FINAL
@@ -61,11 +61,7 @@ def predict_dicom(
         check_choice("output", name, FILES)
     folder = Path(output)
     check_folder_place(folder, "choose another folder with -o")
-    present = [name for name in ALL_FILES if (folder / name).exists()]
-    if present and not overwrite:
-        raise UserError(
-            f"{folder} holds {', '.join(present)} already: choose another folder with -o, or add --overwrite"
-        )
+    check_free(folder, overwrite=overwrite)
     for package in ("pydicom", "highdicom"):
         if find_spec(package) is None:
             raise UserError(f"{package} is missing, which reads and writes DICOM: pip install 'nnunetv2_dsvm[dicom]'")
@@ -83,6 +79,7 @@ def predict_dicom(
             terminology=None if terminology is None else Path(terminology),
             resample=resample,
             keep_identity=keep_identity,
+            overwrite=overwrite,
             device=device,
             show_progress=show_progress,
         )

@@ -26,6 +26,7 @@ from nnunetv2_dsvm.dicom.results import (
     VOLUMES_CSV,
     VOLUMES_JSON,
     DicomPrediction,
+    check_free,
 )
 from nnunetv2_dsvm.dicom.writing.origin import Algorithm, algorithm_of
 from nnunetv2_dsvm.dicom.writing.overlay import write_overlay
@@ -58,6 +59,7 @@ class Task:
     terminology: Path | None
     resample: bool
     keep_identity: bool
+    overwrite: bool
     device: str
     show_progress: bool
 
@@ -84,6 +86,7 @@ def run(task: Task) -> DicomPrediction:
         labels = predict_labels(scan, model, predictor, images)
         algorithm = algorithm_of(model)
         volumes = _write(results, task, labels, scan, model, terms, algorithm)
+        check_free(task.output, overwrite=task.overwrite)  # another run may have ended meanwhile
         files = _put_in_place(results, task.output)
     return DicomPrediction(files, tuple(asdict(volume) for volume in volumes), tuple(_notes(scan, labels, task)))
 
@@ -120,6 +123,12 @@ def _check_outputs(series: Series, outputs: Sequence[str]) -> None:
         raise UserError(
             f"{series.name} lacks {', '.join(lacking)}, to which SEG and RTSTRUCT refer: export it again, or take "
             "--output nifti"
+        )
+    multi = "PerFrameFunctionalGroupsSequence" in series.headers[0] and len(series.frames) == len(series.headers) > 1
+    if multi and "seg" in outputs:
+        raise UserError(
+            f"{series.name} holds {len(series.headers)} multi-frame instances of one frame, and SEG refers to one: "
+            "leave seg out of --output"
         )
 
 

@@ -237,7 +237,7 @@ def test_codes_of_a_file(model, tmp_path):
         "my_label": {
             "type": ["64033007", "SCT", "Kidney"],
             "category": ["123037004", "SCT", "Body structure"],
-            "modifier": ["7771000", "SCT", "Left"],
+            "modifier": ["1", "99OWN", "Línks"],
         }
     }
     (tmp_path / "terms.json").write_text(json.dumps(terms))
@@ -247,4 +247,4 @@ def test_codes_of_a_file(model, tmp_path):
     assert liver.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Liver"
     (kind,), (category,) = kidney.SegmentedPropertyTypeCodeSequence, kidney.SegmentedPropertyCategoryCodeSequence
     assert (kind.CodeValue, category.CodeValue) == ("64033007", "123037004")
-    assert kind.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning == "Left"
+    assert kind.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning == "Línks"

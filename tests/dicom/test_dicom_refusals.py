@@ -12,7 +12,7 @@ import torch
 from helpers import dicom_series as ds
 from helpers.runs_code import RunsCode
 from helpers.threshold_model import make_threshold_model
-from pydicom import uid
+from pydicom import Dataset, uid
 from pydicom.uid import generate_uid
 
 from nnunetv2_dsvm import predict_dicom
@@ -148,6 +148,44 @@ def still(slices):
     slices[:] = [ds.still(np.zeros((20, 20, 3), np.uint8))]
 
 
+def of_two_frames_of_reference(slices):
+    slices[4].FrameOfReferenceUID = generate_uid()
+
+
+def of_two_studies(slices):
+    slices[5].StudyInstanceUID = slices[6].StudyInstanceUID = generate_uid()
+
+
+def of_two_patients(slices):
+    slices[2].PatientID = f"{ds.SECRETS[1]}-b"
+
+
+def values_by_a_table(slices):
+    table = Dataset()
+    table.LUTDescriptor, table.ModalityLUTType, table.LUTData = [4, 0, 16], "HU", bytes(8)
+    table["LUTDescriptor"].VR, table["LUTData"].VR = "US", "OW"
+    slices[1].ModalityLUTSequence = [table]
+
+
+def multi_frames_of_a_frame_each(slices):
+    for z, single in enumerate(slices):
+        slices[z] = ds.enhanced(VALUES[z : z + 1], [0])
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+            slices[z][keyword] = single[keyword]
+        slices[z].PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[
+            0
+        ].ImagePositionPatient = single.ImagePositionPatient
+
+
+def no_rows(slices):
+    for instance in slices:
+        instance.Rows = None
+
+
+def two_uids(slices):
+    slices[3].SeriesInstanceUID = ["1.2.3", "1.2.4"]
+
+
 def irregular(slices):
     for z, instance in enumerate(slices):
         ds.place(instance, ds.ORIGIN_MM + (2.5 * z + (0.9 if z == 2 else 0)) * ds.AXIAL[2])
@@ -170,6 +208,13 @@ REFUSALS = {
     of_two_sizes: "two sizes: instance 1 has 22×26 pixels, instance 6 20×20",
     of_two_pixel_spacings: "inconsistent spacing of pixels: 1.1×0.8 mm in instance 1, another in instance 6",
     irregular: r"inconsistent spacing of slices: between instance 2 and instance 3 are 3.4 mm, elsewhere 2.5 mm",
+    of_two_frames_of_reference: "of two frames of reference: instance 5 differs from instance 1",
+    of_two_studies: "of two studies: instance 6, instance 7 differ from instance 1",
+    of_two_patients: "of two patients: instance 3 differs from instance 1",
+    values_by_a_table: "by a table instead of a slope and an intercept .ModalityLUTSequence., in instance 2",
+    multi_frames_of_a_frame_each: "holds 7 multi-frame instances of one frame, and SEG refers to one",
+    no_rows: r"no series can be segmented; there is:\n  3 +CT +7 +instance 1 is described by what is no number",
+    two_uids: "is damaged .it has two values where a UID stands",
     no_position: "no place in space: instance 2 without position",
     no_number: r"instance 2 is described by what is no number \(ValueError\)",
     skewed_axes: "no usable orientation: image orientation 1, 0, 0, 0.2, 0.9, 0",
@@ -272,6 +317,9 @@ def test_models(study, tmp_path, kind, sentence):
         ({"liver": ["10200004", "SCT", "Liver"]}, 'expected {"type": …}'),
         ({"liver": {"type": ["10200004", "SCT"]}}, r"expected \[value, scheme, meaning\]"),
         ({"liver": {"type": ["1" * 17, "SCT", "Liver"]}}, "texts of at most 16, 16 and 64 characters"),
+        ({"liver": {"type": ["1\\2", "SCT", "Liver"]}}, "without backslashes"),
+        ({"liver": {"type": ["1", "SCT", "Li\nver"]}}, "and line breaks"),
+        ({"liver": {"type": [" ", "SCT", "Liver"]}}, r"expected \[value, scheme, meaning\]"),
         ([], "holds no JSON object"),
     ],
 )

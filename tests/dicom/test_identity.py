@@ -57,16 +57,30 @@ def test_nothing_of_the_patient_is_said_or_written(study, model, tmp_path, capsy
 
 
 def test_names_in_other_letters(tmp_path):
-    labels = {"background": 0, "Läsion": 1, "肝臓": 2}
+    labels = {"background": 0, "Läsion": 1, "肝臓\n": 2}
     of = make_threshold_model(tmp_path / "model", labels=labels)
     slices = ds.slices(VALUES, SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Jörg")
     study = ds.write(slices, tmp_path / "study")
     out = tmp_path / "out"
     predict_dicom(study, out, of, outputs=["seg", "rtstruct"], device="cpu")
     segmentation, structures = (dcmread(out / name) for name in ("segmentation.dcm", "structures.dcm"))
-    assert [segment.SegmentLabel for segment in segmentation.SegmentSequence] == ["Läsion", "肝臓"]
+    assert [segment.SegmentLabel for segment in segmentation.SegmentSequence] == [
+        "Läsion",
+        "肝臓",
+    ]  # without the line's end
     assert [roi.ROIName for roi in structures.StructureSetROISequence] == ["Läsion", "肝臓"]
     assert segmentation.PatientName == structures.PatientName == "Müller^Jörg"
+
+
+@pytest.mark.parametrize("characters", [["", "ISO 2022 IR 87"], "nonsense"])
+def test_character_sets_of_the_source(model, tmp_path, characters):
+    """Of which highdicom knows neither: the standard's empty first value, and one that is none."""
+    with leniently():
+        name = "Yamada^Tarou=山田^太郎" if isinstance(characters, list) else "Yamada^Tarou"
+        study = ds.write(ds.slices(VALUES, SpecificCharacterSet=characters, PatientName=name), tmp_path / "study")
+        predict_dicom(study, tmp_path / "out", model, outputs=["seg", "rtstruct"], device="cpu")
+        for file in ("segmentation.dcm", "structures.dcm"):
+            assert dcmread(tmp_path / "out" / file).PatientName == name
 
 
 def test_a_picture_that_names_the_patient_is_not_copied(model, tmp_path):

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from pydicom import dcmread
 import nnunetv2_dsvm
 from nnunetv2_dsvm import VMUNet, predict_dicom
 from nnunetv2_dsvm.cli.main import main
+from nnunetv2_dsvm.dicom import run as run_of_dicom
+from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.checksums import sha256_of
 from nnunetv2_dsvm.nnunet.names import BEST
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
@@ -33,7 +36,27 @@ from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
 NAMES = {1: "liver", 2: "my_label"}
 truth = ds.phantom()
 ALL = ("nifti", "seg", "rtstruct")
-# The orientation of the slices, and whether the files' order, the frames' order or the modality is another one.
+
+
+def rounded_and_misstated(instances):
+    """Directions that differ by rounding, no thickness, and another distance than the slices have."""
+    for z, instance in enumerate(instances):
+        instance.ImageOrientationPatient = [1, 1e-5 * z, 0, -1e-5 * z, 1, 0]
+        instance.SpacingBetweenSlices = -5
+        del instance.SliceThickness
+
+
+def each_frame_for_itself(instances):
+    """As Philips writes MR: what all frames have alike is said by each."""
+    (whole,) = instances
+    shared = whole.SharedFunctionalGroupsSequence[0]
+    for group in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
+        for frame in whole.PerFrameFunctionalGroupsSequence:
+            frame[group] = deepcopy(shared[group])
+        del shared[group]
+
+
+# The orientation of the slices, and whether the files' order, the frames' order, the modality or more is another one.
 SCANS = {
     "axial": {},
     "coronal": {"axes": ds.CORONAL},
@@ -41,15 +64,18 @@ SCANS = {
     "numbered from the top": {"reverse": True},
     "MR": {"modality": "MR", "axes": ds.oblique().T},
     "multi-frame": {"order": [3, 1, 0, 6, 5, 2, 4], "axes": ds.oblique()},
-    "multi-frame MR": {"order": [6, 5, 4, 3, 2, 1, 0], "modality": "MR"},
+    "multi-frame MR": {"order": [6, 5, 4, 3, 2, 1, 0], "modality": "MR", "change": each_frame_for_itself},
+    "misstated": {"change": rounded_and_misstated},
 }
 
 
-def write_scan(folder, *, axes=ds.AXIAL, modality="CT", reverse=False, order=None):
+def write_scan(folder, *, axes=ds.AXIAL, modality="CT", reverse=False, order=None, change=lambda _: None):
     values = ds.values_of(truth)
     if order is not None:
-        return ds.write([ds.enhanced(values, order, axes=axes, modality=modality)], folder)
-    instances = ds.slices(values, axes=axes, modality=modality)
+        instances = [ds.enhanced(values, order, axes=axes, modality=modality)]
+    else:
+        instances = ds.slices(values, axes=axes, modality=modality)
+    change(instances)
     if reverse:
         for number, instance in enumerate(reversed(instances)):
             instance.InstanceNumber = number + 1
@@ -105,7 +131,7 @@ def test_dciodvfy_reports_no_error(predicted, name):
         assert errors_of_dciodvfy(results / file) == []
 
 
-@pytest.mark.parametrize("name", ["axial", "coronal", "oblique", "multi-frame"])
+@pytest.mark.parametrize("name", ["axial", "coronal", "oblique", "multi-frame", "misstated"])
 def test_dcmqi_reads_the_same_voxels(predicted, tmp_path, name):
     program = shutil.which("segimage2itkimage", path=str(Path(sys.executable).parent))
     if program is None:
@@ -325,6 +351,25 @@ def test_earlier_results_are_replaced_on_request_and_none_is_left_beside_new_one
     assert sorted({path.name for path in out.iterdir()}) == sorted(
         before.keys() - {"segmentation.dcm", "structures.dcm"}
     )
+
+
+def test_a_folder_in_the_place_of_a_result_and_another_run_that_ended_first(model, tmp_path, monkeypatch):
+    study, out = write_scan(tmp_path / "study"), tmp_path / "out"
+    (out / "volumes.csv").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds volumes.csv, which is no file"):
+        predict_dicom(study, out, model, overwrite=True, device="cpu")
+    assert [path.name for path in out.iterdir()] == ["volumes.csv"]
+    (out / "volumes.csv").rmdir()
+    algorithm_of = run_of_dicom.algorithm_of
+
+    def after_another_run(of):
+        (out / "segmentation.dcm").write_text("of another run")
+        return algorithm_of(of)
+
+    monkeypatch.setattr(run_of_dicom, "algorithm_of", after_another_run)
+    with pytest.raises(UserError, match="holds segmentation.dcm already"):
+        predict_dicom(study, out, model, device="cpu")
+    assert {path.name: path.read_text() for path in out.iterdir()} == {"segmentation.dcm": "of another run"}
 
 
 def test_nothing_found(model, tmp_path):

@@ -17,6 +17,8 @@ RELATIVE_SPACING, SPACING_MM = 0.01, 0.01
 DIRECTION_COSINE = 1e-3
 SHIFT_PIXELS = 0.1  # of a slice within its plane
 SAME_PLACE_MM = 0.001
+# What a volume has one of; positions of two frames of reference cannot be compared.
+_OF_ONE = {"PatientID": "patients", "StudyInstanceUID": "studies", "FrameOfReferenceUID": "frames of reference"}
 
 
 def check_still(series: Series) -> Frame:
@@ -71,6 +73,19 @@ def _check_instances(series: Series) -> None:
         raise UserError(
             f"{series.name} holds duplicates: {', '.join(names[:3])}{' and more' * (len(names) > 3)} "
             f"{'is' if len(names) == 1 else 'are'} there more than once: remove the copies"
+        )
+    for keyword, what in _OF_ONE.items():
+        values = [str(header.get(keyword, "")) for header in series.headers]
+        if other := [frame for frame in series.frames if values[frame.instance] != values[0]]:
+            raise UserError(
+                f"{series.name} holds slices of two {what}: {_names(other)} "
+                f"{'differs' if len(other) == 1 else 'differ'} from {series.frames[0].name} ({keyword}): export each "
+                "as a series"
+            )
+    if by_table := [frame for frame in series.frames if "ModalityLUTSequence" in series.headers[frame.instance]]:
+        raise UserError(
+            f"{series.name} stores values by a table instead of a slope and an intercept (ModalityLUTSequence), in "
+            f"{_names(by_table)}: export it rescaled"
         )
 
 

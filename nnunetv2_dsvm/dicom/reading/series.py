@@ -125,7 +125,8 @@ def _table(found: Sequence[Series], faults: Sequence[str | None], taken: Series 
     for series, fault in zip(found, faults, strict=True):
         first = series.headers[0]
         images = sum(max(1, _number(header.get("NumberOfFrames"), 1)) for header in series.headers)
-        size = by((int(first.Columns), int(first.Rows))) if "Rows" in first and "Columns" in first else ""
+        sides = first.get("Columns"), first.get("Rows")
+        size = by(sides) if all(isinstance(side, int) for side in sides) else ""
         why = "taken" if series is taken else fault or ""
         row = ["  " + (series.number or "-"), series.modality, f"{images:.0f}", size, why]
         rows.append([*row, str(first.get("SeriesDescription", "")), series.uid] if with_identity else row)

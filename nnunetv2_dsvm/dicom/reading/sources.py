@@ -18,6 +18,7 @@ from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.listing import files_below, is_litter
 
 _ENDINGS = (".dcm", ".dicom", ".ima")
+_UIDS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,15 @@ def _header(file: StoredFile, source: Path) -> Dataset | None:
         return None
     except Exception as error:  # whatever a broken file makes pydicom and zipfile raise; it may quote the file
         if file.member is not None and isinstance(error, RuntimeError):
-            raise UserError(f"{source} is encrypted: unpack it and name the folder with -i") from None
+            raise UserError(
+                f"{source} is encrypted, or packed in a way that cannot be read: unpack it and name the folder with -i"
+            ) from None
         raise UserError(_damaged(source, type(error).__name__)) from None
     for own in ("SOPClassUID", "SOPInstanceUID"):  # emptied by some anonymisers, which forget the file's own header
         if not header.get(own):
             setattr(header, own, header.file_meta.get(f"MediaStorage{own}", ""))
+    if any(name in header and header[name].VM > 1 for name in _UIDS):
+        raise UserError(_damaged(source, "it has two values where a UID stands"))
     kind = UID(header.SOPClassUID)
     if not kind or ("Image Storage" in kind.name and "Rows" not in header):
         raise UserError(_damaged(source, "it ends within its header"))

@@ -47,6 +47,11 @@ class Algorithm:
         """Another one for other weights."""
         return next(iter(self.parameters["checkpoint_sha256"].split()))[:16]
 
+    @property
+    def texts(self) -> list[str]:
+        """All that objects say of it."""
+        return [self.trainer, *self.parameters.values()]
+
     def as_json(self) -> dict[str, object]:
         return {"package": f"{self.package} {self.version}", "trainer": self.trainer, **self.parameters}
 
@@ -66,8 +71,8 @@ def algorithm_of(model: Model) -> Algorithm:
 
 
 def long_string(text: str) -> str:
-    """A text as one value of DICOM's type LO: of at most 64 characters, without what would divide it into several."""
-    return text.replace("\\", "/")[:64]
+    """A text as one value of DICOM's type LO: of at most 64 characters, without what divides it or is no letter."""
+    return "".join(letter if letter.isprintable() else " " for letter in text.replace("\\", "/"))[:64]
 
 
 def copy_patient_and_study(source: Dataset, target: Dataset) -> None:
@@ -80,7 +85,7 @@ def copy_patient_and_study(source: Dataset, target: Dataset) -> None:
 
 
 def character_set(source: Dataset, texts: Sequence[str]) -> str | list[str] | None:
-    """The source's, or UTF-8 where labels need it; None for ASCII."""
+    """The source's, or UTF-8 where texts of ours need it; None for ASCII."""
     if all(text.isascii() for text in texts):
         return source.get("SpecificCharacterSet")
     return "ISO_IR 192"

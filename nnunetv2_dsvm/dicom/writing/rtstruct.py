@@ -39,7 +39,7 @@ def write_rtstruct(
     """
     header, now = scan.series.headers[0], datetime.now()
     written = Dataset()
-    if (characters := character_set(header, list(foreground))) is not None:
+    if (characters := character_set(header, [*foreground, *algorithm.texts])) is not None:
         written.SpecificCharacterSet = characters
     copy_patient_and_study(header, written)
     written.StudyInstanceUID = header.StudyInstanceUID

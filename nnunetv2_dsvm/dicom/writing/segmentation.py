@@ -12,6 +12,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import VR, DSfloat
 
 from nnunetv2_dsvm.dicom.reading.scan import Scan
+from nnunetv2_dsvm.dicom.reading.stack import Stack
 from nnunetv2_dsvm.dicom.writing.origin import (
     REQUIRED,
     Algorithm,
@@ -64,8 +65,10 @@ def write_segmentation(
         content_description=long_string(f"Automatic segmentation by {algorithm.trainer}"),
         series_description=long_string(f"Segmentation by {algorithm.trainer}"),
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        specific_character_set=character_set(first, list(foreground)),
     )
+    meanings = [code.meaning for term in terms.values() for code in (term.category, term.type, term.modifier) if code]
+    if (characters := character_set(first, [*foreground, *meanings, *algorithm.texts])) is not None:
+        written.SpecificCharacterSet = characters
     copy_patient_and_study(first, written)
     if scan.stack is None:  # where nothing else says which way up it is
         written.PatientOrientation = first.get("PatientOrientation", "")
@@ -74,17 +77,51 @@ def write_segmentation(
 
 
 def _sources(scan: Scan) -> list[Dataset]:
-    """The headers in the order of the masks, the first one with what highdicom asks for and sources may lack or break.
+    """Headers in the order of the masks, with what highdicom asks for and sources may lack, break or say elsewhere.
 
     What the source says of patient and study is copied afterwards, as it is.
     """
     instances = list(dict.fromkeys(frame.instance for frame in scan.frames))
-    first, *others = (scan.series.headers[instance] for instance in instances)
-    plain = Dataset()
-    plain.update(first)  # copy() would share the elements
+    sources = []
+    for header in (scan.series.headers[instance] for instance in instances):
+        plain = Dataset()
+        plain.update(header)  # whose elements it shares: they are replaced, never changed
+        if scan.stack is not None:
+            _place(plain, scan.stack)
+        sources.append(plain)
+    empty = Dataset()
     for keyword in REQUIRED:
-        setattr(plain, keyword, "")
-    return [plain, *others]
+        setattr(empty, keyword, "")
+    sources[0].update(empty)
+    sources[0].pop("SpecificCharacterSet", None)  # highdicom takes none of an empty first value, which stands for ASCII
+    return sources
+
+
+def _place(source: Dataset, stack: Stack) -> None:
+    """Gives a source the geometry of the stack, where highdicom looks for it and without what is rounding."""
+    first = stack.frames[0]
+    groups = [
+        item for whose in ("PerFrame", "Shared") for item in source.get(f"{whose}FunctionalGroupsSequence", [])[:1]
+    ]
+    stated = [(group.get("PixelMeasuresSequence") or [group])[0].get("SliceThickness") for group in (source, *groups)]
+    measures, orientation, described = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing = list(stack.pixel_spacing)
+    measures.SliceThickness = next((thickness for thickness in stated if thickness), stack.spacing)
+    measures.SpacingBetweenSlices = stack.spacing
+    orientation.ImageOrientationPatient = np.ravel(first.orientation).tolist()
+    if not groups:
+        source.update(measures)
+        source.update(orientation)
+        return
+    shared = Dataset()
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
+    described.SharedFunctionalGroupsSequence, described.PerFrameFunctionalGroupsSequence = [shared], []
+    for frame in sorted(stack.frames, key=lambda frame: frame.index):
+        group, position = Dataset(), Dataset()
+        position.ImagePositionPatient = np.ravel(frame.position).tolist()
+        group.PlanePositionSequence = [position]
+        described.PerFrameFunctionalGroupsSequence.append(group)
+    source.update(described)
 
 
 def _shorten(_: Dataset, element: DataElement) -> None:

@@ -116,10 +116,11 @@ def _code(value: Any, label: str, file: Path | None) -> Code:
     if not (
         isinstance(value, list)
         and len(value) == 3
-        and all(isinstance(part, str) and 0 < len(part) <= n for part, n in zip(value, limits, strict=True))
+        and all(isinstance(part, str) and 0 < len(part.strip()) <= n for part, n in zip(value, limits, strict=True))
+        and all(part.isprintable() and "\\" not in part for part in value)
     ):
         raise UserError(
             f"{file} has the code {value!r} for {label}, expected [value, scheme, meaning], texts of at most "
-            f"{LONGEST_VALUE}, {LONGEST_VALUE} and {LONGEST_MEANING} characters"
+            f"{LONGEST_VALUE}, {LONGEST_VALUE} and {LONGEST_MEANING} characters without backslashes and line breaks"
         )
-    return Code(*value)
+    return Code(*(part.strip() for part in value))
