@@ -358,10 +358,8 @@ def test_intervals_and_holm_of_three_models_with_classes_that_some_cases_lack(tm
 
     for row, values in zip(rows(run, "results.csv"), dice.values(), strict=True):
         drawn_cases = values[random.integers(8, size=(3000, 8))]
-        n = (~np.isnan(drawn_cases)).sum(axis=1)
-        means = [
-            np.mean(of[seen > 0] / seen[seen > 0]) for of, seen in zip(np.nansum(drawn_cases, axis=1), n, strict=True)
-        ]
+        sums, n = np.nansum(drawn_cases, axis=1), (~np.isnan(drawn_cases)).sum(axis=1)
+        means = [np.mean(of[seen > 0] / seen[seen > 0]) for of, seen in zip(sums, n, strict=True)]
         assert float(row["dice"]) == pytest.approx(np.nanmean(values, axis=0).mean())
         assert float(row["ci95_low"]) == pytest.approx(np.quantile(means, 0.025), abs=0.015)
         assert float(row["ci95_high"]) == pytest.approx(np.quantile(means, 0.975), abs=0.015)
