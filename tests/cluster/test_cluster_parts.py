@@ -17,7 +17,7 @@ from scipy import stats
 
 from nnunetv2_dsvm.cluster.api import cross_validate
 from nnunetv2_dsvm.cluster.commands import commands_of
-from nnunetv2_dsvm.cluster.engines import child
+from nnunetv2_dsvm.cluster.engines import child, step_run
 from nnunetv2_dsvm.cluster.engines.gpus import GpuMemory, visible_gpus
 from nnunetv2_dsvm.cluster.engines.slurm import minutes_of
 from nnunetv2_dsvm.cluster.finished import done_steps, open_steps
@@ -138,6 +138,12 @@ def test_a_trainer_that_nnunet_does_not_find_is_refused_before_anything_is_begun
 def test_a_gpu_is_one(tiny_dataset, gpu):
     with tiny_dataset.here(), pytest.raises(UserError, match=f"a GPU is one number or UUID.*got '{gpu}'"):
         cross_validate([901], ["A"], plans=["tinyPlans"], device="cpu", gpus=[gpu])
+
+
+def test_a_command_that_was_killed_is_said_to_be():
+    killed = subprocess.run(["sh", "-c", "kill -9 $$"]).returncode
+    assert str(step_run.failure("nnUNetv2_train", killed)).startswith("nnUNetv2_train was killed (SIGKILL)")
+    assert str(step_run.failure("nnUNetv2_train", 1)) == "nnUNetv2_train failed"
 
 
 def test_the_folds_are_those_that_nnunet_draws(copied_dataset, make_on):
@@ -358,10 +364,8 @@ def test_intervals_and_holm_of_three_models_with_classes_that_some_cases_lack(tm
 
     for row, values in zip(rows(run, "results.csv"), dice.values(), strict=True):
         drawn_cases = values[random.integers(8, size=(3000, 8))]
-        n = (~np.isnan(drawn_cases)).sum(axis=1)
-        means = [
-            np.mean(of[seen > 0] / seen[seen > 0]) for of, seen in zip(np.nansum(drawn_cases, axis=1), n, strict=True)
-        ]
+        sums, n = np.nansum(drawn_cases, axis=1), (~np.isnan(drawn_cases)).sum(axis=1)
+        means = [np.mean(of[seen > 0] / seen[seen > 0]) for of, seen in zip(sums, n, strict=True)]
         assert float(row["dice"]) == pytest.approx(np.nanmean(values, axis=0).mean())
         assert float(row["ci95_low"]) == pytest.approx(np.quantile(means, 0.025), abs=0.015)
         assert float(row["ci95_high"]) == pytest.approx(np.quantile(means, 0.975), abs=0.015)

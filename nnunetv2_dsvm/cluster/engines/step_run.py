@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import sys
 import time
 import traceback
@@ -77,7 +78,14 @@ def _run_locked(run: RunFolder, step: Step, lock: int) -> int:
 
 
 class _CommandFailed(UserError):
-    """A command ended with another exit status than 0."""
+    """A command ended with another exit status than 0, after it has said why."""
+
+
+def failure(command: str, status: int) -> UserError:
+    """Why a step has failed whose command ended with a status other than 0; one that was killed could not say it."""
+    if -status == signal.SIGKILL:
+        return UserError(f"{command} was killed (SIGKILL), as Linux does where memory runs out")
+    return _CommandFailed(f"{command} failed")
 
 
 def _work(run: RunFolder, step: Step, log: Path, lock: int, gpu: GpuMemory) -> None:
@@ -90,7 +98,7 @@ def _work(run: RunFolder, step: Step, log: Path, lock: int, gpu: GpuMemory) -> N
             if -status in child.STOPS or status - 128 in child.STOPS:  # SLURM tells all of a job's processes
                 raise child.Stopped(abs(status) % 128)
             if status != 0:
-                raise _CommandFailed(f"{command[0]} failed")
+                raise failure(command[0], status)
     if step.kind == "prepare" and run.request.folds != ("all",) and not has_splits(step.dataset):
         write_splits(step.dataset, run.request)
     if step.kind == "report":
