@@ -108,7 +108,7 @@ def _place(source: Dataset, stack: Stack) -> None:
     measures.PixelSpacing = list(stack.pixel_spacing)
     measures.SliceThickness = next((thickness for thickness in stated if thickness), stack.spacing)
     measures.SpacingBetweenSlices = stack.spacing
-    orientation.ImageOrientationPatient = np.ravel(first.orientation).tolist()
+    orientation.ImageOrientationPatient = np.array(first.orientation).tolist()
     if not groups:
         source.update(measures)
         source.update(orientation)
@@ -118,7 +118,7 @@ def _place(source: Dataset, stack: Stack) -> None:
     described.SharedFunctionalGroupsSequence, described.PerFrameFunctionalGroupsSequence = [shared], []
     for frame in sorted(stack.frames, key=lambda frame: frame.index):
         group, position = Dataset(), Dataset()
-        position.ImagePositionPatient = np.ravel(frame.position).tolist()
+        position.ImagePositionPatient = np.array(frame.position).tolist()
         group.PlanePositionSequence = [position]
         described.PerFrameFunctionalGroupsSequence.append(group)
     source.update(described)
