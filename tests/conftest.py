@@ -1,5 +1,6 @@
 """Set-up of every test: memory that was never written is NaN, and processes share few cores peacefully."""
 
+import locale
 import os
 from collections import Counter
 from functools import partial
@@ -37,6 +38,15 @@ def nan_filled_empty():
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+LOCALE = locale.setlocale(locale.LC_ALL)
+
+
+@pytest.fixture(autouse=True)
+def same_locale():
+    """GDCM sets the process's to "C", in which open() reads and writes ASCII."""
+    locale.setlocale(locale.LC_ALL, LOCALE)
 
 
 @pytest.fixture(autouse=True)

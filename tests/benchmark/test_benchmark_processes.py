@@ -88,7 +88,7 @@ class TestSharing:
 
     def test_by_default_it_is_the_preset_small_and_one_image(self):
         settings = choose_settings(device="cpu")
-        assert [dataclasses.astuple(images) for images in settings.sharing_images] == [(1, 256, 256)]
+        assert [(images.batch, *images.sizes) for images in settings.sharing_images] == [(1, 256, 256)]
         assert settings.sharing_sizes.dims == PRESETS["small"]["dims"] and settings.sharing_sizes.d_state == 8
 
     def test_wrong_results_get_no_speed(self, monkeypatch, capsys):

@@ -125,7 +125,7 @@ def test_ctrl_c_and_cancel_leave_no_process(place, resumed):
     (place.signs / f"fail {NNUNETS} 1").unlink()
     for end in ("interrupt", "cancel"):
         call = place.begin(trainers=(NNUNETS,))
-        wait_for(lambda: any("nnUNetv2_train" in command for command in processes_of(place)))
+        wait_for(lambda: any("nnUNetv2_train 901" in command for command in processes_of(place)))
         if end == "interrupt":
             call.send_signal(signal.SIGINT)
         else:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from helpers.tiny_dataset import PLANS, TinyDataset
@@ -88,9 +90,11 @@ class CrossValidations:
 
     def begin(self, *options: object, trainers: tuple[str, ...] = (OURS,)) -> subprocess.Popen:
         command = self.training(*options, trainers=trainers)
+        # An interrupt reaches it also where these tests are begun in the background, which ignores interrupts.
         return subprocess.Popen(
-            command, env=self.variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
-        )
+            command, env=self.variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
 
     def call(self, command: list[str]) -> subprocess.CompletedProcess:
         return subprocess.run(command, env=self.variables, capture_output=True, encoding="utf-8")
