@@ -2,15 +2,13 @@
 
 import argparse
 import json
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunetv2_dsvm.cli.shared.arguments import CONFIGURATION, PLANS, check_options, positive
+from nnunetv2_dsvm.cli.shared.interrupts import terminated_like_interrupted
 from nnunetv2_dsvm.cli.shared.steps import shown_steps
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.text import aligned
@@ -98,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         check_options(args, (*_OF_SLURM, "gpus_per_job"), "belong to --cluster slurm")
     else:
         check_options(args, ("gpus", "per_gpu"), "belong to a call without --cluster")
-    with _terminated_like_interrupted(), shown_steps("nnunetv2_dsvm.cluster", form="%(asctime)s %(message)s"):
+    with terminated_like_interrupted(), shown_steps("nnunetv2_dsvm.cluster", form="%(asctime)s %(message)s"):
         steps = cross_validate(
             args.d,
             args.tr,
@@ -134,19 +132,6 @@ def _slurm_options(args: argparse.Namespace) -> "SlurmOptions":
         "max_jobs": args.max_jobs, "more": dict(args.sbatch or []),
     }  # fmt: skip
     return SlurmOptions(**{name: value for name, value in given.items() if value is not None})
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, which ends nnU-Net's processes too."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _minutes(text: str) -> int:

@@ -2,13 +2,10 @@
 
 import argparse
 import shlex
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from nnunetv2_dsvm.cli.shared.interrupts import terminated_like_interrupted
 from nnunetv2_dsvm.quickstart.run import CONFIGURATIONS, DEVICES, EPOCHS, FOLDS, quickstart
 
 DEFAULT_OUTPUT = "nnUNetv2_dsvm_quickstart"
@@ -46,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     try:
-        with _terminated_like_interrupted():
+        with terminated_like_interrupted():
             quickstart(
                 args.output,
                 device=args.device,
@@ -60,23 +57,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"\nInterrupted. To go on where it stopped: {_this_command(args)}", file=sys.stderr)
         return 130
     return 0
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, which ends nnU-Net's processes too.
-
-    The handler is put back afterwards: processes forked later would inherit it, and a pool that terminates them may
-    then wait forever for one that was in the midst of something that swallows exceptions.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _this_command(args: argparse.Namespace) -> str:
