@@ -32,3 +32,16 @@ def called(module: nn.Module, *inputs: Any, recompute: bool) -> Tensor:
     if recompute and module.training and torch.is_grad_enabled():
         return checkpoint(module, *inputs, use_reentrant=False)
     return module(*inputs)
+
+
+class RecomputesAPart(nn.Module):
+    """A module that has a part of its own `called`, recomputed where `gradient_checkpointing` is switched on."""
+
+    gradient_checkpointing: bool = False
+
+
+def recompute_parts(network: nn.Module, wanted: bool) -> None:
+    """Switches `gradient_checkpointing` of all such modules of a network."""
+    for module in network.modules():
+        if isinstance(module, RecomputesAPart):
+            module.gradient_checkpointing = wanted

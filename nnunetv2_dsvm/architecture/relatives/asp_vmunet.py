@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_dsvm.architecture.blocks.checkpointed_blocks import recompute_parts
 from nnunetv2_dsvm.architecture.blocks.convolution import channels_first, channels_last
 from nnunetv2_dsvm.architecture.blocks.resampling import pad_to_multiple
 from nnunetv2_dsvm.architecture.relatives.asp_vmunet_layers import Bridge, ParallelMamba
@@ -195,9 +196,7 @@ class ASPVMUNet(SegmentationNetwork):
         self.encoder = ASPVMUNetEncoder(input_channels, channels, encoder_steps, scan_backend)
         self.decoder = ASPVMUNetDecoder(num_classes, channels, decoder_steps, heads, deep_supervision, scan_backend)
         self.apply(_init_weights)
-        for module in self.modules():
-            if isinstance(module, ParallelMamba):
-                module.gradient_checkpointing = gradient_checkpointing
+        recompute_parts(self, gradient_checkpointing)
 
     @property
     def encoder_stages(self) -> tuple[StageInfo, ...]:

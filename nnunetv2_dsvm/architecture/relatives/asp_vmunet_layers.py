@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunetv2_dsvm.architecture.blocks.checkpointed_blocks import called
+from nnunetv2_dsvm.architecture.blocks.checkpointed_blocks import RecomputesAPart, called
 from nnunetv2_dsvm.architecture.blocks.convolution import channels_first, channels_last
 from nnunetv2_dsvm.architecture.blocks.vss_block import SS2D
 from nnunetv2_dsvm.ops.scan_order import atrous_orders
@@ -71,7 +71,7 @@ class SelectiveKernel(nn.Module):
         return a * first + b * second
 
 
-class ParallelMamba(nn.Module):
+class ParallelMamba(RecomputesAPart):
     """The paper's PVM layer, `(B, H, W, C)` to `(B, H, W, C')`: scans of four chunks of the channels, and convolutions.
 
     `shifted`: the chunks begin an eighth of the channels earlier ("shift round").
@@ -81,7 +81,7 @@ class ParallelMamba(nn.Module):
         self, in_channels: int, out_channels: int, step: int, *, shifted: bool, attention: bool, scan_backend: str
     ) -> None:
         super().__init__()
-        self.shift, self.gradient_checkpointing = in_channels // 8 if shifted else 0, False
+        self.shift = in_channels // 8 if shifted else 0
         self.norm = nn.LayerNorm(in_channels)
         self.ss2d = AtrousSS2D(in_channels // _CHUNKS, step, scan_backend)
         self.skip_scale = nn.Parameter(torch.ones(1))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunetv2_dsvm.architecture.blocks.checkpointed_blocks import called
+from nnunetv2_dsvm.architecture.blocks.checkpointed_blocks import RecomputesAPart, called, recompute_parts
 from nnunetv2_dsvm.architecture.blocks.convolution import convolution
 from nnunetv2_dsvm.architecture.blocks.mamba_1d import Mamba
 from nnunetv2_dsvm.architecture.blocks.resampling import pad_to_multiple
@@ -19,7 +19,7 @@ _UPSAMPLING = {2: "bilinear", 3: "trilinear"}
 _GROUPS = 8  # of every GroupNorm
 
 
-class ResidualMamba(nn.Module):
+class ResidualMamba(RecomputesAPart):
     """The paper's RVM layer: `Linear(LN(Mamba(LN(t)) + s t))` on the positions t of `(B, C, *sizes)`.
 
     The last axis is the fastest. Both norms share their weights; s is learnt.
@@ -27,7 +27,6 @@ class ResidualMamba(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, scan_backend: str) -> None:
         super().__init__()
-        self.gradient_checkpointing = False
         self.norm = nn.LayerNorm(in_channels)
         self.mamba = Mamba(in_channels, scan_backend=scan_backend)
         self.skip_scale = nn.Parameter(torch.ones(1))
@@ -224,9 +223,7 @@ class LightMUNet(SegmentationNetwork):
         self.encoder = LightMUNetEncoder(input_channels, self.features, encoder_blocks, strides, scan_backend)
         self.decoder = LightMUNetDecoder(num_classes, self.features, decoder_blocks, strides, heads, deep_supervision)
         self.stride, self.output_strides = max(self.total_strides[-1]), self.total_strides[:-1]
-        for module in self.modules():
-            if isinstance(module, ResidualMamba):
-                module.gradient_checkpointing = gradient_checkpointing
+        recompute_parts(self, gradient_checkpointing)
 
     @property
     def encoder_stages(self) -> tuple[StageInfo, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from nnunetv2_dsvm.architecture.blocks.checkpointed_blocks import recompute_parts
 from nnunetv2_dsvm.architecture.blocks.convolution import convolution
 from nnunetv2_dsvm.architecture.blocks.resampling import pad_to_multiple
 from nnunetv2_dsvm.architecture.blocks.residual_conv import ConvNorm, LeakyReLU
@@ -150,9 +151,7 @@ class UMamba(SegmentationNetwork):
         self.decoder = UMambaDecoder(num_classes, shape, decoder_blocks, heads, deep_supervision)
         self.stride, self.output_strides = max(self.total_strides[-1]), self.total_strides[:-1]
         self.apply(_init_weights)
-        for module in self.modules():
-            if isinstance(module, MambaLayer):
-                module.gradient_checkpointing = gradient_checkpointing
+        recompute_parts(self, gradient_checkpointing)
 
     @property
     def encoder_stages(self) -> tuple[StageInfo, ...]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from nnunetv2_dsvm.architecture.blocks.checkpointed_blocks import called
+from nnunetv2_dsvm.architecture.blocks.checkpointed_blocks import RecomputesAPart, called
 from nnunetv2_dsvm.architecture.blocks.convolution import convolution
 from nnunetv2_dsvm.architecture.blocks.mamba_1d import Mamba
 from nnunetv2_dsvm.architecture.blocks.residual_conv import ConvNorm, ResidualConv
@@ -66,7 +66,7 @@ class UMambaShape(NamedTuple):
         return nn.Sequential(convolution(self.axes)(before, channels, 1), nn.Upsample(scale_factor=tuple(stride)))
 
 
-class MambaLayer(nn.Module):
+class MambaLayer(RecomputesAPart):
     """Mamba(LayerNorm(x)) over the positions of `(B, C, *sizes)`, last axis fastest, or over its channels.
 
     The result takes the place of x: no residual, and no norm behind it.
@@ -79,7 +79,7 @@ class MambaLayer(nn.Module):
 
     def __init__(self, width: int, over_channels: bool, scan_backend: str) -> None:
         super().__init__()
-        self.over_channels, self.gradient_checkpointing = over_channels, False
+        self.over_channels = over_channels
         self.norm = nn.LayerNorm(width)
         self.mamba = Mamba(width, scan_backend=scan_backend)
 

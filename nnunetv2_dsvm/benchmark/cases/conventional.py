@@ -8,6 +8,7 @@ import copy
 import math
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +55,22 @@ def kernel_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Te
     return _KernelScan.apply(u, delta, A, B, C, D, delta_bias)
 
 
+def scan_of_copies(scan: SequenceScan, copies: Tensor, module: Any) -> Tensor:
+    """The scan of `(B, K, channels, L)`, each direction in its own order, by the parameters of an SS2D; fp32."""
+    parameters = torch.einsum("bkdl,kcd->bkcl", copies, module.x_proj)
+    low_rank, B, C = parameters.split([module.dt_rank, module.d_state, module.d_state], dim=2)
+    dt = torch.einsum("bkrl,kdr->bkdl", low_rank, module.dt_proj)
+    return scan(
+        copies.float().flatten(1, 2).contiguous(),
+        dt.float().flatten(1, 2).contiguous(),
+        -torch.exp(module.A_log.float()).flatten(0, 1),
+        B.float().contiguous(),
+        C.float().contiguous(),
+        module.D.float().flatten(),
+        module.dt_bias.float().flatten(),
+    ).unflatten(1, copies.shape[1:3])
+
+
 class ConventionalSS2D(nn.Module):
     """Same parameters and result as `SS2D` of `architecture.blocks.vss_block`: `(B, H, W, dim)` to the same shape."""
 
@@ -78,21 +95,10 @@ class ConventionalSS2D(nn.Module):
 
     def core(self, x: Tensor) -> Tensor:
         """From the convolution's output `(B, d_inner, H, W)` to the merged sum `(B, H, W, d_inner)`, fp32."""
-        _batch, channels, height, width = x.shape
+        height, width = x.shape[2:]
         forwards = torch.stack([x.flatten(2), x.transpose(2, 3).flatten(2)], dim=1)
         copies = torch.cat([forwards, forwards.flip(-1)], dim=1)  # (B, K, channels, L), each in its scan order
-        parameters = torch.einsum("bkdl,kcd->bkcl", copies, self.x_proj)
-        low_rank, B, C = parameters.split([self.dt_rank, self.d_state, self.d_state], dim=2)
-        dt = torch.einsum("bkrl,kdr->bkdl", low_rank, self.dt_proj)
-        out = self.scan(
-            copies.float().flatten(1, 2).contiguous(),
-            dt.float().flatten(1, 2).contiguous(),
-            -torch.exp(self.A_log.float()).flatten(0, 1),
-            B.float().contiguous(),
-            C.float().contiguous(),
-            self.D.float().flatten(),
-            self.dt_bias.float().flatten(),
-        ).unflatten(1, (NUM_DIRECTIONS, channels))
+        out = scan_of_copies(self.scan, copies, self)
         rows = out[:, 0] + out[:, 2].flip(-1)
         columns = out[:, 1] + out[:, 3].flip(-1)
         columns = columns.unflatten(-1, (width, height)).transpose(2, 3).flatten(2)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nnunetv2_dsvm.architecture.blocks.directional_scan import DirectionalScan
 from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES
 from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork
-from nnunetv2_dsvm.benchmark.cases.conventional import SequenceScan, kernel_scan
+from nnunetv2_dsvm.benchmark.cases.conventional import SequenceScan, kernel_scan, scan_of_copies
 from nnunetv2_dsvm.benchmark.cases.network import INPUT_CHANNELS, NUM_CLASSES, NetworkCase
 from nnunetv2_dsvm.benchmark.cases.plain_conv_unet import planned_arguments
 from nnunetv2_dsvm.cuda_graphs import CudaGraphs
@@ -59,7 +59,7 @@ class FamilyCase(NetworkCase):
         if relative.of_plans is not None:
             size = (self.height, self.width)
             planned = planned_arguments(size)
-            if is_small:  # with 4 channels instead of 16, torch 2.14's convolutions damaged a CPU's memory
+            if is_small:
                 planned["features_per_stage"] = [channels // 2 for channels in planned["features_per_stage"]]
             arguments = relative.of_plans(planned, size)
         small = _SMALL.get(self.relative, {}) if is_small else {}
@@ -90,18 +90,7 @@ def _scan_by(scan: SequenceScan) -> Any:
         walks = grid_orders(tuple(x.shape[1:-1]), x.device, self.orders)  # (K, L)
         tokens = x.flatten(1, -2)
         copies = tokens[:, walks].permute(0, 1, 3, 2)  # (B, K, channels, L)
-        parameters = torch.einsum("bkdl,kcd->bkcl", copies, self.x_proj)
-        low_rank, B, C = parameters.split([self.dt_rank, self.d_state, self.d_state], dim=2)
-        dt = torch.einsum("bkrl,kdr->bkdl", low_rank, self.dt_proj)
-        y = scan(
-            copies.float().flatten(1, 2).contiguous(),
-            dt.float().flatten(1, 2).contiguous(),
-            -torch.exp(self.A_log.float()).flatten(0, 1),
-            B.float().contiguous(),
-            C.float().contiguous(),
-            self.D.float().flatten(),
-            self.dt_bias.float().flatten(),
-        ).unflatten(1, copies.shape[1:3])
+        y = scan_of_copies(scan, copies, self)
         summed = torch.zeros_like(tokens, dtype=y.dtype)
         for walk, of_direction in zip(walks, y.unbind(1), strict=True):
             summed = summed.index_add(1, walk, of_direction.mT)
