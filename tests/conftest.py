@@ -2,6 +2,7 @@
 
 import locale
 import os
+import sys
 from collections import Counter
 from functools import partial
 from importlib.util import find_spec
@@ -38,6 +39,13 @@ def nan_filled_empty():
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled():
+    """torch.compile refuses code that the tests before compiled for many shapes."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
 
 
 LOCALE = locale.setlocale(locale.LC_ALL)
