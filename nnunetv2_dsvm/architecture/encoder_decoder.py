@@ -1,6 +1,6 @@
 """VM-UNet's encoder and decoder. Inside them channels are last, `(B, *sizes, C)`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from nnunetv2_dsvm.architecture.blocks.checkpointed_blocks import Blocks
 from nnunetv2_dsvm.architecture.blocks.convolution import channels_first, convolution
+from nnunetv2_dsvm.architecture.blocks.gated_convolution import GatedConvolutionBlock
 from nnunetv2_dsvm.architecture.blocks.resampling import PatchEmbedding, PatchExpanding, PatchMerging
 from nnunetv2_dsvm.architecture.blocks.stem import ConvolutionalStem, ConvolutionStep
 from nnunetv2_dsvm.architecture.blocks.stochastic_depth import drop_path_rates
@@ -23,10 +24,14 @@ class HowBlocksRun(NamedTuple):
 
 
 class Stage(Blocks):
-    """VSS blocks at one resolution, `(B, *sizes, dim)`."""
+    """VSS blocks at one resolution, `(B, *sizes, dim)`; those without their scan where the sizes say so."""
 
     def __init__(self, dim: int, drop_paths: Sequence[float], sizes: VMUNetSizes, how: HowBlocksRun) -> None:
-        blocks = (VSSBlock(dim, sizes.d_state, p, how.scan_backend, sizes.axes) for p in drop_paths)
+        blocks: Iterable[nn.Module]
+        if sizes.scan:
+            blocks = (VSSBlock(dim, sizes.d_state, p, how.scan_backend, sizes.axes) for p in drop_paths)
+        else:
+            blocks = (GatedConvolutionBlock(dim, p, sizes.axes) for p in drop_paths)
         super().__init__(blocks, how.gradient_checkpointing)
 
 

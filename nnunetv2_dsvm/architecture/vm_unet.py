@@ -51,6 +51,7 @@ class VMUNet(SegmentationNetwork):
             `[[1, 1, 1], patch embedding, merging, …]`, one entry more than there are stages. None: the published ones,
             `[[1, 1], [4, 4], [2, 2], …]`.
         stem, full_resolution_channels: two additions for small structures, see `VMUNetSizes`; both ours.
+        scan: False leaves the scan out of every block, see `VMUNetSizes`; ours.
 
     Attributes:
         stride: how many pixels of the image one of the deepest stage stands for: a number where it is the same along
@@ -87,6 +88,7 @@ class VMUNet(SegmentationNetwork):
         strides: Sequence[Sequence[int]] | None = None,
         stem: Stem = _PUBLISHED.stem,
         full_resolution_channels: int = _PUBLISHED.full_resolution_channels,
+        scan: bool = _PUBLISHED.scan,
     ) -> None:
         sizes = VMUNetSizes(
             tuple(dims),
@@ -97,6 +99,7 @@ class VMUNet(SegmentationNetwork):
             tuple(map(tuple, strides or ())),
             stem,
             full_resolution_channels,
+            scan,
         )
         super().__init__(input_channels, num_classes, sizes.axes)
         auxiliary_heads = check_heads(deep_supervision, auxiliary_heads)

@@ -33,6 +33,8 @@ class VMUNetSizes(Mapping[str, Any]):
         full_resolution_channels: if not 0, the image goes through a convolution to so many channels, is joined to the
             last expanding's output, and both go through a second one to so many channels for the head; and the input of
             the first encoder stage, which VM-UNet does not use, is added before the last expanding. (Ours.)
+        scan: False: every block has y = x in the place of its scan (`blocks.gated_convolution`); `d_state` then counts
+            for nothing. To find out what the scan does. (Ours.)
 
     Raises:
         ValueError: sizes that do not fit together.
@@ -46,6 +48,7 @@ class VMUNetSizes(Mapping[str, Any]):
     strides: tuple[tuple[int, ...], ...] = ()
     stem: Stem = "patches"
     full_resolution_channels: int = 0
+    scan: bool = True
 
     def __post_init__(self) -> None:
         for name in _PER_STAGE:
@@ -72,6 +75,8 @@ class VMUNetSizes(Mapping[str, Any]):
             raise ValueError(f"stem='convolutions' halves once or twice and cannot lower a size by {strides[1]}")
         if self.full_resolution_channels < 0:
             raise ValueError(f"full_resolution_channels must be 0 or more, got {self.full_resolution_channels}")
+        if not isinstance(self.scan, bool):
+            raise ValueError(f"scan must be True or False, got {self.scan!r}")
 
     def __getitem__(self, name: str) -> Any:
         if name not in iter(self):
@@ -123,6 +128,22 @@ class VMUNetSizes(Mapping[str, Any]):
             decoder_depths=self.decoder_depths[-stages:],
             strides=tuple(map(tuple, strides)),
         )
+
+    def with_patch_embedding_stride(self, stride: int) -> "VMUNetSizes":
+        """These sizes with a patch embedding that lowers the resolution by `stride` along the axes it lowers the most.
+
+        The others keep their proportion to these, as far as there are whole numbers of at least 1: of (2, 4, 4) with a
+        stride of 2 remains (1, 2, 2). Stages, channels, depths and mergings stay, so that every stage has a resolution
+        the finer: all weights but the patch embedding's and the last expanding's keep their shapes, and those the
+        distillation and deep supervision take keep their numbers. (Ours.)
+
+        Raises:
+            ValueError: no whole number of at least 2, or one that the stem cannot make.
+        """
+        if not isinstance(stride, Integral) or isinstance(stride, bool) or stride < 2:
+            raise ValueError(f"patch_embedding_stride must be a whole number of at least 2, got {stride!r}")
+        first, step, *others = self.strides
+        return replace(self, strides=(first, tuple(max(1, n * int(stride) // max(step)) for n in step), *others))
 
 
 def strides_of(num_stages: int) -> list[list[int]]:

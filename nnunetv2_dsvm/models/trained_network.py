@@ -17,6 +17,7 @@ from nnunetv2_dsvm.files.listing import visible_files
 from nnunetv2_dsvm.models.checkpoint import Checkpoint, read_checkpoint
 from nnunetv2_dsvm.nnunet.names import DATASET_JSON, FINAL, PLANS_JSON, fold_folder, folds_of_model
 from nnunetv2_dsvm.planning.network_of_plans import build_vm_unet
+from nnunetv2_dsvm.planning.network_settings import with_settings
 from nnunetv2_dsvm.planning.relative_of_plans import build_relative
 from nnunetv2_dsvm.training.checkpoints.compatibility import difference
 
@@ -51,10 +52,11 @@ def load_trained_network(
 ) -> TrainedNetwork:
     """Builds the network of a trained model and loads its weights; needs neither nnU-Net's variables nor the trainer.
 
-    The network is the one that our trainers build from the plans (`planning.network_of_plans`; of a relative, whose
-    name the checkpoint holds, `planning.relative_of_plans`), with the channels that nnU-Net counts (those of a
-    cascade's previous stage too), the classes that it predicts, and the auxiliary heads of deep supervision where the
-    checkpoint has them, switched off.
+    The network is the one that our trainers build from the plans (`planning.network_of_plans`) and the settings of
+    their class, which the checkpoint holds (`planning.network_settings`); of a relative, whose name the checkpoint
+    holds, `planning.relative_of_plans`. It has the channels that nnU-Net counts (those of a cascade's previous stage
+    too), the classes that it predicts, and the auxiliary heads of deep supervision where the checkpoint has them,
+    switched off.
 
     Args:
         model_folder: `TRAINER__PLANS__CONFIGURATION` with plans.json, dataset.json and fold_X; any name will do.
@@ -86,7 +88,7 @@ def load_trained_network(
             network = _build(
                 relative,
                 weights,
-                configuration,
+                with_settings(configuration, stored.own.get("network_settings") or {}),
                 determine_num_input_channels(manager, configuration, dataset_json),
                 manager.get_label_manager(dataset_json).num_segmentation_heads,
             )

@@ -161,6 +161,7 @@ def in_words(configuration_manager: ConfigurationManager, network: VMUNet) -> st
     sizes = network.sizes
     planned = configuration_manager.network_arch_class_name
     in_3d = sizes.axes == 3
+    strided = in_3d or "strides" in sizes
     origin = "as the plans ask"
     if planned not in NETWORKS:
         whose = " with the plans' strides" if in_3d else ""
@@ -169,7 +170,7 @@ def in_words(configuration_manager: ConfigurationManager, network: VMUNet) -> st
         f"{type(network).__name__} with dims {list(sizes.dims)}, "
         f"encoder_depths {list(sizes.encoder_depths)}, "
         f"decoder_depths {list(sizes.decoder_depths)} "
-        + (f"and strides {[list(step) for step in sizes.strides]} " if in_3d else "")
-        + "".join(f"and {name} {sizes[name]} " for name in ("stem", "full_resolution_channels") if name in sizes)
+        + (f"and strides {[list(step) for step in sizes.strides]} " if strided else "")
+        + "".join(f"and {name} {sizes[name]} " for name in ("stem", "full_resolution_channels", "scan") if name in sizes)
         + f"and {sum(p.numel() for p in network.parameters()):,} parameters: {origin}"
     )

@@ -11,6 +11,7 @@ __all__ = [
     "nnUNetTrainerDSVM_20epochs",
     "nnUNetTrainerDSVM_50epochs",
     "nnUNetTrainerDSVM_100epochs",
+    "nnUNetTrainerDSVM_150epochs",
     "nnUNetTrainerDSVM_250epochs",
     "nnUNetTrainerDSVM_500epochs",
     "nnUNetTrainerDSVM_1000epochs",
@@ -20,6 +21,7 @@ __all__ = [
     "nnUNetTrainerDistilled_20epochs",
     "nnUNetTrainerDistilled_50epochs",
     "nnUNetTrainerDistilled_100epochs",
+    "nnUNetTrainerDistilled_150epochs",
     "nnUNetTrainerDistilled_250epochs",
     "nnUNetTrainerDistilled_500epochs",
     "nnUNetTrainerDistilled_1000epochs",
@@ -29,6 +31,7 @@ __all__ = [
     "nnUNetTrainerVMUNet_20epochs",
     "nnUNetTrainerVMUNet_50epochs",
     "nnUNetTrainerVMUNet_100epochs",
+    "nnUNetTrainerVMUNet_150epochs",
     "nnUNetTrainerVMUNet_250epochs",
     "nnUNetTrainerVMUNet_500epochs",
     "nnUNetTrainerVMUNet_1000epochs",
@@ -69,6 +72,12 @@ class nnUNetTrainerDSVM_100epochs(nnUNetTrainerDSVM):
     """DSVM-UNet, trained for 100 epochs."""
 
     default_num_epochs = 100
+
+
+class nnUNetTrainerDSVM_150epochs(nnUNetTrainerDSVM):
+    """DSVM-UNet, trained for 150 epochs."""
+
+    default_num_epochs = 150
 
 
 class nnUNetTrainerDSVM_250epochs(nnUNetTrainerDSVM):
@@ -125,6 +134,12 @@ class nnUNetTrainerDistilled_100epochs(nnUNetTrainerDistilled):
     default_num_epochs = 100
 
 
+class nnUNetTrainerDistilled_150epochs(nnUNetTrainerDistilled):
+    """nnU-Net's network with self-distillation, trained for 150 epochs."""
+
+    default_num_epochs = 150
+
+
 class nnUNetTrainerDistilled_250epochs(nnUNetTrainerDistilled):
     """nnU-Net's network with self-distillation, trained for 250 epochs."""
 
@@ -177,6 +192,12 @@ class nnUNetTrainerVMUNet_100epochs(nnUNetTrainerVMUNet):
     """VM-UNet, trained for 100 epochs."""
 
     default_num_epochs = 100
+
+
+class nnUNetTrainerVMUNet_150epochs(nnUNetTrainerVMUNet):
+    """VM-UNet, trained for 150 epochs."""
+
+    default_num_epochs = 150
 
 
 class nnUNetTrainerVMUNet_250epochs(nnUNetTrainerVMUNet):

@@ -11,6 +11,7 @@ from nnunetv2_dsvm.training.variants.lengths import (
     nnUNetTrainerDSVM_20epochs,
     nnUNetTrainerDSVM_50epochs,
     nnUNetTrainerDSVM_100epochs,
+    nnUNetTrainerDSVM_150epochs,
     nnUNetTrainerDSVM_250epochs,
     nnUNetTrainerDSVM_500epochs,
     nnUNetTrainerDSVM_1000epochs,
@@ -20,6 +21,7 @@ from nnunetv2_dsvm.training.variants.lengths import (
     nnUNetTrainerVMUNet_20epochs,
     nnUNetTrainerVMUNet_50epochs,
     nnUNetTrainerVMUNet_100epochs,
+    nnUNetTrainerVMUNet_150epochs,
     nnUNetTrainerVMUNet_250epochs,
     nnUNetTrainerVMUNet_500epochs,
     nnUNetTrainerVMUNet_1000epochs,
@@ -34,6 +36,7 @@ __all__ = [
     "nnUNetTrainerDSVM_20epochs_FixedOrientation",
     "nnUNetTrainerDSVM_50epochs_FixedOrientation",
     "nnUNetTrainerDSVM_100epochs_FixedOrientation",
+    "nnUNetTrainerDSVM_150epochs_FixedOrientation",
     "nnUNetTrainerDSVM_250epochs_FixedOrientation",
     "nnUNetTrainerDSVM_500epochs_FixedOrientation",
     "nnUNetTrainerDSVM_1000epochs_FixedOrientation",
@@ -44,6 +47,7 @@ __all__ = [
     "nnUNetTrainerVMUNet_20epochs_FixedOrientation",
     "nnUNetTrainerVMUNet_50epochs_FixedOrientation",
     "nnUNetTrainerVMUNet_100epochs_FixedOrientation",
+    "nnUNetTrainerVMUNet_150epochs_FixedOrientation",
     "nnUNetTrainerVMUNet_250epochs_FixedOrientation",
     "nnUNetTrainerVMUNet_500epochs_FixedOrientation",
     "nnUNetTrainerVMUNet_1000epochs_FixedOrientation",
@@ -98,6 +102,10 @@ class nnUNetTrainerDSVM_100epochs_FixedOrientation(FixedOrientation, nnUNetTrain
     """DSVM-UNet for scans that all show the patient the same way up, trained for 100 epochs."""
 
 
+class nnUNetTrainerDSVM_150epochs_FixedOrientation(FixedOrientation, nnUNetTrainerDSVM_150epochs):
+    """DSVM-UNet for scans that all show the patient the same way up, trained for 150 epochs."""
+
+
 class nnUNetTrainerDSVM_250epochs_FixedOrientation(FixedOrientation, nnUNetTrainerDSVM_250epochs):
     """DSVM-UNet for scans that all show the patient the same way up, trained for 250 epochs."""
 
@@ -136,6 +144,10 @@ class nnUNetTrainerVMUNet_50epochs_FixedOrientation(FixedOrientation, nnUNetTrai
 
 class nnUNetTrainerVMUNet_100epochs_FixedOrientation(FixedOrientation, nnUNetTrainerVMUNet_100epochs):
     """VM-UNet for scans that all show the patient the same way up, trained for 100 epochs."""
+
+
+class nnUNetTrainerVMUNet_150epochs_FixedOrientation(FixedOrientation, nnUNetTrainerVMUNet_150epochs):
+    """VM-UNet for scans that all show the patient the same way up, trained for 150 epochs."""
 
 
 class nnUNetTrainerVMUNet_250epochs_FixedOrientation(FixedOrientation, nnUNetTrainerVMUNet_250epochs):
