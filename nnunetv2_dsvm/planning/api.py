@@ -90,6 +90,7 @@ def plan(
     preprocessor_name: str = "DefaultPreprocessor",
     overwrite_target_spacing: Sequence[float] | None = None,
     plans_name: str = PLANS_NAME,
+    patch_embedding_stride: int | None = None,
 ) -> PlannedDataset:
     """Writes plans for VM-UNet: size of the network, patch and batch of each configuration by the GPU's memory.
 
@@ -104,6 +105,8 @@ def plan(
         preprocessor_name: nnU-Net's class.
         overwrite_target_spacing: of nnU-Net's 3D configurations, in mm along three axes.
         plans_name: name of the plans, for `-p` of nnU-Net's commands.
+        patch_embedding_stride: how much smaller than the image, along its finest axes, the network's first stage is; by
+            default 4, the published one (`VMUNetSizes.with_patch_embedding_stride`).
 
     Raises:
         UserError: nnU-Net's variables cannot be used, an argument has a value that cannot be meant, the dataset or its
@@ -143,6 +146,7 @@ def plan(
                 preset=preset,
                 precision=precision,
                 for_cpu=for_cpu,
+                patch_embedding_stride=patch_embedding_stride,
             )
             configurations = planner.plan_experiment()["configurations"]
     except FileNotFoundError as error:

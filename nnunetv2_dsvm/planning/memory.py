@@ -2,8 +2,9 @@
 
 Fitted to 41 trainings of nnUNetTrainerDSVM by nnU-Net's own steps on an H200 (torch 2.11, Triton 3.6): patches from
 64x64 to 1024x1024, batches from 2 to 283, six sizes of network, bf16 and fp16; see NOTES.md. For the fused GPU kernels:
-plain PyTorch and mamba-ssm need more. For volumes the same coefficients are taken with the sizes of volumes: no 3D
-training was measured, which is why their margin is larger.
+plain PyTorch and mamba-ssm need more. For volumes, and for images with other strides than the published ones, the same
+coefficients are taken with their sizes: no such training was measured, which is why their margin is larger. A network
+without its scan was not measured either, and is estimated as the one with it, parameters apart.
 """
 
 import math
@@ -22,8 +23,8 @@ Precision = Literal["bfloat16", "float16"]
 
 GIGABYTE = 10**9
 CUDA_CONTEXT = 0.95 * GIGABYTE  # what CUDA takes beside torch's own memory; 0.92 measured
-# Over the fit by a network's dimensions: in 2D its errors are -7 to +4 percent.
-_MARGIN = {2: 1.06, 3: 1.15}
+# Over the fit, whose errors are -7 to +4 percent; and where only its coefficients are known.
+_MARGIN, _MARGIN_UNMEASURED = 1.06, 1.15
 # Bytes. Of every training, and per parameter: weights, gradients and their copies, AdamW's two moments, 16-bit weights.
 _ALWAYS, _PER_PARAMETER = 0.2e9, 24.97
 # Per element, batch included: of the states that a block keeps, for it and for what is as large; of the stages'
@@ -31,7 +32,8 @@ _ALWAYS, _PER_PARAMETER = 0.2e9, 24.97
 _PER_KEPT_STATE, _PER_FEATURE, _PER_LOGIT, _PER_PROJECTED = 14.35, 79.23, 51.72, 5.952
 _PER_DEEPEST_CHANNEL = 10440.0  # and image: partial sums of gradients, which small images do not fill
 # Of the last expanding's full-size channels, C/4, two 16-bit tensors are kept and backward makes three of their size.
-# In 2D they are four times the first stage's features, which the fit counts there; in 3D up to sixteen times.
+# Of published strides they are four times the first stage's features, which the fit counts there; in 3D up to sixteen
+# times, of images with a patch embedding of 2×2 as many.
 _PER_FULL_SIZE_CHANNEL = 10.0
 # In fp16 the distillation computes in fp32, in bf16 it does not.
 _FP16_PER_FEATURE, _FP16_PER_BLOCK_ELEMENT = 25.19, 7.284
@@ -80,7 +82,8 @@ def training_memory(
     if precision == "float16":
         per_image += _FP16_PER_FEATURE * features + _FP16_PER_BLOCK_ELEMENT * in_blocks
     parameters = _parameters(input_channels, num_classes, sizes)
-    return _MARGIN[sizes.axes] * (_ALWAYS + _PER_PARAMETER * parameters + batch_size * per_image) + CUDA_CONTEXT
+    margin = _MARGIN_UNMEASURED if "strides" in sizes else _MARGIN
+    return margin * (_ALWAYS + _PER_PARAMETER * parameters + batch_size * per_image) + CUDA_CONTEXT
 
 
 def largest_batch(target: float, patch_size: Sequence[int], sizes: VMUNetSizes, **images_and_precision: Any) -> int:

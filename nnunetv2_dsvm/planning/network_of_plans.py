@@ -16,6 +16,7 @@ from nnunetv2_dsvm.planning.plan_strides import strides_of_plan
 # Our networks by the name that plans give them.
 NETWORKS: dict[str, type[VMUNet]] = {NETWORK_CLASS_NAME: VMUNet}
 DEFAULT_PRESET = "base"
+_ADDITIONS = ("stem", "full_resolution_channels", "scan")  # of ours, which the published network does not have
 
 
 def vm_unet_architecture(sizes: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,6 +172,6 @@ def in_words(configuration_manager: ConfigurationManager, network: VMUNet) -> st
         f"encoder_depths {list(sizes.encoder_depths)}, "
         f"decoder_depths {list(sizes.decoder_depths)} "
         + (f"and strides {[list(step) for step in sizes.strides]} " if strided else "")
-        + "".join(f"and {name} {sizes[name]} " for name in ("stem", "full_resolution_channels", "scan") if name in sizes)
+        + "".join(f"and {name} {sizes[name]} " for name in _ADDITIONS if name in sizes)
         + f"and {sum(p.numel() for p in network.parameters()):,} parameters: {origin}"
     )

@@ -59,6 +59,7 @@ class DSVMPlanner(ExperimentPlanner):
         preset: of `VMUNet`; None: by the target (`PRESET_FROM_GB`).
         precision: what the GPU will train in; the trainers take bf16 where it has it. fp16 takes a little more.
         for_cpu: the training will run on a CPU; the target then limits the patch only.
+        patch_embedding_stride: None: the published one; else that of `VMUNetSizes.with_patch_embedding_stride`.
         plans_name, preprocessor_name, overwrite_target_spacing, suppress_transpose: as nnU-Net's.
 
     Raises:
@@ -77,10 +78,12 @@ class DSVMPlanner(ExperimentPlanner):
         preset: str | None = None,
         precision: Precision = "bfloat16",
         for_cpu: bool = False,
+        patch_embedding_stride: int | None = None,
     ) -> None:
         self.preset = preset_for(gpu_memory_target_in_gb) if preset is None else preset
         check_size(gpu_memory_target_in_gb, self.preset)
-        self.sizes, self.precision, self.for_cpu = PRESETS[self.preset], precision, for_cpu
+        self.precision, self.for_cpu, self.patch_embedding_stride = precision, for_cpu, patch_embedding_stride
+        self.sizes = self._strided(PRESETS[self.preset])
         super().__init__(
             dataset_name_or_id,
             gpu_memory_target_in_gb,
@@ -176,8 +179,12 @@ class DSVMPlanner(ExperimentPlanner):
             _, strides, _, _, divisor = get_pool_and_conv_props(
                 spacing, patch_size, self.UNet_featuremap_min_edge_length, _ANY_NUMBER_OF_STEPS
             )
-            sizes = with_strides_of(self.sizes, strides_of_plan(strides))
+            sizes = self._strided(with_strides_of(self.sizes, strides_of_plan(strides)))
         return [int(-(-size // step) * step) for size, step in zip(patch_size, divisor, strict=True)], sizes, divisor
+
+    def _strided(self, sizes: VMUNetSizes) -> VMUNetSizes:
+        stride = self.patch_embedding_stride
+        return sizes if stride is None else sizes.with_patch_embedding_stride(stride)
 
     def _is_too_large(self, patch: Sequence[int], sizes: VMUNetSizes) -> bool:
         if self.for_cpu and len(patch) == 3 and self.UNet_min_batch_size * np.prod(patch) > _CPU_PIXELS:

@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES, class_path
-from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork
+from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, per_axis
 from nnunetv2_dsvm.errors import UserValueError
+from nnunetv2_dsvm.files.text import by
 
 
 def check_dimensions(name: str, configuration: ConfigurationManager) -> None:
@@ -19,6 +22,26 @@ def check_dimensions(name: str, configuration: ConfigurationManager) -> None:
             f"{relative.title} supports {able} configurations only, but this one has the {len(patch_size)}D patch size "
             f"{patch_size}: train another one, such as '2d' (nnUNetv2_train DATASET 2d FOLD -tr ...), which nnU-Net "
             "plans for 3D images too"
+        )
+
+
+def check_batch(name: str, configuration: ConfigurationManager) -> None:
+    """Raises UserValueError where a batch norm would see one value of each channel, of which it can make nothing.
+
+    So it is with a batch of one patch that the deepest stage makes one pixel of.
+    """
+    if configuration.batch_size > 1:
+        return
+    with torch.device("meta"):
+        network = build_relative(name, configuration, 1, 1, deep_supervision=False, auxiliary_heads=False)
+    patch = configuration.patch_size
+    strides = per_axis(network.stride, len(patch))
+    one_pixel = all(size <= stride for size, stride in zip(patch, strides, strict=True))
+    if one_pixel and any(isinstance(module, _BatchNorm) for module in network.modules()):
+        raise UserValueError(
+            f"the configuration has batches of 1 patch of {by(patch)}, and {RELATIVES[name].title} has batch norms, "
+            f"which need more than one value of each channel; its deepest stage makes one pixel of {by(strides)}. In a "
+            "copy of the plans (nnUNetv2_dsvm copy-plans) set --batch-size to 2 or more, or a larger --patch-size"
         )
 
 

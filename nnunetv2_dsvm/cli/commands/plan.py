@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
-    """nnU-Net's own options under its own names, and two of ours."""
+    """nnU-Net's own options under its own names, and three of ours."""
     parser.add_argument("-d", dest="dataset_ids", nargs="+", type=int, required=True, metavar="ID", help="dataset IDs")
     parser.add_argument(
         "-gpu_memory_target", type=float, metavar="GB",
@@ -36,6 +36,11 @@ def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
         "-precision", choices=("bfloat16", "float16"),
         help="what the GPU will train in: float16 for those without bf16, which then need a little more memory "
         "(default: as the GPU that is here, else bfloat16)",
+    )  # fmt: skip
+    parser.add_argument(
+        "-patch_embedding_stride", type=int, metavar="N",
+        help="how much smaller than the image the network's first stage is: 2 for small structures, with about four "
+        "times the memory for each image (default: 4, the published one)",
     )  # fmt: skip
     parser.add_argument("-preprocessor_name", default="DefaultPreprocessor", metavar="NAME", help="nnU-Net's class")
     parser.add_argument(
@@ -82,6 +87,7 @@ def plan_and_show(dataset_id: int, args: argparse.Namespace) -> list[str]:
         dataset_id,
         precision=args.precision,
         overwrite_target_spacing=args.overwrite_target_spacing,
+        patch_embedding_stride=args.patch_embedding_stride,
         **_checked_options(args),
     )
     print(f"{planned.said}{_as_text(planned, args.preset)}\n")

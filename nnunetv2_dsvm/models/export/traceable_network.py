@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_dsvm.architecture.blocks.gated_convolution import GatedConvolution
 from nnunetv2_dsvm.architecture.blocks.stem import ConvolutionStep
 from nnunetv2_dsvm.architecture.blocks.vss_block import SS2D, VSSBlock
 from nnunetv2_dsvm.architecture.segmentation_network import cropped_to
@@ -29,6 +30,8 @@ class TraceableVMUNet(nn.Module):
         for module in network.modules():
             if isinstance(module, VSSBlock):
                 module.ss2d = _TraceableSS2D.of(module.ss2d)
+            elif isinstance(module, GatedConvolution):
+                module.add_module("conv", _ConvOfACopy(module.conv))
             elif isinstance(module, ConvolutionStep):
                 module.add_module("convolution", _ConvOfACopy(module.convolution))
         self.encoder, self.decoder, self.stride = network.encoder, network.decoder, network.sizes.stage_strides[-1]

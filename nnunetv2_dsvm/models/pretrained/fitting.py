@@ -73,9 +73,10 @@ def fit(pretrained: Pretrained, network: VMUNet, decoder: DecoderSource = "auto"
         inflate: makes weights of images into those of volumes (`inflate.inflated`).
 
     Raises:
-        UserError: the scan in the file has another number of states than the network's, or `inflate` is asked for and
-            the file is not of images or the network not of volumes.
+        UserError: the scan in the file has another number of states than the network's, or the network has none; or
+            `inflate` is asked for and the file is not of images or the network not of volumes.
     """
+    _refuse_without_scan(network)
     _refuse_to_inflate(pretrained, network, inflate)
     _refuse_other_states(pretrained, network)
     own_decoder = decoder == "auto" and pretrained.has_decoder
@@ -106,6 +107,14 @@ def fit(pretrained: Pretrained, network: VMUNet, decoder: DecoderSource = "auto"
         if inflate and value.shape != read.shape:
             made_of_images.append(name)
     return Fitted(weights, source, other_shapes, tuple(made_of_images))
+
+
+def _refuse_without_scan(network: VMUNet) -> None:
+    if not network.sizes.scan:
+        raise UserError(
+            "the network has no scan (scan is false in the plans), and what blocks have learnt around theirs is not "
+            "fitted into it: train it from random weights. Nothing was written."
+        )
 
 
 def _refuse_to_inflate(pretrained: Pretrained, network: VMUNet, inflate: bool) -> None:

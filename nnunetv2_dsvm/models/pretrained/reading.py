@@ -107,6 +107,11 @@ def read_pretrained(path: Path) -> Pretrained:
             raise UserError(f"{path} is damaged: {name} holds NaN or infinite values. Nothing was written.")
         weights[ours], names[ours] = value, name
     first = next((name for name in FIRST_LAYERS if name in weights), FIRST_LAYERS[0])
+    if any(".gated_convolution." in name for name in weights):
+        raise UserError(
+            f"{path} is of a VM-UNet without its scan, and fits no network that has one: trainers without it "
+            "(…_noScan) take the file as it is, by nnU-Net's -pretrained_weights. Nothing was written."
+        )
     missing = [name for name in (first, _FIRST_A_LOG) if name not in weights]
     if missing:
         raise UserError(

@@ -30,9 +30,9 @@ def check_same_network(
     if other:
         raise UserError(
             f"{filename}, written by {checkpoint['trainer_name']}, holds another network than this training's: "
-            f"{other}. The network's size comes from the plans (architecture, arch_kwargs) and from what the "
-            "trainer's class states of it, its first layer from the dataset's channels and its last from the labels: continue with the plans, dataset and trainer that it was "
-            "started with. Nothing was changed."
+            f"{other}. The network's size comes from the plans (architecture, arch_kwargs) and from what the trainer's "
+            "class states of it, its first layer from the dataset's channels and its last from the labels: continue "
+            "with the plans, dataset and trainer that it was started with. Nothing was changed."
         )
 
 

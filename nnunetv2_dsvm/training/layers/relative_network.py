@@ -8,7 +8,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES
 from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork
 from nnunetv2_dsvm.architecture.unwrapping import unwrap_model
-from nnunetv2_dsvm.planning.relative_of_plans import build_relative, check_dimensions, in_words
+from nnunetv2_dsvm.planning.relative_of_plans import build_relative, check_batch, check_dimensions, in_words
 from nnunetv2_dsvm.training.layers.own_network import OwnNetwork
 
 
@@ -41,6 +41,7 @@ class RelativeNetwork(OwnNetwork):
     def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
         super().preflight(planned, device)
         check_dimensions(self.relative, planned)
+        check_batch(self.relative, planned)
 
     @classmethod
     def in_short(cls) -> dict[str, str]:
