@@ -1,9 +1,13 @@
-"""The two additions for small structures: what they add, and that without them nothing changes."""
+"""Additions for small structures and a scan left out: what they add or take, and that without them nothing changes."""
+
+from math import prod
 
 import pytest
 import torch
 
 from nnunetv2_dsvm import VMUNet
+from nnunetv2_dsvm.architecture.vm_unet import PRESETS
+from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 
 VOLUMES = [[1, 1, 1], [2, 4, 4], [1, 2, 2]]
 SIZES = {"dims": (16, 32), "encoder_depths": (1, 1), "decoder_depths": (1, 1), "d_state": 2, "drop_path_rate": 0.0}
@@ -31,6 +35,66 @@ def test_parameters_by_hand(strides):
     assert parameters(build(strides, full_resolution_channels=24)) == plain + of_image + of_both + (24 - 4) * 3
 
 
+@pytest.mark.parametrize("strides", [None, VOLUMES], ids=["images", "volumes"])
+def test_parameters_without_scan_by_hand(strides):
+    kernel, patch, merged = (9, 16, 4) if strides is None else (27, 32, 4)
+
+    def block(dim):
+        inner = 2 * dim
+        norms = 2 * dim + 2 * inner
+        return norms + dim * 2 * inner + inner * kernel + inner + inner * dim
+
+    blocks = 2 * (block(16) + block(32))  # one in each of two stages, down and up
+    embedding, merging = 2 * 16 * patch + 16 + 2 * 16, 2 * merged * 16 + merged * 16 * 32
+    expanding, last = 32 * merged * 16 + 2 * 16, 16 * patch * 4 + 2 * 4
+    assert parameters(build(strides, scan=False)) == blocks + embedding + merging + expanding + last + 4 * 3 + 3
+    # What is missing: x_proj, dt_proj and its bias, A_log and D of each direction.
+    directions, rank, n = (4 if strides is None else 6), 1, 2  # of 16 and 32 channels: 32/16 = 2 below
+    missing = sum(
+        2 * directions * 2 * dim * ((rank + 2 * n) + rank + 1 + n + 1) for dim, rank in ((16, rank), (32, 2 * rank))
+    )
+    assert parameters(build(strides)) - parameters(build(strides, scan=False)) == missing
+
+
+def test_the_published_size_without_scan():
+    with torch.device("meta"):
+        assert parameters(VMUNet(3, 1, scan=False)) == 22_037_737
+
+
+@pytest.mark.parametrize(
+    ("strides", "stride", "expected"),
+    [
+        (None, 2, ((2, 2), (4, 4))),
+        (None, 4, ((4, 4), (8, 8))),
+        ([[1, 1, 1], [4, 4, 4], [2, 2, 2]], 2, ((2, 2, 2), (4, 4, 4))),
+        ([[1, 1, 1], [2, 4, 4], [1, 2, 2]], 2, ((1, 2, 2), (1, 4, 4))),
+        ([[1, 1, 1], [1, 4, 4], [2, 2, 2]], 2, ((1, 2, 2), (2, 4, 4))),
+        ([[1, 1, 1], [1, 2, 2], [2, 2, 2]], 2, ((1, 2, 2), (2, 4, 4))),
+        ([[1, 1, 1], [1, 2, 2], [2, 2, 2]], 4, ((2, 4, 4), (4, 8, 8))),
+    ],
+    ids=str,
+)
+def test_a_patch_embedding_of_another_stride_keeps_all_but_the_ends(strides, stride, expected):
+    network = build(strides)
+    sizes = network.sizes.with_patch_embedding_stride(stride)
+    assert sizes.stage_strides == expected and sizes.strides[2:] == network.sizes.strides[2:]
+    other = VMUNet(2, 3, **sizes)
+    shapes = [{name: tuple(t.shape) for name, t in net.state_dict().items()} for net in (network, other)]
+    same = expected[0] == network.sizes.strides[1]
+    ends = {"encoder.patch_embedding.projection.weight", "decoder.final_expanding.expand.weight"}
+    assert {name for name in shapes[0] if shapes[0][name] != shapes[1][name]} == (set() if same else ends)
+    assert shapes[1]["decoder.final_expanding.expand.weight"] == (4 * prod(expected[0]), 16)
+    size = (19, 30) if strides is None else (3, 19, 30)
+    assert other.eval()(torch.randn(1, 2, *size)).shape == (1, 3, *size)
+
+
+@pytest.mark.parametrize("stride", [1, 0, 2.0, True, "2", None], ids=repr)
+def test_strides_of_no_patch_embedding_are_refused(stride):
+    with pytest.raises(ValueError, match="patch_embedding_stride must be a whole number of at least 2"):
+        PRESETS["base"].with_patch_embedding_stride(stride)
+    assert PRESETS["base"].with_patch_embedding_stride(4) == VMUNetSizes()  # and says nothing of its strides in plans
+
+
 @pytest.mark.parametrize(
     ("step", "convolutions"),
     [
@@ -49,7 +113,7 @@ def test_a_stem_has_a_convolution_for_each_step_of_the_plan(step, convolutions):
     assert all(c.kernel_size == (3, 3, 3) for c in found)
 
 
-@pytest.mark.parametrize("additions", [{"stem": "patches"}, {"full_resolution_channels": 0}], ids=str)
+@pytest.mark.parametrize("additions", [{"stem": "patches"}, {"full_resolution_channels": 0}, {"scan": True}], ids=str)
 def test_without_them_nothing_changes(additions):
     image = torch.randn(1, 2, 19, 30)
     plain, off = build(), build(**additions)
@@ -94,8 +158,9 @@ def test_the_first_skip_is_used():
         ({"stem": "conv"}, "'patches' or 'convolutions', got 'conv'"),
         ({"stem": "convolutions", "strides": [[1, 1], [8, 8], [2, 2]]}, r"cannot lower a size by \(8, 8\)"),
         ({"full_resolution_channels": -1}, "0 or more"),
+        ({"scan": "no"}, "scan must be True or False, got 'no'"),
     ],
-    ids=["name", "step", "channels"],
+    ids=["name", "step", "channels", "scan"],
 )
 def test_additions_that_cannot_be_are_refused(given, message):
     with pytest.raises(ValueError, match=message):

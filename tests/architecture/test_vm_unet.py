@@ -46,6 +46,14 @@ class TestContract(NetworkContract):
         assert golden.grad_norms.keys() == golden.weights.keys() and min(golden.grad_norms.values()) > 1
 
 
+class TestContractWithoutScan(NetworkContract):
+    test_golden_numbers = None  # nobody has published such a network; test_vm_unet_3d.py computes one by its definition
+
+    def build(self, input_channels=1, num_classes=2, **options):
+        sizes = {"dims": (16, 32), "encoder_depths": (1, 1), "decoder_depths": (1, 1), "scan": False}
+        return VMUNet(input_channels, num_classes, **sizes, drop_path_rate=0.0, **options)
+
+
 def test_last_expanding_and_head_pixel_by_pixel():
     """Pixel (4 h + i, 4 w + j) comes from pixel (h, w), its channels from (4 i + j) c on, as in the official code."""
     network = tiny(num_classes=3).double().train()

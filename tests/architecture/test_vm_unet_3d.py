@@ -71,10 +71,13 @@ class Slow:
         return self.norm(x, f"{name}.norm")
 
     def block(self, x: Tensor, name: str) -> Tensor:
-        inner, z = (self.norm(x, f"{name}.norm") @ self.w[f"{name}.ss2d.in_proj.weight"].T).chunk(2, dim=-1)
-        inner = silu(self.convolution(inner, f"{name}.ss2d.conv", (1, 1, 1)))
-        y = sum(self.scan(inner, f"{name}.ss2d", k) for k in range(6))
-        return x + (self.norm(y, f"{name}.ss2d.out_norm") * silu(z)) @ self.w[f"{name}.ss2d.out_proj.weight"].T
+        has_scan = f"{name}.ss2d.A_log" in self.w
+        of_x = f"{name}.ss2d" if has_scan else f"{name}.gated_convolution"
+        inner, z = (self.norm(x, f"{name}.norm") @ self.w[f"{of_x}.in_proj.weight"].T).chunk(2, dim=-1)
+        y = inner = silu(self.convolution(inner, f"{of_x}.conv", (1, 1, 1)))
+        if has_scan:
+            y = sum(self.scan(inner, of_x, k) for k in range(6))
+        return x + (self.norm(y, f"{of_x}.out_norm") * silu(z)) @ self.w[f"{of_x}.out_proj.weight"].T
 
     def scan(self, x: Tensor, name: str, k: int) -> Tensor:
         fastest = 2 - k % 3
@@ -145,7 +148,13 @@ class Slow:
 
 @pytest.mark.parametrize(
     "additions",
-    [{}, {"stem": "convolutions"}, {"full_resolution_channels": 3}],
+    [
+        {},
+        {"stem": "convolutions"},
+        {"full_resolution_channels": 3},
+        {"scan": False},
+        {"stem": "convolutions", "full_resolution_channels": 3, "scan": False},
+    ],
     ids=lambda given: "-".join(given) or "published",
 )
 def test_the_network_is_what_its_definition_says(additions):

@@ -292,6 +292,13 @@ def test_published_second_versions_are_refused_with_the_reason(convert, golden):
     assert "d_state 1, and this network's has d_state 16" in error and "MLP" in error
 
 
+def test_neither_a_file_nor_a_network_without_scan_is_fitted_to_one_with_it(convert, golden, vmamba):
+    assert "the network has no scan" in refused(convert, {"model": vmamba}, "--force", scan=False)
+    without = VMUNet(3, 4, **golden[0], scan=False).state_dict()
+    for checkpoint in (without, {"network_weights": without}):
+        assert "is of a VM-UNet without its scan" in refused(convert, checkpoint, "--force")
+
+
 def test_another_width_is_refused_with_both_sizes(convert, vmamba):
     error = refused(convert, {"model": vmamba}, dims=[8, 16, 32, 64])
     assert "fills only 0%" in error and "dims [16, 32, 64, 128]" in error and "dims [8, 16, 32, 64]" in error

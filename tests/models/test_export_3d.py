@@ -53,8 +53,11 @@ def test_from_nnunet_and_onnx_give_the_networks_logits(model, tmp_path):
     assert described["output"].startswith("logits (batch, classes, depth, height, width)")
 
 
-def test_a_program_with_both_additions(model, tmp_path):
+@pytest.mark.parametrize(
+    "additions", [{"stem": "convolutions", "full_resolution_channels": 4}, {"scan": False}], ids=str
+)
+def test_a_program_with_additions_and_without_scan(model, tmp_path, additions):
     """It is run and compared before it stays."""
-    folder, network = model(stem="convolutions", full_resolution_channels=4)
+    folder, network = model(**additions)
     assert VMUNet.from_nnunet(folder, 0).sizes == network.sizes
     assert export(folder, tmp_path / "model.pt2", fold=0).difference < 1e-5

@@ -1,5 +1,6 @@
 """From plans to a network and back: the names and sizes that users' plans hold."""
 
+from dataclasses import replace
 from pydoc import locate
 
 import pytest
@@ -8,6 +9,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunetv2_dsvm import VMUNet
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
+from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 from nnunetv2_dsvm.planning.network_of_plans import NETWORKS, in_words, planned_network, vm_unet_architecture
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
@@ -66,3 +68,23 @@ def test_plans_for_another_network_get_the_published_size_and_the_log_says_so(na
     assert isinstance(network, VMUNet) and network.sizes == PRESETS["base"]
     said = f"the published size, and not the {name.rpartition('.')[2]} that the plans describe"
     assert in_words(planned, network).endswith(said)
+
+
+def test_what_a_class_states_takes_the_place_of_the_plans():
+    """Also where it is the published value, and on plans of another network; the plans stay as they are."""
+    plain = {"stem": "patches", "full_resolution_channels": 0, "scan": True, "patch_embedding_stride": 4}
+    planned = configuration(
+        NAME, dims=[8, 16], encoder_depths=[1, 1], decoder_depths=[1, 1], stem="convolutions",
+        full_resolution_channels=8, scan=False, strides=[[1, 1], [2, 2], [2, 2]], gradient_checkpointing=True,
+    )  # fmt: skip
+    network = type("Plain", (nnUNetTrainerVMUNet,), plain).build_network_architecture(None, planned, 1, 2, False)
+    assert network.sizes == VMUNetSizes((8, 16), (1, 1), (1, 1))
+    assert all(stage.gradient_checkpointing for stage in network.encoder.stages)
+    assert planned.network_arch_init_kwargs["scan"] is False
+    planned = configuration("theirs.networks.Net", n_stages=6)
+    without = type("Without", (nnUNetTrainerVMUNet,), {"scan": False, "patch_embedding_stride": 2})
+    with torch.device("meta"):
+        network = without.build_network_architecture(None, planned, 1, 2, False)
+    assert network.sizes == replace(PRESETS["base"], scan=False).with_patch_embedding_stride(2)
+    said = "and strides [[1, 1], [2, 2], [2, 2], [2, 2], [2, 2]] and scan False and"
+    assert said in in_words(planned, network) and "the published size, and not the Net" in in_words(planned, network)

@@ -78,6 +78,18 @@ def test_a_patch_that_has_to_shrink_keeps_the_shape_of_the_image(plan):
     assert planner.memory_gb([height + 32, width + 32], 2) > 4
 
 
+def test_a_finer_patch_embedding_is_planned_with_what_it_takes(plan):
+    """Four times the tokens of the published one, and a patch that the finer network divides."""
+    planner, planned = plan(shape=(200, 333), patch_embedding_stride=2)
+    assert planned["architecture"]["arch_kwargs"]["strides"] == [[1, 1], *[[2, 2]] * 4]
+    patch, batch = planned["patch_size"], planned["batch_size"]
+    assert patch == [208, 336]  # of 16, where the published stride is 32
+    assert planner.memory_gb(patch, batch) <= 8 < planner.memory_gb(patch, batch + 1)
+    published, _ = plan(shape=(200, 333))
+    each = [p.memory_gb(patch, 3) - p.memory_gb(patch, 2) for p in (planner, published)]
+    assert 2.5 < each[0] / each[1] < 4.5 and planner.memory_gb(patch, 2) > published.memory_gb(patch, 2)
+
+
 def test_spacing_shapes_the_first_patch_as_in_nnunet(plan):
     _, planned = plan(spacing=(1.0, 2.0), shape=(9000, 9000), gpu_memory_target_in_gb=80, preset="small")
     height, width = planned["patch_size"]
@@ -131,6 +143,7 @@ def test_the_memory_estimate_grows_with_everything():
         (["-preset", "giant"], "unknown preset 'giant'"),
         (["-gpu_memory_target", "0.5"], "more than the target of 0.5 GB: raise -gpu_memory_target"),
         (["-gpu_memory_target", "0.5", "-preset", "small"], "raise -gpu_memory_target\n"),
+        (["-patch_embedding_stride", "1"], "patch_embedding_stride must be a whole number of at least 2, got 1"),
         (["-gpu_memory_target", "0"], "above 0 GB, got 0"),
         (["-gpu_memory_target", "inf"], "above 0 GB, got inf"),
         (["-gpu_memory_target", "nan"], "above 0 GB, got nan"),

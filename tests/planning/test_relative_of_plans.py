@@ -9,7 +9,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES, class_path
 from nnunetv2_dsvm.errors import UserValueError
-from nnunetv2_dsvm.planning.relative_of_plans import build_relative, in_words
+from nnunetv2_dsvm.planning.relative_of_plans import build_relative, check_batch, in_words
 
 TWO_DIMENSIONAL = [name for name, relative in RELATIVES.items() if relative.dimensions == (2,)]
 PARAMETERS = {"VMUNetV2": 13_822_100, "MSVMUNet": 35_924_737}  # three channels, one class
@@ -63,6 +63,27 @@ def test_sizes_that_do_not_fit_are_refused(configuration):
         planned = configuration({"network_class_name": path, "arch_kwargs": arguments, "_kw_requires_import": []})
         with pytest.raises(UserValueError, match="The plans give no MSVM-UNet"):
             build_relative("MSVMUNet", planned, 1, 2, deep_supervision=False, auxiliary_heads=False)
+
+
+@pytest.mark.parametrize("name", TWO_DIMENSIONAL)
+def test_a_batch_norm_with_one_value_of_each_channel_is_refused(configuration, name):
+    """Where the step of such a batch would fail, and only there."""
+    path = class_path(RELATIVES[name].network)
+    planned = configuration({"network_class_name": path, "arch_kwargs": TINY[name], "_kw_requires_import": []})
+    network = build_relative(name, planned, 1, 2, deep_supervision=False, auxiliary_heads=False).train()
+    for batch, size in ((2, (32, 32)), (1, (32, 33))):
+        network(torch.randn(batch, 1, *size))
+        planned.configuration.update(batch_size=batch, patch_size=list(size))
+        check_batch(name, planned)
+    planned.configuration.update(batch_size=1, patch_size=[32, 32])
+    if name.startswith("Swin"):
+        network(torch.randn(1, 1, 32, 32))
+        check_batch(name, planned)
+        return
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        network(torch.randn(1, 1, 32, 32))
+    with pytest.raises(UserValueError, match="batches of 1 patch of 32×32, and .* has batch norms.*--batch-size to 2"):
+        check_batch(name, planned)
 
 
 def test_u_mamba_is_built_of_a_u_net_alone(configuration):

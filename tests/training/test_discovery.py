@@ -25,6 +25,9 @@ SINCE = [
     *("nnUNetTrainerDistilled", "nnUNetTrainerDistilled_projection", "nnUNetTrainerDistilled_progressive"),
     *(f"nnUNetTrainerDistilled_{epochs}epochs" for epochs in LENGTHS),
     *(f"nnUNetTrainer{dsvm}{name}" for name in RELATIVES for dsvm in ("", "DSVM_")),
+    *(f"nnUNetTrainer{name}_150epochs" for name in ("DSVM", "Distilled", "VMUNet")),
+    *(f"nnUNetTrainer{name}_150epochs_FixedOrientation" for name in ("DSVM", "VMUNet")),
+    *(f"nnUNetTrainer{name}{of}_noScan" for name in ("DSVM", "VMUNet") for of in ("", "_50epochs", "_150epochs")),
 ]
 
 

@@ -12,6 +12,7 @@ from nnunetv2_dsvm.training.variants import (
     nnUNetTrainerDSVM_kl,
     nnUNetTrainerDSVM_projection,
     nnUNetTrainerVMUNet_20epochs,
+    nnUNetTrainerVMUNet_150epochs_noScan,
     nnUNetTrainerVMUNet_deepSupervision,
 )
 
@@ -27,6 +28,12 @@ class Shorter(nnUNetTrainerDSVM, nnUNetTrainer_5epochs):
 
 class ShorterStill(nnUNetTrainerDSVM, nnUNetTrainer_5epochs):
     num_epochs = 3
+
+
+class OtherNetwork(nnUNetTrainerVMUNet_deepSupervision):
+    patch_embedding_stride = 2
+    stem = "convolutions"
+    full_resolution_channels = 24
 
 
 class OtherOptimiser(nnUNetTrainerDSVM_projection, nnUNetTrainerAdam):
@@ -51,6 +58,11 @@ BOTH = "projection 1, progressive 0.1"
     (nnUNetTrainerDSVM_kl, ("VM-UNet", "2D, 3D", f"{BOTH} (kl)", "AdamW", "300")),
     (nnUNetTrainerVMUNet_20epochs, ("VM-UNet", "2D, 3D", "", "AdamW", "20")),
     (nnUNetTrainerVMUNet_deepSupervision, ("VM-UNet with deep supervision", "2D, 3D", "", "AdamW", "300")),
+    (nnUNetTrainerVMUNet_150epochs_noScan, ("VM-UNet, scan False", "2D, 3D", "", "AdamW", "150")),
+    (OtherNetwork, (
+        "VM-UNet with deep supervision, patch_embedding_stride 2, stem convolutions, full_resolution_channels 24",
+        "2D, 3D", "", "AdamW", "300",
+    )),
     (OwnWeights, ("VM-UNet", "2D, 3D", "projection 0.25, progressive 0.1", "AdamW", "7")),
     (Shorter, ("VM-UNet", "2D, 3D", BOTH, "AdamW", "nnUNetTrainer_5epochs's")),
     (ShorterStill, ("VM-UNet", "2D, 3D", BOTH, "AdamW", "3")),

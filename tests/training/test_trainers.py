@@ -56,9 +56,10 @@ WHAT_A_NAME_STATES = {
     "kl": {"distillation_distance": "kl"},
     "deepSupervision": {"default_deep_supervision": True},
     "frozenEncoder": {"frozen_encoder_epochs": 10},
+    "noScan": {"scan": False},
     "FixedOrientation": FIXED,
     "quickstart": {**FIXED, "default_initial_lr": 3e-3},
-    **{f"{epochs}epochs": {"default_num_epochs": epochs} for epochs in (1, 5, 10, 20, 50, 100, 250, 500, 1000)},
+    **{f"{epochs}epochs": {"default_num_epochs": epochs} for epochs in (1, 5, 10, 20, 50, 100, 150, 250, 500, 1000)},
 }
 
 

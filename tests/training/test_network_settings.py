@@ -1,0 +1,145 @@
+"""What a class states of its VM-UNet: trained, and found again by nnU-Net and by VMUNet.from_nnunet, in 2D and 3D."""
+
+import copy
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.short_trainers import (
+    ShortDSVM,
+    ShortDSVM_deepSupervision,
+    ShortRun,
+    ShortVMUNet,
+    checkpoint_of,
+    predictor_of,
+    train_one_epoch,
+)
+from helpers.tiny_dataset import TinyDataset, plan_and_preprocess_here, write_raw_dataset
+from helpers.tiny_volumes import VOLUME, VOLUMES
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+
+from nnunetv2_dsvm import VMUNet
+from nnunetv2_dsvm.errors import UserError, UserValueError
+from nnunetv2_dsvm.training import variants
+
+pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
+
+STRIDE, STEM, FULL = {"patch_embedding_stride": 2}, {"stem": "convolutions"}, {"full_resolution_channels": 6}
+PLANNED = {"2d": (4, 4), VOLUME: (1, 4, 4)}  # patch embeddings
+
+
+@pytest.fixture(scope="module")
+def tiny_dataset(tmp_path_factory):
+    """With volumes, of whose slices a patch is no multiple of the network's stride. Read only."""
+    dataset = TinyDataset(tmp_path_factory.mktemp("settings"))
+    write_raw_dataset(dataset)
+    configuration = copy.deepcopy(VOLUMES[VOLUME])
+    configuration["architecture"]["arch_kwargs"]["strides"][1] = list(PLANNED[VOLUME])
+    with dataset.here():
+        plan_and_preprocess_here(dataset, {VOLUME: configuration})
+    return dataset
+
+
+class NoScan(ShortRun, variants.nnUNetTrainerDSVM_noScan):
+    """One epoch, under a name that nnU-Net finds when it predicts."""
+
+    default_num_epochs = 1
+
+
+NoScan.__name__ = variants.nnUNetTrainerDSVM_noScan.__name__
+
+
+def with_settings(trainer_class, **settings):
+    return type("Stated", (trainer_class,), settings)
+
+
+@pytest.mark.parametrize("configuration", PLANNED)
+@pytest.mark.parametrize(
+    ("trainer_class", "settings"),
+    [
+        (ShortDSVM, STRIDE),
+        (ShortVMUNet, STEM),
+        (ShortVMUNet, FULL),
+        (ShortDSVM_deepSupervision, {**STRIDE, **STEM, **FULL}),
+        (ShortDSVM_deepSupervision, {**STRIDE, **STEM, **FULL, "scan": False}),
+    ],
+    ids=["stride", "stem", "full resolution", "all", "all without scan"],
+)
+def test_settings_make_the_network_of_training_and_the_one_that_is_read_back(
+    make, configuration, trainer_class, settings
+):
+    trainer = train_one_epoch(make(with_settings(trainer_class, **settings), configuration=configuration))
+    network = trainer.network
+    first = PLANNED[configuration]
+    if "patch_embedding_stride" in settings:
+        first = tuple(max(1, n // 2) for n in first)
+    assert network.sizes.strides[1] == network.encoder_stages[0].stride == first
+    expected = {name: value for name, value in settings.items() if name != "patch_embedding_stride"}
+    assert {name: getattr(network.sizes, name) for name in expected} == expected
+    assert checkpoint_of(trainer)["nnunetv2_dsvm"]["network_settings"] == settings
+    log = next(Path(trainer.output_folder).glob("training_log_*.txt")).read_text()
+    stated = ", ".join(f"{name} {value}" for name, value in settings.items())
+    assert f"as the plans ask, but for the {stated} of the trainer" in log
+
+    patch = trainer.configuration_manager.patch_size
+    image = torch.randn(1, 1, *patch)
+    read = VMUNet.from_nnunet(trainer.output_folder_base, 0)
+    assert read.sizes == network.sizes
+    with torch.no_grad():
+        trainer.set_deep_supervision_enabled(False)
+        torch.testing.assert_close(read(image), network.eval()(image))
+    if trainer.enable_deep_supervision:  # the second of the heads is on the first stage
+        scale = [math.ceil(n / step) / n for n, step in zip(patch, first, strict=True)]
+        assert trainer._get_deep_supervision_scales()[:2] == [[1] * len(patch), scale]
+
+
+@pytest.mark.parametrize("configuration", PLANNED)
+def test_without_scan_nnunet_predicts_and_the_one_with_it_takes_no_weights(make, configuration):
+    trainer = train_one_epoch(make(NoScan, configuration=configuration))
+    names = checkpoint_of(trainer)["network_weights"].keys()
+    of_the_scan = ("x_proj", "dt_proj", "dt_bias", "A_log", ".D")
+    assert not [name for name in names if name.endswith(of_the_scan)]
+    patch = trainer.configuration_manager.patch_size
+    image = torch.randn(1, *([1] if len(patch) == 2 else []), *patch)
+    predictor = predictor_of(trainer)
+    predictor.use_gaussian = False
+    logits = predictor.predict_logits_from_preprocessed_data(image)
+    read = VMUNet.from_nnunet(trainer.output_folder_base, 0)
+    with torch.no_grad():
+        expected = read(image[None, :, 0])[0][:, None] if len(patch) == 2 else read(image[None])[0]
+    torch.testing.assert_close(logits.float(), expected, rtol=0, atol=2e-3)  # kept in fp16
+
+    other = train_one_epoch(make(ShortDSVM, run="other", configuration=configuration))
+    for taker, giver, run in ((NoScan, other, "b"), (ShortDSVM, trainer, "c")):
+        file = os.path.join(giver.output_folder, "checkpoint_final.pth")
+        new = make(taker, run=run, continued=True, configuration=configuration)
+        with pytest.raises(UserError, match="holds another network than this training's.*the trainer's class states"):
+            new.load_checkpoint(file)
+        with pytest.raises(AssertionError, match="is missing in the pretrained model weights"):
+            load_pretrained_weights(new.network, file)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"patch_embedding_stride": 1}, "trainer's patch_embedding_stride 1 give no VM-UNet.*at least 2, got 1"),
+        ({"stem": "conv"}, "'patches' or 'convolutions', got 'conv'"),
+        ({"stem": "convolutions", "patch_embedding_stride": 8}, "cannot lower a size by"),
+        ({"full_resolution_channels": "many"}, "full_resolution_channels many give no VM-UNet"),
+        ({"scan": 0}, "scan must be True or False, got 0"),
+    ],
+    ids=str,
+)
+def test_settings_that_give_no_network_are_refused_before_a_folder_is_made(make, tmp_path, settings, message):
+    with pytest.raises(UserValueError, match=message):
+        make(with_settings(ShortDSVM, **settings))
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_setting_that_inference_would_not_see_is_refused(make):
+    trainer = make(ShortDSVM)
+    trainer.stem = "convolutions"
+    with pytest.raises(UserValueError, match="stem = 'convolutions' in the body of the class"):
+        trainer.initialize()
