@@ -28,6 +28,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_dsvm import VMUNet
 from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES
+from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.models.trained_network import load_trained_network
 from nnunetv2_dsvm.quickstart import trainers
 from nnunetv2_dsvm.training import precision, variants
@@ -85,6 +86,12 @@ def test_a_relative_has_a_trainer_with_its_recipe_and_one_with_the_distillation(
     assert words["terms"] == "" and words["epochs"] == epochs
     assert distilled.in_short() == {**words, "terms": "projection 1, progressive 0.1"}
     assert ("deep supervision" in words["network"]) == recipe.deep_supervision
+
+
+def test_a_batch_norm_with_one_value_of_each_channel_is_refused_before_a_folder_is_made(make, tmp_path):
+    with pytest.raises(UserValueError, match="batches of 1 patch of 32×32, and ASP-VMUNet has batch norms"):
+        make(relatives.nnUNetTrainerDSVM_ASPVMUNet, batch_size=1, patch_size=[32, 32])
+    assert not (tmp_path / "a").exists()
 
 
 def test_fixed_orientation_neither_flips_nor_turns_far(make):
