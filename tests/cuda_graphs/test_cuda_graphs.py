@@ -158,16 +158,19 @@ def test_hooks_see_every_call_and_a_second_backward_is_refused():
 
 @needs_cuda
 @pytest.mark.parametrize(
-    ("preset", "dtype", "images", "tolerance"),
+    ("preset", "options", "dtype", "images", "tolerance"),
     [
-        ("small", torch.float32, (2, 1, 64, 64), 1e-4),
+        ("small", {}, torch.float32, (2, 1, 64, 64), 1e-4),
+        ("small", {"scan": False}, torch.float32, (2, 1, 64, 64), 1e-4),
         # Larger, in 16 bit. Passes with a cuBLAS workspace shared by the two graphs too: it does not show that fault.
-        ("base", torch.bfloat16, (64, 1, 96, 128), 1e-2),
+        ("base", {}, torch.bfloat16, (64, 1, 96, 128), 1e-2),
     ],
 )
-def test_the_distillation_is_recorded_after_the_network_and_gives_the_same_gradients(preset, dtype, images, tolerance):
+def test_the_distillation_is_recorded_after_the_network_and_gives_the_same_gradients(
+    preset, options, dtype, images, tolerance
+):
     torch.manual_seed(0)
-    network = VMUNet.from_preset(preset, 1, 8, drop_path_rate=0.0).cuda().train()
+    network = VMUNet.from_preset(preset, 1, 8, drop_path_rate=0.0, **options).cuda().train()
     network.return_features = network.cuda_graphs.training = True
     channels = network.encoder.output_channels
     loss = SegmentationWithDistillationLoss(
