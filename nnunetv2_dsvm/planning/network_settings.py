@@ -6,6 +6,7 @@ from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
+from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.planning.architecture_entry import architecture_entry
 from nnunetv2_dsvm.planning.network_of_plans import planned_network, sizes_in
@@ -34,12 +35,18 @@ def with_settings(configuration: ConfigurationManager, settings: Mapping[str, An
             sizes = sizes.with_patch_embedding_stride(settings[STRIDE])
     except (TypeError, ValueError) as error:
         raise UserValueError(
-            f"The plans' arch_kwargs and the trainer's {in_words(settings)} give no VM-UNet: {error}"
+            f"The plans' arch_kwargs and the trainer's {settings_in_words(settings)} give no VM-UNet: {error}"
         ) from error
     architecture = architecture_entry({**arguments, **asdict(sizes)})
     return ConfigurationManager({**configuration.configuration, "architecture": architecture})
 
 
-def in_words(settings: Mapping[str, Any]) -> str:
+def lost_settings(settings: Mapping[str, Any], built: VMUNetSizes) -> dict[str, Any]:
+    """Those of the settings that a network was not built by."""
+    of_network = {name: max(built.strides[1]) if name == STRIDE else getattr(built, name) for name in settings}
+    return {name: value for name, value in settings.items() if of_network[name] != value}
+
+
+def settings_in_words(settings: Mapping[str, Any]) -> str:
     """`"stem convolutions, scan False"`."""
     return ", ".join(f"{name} {value}" for name, value in settings.items())

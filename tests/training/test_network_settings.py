@@ -22,6 +22,7 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 
 from nnunetv2_dsvm import VMUNet
 from nnunetv2_dsvm.errors import UserError, UserValueError
+from nnunetv2_dsvm.planning.network_of_plans import build_vm_unet
 from nnunetv2_dsvm.training import variants
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
@@ -136,6 +137,19 @@ def test_settings_that_give_no_network_are_refused_before_a_folder_is_made(make,
     with pytest.raises(UserValueError, match=message):
         make(with_settings(ShortDSVM, **settings))
     assert not (tmp_path / "a").exists()
+
+
+def test_settings_that_a_build_of_the_users_loses_are_refused(make):
+    def build(plans_manager, configuration_manager, channels, classes, enable_deep_supervision=True):
+        heads = {"deep_supervision": enable_deep_supervision, "auxiliary_heads": enable_deep_supervision}
+        return build_vm_unet(configuration_manager, channels, classes, **heads)
+
+    own = {"build_network_architecture": staticmethod(build)}
+    make(with_settings(ShortDSVM, **own, patch_embedding_stride=4)).initialize()  # which the plans' network has
+    for name, value in {"scan": False, **STRIDE}.items():
+        trainer = make(with_settings(ShortDSVM, **own, **{name: value}), run=name)
+        with pytest.raises(UserValueError, match=f"states {name} {value}, but its build_network_architecture gives"):
+            trainer.initialize()
 
 
 def test_a_setting_that_inference_would_not_see_is_refused(make):

@@ -9,9 +9,13 @@ from nnunetv2_dsvm.architecture.unwrapping import unwrap_model
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.architecture.vm_unet_sizes import Stem
 from nnunetv2_dsvm.errors import UserValueError
-from nnunetv2_dsvm.planning import network_settings
 from nnunetv2_dsvm.planning.network_of_plans import build_vm_unet, check_network, check_output_varies, in_words
-from nnunetv2_dsvm.planning.network_settings import NETWORK_SETTINGS, with_settings
+from nnunetv2_dsvm.planning.network_settings import (
+    NETWORK_SETTINGS,
+    lost_settings,
+    settings_in_words,
+    with_settings,
+)
 from nnunetv2_dsvm.training.layers.own_network import OwnNetwork
 
 
@@ -61,7 +65,7 @@ class VMUNetNetwork(OwnNetwork):
 
     @classmethod
     def in_short(cls) -> dict[str, str]:
-        short, stated = super().in_short(), network_settings.in_words(cls.network_settings())
+        short, stated = super().in_short(), settings_in_words(cls.network_settings())
         return {**short, "network": ", ".join(filter(None, (short["network"], stated))), "dimensions": "2D, 3D"}
 
     def initialize(self):
@@ -72,6 +76,11 @@ class VMUNetNetwork(OwnNetwork):
                     f"at inference from the class alone: set {name} = {vars(self)[name]!r} in the body of the class"
                 )
         super().initialize()
+        if lost := lost_settings(self.network_settings(), unwrap_model(self.network).sizes):
+            raise UserValueError(
+                f"{type(self).__name__} states {settings_in_words(lost)}, but its build_network_architecture gives a "
+                "network without: call cls.build there, or leave one of the two out"
+            )
 
     def own_checkpoint_entry(self) -> dict[str, Any]:
         # What reads a trained model need not know the trainers, which may be a user's.
@@ -81,5 +90,5 @@ class VMUNetNetwork(OwnNetwork):
     def on_train_start(self):
         super().on_train_start()
         words = in_words(self.configuration_manager, unwrap_model(self.network))
-        stated = network_settings.in_words(self.network_settings())
+        stated = settings_in_words(self.network_settings())
         self.print_to_log_file(f"network: {words}{f', but for the {stated} of the trainer' if stated else ''}")
