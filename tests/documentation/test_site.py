@@ -24,7 +24,8 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     )
     assert built.returncode == 0, built.stdout
     interface = (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
-    for name in ("VMUNet", "DualSelfDistillation", "FeatureTaps", "layers.distilled.DistilledTraining", "ss2d_scan"):
+    names = ["VMUNet", "DualSelfDistillation", "FeatureTaps", "layers.distilled.DistilledTraining", "ss2d_scan"]
+    for name in [*names, "cross_validate", "predict_dicom"]:
         assert re.search(rf'id="nnunetv2_dsvm\.[\w.]*{re.escape(name)}"', interface), name
     assert "deep_supervision" in interface
 
