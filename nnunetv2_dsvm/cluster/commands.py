@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_dsvm.cluster.preparation import dataset_number, missing_commands, processes_of_a_command
+from nnunetv2_dsvm.cluster.progress import SUMMARY
 from nnunetv2_dsvm.cluster.request import BEFORE_CASCADE, CASCADE, Request
 from nnunetv2_dsvm.cluster.run_folder import RunFolder, model_folder, results_folder
 from nnunetv2_dsvm.cluster.steps import Step
-from nnunetv2_dsvm.files.atomic_write import replaced_folder
+from nnunetv2_dsvm.files.atomic_write import replaced_folder, set_aside
 from nnunetv2_dsvm.files.json_files import read_json_object
 from nnunetv2_dsvm.nnunet.folders import nnunet_folder
 from nnunetv2_dsvm.nnunet.names import CHECKPOINTS, FINAL, PLANS_JSON
@@ -50,6 +51,9 @@ def _train(request: Request, step: Step) -> list[str]:
     model = step.model
     folder = model_folder(model).fold_folder(step.fold)
     there = [name for name in CHECKPOINTS if (folder / name).is_file()]
+    validated = model_folder(model).validation_folder(step.fold) / SUMMARY
+    if FINAL not in there and validated.is_file():  # of an earlier training: this one's would seem to be validated
+        set_aside(validated, f"earlier_{SUMMARY}")
     go_on = ["--val"] if FINAL in there else ["--c"] if there else []
     return [
         "nnUNetv2_train", dataset_number(model.dataset), model.configuration, step.fold,

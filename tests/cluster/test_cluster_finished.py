@@ -184,6 +184,17 @@ def test_a_step_whose_files_lack_what_is_asked_for_now_is_done_again(here, tmp_p
     assert [step.name for step in open_steps(run)] == names
 
 
+def test_a_fold_that_is_trained_again_is_not_taken_for_validated(here, tmp_path):
+    """By the validation of the training before it, whose checkpoint somebody has removed."""
+    run = RunFolder(tmp_path / "run").write_request(asked(trainers=("A",)))
+    validation = finish(here, 0, 100)
+    (final := validation.parent / "checkpoint_final.pth").unlink()
+    do(run, train(0))
+    final.touch()  # trained, and killed before its validation
+    assert train(0) not in done_steps(run)
+    assert sorted(path.name for path in validation.iterdir()) == ["earlier_summary.json"]
+
+
 class Waited(Exception):
     """A step waits."""
 
