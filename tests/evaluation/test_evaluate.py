@@ -7,14 +7,7 @@ import math
 import numpy as np
 import pytest
 from helpers.evaluate_command import CASES, evaluate, read, refused, written
-from helpers.evaluation_files import (
-    LABELS,
-    SPACING_MM,
-    blobs,
-    dataset_json,
-    write_folders,
-    write_json,
-)
+from helpers.evaluation_files import LABELS, SPACING_MM, blobs, dataset_json, write_folders, write_json
 from helpers.examples_in_docstrings import run_example
 from medpy.metric import binary
 from scipy.stats import bootstrap, wilcoxon

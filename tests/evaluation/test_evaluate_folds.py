@@ -2,13 +2,7 @@
 
 import pytest
 from helpers.evaluate_command import DATASET, OTHER, TRAINER, evaluate, read, refused, written
-from helpers.evaluation_files import (
-    blobs,
-    dataset_json,
-    plans_json,
-    write_json,
-    write_volume,
-)
+from helpers.evaluation_files import blobs, dataset_json, plans_json, write_json, write_volume
 from helpers.examples_in_docstrings import run_example
 from medpy.metric import binary
 

@@ -7,14 +7,7 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 from helpers.evaluate_command import CASES, TRAINER, refused
-from helpers.evaluation_files import (
-    LABELS,
-    DyingReader,
-    blobs,
-    write_folders,
-    write_json,
-    write_volume,
-)
+from helpers.evaluation_files import LABELS, DyingReader, blobs, write_folders, write_json, write_volume
 
 import nnunetv2_dsvm
 from nnunetv2_dsvm.errors import UserError

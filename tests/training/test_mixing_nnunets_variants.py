@@ -17,8 +17,6 @@ from nnunetv2_dsvm.training.optimization import WarmupCosineSchedule
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
-
-
 TOPK = nnunets("loss.nnUNetTrainerTopkLoss", "nnUNetTrainerTopk10Loss")
 
 

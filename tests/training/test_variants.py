@@ -6,12 +6,7 @@ import inspect
 import numpy as np
 import pytest
 import torch
-from helpers.short_trainers import (
-    SHORT_RELATIVES,
-    assert_equal,
-    build,
-    tiny_architecture,
-)
+from helpers.short_trainers import SHORT_RELATIVES, assert_equal, build, tiny_architecture
 from helpers.tiny_dataset import NETWORK
 from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -28,8 +23,6 @@ from nnunetv2_dsvm.training.variants import relatives
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 NAMES = {name: module for module in (variants, trainers) for name in module.__all__ if "Trainer" in name}
 
 
