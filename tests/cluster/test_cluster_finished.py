@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,9 @@ from helpers.cross_validations import TINY, asked
 
 from nnunetv2_dsvm.cluster.api import cross_validate
 from nnunetv2_dsvm.cluster.commands import commands_of
-from nnunetv2_dsvm.cluster.engines.local_queue import LocalQueue
+from nnunetv2_dsvm.cluster.engines import child
+from nnunetv2_dsvm.cluster.engines.step_run import FAILED, run_step
 from nnunetv2_dsvm.cluster.finished import done_steps, open_steps
-from nnunetv2_dsvm.cluster.locks import held
 from nnunetv2_dsvm.cluster.run_folder import RunFolder, State
 from nnunetv2_dsvm.cluster.status import AGAIN, status_of
 from nnunetv2_dsvm.errors import UserError
@@ -195,25 +197,23 @@ def test_a_fold_that_is_trained_again_is_not_taken_for_validated(here, tmp_path)
     assert sorted(path.name for path in validation.iterdir()) == ["earlier_summary.json"]
 
 
-class Waited(Exception):
-    """A step waits."""
-
-
-class Watcher:
-    def started(self, step, gpu):
-        raise AssertionError(f"{step.name} has begun")
-
-    def waits(self, step, owner):
-        raise Waited(step.name, owner.pid)
-
-
-def test_a_fold_is_locked_where_its_results_lie(here, tmp_path):
-    """For a call in another folder on the same results too."""
-    runs = [RunFolder(tmp_path / name).write_request(asked(folds=("all",), trainers=("A",))) for name in "ab"]
-    name = train(0).replace("fold_0", "fold_all")
-    with held(runs[0].step_lock(runs[0].steps[name]), "the fold"), pytest.raises(Waited) as waited:
-        LocalQueue(runs[1], ["0"], 1, Watcher()).work()
-    assert waited.value.args == (name, os.getpid())
+def test_a_training_that_leaves_no_result_has_failed(here, tmp_path, monkeypatch):
+    """As of a trainer without checkpoints, though its command ends well."""
+    command = tmp_path / "bin" / "nnUNetv2_train"
+    command.parent.mkdir()
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(command.with_name("python")))
+    run = RunFolder(tmp_path / "run").write_request(asked(trainers=("A",)))
+    before = {number: signal.getsignal(number) for number in child.STOPS}
+    try:
+        assert run_step(run, train(0)) == FAILED
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert run.state(train(0)).reason.startswith(
+        "nnUNetv2_train ended without an error, but fold 0 of A__tinyPlans__2d"
+    )
 
 
 def test_several_gpus_of_a_training_are_nnunets_and_for_slurm(here, tmp_path):

@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.cross_validations import TINY, asked
 
 from nnunetv2_dsvm.cluster.engines import child, step_run
 from nnunetv2_dsvm.cluster.engines.gpus import GpuMemory, visible_gpus
+from nnunetv2_dsvm.cluster.engines.local_queue import LocalQueue
 from nnunetv2_dsvm.cluster.engines.slurm import minutes_of
 from nnunetv2_dsvm.cluster.locks import Held, held, owner_of
 from nnunetv2_dsvm.cluster.progress import training_progress, validation_dice
+from nnunetv2_dsvm.cluster.run_folder import RunFolder
 
 
 def test_a_command_that_was_killed_is_said_to_be():
@@ -49,6 +52,28 @@ with held(Path({str(lock)!r}), "it"):
     heir.kill()
     heir.wait()
     assert owner_of(tmp_path / "inherited") is None and not lock.exists()
+
+
+class Waited(Exception):
+    """A step waits."""
+
+
+class Watcher:
+    def started(self, step, gpu):
+        raise AssertionError(f"{step.name} has begun")
+
+    def waits(self, step, owner):
+        raise Waited(step.name, owner.pid)
+
+
+def test_a_fold_is_locked_where_its_results_lie(copied_dataset, tmp_path):
+    """For a call in another folder on the same results too."""
+    with copied_dataset.here():
+        runs = [RunFolder(tmp_path / name).write_request(asked(folds=("all",), trainers=("A",))) for name in "ab"]
+        name = f"train__{TINY}__A__tinyPlans__2d__fold_all"
+        with held(runs[0].step_lock(runs[0].steps[name]), "the fold"), pytest.raises(Waited) as waited:
+            LocalQueue(runs[1], ["0"], 1, Watcher()).work()
+        assert waited.value.args == (name, os.getpid())
 
 
 LOG = """
