@@ -38,6 +38,22 @@ def test_the_front_page_on_an_index_has_no_link_into_the_repository():
     assert not re.findall(r"\]\((?!https://)[^)]*\)", text)
 
 
+def test_extras_are_installed_by_one_command_from_anywhere():
+    """`nnunetv2_dsvm[…]`, which pip adds to what is installed; in a clone alone what needs its files."""
+    with mock.patch("setuptools.setup") as setup:
+        runpy.run_path(str(ROOT / "setup.py"))
+    files = [*ROOT.glob("*.md"), *DOCUMENTATION.glob("*.md"), *ROOT.glob("nnunetv2_dsvm/**/*.py")]
+    found: dict[str, set[str]] = {}
+    for file in files:
+        for package, extras in re.findall(r"'(nnunetv2_dsvm|\.)\[([\w,]+)\]'", file.read_text(encoding="utf-8")):
+            found.setdefault(package, set()).update(extras.split(","))
+    of_a_clone = {"test", "docs"}
+    others = (
+        setup.call_args.kwargs["extras_require"].keys() - of_a_clone - {"interop", "cuda"}
+    )  # a test's; a former name
+    assert found == {".": of_a_clone, "nnunetv2_dsvm": others}
+
+
 def test_the_dockerfile_has_no_fault():
     tool = Path(sys.executable).parent / "hadolint"
     if not tool.is_file():
