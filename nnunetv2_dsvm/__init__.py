@@ -10,6 +10,7 @@ from nnunetv2_dsvm import autoregister, version  # as attributes too: torch may 
 
 if TYPE_CHECKING:
     from nnunetv2_dsvm.architecture.vm_unet import VMUNet, VMUNetOutput
+    from nnunetv2_dsvm.cluster.api import cross_validate
     from nnunetv2_dsvm.dicom.api import predict_dicom
     from nnunetv2_dsvm.distillation.dual import DualSelfDistillation
     from nnunetv2_dsvm.evaluation.api import evaluate, evaluate_cross_validation
@@ -35,6 +36,7 @@ _HOME_OF = {
     "export": "nnunetv2_dsvm.models.export.api",
     "convert_weights": "nnunetv2_dsvm.models.pretrained.api",
     "predict_dicom": "nnunetv2_dsvm.dicom.api",
+    "cross_validate": "nnunetv2_dsvm.cluster.api",
 }
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "VMUNetOutput",
     "__version__",
     "convert_weights",
+    "cross_validate",
     "evaluate",
     "evaluate_cross_validation",
     "export",

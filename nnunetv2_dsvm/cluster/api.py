@@ -12,11 +12,12 @@ from nnunetv2_dsvm.cluster.engines import slurm
 from nnunetv2_dsvm.cluster.engines.gpus import visible_gpus
 from nnunetv2_dsvm.cluster.engines.local_queue import LocalQueue
 from nnunetv2_dsvm.cluster.engines.slurm import SlurmOptions
-from nnunetv2_dsvm.cluster.locks import held, owner_of
+from nnunetv2_dsvm.cluster.finished import is_trained
+from nnunetv2_dsvm.cluster.locks import Owner, held, owner_of
 from nnunetv2_dsvm.cluster.preparation import check_plans
 from nnunetv2_dsvm.cluster.request import Request, checked_request
 from nnunetv2_dsvm.cluster.run_folder import REQUEST, RunFolder, State, results_folder
-from nnunetv2_dsvm.cluster.status import FAILED, RUNNING, StepStatus, status_of
+from nnunetv2_dsvm.cluster.status import AGAIN, FAILED, RUNNING, StepStatus, status_of
 from nnunetv2_dsvm.cluster.steps import Step
 from nnunetv2_dsvm.cluster.trainers import check_trainers
 from nnunetv2_dsvm.errors import UserError
@@ -82,6 +83,8 @@ def cross_validate(
         gpus_per_job=gpus_per_job,
         protocols=protocols,
     )
+    if gpus_per_job > 1 and slurm_options is None:
+        raise UserError(f"{gpus_per_job} GPUs a training: on this machine each has one; several are for SLURM")
     check_plans(request)
     run = _folder(output)
     check_folder_place(run.path, "choose another folder with -o", (REQUEST,))
@@ -186,7 +189,11 @@ class _Logged:
 
     def started(self, step: Step, gpu: str | None) -> None:
         where = "" if gpu is None or self._run.request.device != "cuda" else f" on GPU {gpu}"
-        _LOG.info("%s begins%s", step.name, where)
+        why = f": {AGAIN}" if step.kind == "train" and is_trained(step) else ""
+        _LOG.info("%s begins%s%s", step.name, where, why)
+
+    def waits(self, step: Step, owner: Owner) -> None:
+        _LOG.info("%s waits: it is in the hands of %s", step.name, owner)
 
     def ended(self, step: Step, status: int) -> None:
         now = next(s for s in status_of(self._run, {}) if s.step == step.name)

@@ -1,20 +1,23 @@
 """The commands of each step, nnU-Net's own and this package's, as a user would type them."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from nnunetv2_dsvm.cluster.preparation import dataset_number, missing_commands, processes_of_a_command
+from nnunetv2_dsvm.cluster.progress import SUMMARY
 from nnunetv2_dsvm.cluster.request import BEFORE_CASCADE, CASCADE, Request
 from nnunetv2_dsvm.cluster.run_folder import RunFolder, model_folder, results_folder
 from nnunetv2_dsvm.cluster.steps import Step
-from nnunetv2_dsvm.files.atomic_write import replaced_folder
+from nnunetv2_dsvm.files.atomic_write import replaced_folder, set_aside
 from nnunetv2_dsvm.files.json_files import read_json_object
-from nnunetv2_dsvm.files.listing import visible_files
 from nnunetv2_dsvm.nnunet.folders import nnunet_folder
-from nnunetv2_dsvm.nnunet.names import CHECKPOINTS, FINAL
+from nnunetv2_dsvm.nnunet.names import CHECKPOINTS, FINAL, PLANS_JSON
 
 Commands = list[list[str]]
+INFORMATION, POSTPROCESSING = "inference_information.json", "postprocessing.pkl"  # of nnU-Net's choice
 
 
 @contextmanager
@@ -29,13 +32,14 @@ def commands_of(run: RunFolder, step: Step) -> Iterator[Commands]:
         final = run.predictions(step.dataset, step.seed)
         final.parent.mkdir(parents=True, exist_ok=True)
         with replaced_folder(final) as partial:
-            yield _predict(request, step, partial)
+            yield _predict(run, step, partial)
     elif step.kind == "prepare":
         yield missing_commands(step.dataset, request)
     elif step.kind == "train":
         yield [_train(request, step)]
     elif step.kind == "best":
         yield [_find_best(request, step)]
+        _keep_choice(run, step)
     elif step.kind == "evaluate":
         yield _evaluate(request, step)
     else:
@@ -47,34 +51,43 @@ def _train(request: Request, step: Step) -> list[str]:
     model = step.model
     folder = model_folder(model).fold_folder(step.fold)
     there = [name for name in CHECKPOINTS if (folder / name).is_file()]
+    validated = model_folder(model).validation_folder(step.fold) / SUMMARY
+    if FINAL not in there and validated.is_file():  # of an earlier training: this one's would seem to be validated
+        set_aside(validated, f"earlier_{SUMMARY}")
     go_on = ["--val"] if FINAL in there else ["--c"] if there else []
     return [
         "nnUNetv2_train", dataset_number(model.dataset), model.configuration, step.fold,
         "-tr", model.trainer, "-p", model.plans, "-device", request.device,
         *(["-num_gpus", str(request.gpus_per_job)] if request.gpus_per_job > 1 else []),
-        *(["--npz"] if _ensembles(request) else []), *go_on,
+        *(["--npz"] if request.ensembles else []), *go_on,
     ]  # fmt: skip
-
-
-def _ensembles(request: Request) -> bool:
-    """Whether nnU-Net will try pairs of models, for which it needs the probabilities of the validation."""
-    return len(request.folds) > 1 and len(request.models("", None)) > 1
 
 
 def _find_best(request: Request, step: Step) -> list[str]:
-    models = [model_folder(model) for model in request.models(step.dataset, step.seed)]
-    folders = [model.validation_folder(fold) for model in models for fold in request.folds]
-    probabilities = _ensembles(request) and all(visible_files(folder, ".npz") for folder in folders)
     return [
         "nnUNetv2_find_best_configuration", dataset_number(step.dataset), "-c", *request.configurations,
         "-tr", *request.trainers, "-p", *request.plans, "-f", *request.folds, "-np", processes_of_a_command(),
-        *([] if probabilities else ["--disable_ensembling"]),
+        *([] if request.ensembles else ["--disable_ensembling"]),
     ]  # fmt: skip
 
 
-def _predict(request: Request, step: Step, output: Path) -> Commands:
-    information = read_json_object(results_folder(step.seed) / step.dataset / "inference_information.json")
-    best = information["best_model_or_ensemble"]
+def _keep_choice(run: RunFolder, step: Step) -> None:
+    file = results_folder(step.seed) / step.dataset / INFORMATION
+    best, final = _best(file), run.choice(step.dataset, step.seed)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with replaced_folder(final) as partial:
+        shutil.copyfile(file, partial / INFORMATION)
+        shutil.copyfile(best["postprocessing_file"], partial / POSTPROCESSING)
+        shutil.copyfile(best["some_plans_file"], partial / PLANS_JSON)
+
+
+def _best(information: Path) -> dict[str, Any]:
+    return read_json_object(information)["best_model_or_ensemble"]
+
+
+def _predict(run: RunFolder, step: Step, output: Path) -> Commands:
+    request, choice = run.request, run.choice(step.dataset, step.seed)
+    best = _best(choice / INFORMATION)
     members = [(m["trainer"], m["plans_identifier"], m["configuration"]) for m in best["selected_model_or_models"]]
     raw = nnunet_folder("raw")
     assert raw is not None  # the request was checked
@@ -102,7 +115,7 @@ def _predict(request: Request, step: Step, output: Path) -> Commands:
         )
     commands.append([
         "nnUNetv2_apply_postprocessing", "-i", str(together), "-o", str(output), "-np", processes_of_a_command(),
-        "-pp_pkl_file", best["postprocessing_file"], "-plans_json", best["some_plans_file"],
+        "-pp_pkl_file", str(choice / POSTPROCESSING), "-plans_json", str(choice / PLANS_JSON),
     ])  # fmt: skip
     return commands
 

@@ -1,25 +1,28 @@
 """Which steps need not be done: trainings that are finished, whoever ran them, and work that is still up to date."""
 
+import os
 from pathlib import Path
 
 from nnunetv2_dsvm.cluster.preparation import has_splits, missing_commands
 from nnunetv2_dsvm.cluster.progress import SUMMARY
-from nnunetv2_dsvm.cluster.run_folder import RunFolder, model_folder
+from nnunetv2_dsvm.cluster.run_folder import RESULTS, RunFolder, model_folder
 from nnunetv2_dsvm.cluster.steps import Step
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.nnunet.names import FINAL
+from nnunetv2_dsvm.files.json_files import read_json_object
+from nnunetv2_dsvm.files.listing import visible_files
+from nnunetv2_dsvm.nnunet.names import DATASET_JSON, FINAL
 
 
 def is_done(run: RunFolder, step: Step) -> bool:
     """Whether a step has nothing to do.
 
     A fold is trained, and a data set prepared, where the files are there, the latter also where all that would be
-    trained on it is trained. All else is done where it was done after what it depends on, and that is the same now.
-    What cannot be read is not done: the step itself will say why.
+    trained on it is trained. All else is done where it was done after what it depends on, that is the same now, and
+    what is asked for is there. What cannot be read is not done: the step itself will say why.
     """
     try:
         return _is_done(run, step)
-    except UserError:
+    except (UserError, OSError):
         return False
 
 
@@ -31,16 +34,64 @@ def _is_done(run: RunFolder, step: Step) -> bool:
         has_folds = run.request.folds == ("all",) or has_splits(step.dataset)
         return has_folds and not missing_commands(step.dataset, run.request)
     if step.kind == "train":
-        return is_trained(step)
+        return is_trained(step) and not _lacks_probabilities(run, step)
+    return _is_up_to_date(run, step) and _is_there(run, step)
+
+
+def _is_up_to_date(run: RunFolder, step: Step) -> bool:
     state, before = run.state(step.name), (*step.after, *step.after_any)
     if state is None or state.state != "done" or state.after != before:
         return False
     return all(state.started >= _finished_at(run, run.steps[name]) for name in before)
 
 
+def _is_there(run: RunFolder, step: Step) -> bool:
+    """Whether a step's files are: somebody may have removed them, or ask for more than the step once made."""
+    request = run.request
+    if step.kind == "best":
+        return run.choice(step.dataset, step.seed).is_dir()
+    if step.kind == "predict":
+        return _images_to_predict(step.dataset) <= {
+            file.name for file in visible_files(run.predictions(step.dataset, step.seed))
+        }
+    if step.kind == "evaluate":
+        assert step.model is not None  # an evaluation has one
+        folder = model_folder(step.model).metrics_folder(request.folds)
+        return all((folder / f"metrics_{name}.json").is_file() for name in ("nnunet", *request.protocols))
+    return (run.path / RESULTS).is_file()
+
+
+def _images_to_predict(dataset: str) -> set[str]:
+    """The names that their predictions have: `case.nii.gz` of `case_0000.nii.gz`."""
+    folder = Path(os.environ["nnUNet_raw"]) / dataset
+    ending = str(read_json_object(folder / DATASET_JSON).get("file_ending", ""))
+    channel = len("_0000")
+    files = visible_files(folder / "imagesTs", ending)
+    return {file.name.removesuffix(ending)[:-channel] + ending for file in files}
+
+
 def is_trained(step: Step) -> bool:
     """Whether a training has ended, with its validation."""
     return _validation(step).is_file() and (_fold(step) / FINAL).is_file()
+
+
+def has_probabilities(step: Step) -> bool:
+    """Whether the validation of a finished training has left them for each of its cases (nnU-Net's `--npz`)."""
+    assert step.model is not None  # a training has one
+    model, trained_at = model_folder(step.model), (_fold(step) / FINAL).stat().st_mtime
+    ending = model.dataset_json.get("file_ending", "")
+    there = visible_files(_validation(step).parent, ".npz")
+    names = {file.name.removesuffix(".npz") for file in there if file.stat().st_mtime >= trained_at}
+    predicted = [
+        Path(case["prediction_file"]).name for case in read_json_object(_validation(step)).get("metric_per_case", ())
+    ]
+    return names.issuperset(name.removesuffix(ending) for name in predicted)
+
+
+def _lacks_probabilities(run: RunFolder, step: Step) -> bool:
+    """Whether the best configuration, which tries ensembles, is still to be found, and cannot for want of them."""
+    best = [s for s in run.steps.values() if s.kind == "best" and (s.dataset, s.seed) == (step.dataset, step.seed)]
+    return run.request.ensembles and not _is_done(run, best[0]) and not has_probabilities(step)
 
 
 def done_steps(run: RunFolder) -> set[str]:

@@ -65,6 +65,11 @@ class Request:
         asked = product(self.plans, self.configurations, self.trainers)
         return [Model(dataset, trainer, plans, configuration, seed) for plans, configuration, trainer in asked]
 
+    @property
+    def ensembles(self) -> bool:
+        """Whether nnU-Net tries pairs of models, for which it needs the probabilities of all validations."""
+        return len(self.folds) > 1 and len(self.models("", None)) > 1
+
     def groups(self) -> Iterator[tuple[str, int | None]]:
         """Each data set with each seed, or with None where no seed was asked for."""
         yield from product(self.datasets, self.seeds or (None,))

@@ -15,6 +15,7 @@ from nnunetv2_dsvm.nnunet.folders import check_usable_folders
 from nnunetv2_dsvm.nnunet.trained_model import TrainedModel
 
 REQUEST, JOBS, LOCK = "cross_validation.json", "slurm_jobs.json", ".cross_validation.lock"
+RESULTS = "results.md"
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,12 @@ class RunFolder:
         return self.path / "steps" / f".{step.name}.lock"
 
     def predictions(self, dataset: str, seed: int | None) -> Path:
-        """Of the data set's `imagesTs`, by the best configuration."""
-        return self.path / "predictions" / dataset / ("" if seed is None else f"seed_{seed}")
+        """Of the data set's `imagesTs`, by the best configuration; no other's lie in it."""
+        return _of_seed(self.path / "predictions", seed) / dataset
+
+    def choice(self, dataset: str, seed: int | None) -> Path:
+        """The best configuration as nnU-Net has chosen it here: it keeps one a data set, of whoever asked last."""
+        return _of_seed(self.path / "best", seed) / dataset
 
     def report(self, dataset: str, seed: int | None) -> Path:
         """The folder of report.html: this one, or one below it where there are several reports."""
@@ -128,7 +133,7 @@ def results_folder(seed: int | None) -> Path:
         UserError: the variable is not set.
     """
     check_usable_folders("results")
-    return _folder("results") if seed is None else _folder("results") / f"seed_{seed}"
+    return _of_seed(_folder("results"), seed)
 
 
 def model_folder(model: Model) -> TrainedModel:
@@ -144,6 +149,10 @@ def variables_of(step: Step) -> dict[str, Any]:
     planning = step.kind == "prepare" and os.environ.get("nnUNet_n_proc_DA") == "0"
     fixed |= {"nnUNet_n_proc_DA": "1"} if planning else {}  # nnU-Net cannot plan with 0
     return fixed | seeds | results | {"NNUNETV2_DSVM_SAVE_EVERY": os.environ.get("NNUNETV2_DSVM_SAVE_EVERY", "1")}
+
+
+def _of_seed(folder: Path, seed: int | None) -> Path:
+    return folder if seed is None else folder / f"seed_{seed}"
 
 
 def _folder(kind: str) -> Path:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nnunetv2_dsvm.cluster.finished import done_steps
+from nnunetv2_dsvm.cluster.finished import done_steps, is_trained
 from nnunetv2_dsvm.cluster.locks import owner_of
 from nnunetv2_dsvm.cluster.progress import training_progress, validation_dice
 from nnunetv2_dsvm.cluster.run_folder import RunFolder, State, model_folder
@@ -13,6 +13,7 @@ from nnunetv2_dsvm.cluster.steps import Step
 
 QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
 INTERRUPTED, CANCELLED, BLOCKED = "interrupted", "cancelled", "blocked"
+AGAIN = "validated again, for the probabilities that ensembles need"  # a training that was finished without them
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ def status_of(run: RunFolder, queue: Mapping[str, str]) -> list[StepStatus]:
             how, reason = BLOCKED, f"needs {stopping[0]}{more}"
         else:
             how, reason = _of_state(state)
+        if step.kind == "train" and how in (QUEUED, RUNNING) and is_trained(step):
+            reason = reason or AGAIN
         found[step.name] = StepStatus(
             step.name,
             step.kind,
@@ -138,7 +141,8 @@ def _of_training(step: Step, how: str) -> dict[str, Any]:
     model = model_folder(step.model)
     if how == DONE:
         return {"dice": validation_dice(model.validation_folder(step.fold))}
-    progress = training_progress(model.fold_folder(step.fold)) if how in (RUNNING, INTERRUPTED, QUEUED) else None
+    begun = how in (RUNNING, INTERRUPTED, QUEUED) and not is_trained(step)
+    progress = training_progress(model.fold_folder(step.fold)) if begun else None
     if progress is None:
         return {}
     return {

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import Any
 
+from nnunetv2_dsvm.cluster.run_folder import RESULTS
 from nnunetv2_dsvm.evaluation.comparison import PairedDifference, shown_interval, shown_p
 from nnunetv2_dsvm.evaluation.paired_statistics import CONFIDENCE, RESAMPLES
 from nnunetv2_dsvm.evaluation.tables import as_csv, number
@@ -77,7 +78,7 @@ def as_files(rows: Sequence[Row], differences: Mapping[str, Differences]) -> dic
             parts.append(_markdown(_PAIR_HEADS, [_pair(d) for d in differences[dataset]]))
     names = [field.name for field in fields(Row)]
     files = {
-        "results.md": "\n\n".join([*parts, NOTE, *_warnings(rows)]) + "\n",
+        RESULTS: "\n\n".join([*parts, NOTE, *_warnings(rows)]) + "\n",
         "results.csv": as_csv([names, *([_csv(value) for value in astuple(row)] for row in rows)]),
     }
     if differences:

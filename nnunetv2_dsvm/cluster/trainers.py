@@ -3,7 +3,7 @@
 import os
 
 from nnunetv2_dsvm.autoregister import VARIABLE
-from nnunetv2_dsvm.cluster.finished import is_trained
+from nnunetv2_dsvm.cluster.finished import has_probabilities, is_trained
 from nnunetv2_dsvm.cluster.request import Request
 from nnunetv2_dsvm.cluster.steps import steps_of
 from nnunetv2_dsvm.diagnostics.subprocess_probe import ProbeFailed, run_probe_file
@@ -12,13 +12,14 @@ from nnunetv2_dsvm.errors import UserError
 
 
 def check_trainers(request: Request) -> None:
-    """Looks for each trainer with a fold to train, as `nnUNetv2_train` does, in a process of its own.
+    """Looks for each trainer with a fold to train or to validate, as `nnUNetv2_train` does, in a process of its own.
 
     Raises:
         UserError: nnU-Net does not find one, or its look-up fails.
     """
-    open_trainings = [step.model for step in steps_of(request) if step.kind == "train" and not is_trained(step)]
-    names = list(dict.fromkeys(model.trainer for model in open_trainings if model is not None))
+    trainings = [step for step in steps_of(request) if step.kind == "train"]
+    still_open = [s for s in trainings if not is_trained(s) or (request.ensembles and not has_probabilities(s))]
+    names = list(dict.fromkeys(step.model.trainer for step in still_open if step.model is not None))
     if not names:
         return
     listed = os.environ.get(VARIABLE, "")  # the probe runs in another folder than this process

@@ -81,7 +81,7 @@ def _import_h5py():
     try:
         import h5py
     except ImportError:
-        raise UserError("test_vol_h5 needs h5py: pip install 'nnunetv2_dsvm[datasets]', or pip install h5py") from None
+        raise UserError("test_vol_h5 needs h5py: pip install 'nnunetv2_dsvm[datasets]'") from None
     return h5py
 
 

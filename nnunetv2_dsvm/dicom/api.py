@@ -50,7 +50,7 @@ def predict_dicom(
         UserError: the series or the model cannot be used, or does not fit the other, the place is taken or cannot be
             written, or a package is missing. Nothing is left then, and earlier results are as they were.
 
-    Example:
+    Examples:
         >>> from nnunetv2_dsvm import predict_dicom
         >>> prediction = predict_dicom("study", "segmented", "model.zip", device="cpu")
         >>> [file.name for file in prediction.files]

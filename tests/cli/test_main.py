@@ -49,7 +49,11 @@ def test_the_command_offers_every_protocol():
 
 
 @pytest.mark.parametrize(
-    "name", ["plan", "evaluate", "evaluate_cross_validation", "report", "export", "convert_weights", "predict_dicom"]
+    "name",
+    [
+        *["plan", "evaluate", "evaluate_cross_validation", "report", "export", "convert_weights"],
+        *["predict_dicom", "cross_validate"],
+    ],
 )
 def test_what_commands_do_can_be_imported_from_the_package(name):
     function = getattr(nnunetv2_dsvm, name)

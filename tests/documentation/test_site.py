@@ -24,7 +24,8 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     )
     assert built.returncode == 0, built.stdout
     interface = (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
-    for name in ("VMUNet", "DualSelfDistillation", "FeatureTaps", "layers.distilled.DistilledTraining", "ss2d_scan"):
+    names = ["VMUNet", "DualSelfDistillation", "FeatureTaps", "layers.distilled.DistilledTraining", "ss2d_scan"]
+    for name in [*names, "cross_validate", "predict_dicom"]:
         assert re.search(rf'id="nnunetv2_dsvm\.[\w.]*{re.escape(name)}"', interface), name
     assert "deep_supervision" in interface
 
@@ -35,6 +36,22 @@ def test_the_front_page_on_an_index_has_no_link_into_the_repository():
     text = setup.call_args.kwargs["long_description"]
     assert "nnUNetv2_train 27 2d 0 -tr nnUNetTrainerDSVM" in text and "](https://arxiv.org/abs/2601.19690)" in text
     assert not re.findall(r"\]\((?!https://)[^)]*\)", text)
+
+
+def test_extras_are_installed_by_one_command_from_anywhere():
+    """`nnunetv2_dsvm[…]`, which pip adds to what is installed; in a clone alone what needs its files."""
+    with mock.patch("setuptools.setup") as setup:
+        runpy.run_path(str(ROOT / "setup.py"))
+    files = [*ROOT.glob("*.md"), *DOCUMENTATION.glob("*.md"), *ROOT.glob("nnunetv2_dsvm/**/*.py")]
+    found: dict[str, set[str]] = {}
+    for file in files:
+        for package, extras in re.findall(r"'(nnunetv2_dsvm|\.)\[([\w,]+)\]'", file.read_text(encoding="utf-8")):
+            found.setdefault(package, set()).update(extras.split(","))
+    of_a_clone = {"test", "docs"}
+    others = (
+        setup.call_args.kwargs["extras_require"].keys() - of_a_clone - {"interop", "cuda"}
+    )  # a test's; a former name
+    assert found == {".": of_a_clone, "nnunetv2_dsvm": others}
 
 
 def test_the_dockerfile_has_no_fault():

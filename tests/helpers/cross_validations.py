@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from helpers.tiny_dataset import PLANS, TinyDataset
+from nnunetv2_dsvm.cluster.request import Request
 
+TINY = "Dataset901_Tiny"
 OURS, NNUNETS = "nnUNetTrainerDSVM_cv", "nnUNetTrainer_cv"
 TRAINERS = f"""
 import os
@@ -54,6 +56,15 @@ class {NNUNETS}(Short, nnUNetTrainer):
         self.num_epochs = self.num_iterations_per_epoch = 2
         self.num_val_iterations_per_epoch = 1
 """
+
+
+def asked(**changes) -> Request:
+    """Two trainers, A and B, on two folds of the tiny dataset."""
+    values = {
+        "datasets": (TINY,), "plans": ("tinyPlans",), "configurations": ("2d",), "trainers": ("A", "B"),
+        "folds": ("0", "1"), "device": "cpu",
+    }  # fmt: skip
+    return Request(**{**values, **changes})
 
 
 class CrossValidations:

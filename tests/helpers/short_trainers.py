@@ -10,6 +10,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from helpers.tiny_dataset import NETWORK
 from helpers.tiny_relatives import TINY
@@ -181,3 +182,10 @@ def assert_equal(a, b):
         assert torch.equal(a, b)
     else:
         assert a == b
+
+
+def build(trainer_class, plans, **keywords):
+    """The network of 2d in these plans, of one channel and three classes, as nnU-Net asks a trainer for it."""
+    manager = PlansManager(plans)
+    arguments = manager, manager.get_configuration("2d"), 1, 3
+    return trainer_class.build_network_architecture(*arguments, enable_deep_supervision=False, **keywords)

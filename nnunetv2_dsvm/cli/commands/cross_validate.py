@@ -53,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--gpus", nargs="+", metavar="N",
                        help="GPUs to use (default: all); with -device cpu so many trainings at a time")  # fmt: skip
     where.add_argument("--per-gpu", type=positive, metavar="N", help="trainings at a time on a GPU (default: 1)")
-    where.add_argument("--cluster", choices=("slurm",), help="submit jobs instead (needs the extra `cluster`)")
+    where.add_argument("--cluster", choices=("slurm",),
+                       help="submit jobs instead (pip install 'nnunetv2_dsvm[cluster]')")  # fmt: skip
     slurm = parser.add_argument_group("with --cluster slurm")
     slurm.add_argument("--partition", metavar="NAME")
     slurm.add_argument("--gpus-per-job", type=positive, metavar="N", help="of a training (default: 1)")

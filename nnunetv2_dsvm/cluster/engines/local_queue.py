@@ -10,7 +10,7 @@ from typing import Protocol
 from nnunetv2_dsvm.cluster.engines import child
 from nnunetv2_dsvm.cluster.engines.step_run import ALONE, DONE, HELD
 from nnunetv2_dsvm.cluster.finished import is_done, open_steps
-from nnunetv2_dsvm.cluster.locks import owner_of
+from nnunetv2_dsvm.cluster.locks import Owner, owner_of
 from nnunetv2_dsvm.cluster.preparation import usable_cpus
 from nnunetv2_dsvm.cluster.run_folder import RunFolder
 from nnunetv2_dsvm.cluster.steps import Step
@@ -25,6 +25,9 @@ class Watcher(Protocol):
 
     def started(self, step: Step, gpu: str | None) -> None:
         """A step has begun, on a GPU where it needs one."""
+
+    def waits(self, step: Step, owner: Owner) -> None:
+        """A step that could begin is in the hands of somebody else."""
 
     def ended(self, step: Step, status: int) -> None:
         """A step has ended, with the exit status of `step_run`."""
@@ -93,7 +96,9 @@ class LocalQueue:
         """Starts a step in a free place, unless somebody else is at it; whether it did."""
         if self._retry.get(step.name, 0) > time.monotonic():
             return False
-        if owner_of(self._run.step_lock(step)) is not None:
+        if (owner := owner_of(self._run.step_lock(step))) is not None:
+            if step.name not in self._retry:
+                self._watcher.waits(step, owner)
             self._retry[step.name] = time.monotonic() + RETRY_S
             return False
         gpu = self._free.pop(0) if step.needs_gpu else None

@@ -12,14 +12,15 @@ from pathlib import Path
 from nnunetv2_dsvm.cluster.commands import commands_of
 from nnunetv2_dsvm.cluster.engines import child
 from nnunetv2_dsvm.cluster.engines.gpus import GpuMemory
-from nnunetv2_dsvm.cluster.finished import is_done
+from nnunetv2_dsvm.cluster.finished import is_done, is_trained
 from nnunetv2_dsvm.cluster.locks import Held, held, this_process
 from nnunetv2_dsvm.cluster.preparation import has_splits, write_splits
-from nnunetv2_dsvm.cluster.run_folder import RunFolder, State, variables_of
+from nnunetv2_dsvm.cluster.run_folder import RunFolder, State, model_folder, variables_of
 from nnunetv2_dsvm.cluster.steps import Step
 from nnunetv2_dsvm.errors import Refusal, UserError
 from nnunetv2_dsvm.files.text import last_line
 from nnunetv2_dsvm.nnunet.commands import find_command
+from nnunetv2_dsvm.nnunet.unfinished_folds import what_a_fold_lacks
 
 DONE, FAILED, HELD, INTERRUPTED = 0, 1, 75, 143  # exit statuses; 75: try again later (sysexits.h)
 ALONE = "NNUNETV2_DSVM_GPU_ALONE"  # set where a training has its GPU to itself
@@ -99,6 +100,9 @@ def _work(run: RunFolder, step: Step, log: Path, lock: int, gpu: GpuMemory) -> N
                 raise child.Stopped(abs(status) % 128)
             if status != 0:
                 raise failure(command[0], status)
+    if step.kind == "train" and step.model is not None and not is_trained(step):
+        lacks = what_a_fold_lacks(model_folder(step.model).folder, step.fold, step.dataset)
+        raise UserError(f"nnUNetv2_train ended without an error, but {lacks}")
     if step.kind == "prepare" and run.request.folds != ("all",) and not has_splits(step.dataset):
         write_splits(step.dataset, run.request)
     if step.kind == "report":

@@ -102,7 +102,7 @@ def check_packages(format: Format) -> None:
         except ImportError as error:
             raise UserError(
                 f"--format onnx needs {package}, which cannot be imported ({error}): "
-                "pip install onnx onnxscript onnxruntime, or install this package with its extra [export]"
+                "pip install 'nnunetv2_dsvm[export]'"
             ) from error
 
 
