@@ -129,7 +129,7 @@ class Plan:
     def choice(self, stage: Stage, finished: Mapping[str, Finished]) -> str | None:
         """The candidate that the rule chooses; None until all of them are finished.
 
-        The rule: the mean of Dice over the data sets and configurations decides, each the mean over its folds and seeds.
+        The rule: the mean Dice over the data sets and configurations decides, each the mean over its folds and seeds.
         Candidates that are at most `EQUAL` below the best are equal: of these the first of `against` is kept if it is
         one, and else the one with the shortest epochs is taken.
         """

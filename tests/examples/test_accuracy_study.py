@@ -1,166 +1,283 @@
-"""The accuracy study: its data keep training and test apart, its grids and tables say what they mean, and it trains."""
+"""The accuracy study: what its plan means, its folds and results, and one call of it on the tiny dataset."""
 
-import itertools
+import csv
 import json
 import os
+import re
+import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 from helpers.places import EXAMPLES
 from helpers.tiny_dataset import PLANS
 from nnunetv2.run.run_training import run_training
 
 STUDY = EXAMPLES / "accuracy_study"
+TINY = "Dataset901_Tiny"
+TRAINERS = """
+import os
+
+from accuracy_study_trainers import nnUNetTrainerDSVM_study
+from helpers.quick_nnunet import threads_for_processes
+
+threads = threads_for_processes()  # processes that import torch take longer than training here
+threads.__enter__()
+
+
+class nnUNetTrainerDSVM_toy(nnUNetTrainerDSVM_study):
+    num_epochs = num_iterations_per_epoch = 2
+    num_val_iterations_per_epoch = 1
+
+    def on_epoch_start(self):
+        if self.current_epoch == 1 and "INTERRUPTED" in os.environ:
+            raise KeyboardInterrupt
+        super().on_epoch_start()
+"""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def on_path():
     """The study's files import each other as scripts do."""
-    sys.path.insert(0, str(STUDY))
+    folders = [str(STUDY), str(STUDY / "trainers")]
+    sys.path[:0] = folders
     yield
-    sys.path.remove(str(STUDY))
+    for folder in folders:
+        sys.path.remove(folder)
+
+
+@pytest.fixture(scope="module")
+def plan(on_path):
+    from plan import Plan
+
+    return Plan.read()
+
+
+def known(plan, stage, dice, seconds):
+    """Results of a stage's candidates: `dice` of a model, else 0.5, and `seconds` of its epochs, else 1."""
+    from plan import Finished
+
+    return {
+        training.name: Finished(dice.get(model, 0.5), seconds.get(model, 1.0))
+        for model in stage.candidates
+        for dataset in stage.datasets
+        for configuration in stage.configurations
+        for training in plan.of_model(stage, model, dataset, configuration)
+    }
+
+
+def test_first_half_hour_begins_with_nnunets_network_and_volumes(plan):
+    first = plan.trainings({})[:16]
+    assert {(t.dataset, t.fold, t.epochs) for t in first} == {("Dataset004_Hippocampus", 0, 50)}
+    counted = Counter((t.trainer.removeprefix("nnUNetTrainer").removesuffix("_study"), t.configuration) for t in first)
+    pairs = [("", "2d"), ("", "3d_fullres"), ("Distilled", "2d"), ("Distilled", "3d_fullres")]
+    volumes = [(name, "3d_fullres") for name in ("VMUNet", "DSVM", "DSVM_stem", "DSVM_fullResolution")]
+    assert counted == dict.fromkeys([*pairs, *volumes], 2)  # two seeds each
+
+
+def test_names_are_of_one_training_each_and_models_of_the_trainers(plan):
+    import accuracy_study_trainers as trainers
+
+    for stage in plan.stages:
+        assert set(stage.candidates) <= set(stage.models)
+        for model in [*stage.models, *stage.against]:
+            trainer = getattr(trainers, model.partition("@")[0], None)
+            if not model.startswith("chosen of "):
+                assert trainer.num_epochs == stage.epochs, model
+        for model in stage.candidates:  # what may be chosen has a twin with distillation
+            assert hasattr(trainers, model.replace("VMUNet", "DSVM")), model
+
+
+def test_what_a_trainer_states_is_a_setting_of_its_layers():
+    import accuracy_study_trainers as trainers
+
+    for name, trainer in vars(trainers).items():
+        if name.endswith(("_study", "_study150")):
+            for setting in (setting for setting in vars(trainer) if not setting.startswith("__")):
+                assert any(hasattr(base, setting) for base in trainer.__mro__[1:]), f"{name}.{setting}"
+
+
+@pytest.mark.parametrize(
+    ("better", "seconds", "chosen"),
+    [
+        ({"VMUNet_stem": 0.52, "VMUNet_both": 0.55}, {}, "VMUNet_both"),
+        ({"VMUNet_stem": 0.5495, "VMUNet_both": 0.55}, {"VMUNet_both": 1.5}, "VMUNet_stem"),
+        ({"VMUNet_stem": 0.5015}, {}, "VMUNet"),  # equal to the published one, which is kept
+    ],
+)
+def test_best_is_chosen_or_an_equal_one_that_is_published_or_faster(plan, better, seconds, chosen):
+    def named(values):
+        return {f"nnUNetTrainer{name}_study": value for name, value in values.items()}
+
+    stage = plan.stage("fine")
+    finished = known(plan, stage, named(better), named(seconds))
+    assert plan.choice(stage, finished) == f"nnUNetTrainer{chosen}_study"
+    told = plan.models_of(plan.stage("told"), finished)
+    assert {f"nnUNetTrainer{name}_study" for name in (chosen, chosen.replace("VMUNet", "DSVM"))} <= set(told)
+    finished.popitem()
+    assert plan.choice(stage, finished) is None
+
+
+def test_shares_of_the_labels_are_nested_and_by_patient():
+    from prepare import SPLITS, folds_of, patient_of
+
+    for path in SPLITS.glob("*.json"):
+        folds = folds_of(json.loads(path.read_text()))
+        cases = sorted(folds[0]["train"] + folds[0]["val"])
+        assert len(folds) == 20 and sorted(case for fold in folds[:5] for case in fold["val"]) == cases
+        for number, whole in enumerate(folds[:5]):
+            assert {*map(patient_of, whole["train"])}.isdisjoint(map(patient_of, whole["val"]))
+            fewer, patients = [folds[number + 5 * i] for i in (1, 2, 3)], len({*map(patient_of, whole["train"])})
+            assert all(fold["val"] == whole["val"] for fold in fewer)
+            sets = [{*map(patient_of, fold["train"])} for fold in fewer]
+            assert [len(s) for s in sets] == [round(share * patients) for share in (0.1, 0.25, 0.5)]
+            assert sets[0] < sets[1] < sets[2]
+            for fold, patients_of_fold in zip(fewer, sets, strict=True):
+                assert fold["train"] == [case for case in whole["train"] if patient_of(case) in patients_of_fold]
 
 
 @pytest.fixture
-def templates(tmp_path):
-    """A head of 181 sagittal slices whose values are the slices' numbers, and AAL's labels 1 and 2 at the midline."""
-    slices = np.broadcast_to(np.arange(181), (6, 5, 181)).astype(np.uint8)
-    labels = np.where(slices < 95, 1, 57).astype(np.uint8)
-    for name, array in (("ch2", slices), ("aal", labels)):
-        image = sitk.GetImageFromArray(array)
-        image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
-        sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
-    return tmp_path
+def toy(copied_dataset, tmp_path):
+    """A plan of one model on two folds and two seeds, of which the results know all but seed 2 of fold 0."""
+    import results
+    from plan import Plan
 
-
-def test_colin27s_test_slices_mirror_the_training_slices_and_none_is_in_both(templates):
-    from colin27 import BLOCKS, MIDLINE, TEST_CASE, write_colin27, write_mirrored_label
-
-    folder = templates / "Dataset902_Colin27"
-    write_colin27(templates, folder)
-
-    def values(path):
-        return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-
-    training = [values(path)[:, 0, 0] for path in sorted((folder / "imagesTr").iterdir())]
-    test = values(folder / "imagesTs" / f"{TEST_CASE}_0000.nii.gz")[:, 0, 0]
-    # Standardised values are the slices' numbers on another scale: neighbouring slices of a block are one unit apart.
-    unit = training[0][1] - training[0][0]
-    numbers = [np.rint((block - training[0][0]) / unit + BLOCKS[0][0]).astype(int) for block in (*training, test)]
-    assert [(block[0], block[-1] + 1) for block in numbers[:-1]] == list(BLOCKS)
-    assert numbers[-1][0] == 2 * MIDLINE - numbers[-2][-1] and numbers[-1][-1] == 2 * MIDLINE - numbers[0][0]
-    assert all(later[0] - earlier[-1] > 4 for earlier, later in itertools.pairwise(numbers[:-1]))
-    assert not {*numbers[-1]} & {*np.concatenate(numbers[:-1])}
-
-    write_mirrored_label(templates, templates / "mirrored")
-    mirrored = values(templates / "mirrored" / f"{TEST_CASE}.nii.gz")
-    assert (mirrored == 1).all(), "all training slices lie left of slice 95: their label is the frontal one"
-    truth = values(folder / "labelsTs" / f"{TEST_CASE}.nii.gz")
-    assert [*truth[:, 0, 0]] == [1 if number < 95 else 2 for number in numbers[-1]]
-
-
-def test_defaults_of_a_grid_reach_their_trainers_only(tmp_path):
-    from grid import read_grid
-
-    content = {
-        "datasets": ["Dataset900_A", "Dataset902_B"],
-        "fold": 3,
-        "test": True,
-        "seeds": [1, 2],
-        "defaults": {
-            "all": {"settings": {"num_epochs": 5}},
-            "VM-UNet": {"network": {"d_state": 4}, "settings": {"initial_lr": 0.1}},
-            "DSVM": {"settings": {"lambda_projection": 3.0}},
-        },
-        "runs": {
-            "own": {"trainer": ""},
-            "control": {"trainer": "VMUNet"},
-            "both": {"trainer": "DSVM", "network": {"dims": [8, 16]}, "settings": {"initial_lr": 0.2}},
-        },
+    stage = {"name": "toy", "title": "Toy", "datasets": [TINY], "configurations": ["2d"], "folds": [0, 1],
+             "seeds": [1, 2], "epochs": 2, "models": ["nnUNetTrainerDSVM_toy"], "against": ["nnUNetTrainerDSVM_toy"],
+             "candidates": []}  # fmt: skip
+    datasets = {TINY: {"minutes": {"2d": 1}, "batch": {"2d": 2}, "in_voxels": True}}
+    (tmp_path / "plan.json").write_text(
+        json.dumps({"plans": PLANS, "copies": {}, "datasets": datasets, "stages": [stage]})
+    )
+    (tmp_path / "toy_trainers").mkdir()
+    (tmp_path / "toy_trainers" / "toy_trainers.py").write_text(TRAINERS)
+    trainings = Plan.read(tmp_path / "plan.json").trainings({})
+    done = [t for t in trainings if (t.fold, t.seed) != (0, 2)]
+    empty = dict.fromkeys(results.COLUMNS["trainings.csv"], "")
+    rows = [{**empty, **t._asdict(), "training": t.name, "dice": 0.5, "epoch_seconds": 1} for t in done]
+    outcome = {"cases.csv": [], "curves.csv": [], "trainings.csv": [list(row.values()) for row in rows]}
+    results.add(tmp_path / "results", [outcome])
+    variables = {
+        **copied_dataset.environment,
+        "nnUNet_extTrainer": str(tmp_path / "toy_trainers"),
+        "nnUNet_results": str(copied_dataset.results.parent),
+        "PYTHONPATH": os.pathsep.join([str(STUDY / "trainers"), os.environ.get("PYTHONPATH", "")]),
+        "NNUNETV2_DSVM_SAVE_EVERY": "1",
+        "nnUNet_npp": "0",
+        "nnUNet_nps": "0",
     }
-    (tmp_path / "grid.json").write_text(json.dumps(content))
-    trainings = read_grid(tmp_path / "grid.json")
-    assert [training.seed for training in trainings] == [1] * 6 + [2] * 6
-    own, control, both = (next(t for t in trainings if t.name == name) for name in content["runs"])
-    assert (own.trainer, own.network, own.settings) == ("nnUNetTrainer_study", None, {"num_epochs": 5})
-    assert (control.network, control.settings) == ({"d_state": 4}, {"num_epochs": 5, "initial_lr": 0.1})
-    assert both.network == {"d_state": 4, "dims": [8, 16]}
-    assert both.settings == {"num_epochs": 5, "initial_lr": 0.2, "lambda_projection": 3.0}
-    assert own.plans == "nnUNetPlans" and len({own.plans, control.plans, both.plans}) == 3
-    assert len({training.folder for training in trainings}) == 12
-
-    content["runs"]["own"]["batch_factor"] = 2
-    (tmp_path / "grid.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="own"):
-        read_grid(tmp_path / "grid.json")
+    return tmp_path, variables
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in STUDY.glob("grid_*.json")))
-def test_every_setting_of_the_grids_is_one_of_its_trainer(name):
-    from grid import read_grid
-
-    with mock.patch.object(sys, "path", [str(STUDY / "trainers"), *sys.path]):
-        import accuracy_study_trainers as trainers
-    for training in read_grid(STUDY / name):
-        trainer = getattr(trainers, training.trainer)
-        set_by_nnunet = {"num_epochs", "initial_lr", "weight_decay", "enable_deep_supervision"}
-        assert all(hasattr(trainer, setting) or setting in set_by_nnunet for setting in training.settings), training
-
-
-def test_differences_are_paired_by_seed():
-    from tables import table
-
-    dice = {"with": [0.8, 0.7, 0.6], "without": [0.75, 0.68, 0.59]}
-    same = {"dataset": "d", "part": "test", "HD95_mm": "", "missed": "0"}
-    scores = [
-        {**same, "run": run, "seed": str(seed), "label": label, "Dice": str(value)}
-        for run, values in dice.items()
-        for seed, value in enumerate(values)
-        for label in ("mean", "liver")
-    ]
-    first, second = table(scores, [], "d", "test", ["without"]).splitlines()[2:]
-    difference = np.subtract(dice["with"], dice["without"])
-    assert first.startswith("| with ") and f"| {difference.mean():+.4f} ± {difference.std(ddof=1):.4f} |" in first
-    assert f"| {np.mean(dice['without']):.4f} ± {np.std(dice['without'], ddof=1):.4f} |" in second
-
-
-def test_tables_join_folders_and_refuse_a_run_that_is_in_none(tmp_path, capsys):
-    import tables
-
-    for number, run in enumerate(("control", "changed")):
-        (tmp_path / run).mkdir()
-        header = "dataset,run,seed,part,label,Dice,HD95_mm,missed"
-        (tmp_path / run / "scores.csv").write_text(f"{header}\nd,{run},1,validation,mean,0.{5 + number},,0\n")
-        (tmp_path / run / "trainings.csv").write_text("dataset,run\n")
-    folders = [str(tmp_path / run) for run in ("control", "changed")]
-    with mock.patch.object(sys, "argv", ["tables.py", *folders, "--minus", "control"]):
-        tables.main()
-    assert "| changed |  | 0.6000 | – | 0 | +0.1000 |" in capsys.readouterr().out
-    with mock.patch.object(sys, "argv", ["tables.py", folders[1], "--minus", "control"]), pytest.raises(SystemExit):
-        tables.main()
-    assert "no run control" in capsys.readouterr().err
+def rows(folder, name):
+    with open(folder / name, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("trainer", "plans"), [("nnUNetTrainer_study", "nnUNetPlans"), ("nnUNetTrainerDSVM_projection_study", PLANS)]
-)
-def test_a_training_of_the_study_leaves_what_is_collected(trainer, plans, copied_dataset):
-    settings = {"num_epochs": 2, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1}
-    variables = {
-        **copied_dataset.environment,
-        "nnUNet_extTrainer": str(STUDY / "trainers"),
-        "NNUNETV2_DSVM_SEED": "3",
-        "ACCURACY_STUDY_SETTINGS": json.dumps(settings),
-    }
-    with mock.patch.dict(os.environ, variables):
-        run_training("901", "2d", 0, trainer, plans, device=torch.device("cpu"))
-    fold = copied_dataset.results / f"{trainer}__{plans}__2d" / "fold_0"
-    assert len(json.loads((fold / "history.json").read_text())["mean_fg_dice"]) == 2
-    assert json.loads((fold / "facts.json").read_text())["parameters"] > 0
-    assert (fold / "checkpoint_final.pth").is_file() and not (fold / "checkpoint_best.pth").is_file()
-    assert list((fold / "validation").glob("*.nii.gz"))
+def test_a_call_goes_on_with_an_interrupted_training_and_trains_nothing_that_the_results_know(toy):
+    folder, variables = toy
+    name = f"{TINY}__nnUNetTrainerDSVM_toy__{PLANS}__2d__fold_0__seed_2"
+    seed_2 = folder / "own" / "nnUNet_results" / "seed_2"
+    interrupted = {**variables, "nnUNet_results": str(seed_2), "NNUNETV2_DSVM_SEED": "2", "INTERRUPTED": "1"}
+    with mock.patch.dict(os.environ, interrupted), pytest.raises(KeyboardInterrupt):
+        run_training("901", "2d", 0, "nnUNetTrainerDSVM_toy", PLANS, device=torch.device("cpu"))
+    command = [sys.executable, STUDY / "run.py", "--plan", folder / "plan.json", "--results", folder / "results",
+               "-device", "cpu", "--minutes", "10"]  # fmt: skip
+    called = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, encoding="utf-8")
+    assert called.returncode == 0 and "0 trainings are left" in called.stdout, called.stdout + called.stderr
+
+    log = (seed_2.parent / "study" / "logs" / f"{name}.log").read_text(encoding="utf-8")
+    assert "Continues from checkpoint_latest.pth, written after epoch 0" in log
+    assert [path.stem for path in (seed_2.parent / "study" / "logs").iterdir()] == [name]
+    trainings = {row["training"]: row for row in rows(folder / "results", "trainings.csv")}
+    assert len(trainings) == 4
+    row = trainings[name]
+    validated = float(re.search(r"Mean Validation Dice:\s+([\d.]+)", log)[1])  # nnU-Net's own
+    assert float(row["dice"]) == pytest.approx(validated, abs=1e-4)
+    assert (row["epochs"], row["seed"], row["wall_seconds"]) == ("2", "2", "")
+    assert torch.__version__.startswith(row["torch"]) and row["torch"]
+    assert int(row["parameters"]) > 0 and int(row["parameters_of_the_distillation"]) > 0
+    cases = rows(folder / "results", "cases.csv")
+    assert {(case["training"], case["label"]) for case in cases} == {(name, "one"), (name, "two")}
+    curve = rows(folder / "results", "curves.csv")
+    assert [row["epoch"] for row in curve] == ["0", "1"] and all(float(row["training_loss"]) for row in curve)
+    left = [path.name for path in (seed_2.parent / "study" / "outcomes").iterdir()]
+    assert not left and not list(seed_2.rglob("checkpoint_*.pth"))
+
+
+def test_texts_say_what_the_files_say():
+    from tables import main
+
+    texts = [STUDY / "README.md", EXAMPLES.parent / "documentation" / "study.md"]
+    with mock.patch.object(sys, "argv", ["tables.py", *map(str, texts), "--check"]):
+        assert main() == 0, "write them by examples/accuracy_study/tables.py"
+
+
+def drawn(plan, generator, stage):
+    """Results of a stage: two patients' frames and a third's one, the Dice of every label, HD95 of the first only."""
+    outcome = {"cases.csv": [], "curves.csv": [], "trainings.csv": []}
+    from results import COLUMNS
+
+    for training in plan.trainings_of(stage, {}):
+        for case in ("patient001_frame01", "patient001_frame02", "patient002_frame01", "patient003_frame01"):
+            for label in ("RV", "LVC"):
+                hd95 = "" if label == "LVC" else round(generator.random() * 9, 3)
+                outcome["cases.csv"].append([training.name, case, label, round(generator.random(), 5), hd95])
+        row = dict.fromkeys(COLUMNS["trainings.csv"], "") | training._asdict()
+        row |= {"training": training.name, "dice": 0.5, "epoch_seconds": 2.0, "parameters": 1000, "hours": 0.5}
+        outcome["trainings.csv"].append(list(row.values()))
+    return outcome
+
+
+def test_a_table_is_paired_by_patient_and_corrected_for_its_comparisons(plan, tmp_path):
+    import random
+
+    import results
+    from scipy.stats import wilcoxon
+    from tables import Store, filled
+
+    models = ["A_study", "B_study", "C_study"]
+    small = replace(plan.stage("fine"), datasets=["Dataset027_ACDC"], folds=[0, 1], models=models,
+                    against=models[:1], candidates=())  # fmt: skip
+    only = replace(plan, stages=[small])
+    results.add(tmp_path, [drawn(only, random.Random(0), small)])
+    marked = "before\n<!-- study: fine -->\nold\n<!-- end of study: fine -->\nafter\n"
+    text = filled(marked, only, Store.read(tmp_path))
+    assert text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text
+    assert filled(text, only, Store.read(tmp_path)) == text
+
+    rows = {(*r["training"].split("__")[1:2], r["training"].split("__")[-1], r["training"].split("__")[-2], r["case"],
+             r["label"]): float(r["Dice"]) for r in results.read(tmp_path, "cases.csv")}  # fmt: skip
+    seeds, folds, cases = ("seed_1", "seed_2"), ("fold_0", "fold_1"), dict.fromkeys(key[3] for key in rows)
+
+    def dice(model, patient):
+        of = [np.mean([rows[model, s, f, case, label] for label in ("RV", "LVC")])
+              for s in seeds for f in folds for case in cases if case.startswith(patient)]  # fmt: skip
+        return 100 * np.mean(of)
+
+    p_values = []
+    for model in ("B_study", "C_study"):
+        minus = [
+            dice(model, patient) - dice("A_study", patient) for patient in ("patient001", "patient002", "patient003")
+        ]
+        p_values.append(wilcoxon(minus).pvalue)
+        (line,) = (line for line in text.splitlines() if line.startswith(f"| {model.removesuffix('_study')} |"))
+        shown = re.search(r"([+-][\d.]+) \[([+-][\d.]+), ([+-][\d.]+)\], d ([+-][\d.]+), p ([\d.]+)", line)
+        assert float(shown[1]) == pytest.approx(np.mean(minus), abs=0.0051)
+        assert float(shown[4]) == pytest.approx(np.mean(minus) / np.std(minus, ddof=1), abs=0.0051)
+        # of three patients the 95 % of bootstrap means reach to the extremes
+        assert float(shown[2]) == pytest.approx(min(minus), abs=0.0051)
+        assert float(shown[3]) == pytest.approx(max(minus), abs=0.0051)
+        of_seeds = [np.mean([rows[model, seed, f, c, label] for f in folds for c in cases for label in ("RV", "LVC")])
+                    for seed in seeds]  # fmt: skip
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        assert cells[1:4] == ["0 1", "1 2", "3"] and cells[6] == str(2 * 2 * 4)
+        assert cells[4] == f"{np.mean(of_seeds):.4f} ± {np.std(of_seeds, ddof=1):.4f}"
+    smaller, larger = sorted(p_values)
+    expected = [min(1.0, 2 * smaller), max(min(1.0, 2 * smaller), larger)]
+    assert sorted(float(p) for p in re.findall(r"p ([\d.]+) \|", text)) == pytest.approx(expected, abs=0.01)
