@@ -25,8 +25,9 @@ class Training(NamedTuple):
 
     @property
     def name(self) -> str:
-        parts = self.dataset, self.trainer, self.plans, self.configuration, f"fold_{self.fold}", f"seed_{self.seed}"
-        return "__".join(parts)
+        """Short, for it stands in every row."""
+        number = self.dataset[len("Dataset") : len("Dataset") + 3]
+        return f"{number}-{self.configuration}-{self.plans}-{self.trainer}-f{self.fold}-s{self.seed}"
 
 
 class Finished(NamedTuple):

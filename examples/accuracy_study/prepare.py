@@ -2,9 +2,9 @@
 
     python examples/accuracy_study/prepare.py --from FOLDER
 
-FOLDER holds the raw data sets, as folders or as .tar files of the same names; without it they lie in nnUNet_raw. Needs
-nnUNet_raw and nnUNet_preprocessed. What is there already is left alone. The folds are those of `splits/`: 0 to 4 as
-they are; 5 to 9, 10 to 14 and 15 to 19 validate on the same cases and train on 10, 25 and 50 % of the patients.
+FOLDER holds the raw data sets, as folders or as .tar files whose names begin so; without it they lie in nnUNet_raw.
+Needs nnUNet_raw and nnUNet_preprocessed. What is there already is left alone. The folds are those of `splits/`: 0 to 4
+as they are; 5 to 9, 10 to 14 and 15 to 19 validate on the same cases and train on 10, 25 and 50 % of the patients.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.prediction_set import case_names, file_ending
 from nnunetv2_dsvm.files.atomic_write import replaced_folder
 from nnunetv2_dsvm.files.json_files import read_json_object, write_json
+from nnunetv2_dsvm.files.listing import visible_files
 from nnunetv2_dsvm.nnunet.commands import find_command
 from nnunetv2_dsvm.nnunet.folders import check_folder_variables
 from nnunetv2_dsvm.nnunet.names import DATASET_JSON, FINGERPRINT_JSON, SPLITS_JSON, TRAINING_LABELS
@@ -60,22 +61,20 @@ def folds_of(validation: Sequence[Sequence[str]]) -> list[Fold]:
 
 
 def unpack(dataset: str, source: Path, raw: Path) -> None:
-    """Puts a data set from a folder or a .tar file into nnUNet_raw, unless it is there."""
+    """Puts a data set from a folder, or from all .tar files that begin with its name, into nnUNet_raw."""
     place = raw / dataset
     if place.is_dir():
         return
-    folder, archive = source / dataset, source / f"{dataset}.tar"
-    if folder.is_dir():
-        with replaced_folder(place) as partial:
+    folder = source / dataset
+    archives = [path for path in visible_files(source, ".tar") if path.name.startswith(dataset)]
+    if not folder.is_dir() and not archives:
+        raise UserError(f"{source} has neither {dataset} nor {dataset}*.tar: the README says where to get it")
+    with replaced_folder(place) as partial:
+        if folder.is_dir():
             shutil.copytree(folder, partial, dirs_exist_ok=True)
-    elif archive.is_file():
-        with replaced_folder(place) as partial, tarfile.open(archive) as tar:
-            tar.extractall(partial, filter="data")
-            for path in (partial / dataset).iterdir():
-                path.rename(partial / path.name)
-            (partial / dataset).rmdir()
-    else:
-        raise UserError(f"there is neither {folder} nor {archive}: the README says where to get {dataset}")
+        for archive in archives if not folder.is_dir() else ():
+            with tarfile.open(archive) as tar:
+                tar.extractall(partial.parent, filter="data")  # partial has the data set's name
 
 
 def check_cases(dataset: str, raw: Path, validation: Sequence[Sequence[str]]) -> None:

@@ -36,10 +36,12 @@ from nnunetv2_dsvm.cluster.request import Request
 from nnunetv2_dsvm.cluster.run_folder import LOCK, model_folder
 from nnunetv2_dsvm.cluster.steps import Step
 from nnunetv2_dsvm.cluster.trainers import check_trainers
+from nnunetv2_dsvm.files.listing import visible_files
 from nnunetv2_dsvm.nnunet.folders import check_folder_variables
 
 TRAINERS = Path(__file__).parent / "trainers"
 MPS = "nvidia-cuda-mps-control"
+USES_A_GPU = "import torch; torch.zeros(1).cuda()"
 
 
 class Collector:
@@ -53,7 +55,7 @@ class Collector:
         self._say(f"{step.name} begins")
 
     def ended(self, step: Step, status: int) -> None:
-        if status == DONE and self._run.outcome(step.name).is_file():
+        if status == DONE and (self._run.outcomes / f"{step.name}.json").is_file():
             self.collect()
             self._say(f"{step.name} is finished")
         else:
@@ -66,7 +68,7 @@ class Collector:
 
     def collect(self) -> None:
         """Moves what finished trainings have left into the CSV files."""
-        outcomes = sorted(self._run.outcome("").parent.glob("*.json"))
+        outcomes = visible_files(self._run.outcomes, ".json")
         if outcomes:
             results.add(self._run.results, [json.loads(path.read_text(encoding="utf-8")) for path in outcomes])
         for path in outcomes:
@@ -85,16 +87,19 @@ def shared_gpus(wanted: bool) -> Iterator[None]:
         yield
         return
     with tempfile.TemporaryDirectory(prefix="mps_") as folder:
-        os.environ |= {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
-        begun = subprocess.run([MPS, "-d"], check=False).returncode == 0
-        print(f"{MPS}: {'started' if begun else 'could not be started, trainings take turns'}", flush=True)
-        if not begun:
-            del os.environ["CUDA_MPS_PIPE_DIRECTORY"], os.environ["CUDA_MPS_LOG_DIRECTORY"]
+        variables = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
+        with_mps = {**os.environ, **variables}
         try:
+            subprocess.run([MPS, "-d"], env=with_mps, check=False)
+            if subprocess.run([sys.executable, "-c", USES_A_GPU], env=with_mps, check=False).returncode == 0:
+                os.environ |= variables
+            shares = variables.keys() <= os.environ.keys()
+            print(f"{MPS}: {'in use' if shares else 'does not work here, trainings take turns'}", flush=True)
             yield
         finally:
-            if begun:
-                subprocess.run([MPS], input="quit\n", text=True, check=False)
+            subprocess.run([MPS], input="quit\n", text=True, env=with_mps, check=False)
+            for name in variables:
+                os.environ.pop(name, None)
 
 
 def prepare_environment(places: int, per_gpu: int) -> None:

@@ -58,9 +58,10 @@ class StudyRun(RunFolder):
             sys.executable, str(train), str(self.path), str(self.plan_file), str(self.results), self.device, step.name,
         ]  # fmt: skip
 
-    def outcome(self, name: str) -> Path:
-        """Where a finished training leaves its rows for the CSV files."""
-        return self.path / "outcomes" / f"{name}.json"
+    @property
+    def outcomes(self) -> Path:
+        """Where finished trainings leave their rows for the CSV files, NAME.json each."""
+        return self.path / "outcomes"
 
 
 def step_of(training: Training) -> Step:

@@ -123,6 +123,7 @@ def table(found: Sequence[Measured], stage: Stage, unit: str) -> str:
     """One table, the models in the order of the plan."""
     against = [m for name in stage.against for m in found if m.model == name]
     pairs = [(model, other) for model in found for other in against if other is not model]
+    pairs = [pair for number, pair in enumerate(pairs) if pair[::-1] not in pairs[:number]]  # one test, not two
     measured = paired_statistics([model.minus(other) for model, other in pairs])
     corrected = dict(zip(pairs_of(pairs), zip(measured, holm([s.p_value for s in measured]), strict=True), strict=True))
     heads = [

@@ -34,7 +34,8 @@ def main(folder: str, plan_file: str, results: str, device: str, name: str) -> i
 
         wall_seconds = None if was_begun else time.monotonic() - begun
         in_voxels = run.plan.datasets[training.dataset]["in_voxels"]
-        write_json(run.outcome(name), outcome(training, in_voxels=in_voxels, wall_seconds=wall_seconds), indent=0)
+        rows = outcome(training, in_voxels=in_voxels, wall_seconds=wall_seconds)
+        write_json(run.outcomes / f"{name}.json", rows, indent=0)
     except child.Stopped:
         return INTERRUPTED
     except UserError as error:

@@ -181,7 +181,7 @@ def rows(folder, name):
 @pytest.mark.slow
 def test_a_call_goes_on_with_an_interrupted_training_and_trains_nothing_that_the_results_know(toy):
     folder, variables = toy
-    name = f"{TINY}__nnUNetTrainerDSVM_toy__{PLANS}__2d__fold_0__seed_2"
+    name = f"901-2d-{PLANS}-nnUNetTrainerDSVM_toy-f0-s2"
     seed_2 = folder / "own" / "nnUNet_results" / "seed_2"
     interrupted = {**variables, "nnUNet_results": str(seed_2), "NNUNETV2_DSVM_SEED": "2", "INTERRUPTED": "1"}
     with mock.patch.dict(os.environ, interrupted), pytest.raises(KeyboardInterrupt):
@@ -251,9 +251,12 @@ def test_a_table_is_paired_by_patient_and_corrected_for_its_comparisons(plan, tm
     assert text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text
     assert filled(text, only, Store.read(tmp_path)) == text
 
-    rows = {(*r["training"].split("__")[1:2], r["training"].split("__")[-1], r["training"].split("__")[-2], r["case"],
-             r["label"]): float(r["Dice"]) for r in results.read(tmp_path, "cases.csv")}  # fmt: skip
-    seeds, folds, cases = ("seed_1", "seed_2"), ("fold_0", "fold_1"), dict.fromkeys(key[3] for key in rows)
+    named = {t.name: (t.trainer, t.seed, t.fold) for t in only.trainings({})}
+    rows = {
+        (*named[row["training"]], row["case"], row["label"]): float(row["Dice"])
+        for row in results.read(tmp_path, "cases.csv")
+    }
+    seeds, folds, cases = (1, 2), (0, 1), dict.fromkeys(key[3] for key in rows)
 
     def dice(model, patient):
         of = [np.mean([rows[model, s, f, case, label] for label in ("RV", "LVC")])

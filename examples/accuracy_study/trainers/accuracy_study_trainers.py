@@ -22,6 +22,7 @@ from nnunetv2_dsvm.training.variants import (
     nnUNetTrainerVMUNetV2,
 )
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
+from nnunetv2_dsvm.version import __version__
 
 FACTS = "facts.json"
 
@@ -57,7 +58,8 @@ class Study:
             "parameters_of_the_distillation": projections,
             "gpu": torch.cuda.get_device_name() if on_gpu else "",
             "python": platform.python_version(),
-            **{name: installed_version(name) for name in ("torch", "nnunetv2", "nnunetv2_dsvm")},
+            **{name: installed_version(name) for name in ("torch", "nnunetv2")},
+            "nnunetv2_dsvm": __version__,  # also where the package is not installed
         }
         with open(os.path.join(self.output_folder, FACTS), "w", encoding="utf-8") as file:
             json.dump(facts, file)
