@@ -70,14 +70,16 @@ class Plan:
     Args:
         plans: of models that name none.
         copies: the study's plans by name: the plans of nnU-Net's that they are copies of.
-        datasets: of each, `minutes` a training of 50 epochs takes by configuration, for the order of magnitude,
-            `batch_2d` (None: as planned) and `in_voxels`, whether distances ignore the spacing.
+        datasets: of each, by configuration, the `minutes` that a training of 50 epochs may take as long as nothing is
+            measured, and the `batch` of all networks; and `in_voxels`, whether distances ignore the spacing.
+        slower: how many times longer trainers with this in their names take.
         stages: in the order of their importance.
     """
 
     plans: str
     copies: Mapping[str, str]
     datasets: Mapping[str, Mapping[str, Any]]
+    slower: Mapping[str, float]
     stages: Sequence[Stage]
 
     @classmethod
@@ -126,6 +128,10 @@ class Plan:
             for fold in stage.folds
             for seed in stage.seeds
         ]
+
+    def times_longer(self, trainer: str) -> float:
+        """How many times longer than others a trainer takes, as long as it is not measured."""
+        return max((times for part, times in self.slower.items() if part in trainer), default=1.0)
 
     def choice(self, stage: Stage, finished: Mapping[str, Finished]) -> str | None:
         """The candidate that the rule chooses; None until all of them are finished.

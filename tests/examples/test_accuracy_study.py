@@ -151,7 +151,7 @@ def toy(copied_dataset, tmp_path):
              "candidates": []}  # fmt: skip
     datasets = {TINY: {"minutes": {"2d": 1}, "batch": {"2d": 2}, "in_voxels": True}}
     (tmp_path / "plan.json").write_text(
-        json.dumps({"plans": PLANS, "copies": {}, "datasets": datasets, "stages": [stage]})
+        json.dumps({"plans": PLANS, "copies": {}, "datasets": datasets, "slower": {}, "stages": [stage]})
     )
     (tmp_path / "toy_trainers").mkdir()
     (tmp_path / "toy_trainers" / "toy_trainers.py").write_text(TRAINERS)
