@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 from collections import Counter
 from dataclasses import replace
 from unittest import mock
@@ -16,6 +17,9 @@ import torch
 from helpers.places import EXAMPLES
 from helpers.tiny_dataset import PLANS
 from nnunetv2.run.run_training import run_training
+from PIL import Image
+
+from nnunetv2_dsvm.errors import UserError
 
 STUDY = EXAMPLES / "accuracy_study"
 TINY = "Dataset901_Tiny"
@@ -284,3 +288,73 @@ def test_a_table_is_paired_by_patient_and_corrected_for_its_comparisons(plan, tm
     smaller, larger = sorted(p_values)
     expected = [min(1.0, 2 * smaller), max(min(1.0, 2 * smaller), larger)]
     assert sorted(float(p) for p in re.findall(r"p ([\d.]+) \|", text)) == pytest.approx(expected, abs=0.01)
+
+
+def test_archives_of_a_data_set_are_unpacked_together_and_its_cases_are_those_of_the_folds(tmp_path):
+    from prepare import check_cases, unpack
+
+    source, raw = tmp_path / "source", tmp_path / "raw"
+    for number, case in enumerate("ab"):
+        folder = source / str(number) / TINY / "labelsTr"
+        folder.mkdir(parents=True)
+        (folder / f"{case}.png").touch()
+        (folder.parent / "dataset.json").write_text('{"file_ending": ".png"}')
+        with tarfile.open(source / f"{TINY}_{number}.tar", "w") as tar:
+            tar.add(folder.parent, TINY)
+    raw.mkdir()
+    unpack(TINY, source, raw)
+    check_cases(TINY, raw, [["a"], ["b"]])
+    with pytest.raises(UserError, match="has other cases than the folds: c and 1 in all"):
+        check_cases(TINY, raw, [["a"], ["b", "c"]])
+    with pytest.raises(UserError, match=r"has neither Dataset902_None nor Dataset902_None\*.tar"):
+        unpack("Dataset902_None", source, raw)
+    assert [path.name for path in raw.iterdir()] == [TINY]
+
+
+def test_ph2_is_halved(tmp_path):
+    from ph2 import write_ph2
+
+    pixels = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    mask = np.zeros((4, 6), np.uint8)
+    mask[:2, :3], mask[3, 4] = 255, 255
+    for part, array, name in (("Dermoscopic_Image", pixels, "IMD002"), ("lesion", mask, "IMD002_lesion")):
+        folder = tmp_path / "PH2" / "IMD002" / f"IMD002_{part}"
+        folder.mkdir(parents=True)
+        Image.fromarray(array).save(folder / f"{name}.bmp")
+    assert write_ph2(tmp_path / "PH2", tmp_path / "raw") == 1
+    image = np.asarray(Image.open(tmp_path / "raw" / "imagesTr" / "IMD002_0000.png"), int)
+    assert abs(image - pixels.reshape(2, 2, 3, 2, 3).mean((1, 3))).max() <= 0.5
+    label = np.asarray(Image.open(tmp_path / "raw" / "labelsTr" / "IMD002.png"))
+    assert label.tolist() == [[1, 1, 0], [0, 0, 0]]  # all of it, half of it, a quarter of it
+    (tmp_path / "PH2" / "IMD002" / "IMD002_lesion" / "IMD002_lesion.bmp").unlink()
+    with pytest.raises(UserError, match="IMD002_lesion.bmp is missing"):
+        write_ph2(tmp_path / "PH2", tmp_path / "raw")
+    assert (tmp_path / "raw" / "dataset.json").is_file()
+
+
+def test_a_training_is_expected_to_take_as_long_as_others_of_its_kind(plan, tmp_path, monkeypatch):
+    import results
+    from study_run import StudyRun, estimated_seconds
+
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    run = StudyRun(tmp_path / "study", STUDY / "plan.json", tmp_path / "csv", "cuda")
+    of = {t.trainer: t for t in plan.trainings({}) if t.name.startswith("027-2d") and (t.fold, t.seed) == (0, 1)}
+    plain, stride2 = of["nnUNetTrainerVMUNet_study"], of["nnUNetTrainerVMUNet_stride2_study"]
+    minutes = plan.datasets["Dataset027_ACDC"]["minutes"]["2d"]
+    assert estimated_seconds(run, plain, 3) == pytest.approx(60 * minutes)
+    assert estimated_seconds(run, stride2, 3) == pytest.approx(60 * minutes * plan.slower["_stride2_"])
+
+    def finished(training, seconds, per_gpu):
+        row = dict.fromkeys(results.COLUMNS["trainings.csv"], "") | training._asdict()
+        row |= {"training": training.name, "dice": 0.5, "epoch_seconds": 1, "wall_seconds": seconds}
+        row |= {"trainings_per_gpu": per_gpu}
+        results.add(run.results, [{"cases.csv": [], "curves.csv": [], "trainings.csv": [list(row.values())]}])
+
+    finished(plain._replace(fold=1), 100, 3)
+    finished(plain._replace(fold=2), 400, 1)  # alone on its GPU
+    assert estimated_seconds(run, plain._replace(epochs=150), 3) == pytest.approx(3 * 100)
+    assert estimated_seconds(run, stride2, 3) == pytest.approx(100 * plan.slower["_stride2_"])
+    fold = tmp_path / "seed_1" / stride2.dataset / f"{stride2.trainer}__studyPlans__2d" / "fold_0"
+    fold.mkdir(parents=True)
+    (fold / "training_log_1.txt").write_text("2026-01-01 10:00:00.0: \n2026-01-01 10:00:00.0: Epoch 40\n")
+    assert estimated_seconds(run, stride2, 3) == pytest.approx(100 * plan.slower["_stride2_"] / 5)
