@@ -41,7 +41,8 @@ from nnunetv2_dsvm.nnunet.folders import check_folder_variables
 
 TRAINERS = Path(__file__).parent / "trainers"
 MPS = "nvidia-cuda-mps-control"
-USES_A_GPU = "import torch; torch.zeros(1).cuda()"
+PIPE = "CUDA_MPS_PIPE_DIRECTORY"
+USES_A_GPU = "import signal; signal.alarm(60); import torch; torch.zeros(1).cuda()"
 
 
 class Collector:
@@ -83,18 +84,17 @@ class Collector:
 @contextmanager
 def shared_gpus(wanted: bool) -> Iterator[None]:
     """With NVIDIA's MPS, where its daemon can be started: processes then share a GPU at a time instead of in turns."""
-    if not wanted or shutil.which(MPS) is None:
+    if not wanted or shutil.which(MPS) is None or PIPE in os.environ:  # the user's own daemon
         yield
         return
     with tempfile.TemporaryDirectory(prefix="mps_") as folder:
-        variables = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
+        variables = {PIPE: folder, "CUDA_MPS_LOG_DIRECTORY": folder}
         with_mps = {**os.environ, **variables}
         try:
             subprocess.run([MPS, "-d"], env=with_mps, check=False)
-            if subprocess.run([sys.executable, "-c", USES_A_GPU], env=with_mps, check=False).returncode == 0:
-                os.environ |= variables
-            shares = variables.keys() <= os.environ.keys()
-            print(f"{MPS}: {'in use' if shares else 'does not work here, trainings take turns'}", flush=True)
+            works = subprocess.run([sys.executable, "-c", USES_A_GPU], env=with_mps, check=False).returncode == 0
+            print(f"{MPS}: {'in use' if works else 'does not work here, trainings take turns'}", flush=True)
+            os.environ.update(variables if works else {})
             yield
         finally:
             subprocess.run([MPS], input="quit\n", text=True, env=with_mps, check=False)

@@ -217,7 +217,8 @@ def test_a_call_goes_on_with_an_interrupted_training_and_trains_nothing_that_the
 def test_texts_say_what_the_files_say():
     from tables import main
 
-    texts = [STUDY / "README.md", EXAMPLES.parent / "documentation" / "study.md"]
+    root = EXAMPLES.parent
+    texts = [STUDY / "README.md", root / "documentation" / "study.md", root / "README.md"]
     with mock.patch.object(sys, "argv", ["tables.py", *map(str, texts), "--check"]):
         assert main() == 0, "write them by examples/accuracy_study/tables.py"
 
