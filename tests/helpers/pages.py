@@ -50,7 +50,7 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def unmarked_code(page: Path) -> list[int]:
-    """Lines of indented code, which has no language, and of comments that are no mark: before a block, or the study's."""
+    """Lines of indented code, which has no language, and of comments that mark no block and no table."""
     all_tokens = tokens(page)
     return [
         token.map[0] + 1
