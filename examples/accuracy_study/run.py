@@ -56,8 +56,8 @@ class Collector:
         self._say(f"{step.name} begins")
 
     def ended(self, step: Step, status: int) -> None:
-        if status == DONE and (self._run.outcomes / f"{step.name}.json").is_file():
-            self.collect()
+        self.collect()  # others may have ended at the same time
+        if status == DONE and step.name in finished(self._run.results):
             self._say(f"{step.name} is finished")
         else:
             self.failed += 1

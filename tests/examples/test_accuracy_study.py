@@ -178,6 +178,31 @@ def toy(copied_dataset, tmp_path):
     return tmp_path, variables
 
 
+def test_trainings_that_end_together_are_collected_and_one_without_rows_has_failed(plan, tmp_path, monkeypatch, capsys):
+    import results
+    from run import Collector
+    from study_run import StudyRun
+
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    run = StudyRun(tmp_path / "study", STUDY / "plan.json", tmp_path / "csv", "cuda")
+    for folder in (run.outcomes, run.path / "logs"):
+        folder.mkdir(parents=True)
+    first, second, third = list(run.steps.values())[:3]
+    for step in (first, second):
+        row = dict.fromkeys(results.COLUMNS["trainings.csv"], "")
+        row |= {"training": step.name, "dice": 0.5, "epoch_seconds": 1}
+        outcome = {"cases.csv": [], "curves.csv": [], "trainings.csv": [list(row.values())]}
+        (run.outcomes / f"{step.name}.json").write_text(json.dumps(outcome))
+    run.log(third.name).write_text("begun\nnnUNetv2_train was killed\n")
+    collector = Collector(run)
+    for step in (second, first):
+        collector.ended(step, 0)
+    assert results.finished(run.results).keys() == {first.name, second.name} and collector.failed == 0
+    collector.ended(third, 1)
+    assert collector.failed == 1 and "nnUNetv2_train was killed" in capsys.readouterr().out
+    assert next(iter(StudyRun(run.path, run.plan_file, run.results, "cuda").steps)) == third.name
+
+
 def rows(folder, name):
     with open(folder / name, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
