@@ -203,6 +203,44 @@ def test_trainings_that_end_together_are_collected_and_one_without_rows_has_fail
     assert next(iter(StudyRun(run.path, run.plan_file, run.results, "cuda").steps)) == third.name
 
 
+@pytest.mark.parametrize("works", [True, False])
+def test_gpus_are_shared_by_a_daemon_that_works_and_is_ended(works, tmp_path, monkeypatch):
+    import run
+
+    daemon = tmp_path / "bin" / run.MPS
+    daemon.parent.mkdir()
+    daemon.write_text(f'#!/bin/sh\n[ -n "$1" ] && echo "$1 ${run.PIPE}" >> {tmp_path}/told || cat >> {tmp_path}/told\n')
+    daemon.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{daemon.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv(run.PIPE, raising=False)
+    monkeypatch.setattr(run, "USES_A_GPU", f"raise SystemExit({int(not works)})")
+    with run.shared_gpus(True):
+        assert (run.PIPE in os.environ) is works
+        pipe = os.environ.get(run.PIPE)
+    started, quit_ = (tmp_path / "told").read_text().splitlines()
+    assert started == f"-d {pipe}" if works else started.startswith("-d /")
+    assert quit_ == "quit" and run.PIPE not in os.environ
+    with run.shared_gpus(False):
+        assert (tmp_path / "told").read_text().count("-d") == 1
+
+
+def test_curves_of_a_stage_are_drawn(plan, tmp_path, monkeypatch, capsys):
+    import figure
+    import results
+
+    command = ["figure.py", "long", "--results", str(tmp_path), "--to", str(tmp_path / "curves.png")]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        figure.main()
+    assert "no training of long is finished" in capsys.readouterr().err
+    curves = [
+        [t.name, epoch, 0.5, -0.5, -0.5, 9] for t in plan.trainings_of(plan.stage("long"), {}) for epoch in (0, 1)
+    ]
+    results.add(tmp_path, [{"cases.csv": [], "curves.csv": curves, "trainings.csv": []}])
+    figure.main()
+    assert Image.open(tmp_path / "curves.png").size[0] > 100
+
+
 def rows(folder, name):
     with open(folder / name, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
