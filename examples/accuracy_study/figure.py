@@ -1,9 +1,8 @@
-"""Learning curves from what score.py wrote: nnU-Net's Dice of validation patches, epoch by epoch.
+"""Learning curves of a stage: nnU-Net's Dice of validation patches, epoch by epoch.
 
-    python examples/accuracy_study/figure.py examples/accuracy_study/results/grid_final \\
-        --to examples/accuracy_study/results/curves.png
+    python examples/accuracy_study/figure.py scan --to examples/accuracy_study/results/scan.png
 
-A line is the mean over seeds of a run, the band reaches from the lowest seed to the highest.
+A line is the mean over the folds and seeds that are finished, the band reaches from the lowest of them to the highest.
 """
 
 import argparse
@@ -12,37 +11,52 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import results
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from tables import read
+from plan import PLAN, Plan
+from tables import short
 
 from nnunetv2_dsvm.reporting.style import FOLD_COLOURS, STYLE
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("stage", help="its name in plan.json")
+    parser.add_argument("--plan", type=Path, default=PLAN, metavar="JSON")
+    parser.add_argument("--results", type=Path, default=results.RESULTS, metavar="FOLDER", help="of the CSV files")
     parser.add_argument("--to", type=Path, required=True, metavar="PNG")
-    parser.add_argument("--runs", nargs="*", metavar="RUN", help="default: all")
     args = parser.parse_args()
-    curves: dict[str, dict[str, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    for row in read(args.folder / "curves.csv"):
-        if not args.runs or row["run"] in args.runs:
-            curves[row["dataset"]][row["run"]][row["seed"]].append(float(row["pseudo_dice"]))
+    plan, done = Plan.read(args.plan), results.finished(args.results)
+    stage = plan.stage(args.stage)
+    dice: dict[str, list[float]] = defaultdict(list)
+    for row in results.read(args.results, "curves.csv"):
+        dice[row["training"]].append(float(row["pseudo_dice"] or "nan"))
+    found = {
+        (dataset, configuration): {
+            model: np.array(
+                [dice[t.name] for t in plan.of_model(stage, model, dataset, configuration) if t.name in dice]
+            )
+            for model in plan.models_of(stage, done)
+        }
+        for dataset in stage.datasets
+        for configuration in stage.configurations
+    }
+    if not any(len(curves) for models in found.values() for curves in models.values()):
+        parser.error(f"no training of {stage.name} is finished")
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
-        figure = Figure(figsize=(4.6 * len(curves), 3.6), layout="constrained", facecolor="white")
-        all_axes = figure.subplots(1, len(curves), squeeze=False)[0]
-        for axes, (dataset, runs) in zip(all_axes, sorted(curves.items()), strict=True):
-            for number, (run, seeds) in enumerate(runs.items()):
-                values, colour = np.array(list(seeds.values())), FOLD_COLOURS[number % len(FOLD_COLOURS)]
-                epochs = np.arange(1, values.shape[1] + 1)
-                axes.plot(epochs, values.mean(0), color=colour, label=run, marker=".")
-                axes.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
-            axes.set_title(dataset, loc="left")
+        figure = Figure(figsize=(4.6 * len(found), 3.6), layout="constrained", facecolor="white")
+        all_axes = figure.subplots(1, len(found), squeeze=False)[0]
+        handles = {}
+        for axes, (place, models) in zip(all_axes, found.items(), strict=True):
+            for number, (model, curves) in enumerate(models.items()):
+                if len(curves):
+                    colour, epochs = FOLD_COLOURS[number % len(FOLD_COLOURS)], np.arange(1, curves.shape[1] + 1)
+                    (handles[short(model)],) = axes.plot(epochs, curves.mean(0), color=colour)
+                    axes.fill_between(epochs, curves.min(0), curves.max(0), color=colour, alpha=0.15, linewidth=0)
+            axes.set_title(", ".join(place), loc="left")
             axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         all_axes[0].set_ylabel("pseudo Dice of validation patches")
-        figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
         figure.savefig(args.to)
     print(f"Wrote {args.to}")
 

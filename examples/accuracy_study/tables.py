@@ -1,91 +1,224 @@
-"""The study's tables, as Markdown, from what score.py wrote.
+"""Write the study's tables from the CSV files between the markers of a text, or check that they stand there.
 
-    python examples/accuracy_study/tables.py examples/accuracy_study/results/grid_final --part test \\
-        --minus nnUNetTrainerVMUNet nnUNetTrainer
+    python examples/accuracy_study/tables.py documentation/study.md
+    python examples/accuracy_study/tables.py documentation/study.md --check
 
-A row is a run: mean ± standard deviation over its seeds of Dice and HD95 (each the mean over labels of the mean over
-cases), structures missed altogether, and for each run after --minus the difference of Dice, paired by seed. Of several
-folders one table is made, so that runs of one grid can be compared with those of another.
+Between `<!-- study: NAME -->` and `<!-- end of study: NAME -->` go the tables of the stage NAME of `plan.json`, one for
+each data set and configuration; `<!-- study: state -->` says how much of the plan is finished, `<!-- study: note -->`
+what the columns are.
 """
 
 import argparse
-import csv
-import statistics
-from collections import defaultdict
+import math
+import re
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from statistics import fmean, stdev
 
-Row = Mapping[str, str]
-BySeed = Mapping[str, Row]  # seed -> its row over all labels
+import results
+from plan import PLAN, Plan, Stage, Training
+from prepare import patient_of
 
+from nnunetv2_dsvm.evaluation.paired_statistics import CONFIDENCE, RESAMPLES, PairedStatistics, holm, paired_statistics
+from nnunetv2_dsvm.evaluation.summary import case_mean, statistic
+from nnunetv2_dsvm.files.atomic_write import write_text
 
-def read(path: Path) -> list[Row]:
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def spread(values: Sequence[float], form: str) -> str:
-    """Mean ± sample standard deviation; the mean alone of one value."""
-    if not values:
-        return "–"
-    mean = format(statistics.fmean(values), form)
-    return f"{mean} ± {format(statistics.stdev(values), form.lstrip('+'))}" if len(values) > 1 else mean
-
-
-def differences(run: BySeed, other: BySeed) -> list[float]:
-    """Dice of `run` minus Dice of `other`, seed by seed."""
-    return [float(run[seed]["Dice"]) - float(other[seed]["Dice"]) for seed in run if seed in other]
-
-
-def table(scores: Sequence[Row], trainings: Sequence[Row], dataset: str, part: str, minus: Sequence[str]) -> str:
-    """One dataset's table, the runs in the order of their mean Dice."""
-    runs: dict[str, dict[str, Row]] = defaultdict(dict)
-    for row in scores:
-        if row["dataset"] == dataset and row["part"] == part and row["label"] == "mean":
-            runs[row["run"]][row["seed"]] = row
-    lines = [["run", "n", "Dice", "HD95 (mm)", "missed", *(f"minus {name}" for name in minus), "s/epoch", "parameters"]]
-
-    def dice(name: str) -> list[float]:
-        return [float(row["Dice"]) for row in runs[name].values()]
-
-    for name in sorted(runs, key=lambda name: -statistics.fmean(dice(name))):
-        rows = list(runs[name].values())
-        own = [row for row in trainings if row["dataset"] == dataset and row["run"] == name]
-        distances = [float(row["HD95_mm"]) for row in rows if row["HD95_mm"]]
-        lines.append(
-            [
-                name,
-                str(len(rows)) if own else "",
-                spread(dice(name), ".4f"),
-                spread(distances, ".2f"),
-                f"{statistics.fmean(int(row['missed']) for row in rows):.2g}",
-                *("" if other == name else spread(differences(runs[name], runs[other]), "+.4f") for other in minus),
-                f"{statistics.median(float(row['epoch_seconds']) for row in own):.1f}" if own else "",
-                f"{int(own[0]['parameters']) / 1e6:.1f} M" if own else "",
-            ]
-        )
-    return markdown(lines)
+BLOCK = re.compile(r"(<!-- study: (\w+) -->\n).*?(<!-- end of study: \2 -->)", re.DOTALL)
+Case = Mapping[str, Mapping[str, float]]  # label -> metric -> value, NaN where it is undefined
+NOTE = (
+    "Dice and HD95: mean over the labels of the mean over the cases of all folds named, mean over the seeds ± their "
+    "standard deviation. n: patients (images of PH2). Differences: of Dice in points (hundredths), model minus the one "
+    "named, over patients, each the mean over frames and seeds, of the folds and seeds that both have: mean "
+    f"[{CONFIDENCE:.0%} interval, percentiles of {RESAMPLES:,} bootstrap resamples of the patients], d: that mean over "
+    "their standard deviation, p: two-sided Wilcoxon signed-rank test, corrected by Holm for the comparisons of the "
+    "table. Missed: structures with a Dice but no HD95, of which either segmentation has nothing. s/epoch: median, of "
+    "trainings that share a GPU; memory: the most that torch reserved; hours: all epochs of a training."
+)
 
 
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(lines[0]) - 1)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))
+@dataclass(frozen=True)
+class Store:
+    """What the CSV files hold."""
+
+    folder: Path
+    trainings: Mapping[str, results.Row] = field(default_factory=dict)
+    cases: Mapping[str, Mapping[str, Case]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Store":
+        cases: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+        for row in results.read(folder, "cases.csv"):
+            values = {metric: float(row[metric]) if row[metric] else math.nan for metric in ("Dice", "HD95")}
+            cases.setdefault(row["training"], {}).setdefault(row["case"], {})[row["label"]] = values
+        return cls(folder, {row["training"]: row for row in results.read(folder, "trainings.csv")}, cases)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="+")
-    parser.add_argument("--part", choices=("validation", "test"), default="validation")
-    parser.add_argument("--minus", nargs="*", default=[], metavar="RUN")
-    args = parser.parse_args()
-    scores, trainings = (
-        [row for folder in args.folder for row in read(folder / name)] for name in ("scores.csv", "trainings.csv")
+@dataclass(frozen=True)
+class Measured:
+    """The finished trainings of one model on one data set."""
+
+    model: str
+    trainings: Sequence[Training]
+    store: Store
+
+    @cached_property
+    def rows(self) -> list[results.Row]:
+        return [self.store.trainings[training.name] for training in self.trainings]
+
+    def mean(self, metric: str) -> list[float]:
+        """Of each seed, over all its folds."""
+        found = []
+        for seed in sorted({training.seed for training in self.trainings}):
+            cases = [case for t in self.trainings if t.seed == seed for case in self.store.cases[t.name].values()]
+            labels = dict.fromkeys(label for case in cases for label in case)
+            of_labels = [statistic(case[label][metric] for case in cases if label in case).mean for label in labels]
+            found.append(statistic(of_labels).mean)
+        return found
+
+    def missed(self) -> int:
+        """Structures of which the prediction has nothing, or that are not there, so that they have no HD95."""
+        cases = [case for t in self.trainings for case in self.store.cases[t.name].values()]
+        return sum(math.isnan(of["HD95"]) and not math.isnan(of["Dice"]) for case in cases for of in case.values())
+
+    def by_patient(self, places: set[tuple[int, int]]) -> dict[str, float]:
+        """Each patient's mean Dice over these folds and seeds, in points."""
+        found: dict[str, list[float]] = {}
+        for t in self.trainings:
+            if (t.fold, t.seed) in places:
+                for name, case in self.store.cases[t.name].items():
+                    found.setdefault(patient_of(name), []).append(100 * case_mean(case, "Dice"))
+        return {patient: statistic(values).mean for patient, values in found.items()}
+
+    def minus(self, other: "Measured") -> list[float]:
+        """The differences of the patients, of the folds and seeds that both have."""
+        both = {(t.fold, t.seed) for t in self.trainings} & {(t.fold, t.seed) for t in other.trainings}
+        mine, others = self.by_patient(both), other.by_patient(both)
+        return [mine[patient] - others[patient] for patient in sorted(mine)]
+
+
+def tables(plan: Plan, stage: Stage, store: Store) -> str:
+    """All tables of a stage, as Markdown."""
+    done = results.finished(store.folder)
+    wanted = plan.trainings_of(stage, done)
+    parts = [f"**{stage.title}**: {sum(t.name in done for t in wanted)} of {len(wanted)} trainings are finished."]
+    if unknown := len(stage.models) - len(plan.models_of(stage, done)):
+        parts[0] += f" Up to {unknown} more models are chosen by the results of others, or are the same as those named."
+    for dataset in stage.datasets:
+        for configuration in stage.configurations:
+            found = []
+            for model in plan.models_of(stage, done):
+                ended = [t for t in plan.of_model(stage, model, dataset, configuration) if t.name in done]
+                if ended:
+                    found.append(Measured(model, ended, store))
+            if found:
+                unit = "voxels" if plan.datasets[dataset]["in_voxels"] else "mm"
+                parts.append(f"{dataset}, {configuration}, {stage.epochs} epochs:\n\n{table(found, stage, unit)}")
+    return "\n\n".join(parts)
+
+
+def table(found: Sequence[Measured], stage: Stage, unit: str) -> str:
+    """One table, the models in the order of the plan."""
+    against = [m for name in stage.against for m in found if m.model == name]
+    pairs = [(model, other) for model in found for other in against if other is not model]
+    pairs = [pair for number, pair in enumerate(pairs) if pair[::-1] not in pairs[:number]]  # one test, not two
+    measured = paired_statistics([model.minus(other) for model, other in pairs])
+    corrected = dict(zip(pairs_of(pairs), zip(measured, holm([s.p_value for s in measured]), strict=True), strict=True))
+    heads = [
+        "model", "folds", "seeds", "n", "Dice", f"HD95 ({unit})", "missed",
+        *(f"minus {short(m.model)}" for m in against), "s/epoch", "memory", "hours", "parameters",
+    ]  # fmt: skip
+    lines = []
+    for model in found:
+        folds, seeds = ({getattr(t, name) for t in model.trainings} for name in ("fold", "seed"))
+        everything = {(t.fold, t.seed) for t in model.trainings}
+        lines.append([
+            short(model.model), " ".join(map(str, sorted(folds))), " ".join(map(str, sorted(seeds))),
+            str(len(model.by_patient(everything))), spread(model.mean("Dice"), 4), spread(model.mean("HD95"), 2),
+            str(model.missed()),
+            *(difference(corrected.get((model.model, other.model))) for other in against),
+            numbers(model.rows, "epoch_seconds", ".1f"), numbers(model.rows, "peak_memory_mib", ",.0f", " MiB"),
+            numbers(model.rows, "hours", ".2f"), numbers(model.rows, "parameters", ",.0f"),
+        ])  # fmt: skip
+    rule = ["---", *["---:"] * (len(heads) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heads, rule, *lines))
+
+
+def pairs_of(pairs: Sequence[tuple[Measured, Measured]]) -> list[tuple[str, str]]:
+    return [(model.model, other.model) for model, other in pairs]
+
+
+def short(model: str) -> str:
+    """Without what all of the study's trainers have, and the plans that most models have."""
+    trainer, _, plans = model.partition("@")
+    return re.sub(r"_study(150)?$", "", trainer) + (
+        f", {plans.removeprefix('study').removesuffix('Plans')}" if plans else ""
     )
-    if unknown := set(args.minus) - {row["run"] for row in scores}:
-        parser.error(f"no run {', '.join(sorted(unknown))} in {', '.join(map(str, args.folder))}")
-    for dataset in sorted({row["dataset"] for row in scores}):
-        print(f"\n{dataset}, {args.part}\n\n{table(scores, trainings, dataset, args.part, args.minus)}")
+
+
+def difference(found: tuple[PairedStatistics, float] | None) -> str:
+    if found is None or not found[0].n:
+        return ""
+    s, p = found
+    effect = "–" if math.isnan(s.std) or not s.std else f"{s.mean / s.std:+.2f}"
+    shown_p = "–" if math.isnan(p) else f"{p:.2g}"
+    return f"{s.mean:+.2f} [{s.ci_low:+.2f}, {s.ci_high:+.2f}], d {effect}, p {shown_p}"
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Mean ± sample standard deviation; the mean alone of one value."""
+    text = f"{fmean(values):.{digits}f}"
+    return f"{text} ± {stdev(values):.{digits}f}" if len(values) > 1 else text
+
+
+def numbers(rows: Sequence[results.Row], column: str, form: str, unit: str = "") -> str:
+    """The mean of a column, where it is known."""
+    known = [float(row[column]) for row in rows if row[column]]
+    return f"{format(fmean(known), form)}{unit}" if known else "–"
+
+
+def state(plan: Plan, folder: Path) -> str:
+    """How much of the plan is finished, in words."""
+    done = results.finished(folder)
+    wanted = plan.trainings(done)
+    ended = sum(training.name in done for training in wanted)
+    if not ended:
+        return f"Not yet measured: none of the plan's {len(wanted)} trainings is finished."
+    return f"{ended} of the plan's {len(wanted)} trainings are finished."
+
+
+def filled(text: str, plan: Plan, store: Store) -> str:
+    """A text with what belongs between its markers."""
+
+    def block(match: re.Match[str]) -> str:
+        name = match[2]
+        fixed = {"state": state(plan, store.folder), "note": NOTE}
+        content = fixed[name] if name in fixed else tables(plan, plan.stage(name), store)
+        return f"{match[1]}\n{content}\n\n{match[3]}"
+
+    return BLOCK.sub(block, text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("text", type=Path, nargs="+")
+    parser.add_argument("--plan", type=Path, default=PLAN, metavar="JSON")
+    parser.add_argument("--results", type=Path, default=results.RESULTS, metavar="FOLDER", help="of the CSV files")
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 where a text is not up to date")
+    args = parser.parse_args()
+    plan, store, outdated = Plan.read(args.plan), Store.read(args.results), 0
+    for path in args.text:
+        text = path.read_text(encoding="utf-8")
+        new = filled(text, plan, store)
+        if new != text:
+            outdated += 1
+            print(f"{path} {'is not up to date' if args.check else 'was written'}")
+            if not args.check:
+                write_text(path, new)
+    return int(args.check and outdated > 0)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,6 +1,7 @@
 """Cross-validate many trainers, look where it stands, and cancel it, as `nnUNetv2_dsvm cross_validate` does."""
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -45,6 +46,7 @@ def cross_validate(
     per_gpu: int = 1,
     gpus_per_job: int = 1,
     slurm_options: SlurmOptions | None = None,
+    minutes: float | None = None,
     output: Path | str | None = None,
 ) -> list[StepStatus]:
     """Plans, preprocesses, trains, predicts, evaluates and reports what is missing, each step when it can be begun.
@@ -63,6 +65,7 @@ def cross_validate(
         per_gpu: trainings at a time on each of these.
         gpus_per_job: of one training on SLURM.
         slurm_options: on SLURM, with these; else here.
+        minutes: after which what still runs here is interrupted; another call goes on.
         output: the folder of states, logs, table and reports; by default `nnUNet_results/cross_validation`.
 
     Returns:
@@ -72,6 +75,7 @@ def cross_validate(
         UserError: something cannot be begun, or another call is at work in the folder.
         KeyboardInterrupt: passed on after all processes have ended.
     """
+    until = time.monotonic() + 60 * _minutes(minutes)
     request = checked_request(
         datasets,
         configurations,
@@ -96,7 +100,7 @@ def cross_validate(
             submitted = slurm.submit(run, slurm_options)
             _LOG.info("submitted %d jobs; the others are done or in the queue", len(submitted))
         else:
-            LocalQueue(run, places, per_gpu, _Logged(run)).work()
+            LocalQueue(run, places, per_gpu, _Logged(run), until=until).work()
     return status(run.path)
 
 
@@ -148,6 +152,14 @@ def cancel(output: Path | str | None = None) -> list[str]:
 
 def _folder(output: Path | str | None) -> RunFolder:
     return RunFolder(Path(output).absolute() if output is not None else results_folder(None).absolute() / FOLDER)
+
+
+def _minutes(minutes: float | None) -> float:
+    if minutes is None:
+        return math.inf
+    if not 0 < minutes < math.inf:
+        raise UserError(f"the minutes of a call are a number above 0, got {minutes}")
+    return minutes
 
 
 def _places(device: str, gpus: Sequence[str] | None, per_gpu: int) -> list[str]:

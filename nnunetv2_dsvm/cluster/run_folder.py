@@ -1,6 +1,7 @@
 """The folder of a cross-validation: request, states and logs of the steps, and where nnU-Net's results lie."""
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -75,6 +76,10 @@ class RunFolder:
             folder.mkdir(parents=True, exist_ok=True)
         write_json(self.path / REQUEST, request.as_json(), indent=2)
         return RunFolder(self.path)
+
+    def command(self, step: Step) -> list[str]:
+        """Does a step in a process of its own, as `engines.step_run` says, with its exit status."""
+        return [sys.executable, "-m", "nnunetv2_dsvm.cluster.engines.step_run", str(self.path), step.name]
 
     def log(self, name: str) -> Path:
         return self.path / "logs" / f"{name}.log"

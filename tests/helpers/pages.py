@@ -17,6 +17,7 @@ DOCUMENTATION = ROOT / "documentation"
 PAGES = [README, *sorted(DOCUMENTATION.glob("*.md"))]
 RUN = ("bash", "python")  # languages whose blocks are run; the others are shown
 MARK = re.compile(r"<!-- not run: (.*) -->")
+OF_THE_STUDY = re.compile(r"<!-- (end of )?study: \w+ -->")  # between which examples/accuracy_study writes its tables
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def unmarked_code(page: Path) -> list[int]:
-    """Lines of indented code, which has no language, and of comments that are no mark before a block."""
+    """Lines of indented code, which has no language, and of comments that mark no block and no table."""
     all_tokens = tokens(page)
     return [
         token.map[0] + 1
@@ -57,6 +58,7 @@ def unmarked_code(page: Path) -> list[int]:
         if token.type == "code_block"
         or (
             token.type == "html_block"
+            and not OF_THE_STUDY.fullmatch(token.content.strip())
             and not (MARK.fullmatch(token.content.strip()) and after and after.type == "fence")
         )
     ]

@@ -1,7 +1,6 @@
-"""The study's five trainers: alike in everything but what they are compared for.
+"""The study's trainers: those of nnU-Net and of this package, alike in everything but what is compared.
 
-nnU-Net finds them by the variable `nnUNet_extTrainer`, to which `run_grid.py` adds this folder. Whatever a run varies
-comes as JSON in ACCURACY_STUDY_SETTINGS: names of a trainer's attributes and their values.
+nnU-Net finds them by the variable `nnUNet_extTrainer`, to which `run.py` adds this folder.
 """
 
 import json
@@ -12,116 +11,196 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_dsvm.host.versions import installed_version
-from nnunetv2_dsvm.planning.network_of_plans import build_vm_unet
+from nnunetv2_dsvm.nnunet.names import BEST
+from nnunetv2_dsvm.training.distilled_trainer import nnUNetTrainerDistilled
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
-from nnunetv2_dsvm.training.seeding import seed_all, seed_from_environment
+from nnunetv2_dsvm.training.layers.reliable import ReliableTraining
 from nnunetv2_dsvm.training.variants import (
-    FixedOrientation,
-    nnUNetTrainerDSVM_progressive,
-    nnUNetTrainerDSVM_projection,
+    nnUNetTrainerDSVM_SwinUMambaD,
+    nnUNetTrainerDSVM_VMUNetV2,
+    nnUNetTrainerSwinUMambaD,
+    nnUNetTrainerVMUNetV2,
 )
 from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
+from nnunetv2_dsvm.version import __version__
 
-SETTINGS_VARIABLE = "ACCURACY_STUDY_SETTINGS"
-
-
-def settings() -> dict:
-    return json.loads(os.environ[SETTINGS_VARIABLE])
+FACTS = "facts.json"
 
 
-class StudySettings(FixedOrientation):
-    """What all trainers of the study share: the orientation of the scans, the length, the seed, and what is kept.
+class Study:
+    """50 epochs, a seed, and what is to be known afterwards in `facts.json`.
 
-    Both datasets show the patient one way up, so that no trainer, nnU-Net's own neither, flips or turns by more than
-    15°. A training keeps its last weights only: nothing is chosen on the way, and the disk does not count as time.
+    The last weights are tested, so that the best ones are not written; algorithms need not be deterministic, for the
+    order of what several loading processes bring is not either. Neither changes what is trained.
     """
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),
-    ):
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        for name, value in settings().items():
-            if not hasattr(self, name):
-                raise ValueError(f"{type(self).__name__} has no setting {name!r} (given the value {value!r})")
-            setattr(self, name, value)
-        self.seed = seed_from_environment() or 0
-        self.disable_checkpointing = True
-        self.logger.plot_progress_png = lambda folder: None  # takes a second of each epoch
+    num_epochs = 50
+
+    def is_deterministic(self):
+        return False
 
     def initialize(self):
-        seed_all(self.seed)
         super().initialize()
+        self.logger.plot_progress_png = lambda folder: None  # takes a second of each epoch
 
-    def on_epoch_start(self):
-        seed_all(self.seed, self.current_epoch, self.local_rank)
-        super().on_epoch_start()
-
-    def on_epoch_end(self):
-        super().on_epoch_end()
-        self._write("history.json", self.logger.local_logger.my_fantastic_logging)
+    def save_checkpoint(self, filename):
+        if os.path.basename(filename) != BEST:
+            super().save_checkpoint(filename)
 
     def on_train_end(self):
-        self.disable_checkpointing = False
         super().on_train_end()
+        on_gpu = self.device.type == "cuda"
         distillation = getattr(self, "distillation", None)
-        self._write(
-            "facts.json",
-            {
-                "parameters": sum(p.numel() for p in self.network.parameters()),
-                "parameters_of_the_distillation": sum(p.numel() for p in distillation.parameters())
-                if distillation
-                else 0,
-                "device": torch.cuda.get_device_name() if self.device.type == "cuda" else platform.machine(),
-                "python": platform.python_version(),
-                **{name: installed_version(name) for name in ("torch", "nnunetv2", "nnunetv2_dsvm")},
-            },
-        )
-
-    def perform_actual_validation(self, save_probabilities: bool = False):
-        if self.fold != "all":  # else it would predict what it was trained on
-            super().perform_actual_validation(save_probabilities)
-
-    def _write(self, name: str, content: dict) -> None:
-        with open(os.path.join(self.output_folder, name), "w", encoding="utf-8") as file:
-            json.dump(content, file, default=float)
+        projections = 0 if distillation is None else sum(p.numel() for p in distillation.parameters())
+        facts = {
+            "peak_memory_mib": round(torch.cuda.max_memory_reserved() / 2**20) if on_gpu else None,
+            "parameters": sum(p.numel() for p in self.network.parameters()),
+            "parameters_of_the_distillation": projections,
+            "gpu": torch.cuda.get_device_name() if on_gpu else "",
+            "python": platform.python_version(),
+            **{name: installed_version(name) for name in ("torch", "nnunetv2")},
+            "nnunetv2_dsvm": __version__,  # also where the package is not installed
+        }
+        with open(os.path.join(self.output_folder, FACTS), "w", encoding="utf-8") as file:
+            json.dump(facts, file)
 
 
-class VMUNetSettings(StudySettings):
-    """What the trainers of a VM-UNet take besides: `enable_deep_supervision`, and the recipe's `precision`."""
-
-    @staticmethod
-    def build_network_architecture(
-        plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision=True
-    ):
-        return build_vm_unet(
-            configuration_manager,
-            num_input_channels,
-            num_output_channels,
-            deep_supervision=enable_deep_supervision,
-            auxiliary_heads=settings().get("enable_deep_supervision", False),  # prediction must load them too
-        )
+class nnUNetTrainer_study(Study, ReliableTraining, nnUNetTrainer):
+    """nnU-Net's own trainer with the plans' network, loss, optimiser and schedule."""
 
 
-class nnUNetTrainer_study(StudySettings, nnUNetTrainer):
-    """nnU-Net's own trainer: its network, loss, optimiser and schedule."""
+class nnUNetTrainer_study150(nnUNetTrainer_study):
+    num_epochs = 150
 
 
-class nnUNetTrainerVMUNet_study(VMUNetSettings, nnUNetTrainerVMUNet):
+class nnUNetTrainerDistilled_study(Study, nnUNetTrainerDistilled):
+    """The same with both terms."""
+
+
+class nnUNetTrainerDistilled_tenth_study(nnUNetTrainerDistilled_study):
+    lambda_projection, lambda_progressive = 0.1, 0.01
+
+
+class nnUNetTrainerDistilled_hundredth_study(nnUNetTrainerDistilled_study):
+    lambda_projection, lambda_progressive = 0.01, 0.001
+
+
+class nnUNetTrainerVMUNet_study(Study, nnUNetTrainerVMUNet):
     """VM-UNet without distillation."""
 
 
-class nnUNetTrainerDSVM_study(VMUNetSettings, nnUNetTrainerDSVM):
+class nnUNetTrainerVMUNet_study150(nnUNetTrainerVMUNet_study):
+    num_epochs = 150
+
+
+class nnUNetTrainerDSVM_study(Study, nnUNetTrainerDSVM):
     """VM-UNet with both terms."""
 
 
-class nnUNetTrainerDSVM_projection_study(VMUNetSettings, nnUNetTrainerDSVM_projection):
-    """VM-UNet with the global term."""
+class nnUNetTrainerDSVM_study150(nnUNetTrainerDSVM_study):
+    num_epochs = 150
 
 
-class nnUNetTrainerDSVM_progressive_study(VMUNetSettings, nnUNetTrainerDSVM_progressive):
-    """VM-UNet with the local term."""
+# Question 1: fine structure, each without and with distillation.
+
+
+class nnUNetTrainerVMUNet_stem_study(nnUNetTrainerVMUNet_study):
+    stem = "convolutions"
+
+
+class nnUNetTrainerDSVM_stem_study(nnUNetTrainerDSVM_study):
+    stem = "convolutions"
+
+
+class nnUNetTrainerVMUNet_fullResolution_study(nnUNetTrainerVMUNet_study):
+    full_resolution_channels = 24
+
+
+class nnUNetTrainerDSVM_fullResolution_study(nnUNetTrainerDSVM_study):
+    full_resolution_channels = 24
+
+
+class nnUNetTrainerVMUNet_both_study(nnUNetTrainerVMUNet_fullResolution_study):
+    stem = "convolutions"
+
+
+class nnUNetTrainerDSVM_both_study(nnUNetTrainerDSVM_fullResolution_study):
+    stem = "convolutions"
+
+
+class nnUNetTrainerVMUNet_stride2_study(nnUNetTrainerVMUNet_study):
+    patch_embedding_stride = 2
+
+
+class nnUNetTrainerDSVM_stride2_study(nnUNetTrainerDSVM_study):
+    patch_embedding_stride = 2
+
+
+class nnUNetTrainerVMUNet_deepSupervision_study(nnUNetTrainerVMUNet_study):
+    default_deep_supervision = True
+
+
+class nnUNetTrainerDSVM_deepSupervision_study(nnUNetTrainerDSVM_study):
+    default_deep_supervision = True
+
+
+# Question 2: the distillation's settings, one changed at a time.
+
+
+class nnUNetTrainerDSVM_projection_study(nnUNetTrainerDSVM_study):
+    distillation_terms = ("projection",)
+
+
+class nnUNetTrainerDSVM_progressive_study(nnUNetTrainerDSVM_study):
+    distillation_terms = ("progressive",)
+
+
+class nnUNetTrainerDSVM_projectionTenth_study(nnUNetTrainerDSVM_study):
+    lambda_projection = 0.1
+
+
+class nnUNetTrainerDSVM_projection3_study(nnUNetTrainerDSVM_study):
+    lambda_projection = 3.0
+
+
+class nnUNetTrainerDSVM_progressive1_study(nnUNetTrainerDSVM_study):
+    lambda_progressive = 1.0
+
+
+class nnUNetTrainerDSVM_noRamp_study(nnUNetTrainerDSVM_study):
+    ramp_fraction = 0.0
+
+
+class nnUNetTrainerDSVM_kl_study(nnUNetTrainerDSVM_study):
+    distillation_distance = "kl"
+
+
+class nnUNetTrainerDSVM_noStopGradient_study(nnUNetTrainerDSVM_study):
+    distillation_stop_gradient = False
+
+
+class nnUNetTrainerVMUNetV2_study(Study, nnUNetTrainerVMUNetV2):
+    """A relative without distillation."""
+
+
+class nnUNetTrainerDSVM_VMUNetV2_study(Study, nnUNetTrainerDSVM_VMUNetV2):
+    """The same with both terms."""
+
+
+class nnUNetTrainerSwinUMambaD_study(Study, nnUNetTrainerSwinUMambaD):
+    """Another one without distillation."""
+
+
+class nnUNetTrainerDSVM_SwinUMambaD_study(Study, nnUNetTrainerDSVM_SwinUMambaD):
+    """The same with both terms."""
+
+
+# Question 4: y = x in the place of the scan.
+
+
+class nnUNetTrainerVMUNet_noScan_study(nnUNetTrainerVMUNet_study):
+    scan = False
+
+
+class nnUNetTrainerDSVM_noScan_study(nnUNetTrainerDSVM_study):
+    scan = False

@@ -53,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--gpus", nargs="+", metavar="N",
                        help="GPUs to use (default: all); with -device cpu so many trainings at a time")  # fmt: skip
     where.add_argument("--per-gpu", type=positive, metavar="N", help="trainings at a time on a GPU (default: 1)")
+    where.add_argument("--minutes", type=float, metavar="M",
+                       help="interrupt what still runs after these; the same command goes on later")  # fmt: skip
     where.add_argument("--cluster", choices=("slurm",),
                        help="submit jobs instead (pip install 'nnunetv2_dsvm[cluster]')")  # fmt: skip
     slurm = parser.add_argument_group("with --cluster slurm")
@@ -78,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2_dsvm.cluster.api import cancel, cross_validate, status
 
     if args.status or args.cancel:
-        asked = ("d", "tr", "c", "p", "f", "seeds", "protocol", "device", "gpus", "per_gpu", "cluster", "gpus_per_job")
+        asked = ("d", "tr", "c", "p", "f", "seeds", "protocol", "device", "gpus", "per_gpu", "minutes", "cluster",
+                 "gpus_per_job")  # fmt: skip
         check_options(
             args, (*asked, *_OF_SLURM), "belong to a call that trains; --status and --cancel take -o and --json"
         )
@@ -96,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     if args.cluster is None:
         check_options(args, (*_OF_SLURM, "gpus_per_job"), "belong to --cluster slurm")
     else:
-        check_options(args, ("gpus", "per_gpu"), "belong to a call without --cluster")
+        check_options(args, ("gpus", "per_gpu", "minutes"), "belong to a call without --cluster")
     with terminated_like_interrupted(), shown_steps("nnunetv2_dsvm.cluster", form="%(asctime)s %(message)s"):
         steps = cross_validate(
             args.d,
@@ -111,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
             per_gpu=args.per_gpu or 1,
             gpus_per_job=args.gpus_per_job or 1,
             slurm_options=_slurm_options(args) if args.cluster else None,
+            minutes=args.minutes,
             output=args.o,
         )
     return _shown(steps, as_json=args.json)

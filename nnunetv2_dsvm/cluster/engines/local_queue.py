@@ -1,10 +1,10 @@
 """The steps on this machine: trainings on its GPUs, so many at a time on each, and one other step beside them."""
 
+import math
 import os
 import subprocess
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from nnunetv2_dsvm.cluster.engines import child
@@ -44,10 +44,21 @@ class LocalQueue:
         gpus: numbers or UUIDs, for CUDA_VISIBLE_DEVICES; on a CPU names of places for a training, which mean nothing.
         per_gpu: trainings at a time on each.
         watcher: told about every step.
+        until: of `time.monotonic`, when whatever is still running is interrupted.
+        fits: whether a step is still to be begun, asked when there is a place for it; one that is not is left alone.
     """
 
-    def __init__(self, run: RunFolder, gpus: Sequence[str], per_gpu: int, watcher: Watcher) -> None:
-        self._run, self._per_gpu, self._watcher = run, per_gpu, watcher
+    def __init__(
+        self,
+        run: RunFolder,
+        gpus: Sequence[str],
+        per_gpu: int,
+        watcher: Watcher,
+        *,
+        until: float = math.inf,
+        fits: Callable[[Step], bool] = lambda step: True,
+    ) -> None:
+        self._run, self._per_gpu, self._watcher, self._until, self._fits = run, per_gpu, watcher, until, fits
         self._on_gpu = run.request.device == "cuda"
         self._free = [gpu for _ in range(per_gpu) for gpu in gpus]
         self._places = len(self._free)
@@ -59,14 +70,14 @@ class LocalQueue:
         self._retry: dict[str, float] = {}  # steps that somebody else was at, and when to try again
 
     def work(self) -> None:
-        """Until nothing is left that could be done. However it ends, no process is left.
+        """Until nothing is left that could be done, or the time is over. However it ends, no process is left.
 
         Raises:
             KeyboardInterrupt: passed on.
         """
         told = time.monotonic()
         try:
-            while self._waiting or self._running:
+            while (self._waiting or self._running) and time.monotonic() < self._until:
                 self._begin_what_can_be_begun()
                 if self._running and time.monotonic() - told > PROGRESS_EVERY_S:
                     told = time.monotonic()
@@ -85,6 +96,8 @@ class LocalQueue:
                 self._over.add(step.name)
             elif not (self._free if step.needs_gpu else self._host_is_free):
                 continue
+            elif not self._fits(step):
+                self._over.add(step.name)
             elif is_done(self._run, step):  # nothing that it depends on has changed, or another call did it
                 self._over.add(step.name)
                 self._done.add(step.name)
@@ -103,8 +116,7 @@ class LocalQueue:
             return False
         gpu = self._free.pop(0) if step.needs_gpu else None
         self._host_is_free = self._host_is_free and gpu is not None
-        command = [sys.executable, "-m", "nnunetv2_dsvm.cluster.engines.step_run", str(self._run.path), step.name]
-        process = child.start(command, self._environment(gpu), self._run.log(step.name))
+        process = child.start(self._run.command(step), self._environment(gpu), self._run.log(step.name))
         self._running[step.name] = (process, gpu)
         self._watcher.started(step, gpu)
         return True

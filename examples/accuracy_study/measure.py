@@ -1,0 +1,95 @@
+"""A finished training as rows of the CSV files: its cases measured, its curves, what it took."""
+
+import datetime
+import json
+import math
+import os
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+from plan import Training
+from results import COLUMNS
+from study_run import PER_GPU, step_of
+
+from nnunetv2_dsvm.cluster.run_folder import model_folder
+from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.evaluation.case_result import measure_case
+from nnunetv2_dsvm.evaluation.cross_validation import from_cross_validation
+from nnunetv2_dsvm.evaluation.protocols import PROTOCOLS
+from nnunetv2_dsvm.evaluation.segmentations import read_pair
+from nnunetv2_dsvm.evaluation.summary import statistic
+from nnunetv2_dsvm.reporting.curves import read_curves
+
+FACTS = "facts.json"  # of the study's trainers
+TOLERANCE_MM = 1.0  # of the NSD, which is not looked at
+
+
+def measured(training: Training, *, in_voxels: bool) -> list[list[Any]]:
+    """Rows of cases.csv, for nnUNet_results of the training's seed."""
+    (predictions,), problems = from_cross_validation(
+        training.dataset, [training.trainer], plans=training.plans, configuration=training.configuration,
+        folds=[training.fold],
+    )  # fmt: skip
+    protocol, rows = replace(PROTOCOLS["nnunet"], in_voxels=in_voxels), []
+    for case in predictions.cases:
+        pair, wrong = read_pair(case.reference, case.prediction, predictions.reader_class, predictions.labels)
+        problems += wrong
+        if pair is not None:
+            values = measure_case(case, pair, predictions.labels, protocol, TOLERANCE_MM).values
+            rows += [
+                [training.name, case.name, label, shown(of["Dice"], 5), shown(of["HD95_mm"], 3)]
+                for label, of in values.items()
+            ]
+    if problems:
+        raise UserError("\n  ".join(["not all cases can be measured:", *problems]))
+    return rows
+
+
+def shown(value: float, digits: int) -> float | None:
+    return None if math.isnan(value) else round(value, digits)
+
+
+def outcome(training: Training, *, in_voxels: bool, wall_seconds: float | None) -> dict[str, list[list[Any]]]:
+    """Rows for each of the CSV files.
+
+    Args:
+        wall_seconds: from the process's begin to the end of the validation; None of a training that was interrupted.
+
+    Raises:
+        UserError: files are missing, or the training had another length than planned.
+    """
+    model, fold = model_folder(step_of(training).model), str(training.fold)
+    curves = read_curves(model, [fold])
+    history, seconds = curves.histories[fold], curves.epoch_seconds[fold]
+    if len(history["train_losses"]) != training.epochs:
+        raise UserError(
+            f"{training.name} had {len(history['train_losses'])} epochs, but the plan says {training.epochs}: correct "
+            "its trainer or the plan"
+        )
+    os.environ["nnUNet_results"] = str(model.folder.parent.parent)
+    cases = measured(training, in_voxels=in_voxels)
+    facts = json.loads((model.fold_folder(fold) / FACTS).read_text(encoding="utf-8"))
+    labels = dict.fromkeys(row[2] for row in cases)
+    of_labels = (statistic(math.nan if r[3] is None else r[3] for r in cases if r[2] == label).mean for label in labels)
+    row = {
+        **training._asdict(),
+        **facts,
+        "training": training.name,
+        "dice": round(statistic(of_labels).mean, 5),
+        "epoch_seconds": round(median(seconds[1:] or seconds), 3),  # the first one compiles
+        "hours": round(sum(seconds) / 3600, 4),
+        "wall_seconds": None if wall_seconds is None else round(wall_seconds),
+        "trainings_per_gpu": os.environ.get(PER_GPU, "1"),
+        "loaders": os.environ.get("nnUNet_n_proc_DA", ""),
+        "day": datetime.date.today().isoformat(),
+    }
+    series = zip(history["mean_fg_dice"], history["train_losses"], history["val_losses"], seconds, strict=True)
+    return {
+        "cases.csv": cases,
+        "curves.csv": [
+            [training.name, epoch, *(shown(value, 4) for value in values), shown(of_epoch, 2)]
+            for epoch, (*values, of_epoch) in enumerate(series)
+        ],
+        "trainings.csv": [[row[column] for column in COLUMNS["trainings.csv"]]],
+    }

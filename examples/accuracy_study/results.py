@@ -1,0 +1,58 @@
+"""The study's results: three CSV files in one folder, which grow by whole trainings.
+
+`trainings.csv` has a row a training, `cases.csv` one a case and label, `curves.csv` one an epoch. A training is
+finished when it stands in the first, which is written last.
+"""
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from plan import Finished, Training
+
+from nnunetv2_dsvm.evaluation.tables import as_csv
+from nnunetv2_dsvm.files.atomic_write import write_text
+
+RESULTS = Path(__file__).parent / "results"
+COLUMNS = {
+    "cases.csv": ("training", "case", "label", "Dice", "HD95"),
+    "curves.csv": ("training", "epoch", "pseudo_dice", "training_loss", "validation_loss", "seconds"),
+    "trainings.csv": (
+        "training", *Training._fields, "dice", "epoch_seconds", "hours", "wall_seconds", "trainings_per_gpu",
+        "loaders", "peak_memory_mib", "parameters", "parameters_of_the_distillation", "gpu", "python", "torch",
+        "nnunetv2", "nnunetv2_dsvm", "day",
+    ),
+}  # fmt: skip
+Row = Mapping[str, str]
+
+
+def read(folder: Path, name: str) -> list[Row]:
+    """The rows of one of the files; none where there is no file."""
+    path = folder / name
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def finished(folder: Path) -> dict[str, Finished]:
+    """What has ended, by name."""
+    rows = read(folder, "trainings.csv")
+    return {row["training"]: Finished(float(row["dice"]), float(row["epoch_seconds"])) for row in rows}
+
+
+def add(folder: Path, outcomes: Iterable[Mapping[str, Sequence[Sequence[Any]]]]) -> None:
+    """Adds trainings; what the files have of the same ones goes. No reader ever sees a part of a file.
+
+    Args:
+        folder: that is made where it is missing.
+        outcomes: rows by file, the training's name in front.
+    """
+    outcomes = list(outcomes)
+    names = {str(row[0]) for outcome in outcomes for row in outcome["trainings.csv"]}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, columns in COLUMNS.items():
+        kept = [[row[c] for c in columns] for row in read(folder, name) if row["training"] not in names]
+        new = [list(row) for outcome in outcomes for row in outcome[name]]
+        write_text(folder / name, as_csv([columns, *kept, *new]))

@@ -1,0 +1,193 @@
+"""Run the study's open trainings in the order of the plan, several at once, and collect each when it ends.
+
+    python examples/accuracy_study/run.py --per-gpu 3 --minutes 28
+
+Needs nnUNet_preprocessed as `prepare.py` leaves it, nnUNet_raw and nnUNet_results, which holds no more than what is
+running. A training whose row is in the results is not repeated, on any machine; one that was interrupted goes on
+from its last checkpoint where that still lies in nnUNet_results, and begins anew elsewhere.
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import results
+from plan import PLAN
+from results import finished
+from study_run import PER_GPU, StudyRun, estimated_seconds
+
+from nnunetv2_dsvm.cli.shared.arguments import positive
+from nnunetv2_dsvm.cli.shared.interrupts import terminated_like_interrupted
+from nnunetv2_dsvm.cluster.engines.gpus import visible_gpus
+from nnunetv2_dsvm.cluster.engines.local_queue import LocalQueue
+from nnunetv2_dsvm.cluster.engines.step_run import DONE
+from nnunetv2_dsvm.cluster.finished import is_trained
+from nnunetv2_dsvm.cluster.locks import held
+from nnunetv2_dsvm.cluster.request import Request
+from nnunetv2_dsvm.cluster.run_folder import LOCK, model_folder
+from nnunetv2_dsvm.cluster.steps import Step
+from nnunetv2_dsvm.cluster.trainers import check_trainers
+from nnunetv2_dsvm.files.listing import visible_files
+from nnunetv2_dsvm.nnunet.folders import check_folder_variables
+
+TRAINERS = Path(__file__).parent / "trainers"
+MPS = "nvidia-cuda-mps-control"
+PIPE = "CUDA_MPS_PIPE_DIRECTORY"
+USES_A_GPU = "import signal; signal.alarm(60); import torch; torch.zeros(1).cuda()"
+
+
+class Collector:
+    """What the queue tells: a training that has ended well goes into the results, and its folder goes."""
+
+    def __init__(self, run: StudyRun) -> None:
+        self._run, self._begun = run, time.monotonic()
+        self.failed = 0
+
+    def started(self, step: Step, gpu: str | None) -> None:
+        self._say(f"{step.name} begins")
+
+    def ended(self, step: Step, status: int) -> None:
+        self.collect()  # others may have ended at the same time
+        if status == DONE and step.name in finished(self._run.results):
+            self._say(f"{step.name} is finished")
+        else:
+            self.failed += 1
+            lines = self._run.log(step.name).read_text(encoding="utf-8", errors="replace").splitlines()
+            self._say("\n  ".join([f"{step.name} ended with status {status}:", *lines[-12:]]))
+
+    def running(self) -> None:
+        """Each training says in its log how far it is."""
+
+    def collect(self) -> None:
+        """Moves what finished trainings have left into the CSV files."""
+        outcomes = visible_files(self._run.outcomes, ".json")
+        if outcomes:
+            results.add(self._run.results, [json.loads(path.read_text(encoding="utf-8")) for path in outcomes])
+        for path in outcomes:
+            if (step := self._run.steps.get(path.stem)) is not None and step.model is not None:
+                shutil.rmtree(model_folder(step.model).fold_folder(step.fold), ignore_errors=True)
+            path.unlink()
+
+    def _say(self, line: str) -> None:
+        print(f"{(time.monotonic() - self._begun) / 60:5.1f} min  {line}", flush=True)
+
+
+@contextmanager
+def shared_gpus(wanted: bool) -> Iterator[None]:
+    """With NVIDIA's MPS, where its daemon can be started: processes then share a GPU at a time instead of in turns."""
+    if not wanted or shutil.which(MPS) is None or PIPE in os.environ:  # the user's own daemon
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="mps_") as folder:
+        variables = {PIPE: folder, "CUDA_MPS_LOG_DIRECTORY": folder}
+        with_mps = {**os.environ, **variables}
+        try:
+            subprocess.run([MPS, "-d"], env=with_mps, check=False)
+            works = subprocess.run([sys.executable, "-c", USES_A_GPU], env=with_mps, check=False).returncode == 0
+            print(f"{MPS}: {'in use' if works else 'does not work here, trainings take turns'}", flush=True)
+            os.environ.update(variables if works else {})
+            yield
+        finally:
+            subprocess.run([MPS], input="quit\n", text=True, env=with_mps, check=False)
+            for name in variables:
+                os.environ.pop(name, None)
+
+
+def prepare_environment(places: int, per_gpu: int) -> None:
+    """What all trainings find; what the user has set stays."""
+    cores = os.cpu_count() or 1
+    loaders = max(1, min(12, cores // places))
+    trainers = [str(TRAINERS), *filter(None, [os.environ.get("nnUNet_extTrainer")])]
+    os.environ["nnUNet_extTrainer"] = os.pathsep.join(trainers)
+    os.environ[PER_GPU] = str(per_gpu)
+    defaults = {
+        "nnUNet_n_proc_DA": loaders, "nnUNet_def_n_proc": max(1, min(4, cores // places)), "OMP_NUM_THREADS": 1,
+        "TORCHINDUCTOR_COMPILE_THREADS": loaders, "NNUNETV2_DSVM_SAVE_EVERY": 5,
+    }  # fmt: skip
+    for name, value in defaults.items():
+        os.environ.setdefault(name, str(value))
+    print(f"{places} trainings at once, {os.environ['nnUNet_n_proc_DA']} loading processes each", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plan", type=Path, default=PLAN, metavar="JSON")
+    parser.add_argument("--results", type=Path, default=results.RESULTS, metavar="FOLDER", help="of the CSV files")
+    parser.add_argument("-device", "--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--gpus", nargs="+", metavar="N", help="default: all; on a CPU so many trainings at a time")
+    parser.add_argument("--per-gpu", type=positive, default=1, metavar="N", help="trainings at a time on a GPU")
+    parser.add_argument("--minutes", type=float, default=math.inf, metavar="M", help="of this call, which ends then")
+    parser.add_argument("--lease", type=float, metavar="M",
+                        help="begin nothing that would take longer; nnUNet_results stays so long "
+                        "(default: --minutes)")  # fmt: skip
+    parser.add_argument("--only", default="", metavar="TEXT", help="only trainings with TEXT in their names")
+    parser.add_argument("--list", action="store_true", help="show what is open, and how long it may take")
+    args = parser.parse_args()
+    check_folder_variables("raw", "preprocessed", "results")
+    begun = time.monotonic()
+    path = Path(os.environ["nnUNet_results"]).absolute() / "study"
+    if args.list:
+        return show_open(study_run(path, args), args.per_gpu)
+    gpus = args.gpus or (visible_gpus() if args.device == "cuda" else ["0"])
+    if not gpus:
+        parser.error("no NVIDIA GPU was found (nvidia-smi -L): name some with --gpus, or train with -device cpu")
+    prepare_environment(len(gpus) * args.per_gpu, args.per_gpu)
+    for folder in ("steps", "logs", "outcomes"):
+        (path / folder).mkdir(parents=True, exist_ok=True)
+    lease_ends = begun + 60 * (args.minutes if args.lease is None else args.lease)
+    sharing = shared_gpus(args.device == "cuda" and args.per_gpu > 1)
+    with terminated_like_interrupted(), held(path / LOCK, f"the study in {path}"), sharing:
+        before = study_run(path, args)
+        for step in filter(is_trained, before.steps.values()):  # and not measured: the call was killed there
+            subprocess.run(before.command(step), check=False)
+        Collector(before).collect()
+        run = study_run(path, args)
+        check_trainers(request_of(run))
+        collector = Collector(run)
+
+        def fits(step: Step) -> bool:
+            return time.monotonic() + estimated_seconds(run, run.trainings[step.name], args.per_gpu) <= lease_ends
+
+        try:
+            until = begun + 60 * args.minutes
+            LocalQueue(run, gpus, args.per_gpu, collector, until=until, fits=fits).work()
+        finally:
+            collector.collect()
+    print(f"{len(study_run(path, args).trainings)} trainings are left", flush=True)
+    return int(collector.failed > 0)
+
+
+def study_run(path: Path, args: argparse.Namespace) -> StudyRun:
+    """As it stands now."""
+    return StudyRun(path, args.plan.absolute(), args.results.absolute(), args.device, args.only)
+
+
+def request_of(run: StudyRun) -> Request:
+    """One that names all trainers, for the package's look whether nnU-Net finds them."""
+    trainers = tuple(dict.fromkeys(training.trainer for training in run.trainings.values()))
+    return Request((next(iter(run.plan.datasets)),), (run.plan.plans,), ("2d",), trainers, ("0",))
+
+
+def show_open(run: StudyRun, per_gpu: int) -> int:
+    """Prints what is open, stage by stage, each training where it comes first."""
+    counted, done = set[str](), finished(run.results)
+    for stage in run.plan.stages:
+        names = {training.name for training in run.plan.trainings_of(stage, done)}
+        new = [training for name, training in run.trainings.items() if name in names - counted]
+        counted |= names
+        minutes = sum(estimated_seconds(run, training, per_gpu) for training in new) / 60
+        print(f"{stage.name:20} {len(new):4} of {len(names):4} trainings, {minutes:6.0f} min one after the other")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
