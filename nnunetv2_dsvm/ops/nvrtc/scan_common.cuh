@@ -66,10 +66,36 @@ __device__ __forceinline__ float2 delta_of(u32 word, float2 bias) {
     return make_float2(softplus(dt.x + bias.x), softplus(dt.y + bias.y));
 }
 
+// How the grid of tokens is walked. An image's four directions by arithmetic; with WALKS, so many directions of a grid of
+// up to three axes, as numbers.
+#if WALKS
+#define DIRECTIONS WALKS
+struct Walk {
+    int line, lines;              // tokens of a line, lines of a slab
+    int first;                    // raster index of the first token; from there on raster steps, negative backwards:
+    int step, to_line, to_slab;   // along a line, from line to line, from slab to slab
+};
+struct Grid {
+    Walk walks[DIRECTIONS];
+};
+#else
+#define DIRECTIONS 4
+struct Grid {
+    int height, width;
+};
+#endif
+
 // Raster index of the t-th token of direction k, or -1 past the end.
-__device__ __forceinline__ int row_of(int t, int k, int length, int height, int width) {
-    const int row = (k & 1) ? (t % height) * width + t / height : t;
+__device__ __forceinline__ int row_of(int t, int k, int length, const Grid& grid) {
+#if WALKS
+    const Walk& walk = grid.walks[k];
+    const int line = t / walk.line, slab = line / walk.lines;
+    const int in_slab = (t - line * walk.line) * walk.step + (line - slab * walk.lines) * walk.to_line;
+    return t >= length ? -1 : walk.first + in_slab + slab * walk.to_slab;
+#else
+    const int row = (k & 1) ? (t % grid.height) * grid.width + t / grid.height : t;
     return t >= length ? -1 : k >= 2 ? length - 1 - row : row;
+#endif
 }
 
 // Where a block is.
@@ -77,8 +103,13 @@ struct Place {
     int k, chunk, image;
     __device__ __forceinline__ Place() : image(block_z()) {
         const int y = block_y();
+#if WALKS
+        k = y % DIRECTIONS;
+        chunk = y / DIRECTIONS;
+#else
         k = y & 3;
         chunk = y >> 2;
+#endif
     }
-    __device__ __forceinline__ i64 sequence() const { return (i64)image * 4 + k; }
+    __device__ __forceinline__ i64 sequence() const { return (i64)image * DIRECTIONS + k; }
 };
