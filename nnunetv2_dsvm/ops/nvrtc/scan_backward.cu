@@ -17,7 +17,7 @@ struct Arguments {
     float *ga, *gbias;                  // (batch * chunks, K, N, channels), (batch * chunks, K, channels)
     i64 stride_gy, stride_x, stride_delta, stride_b, stride_bk, stride_gdt, stride_gb, stride_gbk;
     int length, channels;
-    Grid grid;
+    GRID;
     int chunks, chunk_intervals, intervals, batch;
 };
 
@@ -92,7 +92,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
     auto place_rows = [&](int s) {
         const Place place;
         each<TOKENS>([&](int i) {
-            block.rows[s & 3][i] = row_of(s * TOKENS + i, place.k, p.length, p.grid);
+            block.rows[s & 3][i] = ROW_OF(s * TOKENS + i, place.k);
         });
     };
     auto stage = [&](int s) {  // copies an interval's tokens and the state before it

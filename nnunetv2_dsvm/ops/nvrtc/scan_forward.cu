@@ -8,7 +8,7 @@ struct Arguments {
     u16 *y, *saved_states;             // (batch, L, K, channels); (batch, K, intervals, N, channels) or null
     i64 stride_x, stride_delta, stride_b, stride_bk;
     int length, channels;
-    Grid grid;
+    GRID;
     int chunks, chunk_intervals, intervals;
 };
 
@@ -65,7 +65,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_forwar
 
     auto place_rows = [&](int s) {
         each<TOKENS>([&](int i) {
-            block.rows[s & 3][i] = row_of(s * TOKENS + i, k, p.length, p.grid);
+            block.rows[s & 3][i] = ROW_OF(s * TOKENS + i, k);
         });
     };
     auto stage = [&](int s) {  // copies an interval's tokens
