@@ -121,20 +121,12 @@ def _all_aligned(x: Tensor, delta: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor
     return x, delta, B, C
 
 
-def _launch(
-    name: str,
-    launch: LaunchPlan,
-    grid: tuple[int, ...],
-    directions: int,
-    delta: Tensor,
-    batch: int,
-    arguments: ctypes.Structure,
-) -> None:
-    """On the GPU of `delta`, which is in float16, or dt in bfloat16."""
+def _launch(name: str, launch: LaunchPlan, grid: tuple[int, ...], delta: Tensor, arguments: ctypes.Structure) -> None:
+    """On the GPU of `delta`, which is dt where it is in bfloat16."""
+    batch, _, directions, _ = delta.shape
     walks = 0 if len(grid) == 2 else directions
     chosen = load_kernel(name, delta.device, launch.warps, delta.dtype == torch.bfloat16, walks)
-    blocks = launch.blocks, directions * launch.chunks, batch
-    chosen.launch(blocks, 32 * launch.warps, arguments)
+    chosen.launch((launch.blocks, directions * launch.chunks, batch), 32 * launch.warps, arguments)
 
 
 def scan_forward(
@@ -160,7 +152,7 @@ def scan_forward(
         x.stride(1), delta.stride(1), B.stride(1), B.stride(2),
         length, channels, grid, launch.chunks, launch.chunk_intervals, math.ceil(length / INTERVAL),
     )  # fmt: skip
-    _launch("scan_forward", launch, grid, directions, delta, batch, arguments)
+    _launch("scan_forward", launch, grid, delta, arguments)
     return y
 
 
@@ -208,5 +200,5 @@ def scan_backward(
         grad_B.stride(1), grad_B.stride(2),
         length, channels, grid, launch.chunks, launch.chunk_intervals, saved_states.shape[2], batch,
     )  # fmt: skip
-    _launch("scan_backward", launch, grid, directions, delta, batch, arguments)
+    _launch("scan_backward", launch, grid, delta, arguments)
     return Gradients(gx, ga, gbias, parts)
