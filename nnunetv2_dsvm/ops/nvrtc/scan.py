@@ -64,6 +64,12 @@ def gpu_problem(index: int) -> str:
     return ""
 
 
+def _grid_problem(image: bool) -> str:
+    if image or os.environ.get(VARIABLE, "") == "1":
+        return ""
+    return f"it has run on images in their four directions only; {VARIABLE}=1 uses it for other grids"
+
+
 def supports(
     device: torch.device, dtype: torch.dtype, d_state: int, channels: int, image: bool = True
 ) -> tuple[bool, str]:
@@ -74,17 +80,15 @@ def supports(
         return False, f"it takes d_state {STATES}, not {d_state}"
     if channels % 8:
         return False, f"it takes a multiple of 8 channels, not {channels}"
-    if not image and os.environ.get(VARIABLE, "") != "1":
-        return False, f"it was measured on images in their four directions only; {VARIABLE}=1 uses it for other grids"
-    problem = device_problem(device)
+    problem = device_problem(device) or _grid_problem(image)
     return not problem, problem or f"CUDA C++ by NVRTC {'.'.join(map(str, nvrtc_version()))}"
 
 
-def in_words(device: torch.device) -> str:
+def in_words(device: torch.device, image: bool = True) -> str:
     """For users, after the name of the Triton kernels, whether these take their place on a GPU, and why not."""
     if device.type != "cuda" or torch.version.hip is not None:
         return ""
-    problem = device_problem(device)
+    problem = device_problem(device) or _grid_problem(image)
     return f"; CUDA C++ is not used: {problem}" if problem else "; in bfloat16 CUDA C++ by NVRTC"
 
 
