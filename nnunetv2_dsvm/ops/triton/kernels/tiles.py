@@ -24,12 +24,12 @@ LANES_LAST = tl.constexpr(tuple(int(part) for part in triton.__version__.split("
 
 
 @triton.jit
-def _lanes_last(v):
-    """A tile with the axes of its registers in front of those of its lanes; what has no axes as it is."""
+def _reversed(v):
+    """A tile with its axes in reverse: a mirror of what Triton decides. What has no axes as it is."""
     if len(v.shape) == 4:
-        return tl.permute(v, (2, 3, 0, 1))
+        return tl.permute(v, (3, 2, 1, 0))
     elif len(v.shape) == 3:
-        return tl.permute(v, (2, 0, 1))
+        return tl.permute(v, (2, 1, 0))
     else:
         return v
 
@@ -37,19 +37,19 @@ def _lanes_last(v):
 @triton.jit
 def load_tile(pointers, mask=None, other=None):
     """`tl.load` of `[LD, LN, S]` or `[LD, LN, SD, SN]`; the mask a tile or a number."""
-    if not LANES_LAST:
-        return tl.load(pointers, mask=mask, other=other)
+    if LANES_LAST:
+        mask = None if mask is None else _reversed(mask)
+        return _reversed(tl.load(_reversed(pointers), mask=mask, other=other))
     else:
-        turned = tl.load(_lanes_last(pointers), mask=None if mask is None else _lanes_last(mask), other=other)
-        return tl.permute(turned, (2, 3, 0, 1) if len(turned.shape) == 4 else (1, 2, 0))
+        return tl.load(pointers, mask=mask, other=other)
 
 
 @triton.jit
 def store_tile(pointers, values, mask=None):
     """`tl.store`, likewise."""
     if LANES_LAST:
-        mask = None if mask is None else _lanes_last(mask)
-        tl.store(_lanes_last(pointers), _lanes_last(values), mask=mask)
+        mask = None if mask is None else _reversed(mask)
+        tl.store(_reversed(pointers), _reversed(values), mask=mask)
     else:
         tl.store(pointers, values, mask=mask)
 
