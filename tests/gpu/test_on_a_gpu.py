@@ -17,6 +17,7 @@ from nnunetv2_dsvm.benchmark.cases.network import DiceAndCrossEntropy
 from nnunetv2_dsvm.benchmark.correctness import check_core
 from nnunetv2_dsvm.distillation import DualSelfDistillation
 from nnunetv2_dsvm.ops import ScanOrder, ss2d_scan
+from nnunetv2_dsvm.ops.backends.triton import Triton
 from nnunetv2_dsvm.ops.dispatch import fused_operators
 from nnunetv2_dsvm.ops.nvrtc import scan as nvrtc_scan
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
@@ -110,6 +111,19 @@ LARGE_GRIDS = {
 def test_other_grids(name, dtype):
     shape, oracle = (SMALL_GRIDS | LARGE_GRIDS)[name], "reference" if name in SMALL_GRIDS else "torch_chunked"
     assert check_scan("triton", shape, dtype, torch.device("cuda"), oracle) > 0
+
+
+@pytest.mark.parametrize(
+    "name", ["causal", "odd walks", "two orders", "stage 1", "anisotropic", "sequence of an image"]
+)
+def test_cuda_kernels_of_other_grids(cuda_kernels, monkeypatch, name):
+    """Output and gradients as above, where the variable asks for them."""
+    monkeypatch.setenv(nvrtc_scan.VARIABLE, "1")
+    odd = {"odd walks": ScanShape.of_grid(2, (5, 3, 7), 24)}
+    shape, oracle = (SMALL_GRIDS | LARGE_GRIDS | odd)[name], "torch_chunked" if name in LARGE_GRIDS else "reference"
+    like = torch.empty(0, device="cuda")
+    assert Triton().saved_states(shape, torch.bfloat16, like).dtype == torch.bfloat16  # CUDA C++ saves these
+    assert check_scan("triton", shape, torch.bfloat16, torch.device("cuda"), oracle) > 0
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

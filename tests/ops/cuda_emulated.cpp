@@ -1,11 +1,21 @@
 // Runs a kernel on a CPU against the plain loop in double; see test_nvrtc_emulated.py, which puts the emulation and the
-// kernel's sources before this. Arguments: height, width, channels, intervals of a chunk, batch. Status 1: a result is
-// wrong.
+// kernel's sources before this. Arguments: channels, intervals of a chunk, batch, tokens; the numbers of the grid, as a
+// launch passes them; the raster index of each direction's tokens in turn. Status 1: a result is wrong.
 
 int main(int, char** arguments) {
-    const int height = atoi(arguments[1]), width = atoi(arguments[2]), D = atoi(arguments[3]);
-    const int chunk_intervals = atoi(arguments[4]), chunk = chunk_intervals * TOKENS, N = STATES, K = 4;
-    const int batch = atoi(arguments[5]), L = height * width, columns = K * (D + 2 * N), rows = batch * L;
+    const int D = atoi(arguments[1]), chunk_intervals = atoi(arguments[2]), batch = atoi(arguments[3]);
+    const int L = atoi(arguments[4]), chunk = chunk_intervals * TOKENS, N = STATES, K = DIRECTIONS;
+    const int columns = K * (D + 2 * N), rows = batch * L;
+    Arguments p{};
+    int grid_numbers = 2;
+#if WALKS
+    grid_numbers = sizeof(p.walks) / sizeof(int);
+    for (int i = 0; i < grid_numbers; ++i) ((int*)p.walks)[i] = atoi(arguments[5 + i]);
+#else
+    p.height = atoi(arguments[5]), p.width = atoi(arguments[6]);
+#endif
+    std::vector<int> order(K * L);
+    for (int i = 0; i < K * L; ++i) order[i] = atoi(arguments[5 + grid_numbers + i]);
     const int intervals = (L + TOKENS - 1) / TOKENS, chunks = (intervals + chunk_intervals - 1) / chunk_intervals;
     const int blocks = (D + WARPS * CHANNELS - 1) / (WARPS * CHANNELS);
     std::mt19937 random(0);
@@ -30,7 +40,7 @@ int main(int, char** arguments) {
     Doubles states((size_t)batch * K * intervals * N * D), entering((size_t)batch * K * chunks * N * D), flow(entering);
     for (int i = 0; i < batch * K * D; ++i) {
         const int d = i % D, k = i / D % K, image = i / D / K;
-        auto row = [&](int t) { return (size_t)image * L + row_of(t, k, L, height, width); };
+        auto row = [&](int t) { return (size_t)image * L + order[k * L + t]; };
         auto delta = [&](size_t r) {
             const u16 element = product[r * columns + k * D + d];
             return RAW ? log1p(exp(wide(element) + bias[k * D + d])) : (double)f16(element);
@@ -80,10 +90,9 @@ int main(int, char** arguments) {
     };
     auto floats = [](const Doubles& v) { return std::vector<float>(v.begin(), v.end()); };
     const std::vector<float> entering32 = floats(entering), flow32 = floats(flow);
-    Arguments p{};
     p.x = x.data(), p.delta = product.data(), p.b = p.delta + K * D, p.c = p.b + N, p.a = A.data(), p.bias = bias.data();
     p.stride_x = D, p.stride_delta = p.stride_b = columns, p.stride_bk = 2 * N;
-    p.length = L, p.channels = D, p.height = height, p.width = width;
+    p.length = L, p.channels = D;
     p.chunks = chunks, p.chunk_intervals = chunk_intervals, p.intervals = intervals;
     const Index grid = {blocks, K * chunks, batch};
     const u16 nan16 = 0x7fff;

@@ -1,5 +1,6 @@
 """The CUDA C++ kernels without a GPU: that they compile, the launch plan, the cache of cubins, the refusals."""
 
+import itertools
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from nnunetv2_dsvm.ops.backends.triton import Triton
 from nnunetv2_dsvm.ops.nvrtc import compile as nvrtc
 from nnunetv2_dsvm.ops.nvrtc import launch_plan, scan
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
+from nnunetv2_dsvm.ops.scan_order import ScanOrder, atrous_orders, axis_orders, grid_orders
 from nnunetv2_dsvm.ops.triton.launch_plan import LaunchPlan, LaunchSettings
 from nnunetv2_dsvm.ops.triton.scan import backward_takes_dt, forward_takes_dt
 
@@ -29,13 +31,13 @@ def empty_cache(tmp_path, monkeypatch):
 
 @needs_nvrtc
 @pytest.mark.parametrize(
-    ("capability", "warps", "raw"),
-    [((8, 0), 4, False), ((8, 6), 3, True), ((9, 0), 4, True), ((9, 0), 2, False), ((9, 0), 1, True)],
+    ("capability", "warps", "raw", "walks"),
+    [((8, 0), 4, False, 0), ((8, 6), 3, True, 0), ((9, 0), 4, True, 0), ((9, 0), 2, False, 6), ((9, 0), 1, True, 0)],
 )
 @pytest.mark.parametrize("name", ["scan_forward", "scan_backward"])
-def test_compiles(empty_cache, name, capability, warps, raw):
+def test_compiles(empty_cache, name, capability, warps, raw, walks):
     """The sources themselves assert that `shared_bytes` is the size of their shared memory."""
-    assert nvrtc.cubin(name, capability, launch_plan.macros(name, warps, raw))[:4] == b"\x7fELF"
+    assert nvrtc.cubin(name, capability, launch_plan.macros(name, warps, raw, walks))[:4] == b"\x7fELF"
     assert launch_plan.shared_bytes(name, warps) <= 227 * 1024
 
 
@@ -175,8 +177,47 @@ def test_delta_is_made_in_the_kernel_where_there_is_one_chunk(hopper):
     assert not forward_takes_dt(several, BF16) and not backward_takes_dt(several, bf16)
 
 
-def test_three_axes_are_left_to_triton(hopper):
-    assert saved_states(ScanShape.of_grid(2, (4, 4, 4), 64), BF16)[1] == torch.float32
+OTHER_GRIDS = {
+    "volume": ScanShape.of_grid(2, (4, 4, 4), 64),
+    "one order": ScanShape(2, (64,), 64, 16, 1, (ScanOrder((0,)),)),
+    "orders of an image": ScanShape(2, (8, 8), 64, 16, 2, axis_orders(2)[:2]),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_GRIDS)
+def test_other_grids_are_left_to_triton_unless_asked_for(hopper, name):
+    assert saved_states(OTHER_GRIDS[name], BF16)[1] == torch.float32
+    assert f"{scan.VARIABLE}=1 uses it for other grids" in scan.in_words(CUDA, image=False)
+    hopper.setenv(scan.VARIABLE, "1")
+    assert saved_states(OTHER_GRIDS[name], BF16)[1] == BF16
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [ScanShape(2, (8, 8), 64, 16, 4, atrous_orders(2, 2)), ScanShape(2, (8, 8), 64, 16, 12, 3 * axis_orders(2))],
+    ids=["atrous", "too many"],
+)
+def test_orders_that_the_kernels_do_not_walk_are_left_to_triton(hopper, shape):
+    hopper.setenv(scan.VARIABLE, "1")
+    assert saved_states(shape, BF16)[1] == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("sizes", "orders"),
+    [((3, 4, 5), None), ((6,), None), ((2, 5), axis_orders(2)), ((2, 3, 4), (ScanOrder((2, 0, 1), reverse=True),))],
+    ids=str,
+)
+def test_the_numbers_of_a_grid_walk_it(sizes, orders):
+    """As the kernel's `row_of` goes; it runs in test_nvrtc_emulated.py."""
+    numbers = iter(launch_plan.grid_numbers(sizes, orders))
+    for tokens in grid_orders(sizes, orders=orders):
+        line, lines, first, step, to_line, to_slab = itertools.islice(numbers, 6)
+        rows = [
+            first + t % line * step + t // line % lines * to_line + t // (line * lines) * to_slab
+            for t in range(len(tokens))
+        ]
+        assert rows == tokens.tolist()
+    assert list(numbers) == []
 
 
 def _raises(error):

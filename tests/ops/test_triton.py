@@ -1,12 +1,14 @@
 """What the Triton backend takes, and how it plans its launches; the kernels themselves: tests/interpreted."""
 
+import sys
+
 import pytest
 import torch
 
 from nnunetv2_dsvm.ops.backends.triton import Triton
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
 from nnunetv2_dsvm.ops.triton import runtime
-from nnunetv2_dsvm.ops.triton.launch_plan import LaunchPlan, LaunchSettings
+from nnunetv2_dsvm.ops.triton.launch_plan import LaunchPlan, LaunchSettings, scan_tile
 
 pytest.importorskip("triton", reason="Triton has no build for this platform")
 CPU = torch.device("cpu")
@@ -54,3 +56,28 @@ def test_chunks_are_whole_intervals_that_cover_the_image(sizes):
     chunks, length = plan.chunks(plan.tile())
     assert length % plan.settings.interval == 0
     assert (chunks - 1) * length < plan.shape.length <= chunks * length
+
+
+@pytest.mark.skipif(runtime.interpreted() or sys.platform != "linux", reason="Triton compiles nothing here")
+def test_no_value_of_the_scan_passes_through_shared_memory(tmp_path, monkeypatch):
+    """Compiled for an H100: where Triton gives lanes and registers other axes than meant, values move through it."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from nnunetv2_dsvm.ops.triton.kernels.scan_forward import forward_kernel
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    types = dict.fromkeys(("x_ptr", "delta_ptr", "b_ptr", "c_ptr"), "*fp16")
+    types |= dict.fromkeys(("a_ptr", "y_ptr", "initial_state_ptr", "saved_states_ptr"), "*fp32")
+    constants = {"HAS_INITIAL_STATE": True, "SAVE": True, "INTERVAL": 64, "EVEN_L": True, "STRAIGHT": True}
+    constants |= {"EVEN_D": True, "EVEN_N": True, "VECTOR": True, "PACKED": True, "PACKED_STATES": True, "WIDE": False}
+    constants |= {"ORDERS": None, "depth": None, "STEP": 1, "K": 4, **scan_tile(16, 32)._replace(T=1)._asdict()}
+    names = forward_kernel.arg_names
+    source = ASTSource(
+        forward_kernel,
+        {name: "constexpr" if name in constants else types.get(name, "i32") for name in names},
+        {(names.index(name),): value for name, value in constants.items()},
+        {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name not in constants and name != "one"},
+    )
+    compiled = compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1})
+    assert compiled.metadata.shared == 0

@@ -4,13 +4,15 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
-from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS
+from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS, ScanOrder, axis_orders
 
 INTERVAL = 32  # tokens between saved states in bfloat16: as many bytes as the Triton kernels' fp32 every 64 tokens
 STATES = 16
 WARP_CHANNELS = 16
 RESIDENT = {"scan_forward": 16, "scan_backward": 12}  # warps of a multiprocessor, by registers
 BLOCK_WARPS = (12, 6, 4, 3, 2, 1)
+MAX_AXES = 3  # of grids
+MAX_WALKS = 8  # directions of a grid that is no image, whose walks are arguments
 
 
 class LaunchPlan(NamedTuple):
@@ -35,8 +37,28 @@ def shared_bytes(name: str, warps: int) -> int:
     return (6 * INTERVAL + 2 * STATES) * pitch + 20480 + warps * (4096 + 1280 + 2048 + 64) + 4 * 4 * INTERVAL
 
 
+def grid_numbers(sizes: tuple[int, ...], orders: tuple[ScanOrder, ...] | None) -> tuple[int, ...]:
+    """`Grid` in `scan_common.cuh`: height and width of an image in its four directions, else six numbers a direction.
+
+    The orders have step 1.
+    """
+    if len(sizes) == 2 and orders is None:
+        return sizes
+    lacking = MAX_AXES - len(sizes)
+    counts = (1,) * lacking + sizes
+    strides = (counts[1] * counts[2], counts[2], 1)
+    numbers: list[int] = []
+    for order in orders or axis_orders(len(sizes)):
+        slab, line, inner = (*range(lacking), *(lacking + axis for axis in order.axes))
+        sign, first = (-1, math.prod(sizes) - 1) if order.reverse else (1, 0)
+        numbers += (counts[inner], counts[line], first, *(sign * strides[axis] for axis in (inner, line, slab)))
+    return tuple(numbers)
+
+
 @lru_cache(maxsize=256)
-def plan(name: str, batch: int, length: int, channels: int, processors: int) -> LaunchPlan:
+def plan(
+    name: str, batch: int, length: int, channels: int, processors: int, directions: int = NUM_DIRECTIONS
+) -> LaunchPlan:
     """The launch of the kernel `name` that should take the least time.
 
     Blocks run in waves of as many as the multiprocessors hold. A wave takes a time in proportion to its tokens, less
@@ -46,7 +68,7 @@ def plan(name: str, batch: int, length: int, channels: int, processors: int) -> 
 
     def time(warps: int, chunks: int) -> float:
         resident = RESIDENT[name] // warps
-        blocks = batch * NUM_DIRECTIONS * math.ceil(total / warps) * chunks
+        blocks = batch * directions * math.ceil(total / warps) * chunks
         waves, rest = divmod(blocks, processors * resident)
         last = 0.4 + 0.6 * math.ceil(rest / processors) / resident if rest else 0.0
         several = 1.0 if warps >= total else 1.0 + 0.2 / warps  # b and c again in each, sums over blocks
@@ -58,11 +80,12 @@ def plan(name: str, batch: int, length: int, channels: int, processors: int) -> 
     return LaunchPlan(warps, math.ceil(total / warps), math.ceil(intervals / chunk_intervals), chunk_intervals)
 
 
-def macros(name: str, warps: int, raw: bool = False) -> dict[str, int]:
-    """What the source `name` is specialised on; `raw`: it gets dt in place of delta."""
+def macros(name: str, warps: int, raw: bool = False, walks: int = 0) -> dict[str, int]:
+    """What the source `name` is specialised on; `raw`: it gets dt in place of delta; `walks`: unless of an image, K."""
     return {
         "WARPS": warps,
         "PER_PROCESSOR": RESIDENT[name] // warps,
         "RAW": int(raw),
         "SHARED_BYTES": shared_bytes(name, warps),
+        "WALKS": walks,
     }

@@ -20,15 +20,14 @@ from nnunetv2_dsvm.ops.nvrtc.launch_plan import (
     macros,
     shared_bytes,
 )
-from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS
 
 VARIABLE = "NNUNETV2_DSVM_NVRTC"
 _MIN_CAPABILITY = (9, 0)  # its instructions Ampere has, too, but less shared memory
 _MEASURED = (9, 0)
 
 
-def load_kernel(name: str, device: torch.device, warps: int, raw: bool = False) -> Kernel:
-    return kernel(name, macros(name, warps, raw), device, shared_bytes(name, warps))
+def load_kernel(name: str, device: torch.device, warps: int, raw: bool = False, walks: int = 0) -> Kernel:
+    return kernel(name, macros(name, warps, raw, walks), device, shared_bytes(name, warps))
 
 
 def device_problem(device: torch.device) -> str:
@@ -65,49 +64,48 @@ def gpu_problem(index: int) -> str:
     return ""
 
 
-def supports(device: torch.device, dtype: torch.dtype, d_state: int, channels: int) -> tuple[bool, str]:
-    """bfloat16 on Hopper or newer, 16 states, a multiple of 8 channels."""
+def _grid_problem(image: bool) -> str:
+    if image or os.environ.get(VARIABLE, "") == "1":
+        return ""
+    return f"it has run on images in their four directions only; {VARIABLE}=1 uses it for other grids"
+
+
+def supports(
+    device: torch.device, dtype: torch.dtype, d_state: int, channels: int, image: bool = True
+) -> tuple[bool, str]:
+    """bfloat16 on Hopper or newer, 16 states, a multiple of 8 channels; only if asked for, grids that are no image."""
     if dtype != torch.bfloat16:  # fp16, fp32 gain nothing in forward, and lose digits to bfloat16 states in backward
         return False, f"it takes bfloat16, not {dtype}"
     if d_state != STATES:
         return False, f"it takes d_state {STATES}, not {d_state}"
     if channels % 8:
         return False, f"it takes a multiple of 8 channels, not {channels}"
-    problem = device_problem(device)
+    problem = device_problem(device) or _grid_problem(image)
     return not problem, problem or f"CUDA C++ by NVRTC {'.'.join(map(str, nvrtc_version()))}"
 
 
-def in_words(device: torch.device) -> str:
+def in_words(device: torch.device, image: bool = True) -> str:
     """For users, after the name of the Triton kernels, whether these take their place on a GPU, and why not."""
     if device.type != "cuda" or torch.version.hip is not None:
         return ""
-    problem = device_problem(device)
+    problem = device_problem(device) or _grid_problem(image)
     return f"; CUDA C++ is not used: {problem}" if problem else "; in bfloat16 CUDA C++ by NVRTC"
 
 
-def _fields(pointers: str, strides: str, sizes: str) -> list[tuple[str, type]]:
-    kinds = ((pointers, ctypes.c_void_p), (strides, ctypes.c_longlong), (sizes, ctypes.c_int))
-    return [(name, kind) for names, kind in kinds for name in names.split()]
-
-
-class _ForwardArguments(ctypes.Structure):
-    """`Arguments` in scan_forward.cu."""
-
-    _fields_ = _fields(
-        "x delta b c a initial_state bias y saved_states",
-        "stride_x stride_delta stride_b stride_bk",
-        "length channels height width chunks chunk_intervals intervals",
-    )
-
-
-class _BackwardArguments(ctypes.Structure):
-    """`Arguments` in scan_backward.cu."""
-
-    _fields_ = _fields(
-        "gy x delta b c saved_states a final_dh bias gx gdt gb gc ga gbias",
-        "stride_gy stride_x stride_delta stride_b stride_bk stride_gdt stride_gb stride_gbk",
-        "length channels height width chunks chunk_intervals intervals batch",
-    )
+@lru_cache(maxsize=16)
+def _arguments(name: str, numbers: int) -> type[ctypes.Structure]:
+    """`Arguments` in the source `name`, with so many numbers of the grid."""
+    forward = name == "scan_forward"
+    pointers = "x delta b c a initial_state bias y saved_states"
+    strides = "stride_x stride_delta stride_b stride_bk"
+    if not forward:
+        pointers = "gy x delta b c saved_states a final_dh bias gx gdt gb gc ga gbias"
+        strides = "stride_gy stride_x stride_delta stride_b stride_bk stride_gdt stride_gb stride_gbk"
+    kinds: list[tuple[str, type]] = [(field, ctypes.c_void_p) for field in pointers.split()]
+    kinds += [(field, ctypes.c_longlong) for field in strides.split()]
+    kinds += [("length", ctypes.c_int), ("channels", ctypes.c_int), ("grid", ctypes.c_int * numbers)]
+    kinds += [(field, ctypes.c_int) for field in ("chunks", "chunk_intervals", "intervals")]
+    return type("Arguments", (ctypes.Structure,), {"_fields_": kinds + ([] if forward else [("batch", ctypes.c_int)])})
 
 
 def _addresses(*tensors: Tensor | None) -> tuple[int | None, ...]:
@@ -127,15 +125,23 @@ def _all_aligned(x: Tensor, delta: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor
     return x, delta, B, C
 
 
+def _launch(name: str, launch: LaunchPlan, grid: tuple[int, ...], delta: Tensor, arguments: ctypes.Structure) -> None:
+    """On the GPU of `delta`, which is dt where it is in bfloat16."""
+    batch, _, directions, _ = delta.shape
+    walks = 0 if len(grid) == 2 else directions
+    chosen = load_kernel(name, delta.device, launch.warps, delta.dtype == torch.bfloat16, walks)
+    chosen.launch((launch.blocks, directions * launch.chunks, batch), 32 * launch.warps, arguments)
+
+
 def scan_forward(
-    launch: LaunchPlan, height: int, width: int, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
+    launch: LaunchPlan, grid: tuple[int, ...], x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
     bias: Tensor, initial_state: Tensor | None, saved_states: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """y of each direction without the skip, `(batch, L, K, channels)`, bfloat16.
 
     Args:
         launch: of `launch_plan.plan`.
-        height, width: of the token grid.
+        grid: `launch_plan.grid_numbers`.
         x, delta, A, B, C: laid out as `ScanKernels.forward` takes them; x, B and C in bfloat16.
         bias: of dt, contiguous, fp32: in place of delta in float16 there may be dt in bfloat16, for one chunk.
         initial_state: h at the start of each chunk, `(batch, K, chunks, N, channels)`; None for one chunk.
@@ -143,15 +149,14 @@ def scan_forward(
     """
     x, delta, B, C = _all_aligned(x, delta, B, C)
     batch, length, channels = x.shape
-    y = torch.empty(batch, length, NUM_DIRECTIONS, channels, dtype=x.dtype, device=x.device)
-    arguments = _ForwardArguments(
+    directions = A.shape[0]
+    y = torch.empty(batch, length, directions, channels, dtype=x.dtype, device=x.device)
+    arguments = _arguments("scan_forward", len(grid))(
         *_addresses(x, delta, B, C, A, initial_state, bias, y, saved_states),
         x.stride(1), delta.stride(1), B.stride(1), B.stride(2),
-        length, channels, height, width, launch.chunks, launch.chunk_intervals, math.ceil(length / INTERVAL),
+        length, channels, grid, launch.chunks, launch.chunk_intervals, math.ceil(length / INTERVAL),
     )  # fmt: skip
-    grid = (launch.blocks, NUM_DIRECTIONS * launch.chunks, batch)
-    chosen = load_kernel("scan_forward", x.device, launch.warps, raw=delta.dtype == torch.bfloat16)
-    chosen.launch(grid, 32 * launch.warps, arguments)
+    _launch("scan_forward", launch, grid, delta, arguments)
     return y
 
 
@@ -163,15 +168,15 @@ class Gradients(NamedTuple):
 
 
 def scan_backward(
-    launch: LaunchPlan, height: int, width: int, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor,
-    C: Tensor, bias: Tensor, saved_states: Tensor, final_dh: Tensor | None, grad_dt: Tensor, grad_B: Tensor,
+    launch: LaunchPlan, grid: tuple[int, ...], grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
+    bias: Tensor, saved_states: Tensor, final_dh: Tensor | None, grad_dt: Tensor, grad_B: Tensor,
     grad_C: Tensor,
 ) -> Gradients:  # fmt: skip
     """Gradients of the scan without the skip, of tensors laid out as `ScanKernels.backward` takes them.
 
     Args:
         launch: of `launch_plan.plan`.
-        height, width: of the token grid.
+        grid: `launch_plan.grid_numbers`.
         bias: as in `scan_forward`.
         saved_states: h before every `INTERVAL`-th token, `(batch, K, intervals, N, channels)`, bfloat16.
         final_dh: the gradient of h that enters each chunk from behind, `(batch, K, chunks, N, channels)`; None for one.
@@ -180,26 +185,24 @@ def scan_backward(
     grad = _aligned(grad)
     x, delta, B, C = _all_aligned(x, delta, B, C)
     batch, length, channels = x.shape
-    sequences = batch * launch.chunks
+    directions, sequences = A.shape[0], batch * launch.chunks
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=x.device)
 
-    gx = empty(batch, length, NUM_DIRECTIONS, channels, dtype=x.dtype)
-    ga = empty(sequences, NUM_DIRECTIONS, STATES, channels)
-    gbias = empty(sequences, NUM_DIRECTIONS, channels)
+    gx = empty(batch, length, directions, channels, dtype=x.dtype)
+    ga = empty(sequences, directions, STATES, channels)
+    gbias = empty(sequences, directions, channels)
     parts = None
     if launch.blocks > 1:
-        shape = launch.blocks, batch, length, NUM_DIRECTIONS, STATES
+        shape = launch.blocks, batch, length, directions, STATES
         parts = empty(*shape), empty(*shape)
     gb, gc = parts or (grad_B, grad_C)
-    arguments = _BackwardArguments(
+    arguments = _arguments("scan_backward", len(grid))(
         *_addresses(grad, x, delta, B, C, saved_states, A, final_dh, bias, gx, grad_dt, gb, gc, ga, gbias),
         grad.stride(1), x.stride(1), delta.stride(1), B.stride(1), B.stride(2), grad_dt.stride(1),
         grad_B.stride(1), grad_B.stride(2),
-        length, channels, height, width, launch.chunks, launch.chunk_intervals, saved_states.shape[2], batch,
+        length, channels, grid, launch.chunks, launch.chunk_intervals, saved_states.shape[2], batch,
     )  # fmt: skip
-    grid = (launch.blocks, NUM_DIRECTIONS * launch.chunks, batch)
-    chosen = load_kernel("scan_backward", x.device, launch.warps, raw=delta.dtype == torch.bfloat16)
-    chosen.launch(grid, 32 * launch.warps, arguments)
+    _launch("scan_backward", launch, grid, delta, arguments)
     return Gradients(gx, ga, gbias, parts)

@@ -1,4 +1,4 @@
-// Backward of the four-direction selective scan, for bf16. One interval after the other from the end: a first pass
+// Backward of the selective scan in K directions, for bf16. One interval after the other from the end: a first pass
 // walks the states from the saved ones, leaves one per group in shared memory and makes gc; the second goes backward,
 // a group of four tokens at a time in registers. Without atomics: what is summed over blocks, images or chunks
 // afterwards is written apart.
@@ -16,7 +16,9 @@ struct Arguments {
     void *gb, *gc;                      // one block: bf16 (batch, L, K, N); else fp32 (blocks, batch, L, K, N)
     float *ga, *gbias;                  // (batch * chunks, K, N, channels), (batch * chunks, K, channels)
     i64 stride_gy, stride_x, stride_delta, stride_b, stride_bk, stride_gdt, stride_gb, stride_gbk;
-    int length, channels, height, width, chunks, chunk_intervals, intervals, batch;
+    int length, channels;
+    GRID;
+    int chunks, chunk_intervals, intervals, batch;
 };
 
 struct Group {                  // of four tokens, at one distance in shared memory
@@ -67,7 +69,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
     int exists = channel < p.channels;
     keep(exists);
     const i64 row0 = (i64)here.image * p.length;
-    i64 at_gx = 2 * ((row0 * 4 + k) * p.channels + channel);
+    i64 at_gx = 2 * ((row0 * DIRECTIONS + k) * p.channels + channel);
     i64 at_gdt = 2 * (row0 * p.stride_gdt + k * p.channels + channel);
     keep(at_gx, at_gdt);
     const int end = min((here.chunk + 1) * p.chunk_intervals, p.intervals);
@@ -90,7 +92,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
     auto place_rows = [&](int s) {
         const Place place;
         each<TOKENS>([&](int i) {
-            block.rows[s & 3][i] = row_of(s * TOKENS + i, place.k, p.length, p.height, p.width);
+            block.rows[s & 3][i] = ROW_OF(s * TOKENS + i, place.k);
         });
     };
     auto stage = [&](int s) {  // copies an interval's tokens and the state before it
@@ -286,7 +288,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
             gbias[0] += gdt0;
             gbias[1] += gdt1;
             if (exists && row >= 0) {
-                *(u32*)((char*)p.gx + (at_gx + (size_t)(u32)row * (u32)(8 * p.channels))) =
+                *(u32*)((char*)p.gx + (at_gx + (size_t)(u32)row * (u32)(2 * DIRECTIONS * p.channels))) =
                     pack_bf16(of_token.x * delta.x, of_token.z * delta.y);
                 *(u32*)((char*)p.gdt + (at_gdt + (size_t)(u32)row * (u32)(2 * p.stride_gdt))) = pack_bf16(gdt0, gdt1);
             }
@@ -317,13 +319,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
                     ((u16*)out)[(row0 + row) * p.stride_gb + place.k * p.stride_gbk + n] =
                         (u16)pack_bf16(total[j], 0.f);
                 else
-                    ((float*)out)[((of_blocks + row) * 4 + place.k) * STATES + n] = total[j];
+                    ((float*)out)[((of_blocks + row) * DIRECTIONS + place.k) * STATES + n] = total[j];
             }
         });
     }
 
     if (exists) {
-        const i64 index = ((i64)here.image * p.chunks + here.chunk) * 4 + k;
+        const i64 index = ((i64)here.image * p.chunks + here.chunk) * DIRECTIONS + k;
 #pragma unroll
         for (int j = 0; j < 4; ++j)
             *(float2*)(p.ga + (index * STATES + 4 * q + j) * p.channels + channel) = make_float2(ga[0][j], ga[1][j]);
@@ -334,6 +336,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_backwa
         gbias[1] += __shfl_xor_sync(0xffffffffu, gbias[1], distance);
     }
     if (exists && q == 0)
-        *(float2*)(p.gbias + (((i64)here.image * p.chunks + here.chunk) * 4 + k) * p.channels + channel) =
+        *(float2*)(p.gbias + (((i64)here.image * p.chunks + here.chunk) * DIRECTIONS + k) * p.channels + channel) =
             make_float2(gbias[0], gbias[1]);
 }

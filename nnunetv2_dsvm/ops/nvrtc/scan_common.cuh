@@ -66,19 +66,49 @@ __device__ __forceinline__ float2 delta_of(u32 word, float2 bias) {
     return make_float2(softplus(dt.x + bias.x), softplus(dt.y + bias.y));
 }
 
+// How the grid of tokens is walked: an image's four directions by arithmetic; with WALKS, so many directions of a grid of
+// up to three axes by numbers. GRID are its fields of a kernel's arguments p.
+#if WALKS
+#define DIRECTIONS WALKS
+#define GRID Walk walks[WALKS]
+#define ROW_OF(t, k) row_of(t, p.walks[k], p.length)
+
+struct Walk {
+    int line, lines;             // tokens of a line, lines of a slab
+    int first;                   // raster index of the first token; from there on raster steps, negative backwards:
+    int step, to_line, to_slab;  // along a line, from line to line, from slab to slab
+};
+
+// Raster index of the t-th token of a direction, or -1 past the end.
+__device__ __forceinline__ int row_of(int t, const Walk& walk, int length) {
+    const int line = t / walk.line, slab = line / walk.lines;
+    const int in_slab = (t - line * walk.line) * walk.step + (line - slab * walk.lines) * walk.to_line;
+    return t >= length ? -1 : walk.first + in_slab + slab * walk.to_slab;
+}
+#else
+#define DIRECTIONS 4
+#define GRID int height, width
+#define ROW_OF(t, k) row_of(t, k, p.length, p.height, p.width)
+
 // Raster index of the t-th token of direction k, or -1 past the end.
 __device__ __forceinline__ int row_of(int t, int k, int length, int height, int width) {
     const int row = (k & 1) ? (t % height) * width + t / height : t;
     return t >= length ? -1 : k >= 2 ? length - 1 - row : row;
 }
+#endif
 
 // Where a block is.
 struct Place {
     int k, chunk, image;
     __device__ __forceinline__ Place() : image(block_z()) {
         const int y = block_y();
+#if WALKS
+        k = y % DIRECTIONS;
+        chunk = y / DIRECTIONS;
+#else
         k = y & 3;
         chunk = y >> 2;
+#endif
     }
-    __device__ __forceinline__ i64 sequence() const { return (i64)image * 4 + k; }
+    __device__ __forceinline__ i64 sequence() const { return (i64)image * DIRECTIONS + k; }
 };

@@ -1,4 +1,4 @@
-// Forward of the four-direction selective scan, for bf16: y of each direction without the skip, and the sparse states.
+// Forward of the selective scan in K directions, for bf16: y of each direction without the skip, and the sparse states.
 // The outer product u b is a matrix product as in the backward.
 
 struct Arguments {
@@ -7,7 +7,9 @@ struct Arguments {
     const float* bias;             // of dt, if RAW; (K, channels)
     u16 *y, *saved_states;             // (batch, L, K, channels); (batch, K, intervals, N, channels) or null
     i64 stride_x, stride_delta, stride_b, stride_bk;
-    int length, channels, height, width, chunks, chunk_intervals, intervals;
+    int length, channels;
+    GRID;
+    int chunks, chunk_intervals, intervals;
 };
 
 struct Group {  // of four tokens, at one distance in shared memory
@@ -43,7 +45,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_forwar
     const i64 row0 = (i64)here.image * p.length;
     const int first = here.chunk * p.chunk_intervals, end = min(first + p.chunk_intervals, p.intervals);
 
-    i64 at_y = 2 * ((row0 * 4 + k) * p.channels + channel);
+    i64 at_y = 2 * ((row0 * DIRECTIONS + k) * p.channels + channel);
     keep(at_y);
 
     float a2[2][4], initial_state[2][4], bias[2];
@@ -63,7 +65,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_forwar
 
     auto place_rows = [&](int s) {
         each<TOKENS>([&](int i) {
-            block.rows[s & 3][i] = row_of(s * TOKENS + i, k, p.length, p.height, p.width);
+            block.rows[s & 3][i] = ROW_OF(s * TOKENS + i, k);
         });
     };
     auto stage = [&](int s) {  // copies an interval's tokens
@@ -173,7 +175,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_forwar
             }
             const int row = rows[4 * group + q];
             if (exists && row >= 0) {
-                u32* const y = (u32*)((char*)p.y + (at_y + (size_t)(u32)row * (u32)(8 * p.channels)));
+                u32* const y = (u32*)((char*)p.y + (at_y + (size_t)(u32)row * (u32)(2 * DIRECTIONS * p.channels)));
                 *y = pack_bf16(sums.x, sums.z);
             }
         }

@@ -14,7 +14,7 @@ from nnunetv2_dsvm.ops.triton.triton_scan import chunk_states
 
 def _launch(kernel: str, plan: LaunchPlan) -> nvrtc_plan.LaunchPlan:
     shape = plan.shape
-    return nvrtc_plan.plan(kernel, shape.batch, shape.length, shape.d_inner, plan.processors)
+    return nvrtc_plan.plan(kernel, shape.batch, shape.length, shape.d_inner, plan.processors, shape.directions)
 
 
 class NVRTCScan(ScanKernels):
@@ -24,9 +24,13 @@ class NVRTCScan(ScanKernels):
     dt_dtype = torch.bfloat16  # whatever dt was
 
     def supports(self, shape: ScanShape, dtype: torch.dtype, device: torch.device) -> bool:
-        """bfloat16 and images in their four directions, on GPUs where it runs."""
-        plain = len(shape.sizes) == 2 and shape.orders is None
-        return plain and nvrtc.supports(device, dtype, shape.d_state, shape.d_inner)[0]
+        """bfloat16 and images in their four directions, on GPUs where it runs; other grids if asked for."""
+        image = len(shape.sizes) == 2 and shape.orders is None
+        if not image and (
+            shape.step > 1 or len(shape.sizes) > nvrtc_plan.MAX_AXES or shape.directions > nvrtc_plan.MAX_WALKS
+        ):
+            return False
+        return nvrtc.supports(device, dtype, shape.d_state, shape.d_inner, image)[0]
 
     def interval(self, settings: LaunchSettings) -> int:
         """The kernels' own."""
@@ -47,8 +51,8 @@ class NVRTCScan(ScanKernels):
             initial_state = chunk_states(
                 plan, plan.tile(), launch.chunks, launch.chunk_length, x, delta, A, B, reverse=False
             )
-        height, width = plan.shape.sizes
-        return nvrtc.scan_forward(launch, height, width, x, delta, A, B, C, dt_bias, initial_state, saved)
+        grid = nvrtc_plan.grid_numbers(plan.shape.sizes, plan.shape.orders)
+        return nvrtc.scan_forward(launch, grid, x, delta, A, B, C, dt_bias, initial_state, saved)
 
     def backward(
         self, plan: LaunchPlan, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
@@ -61,9 +65,9 @@ class NVRTCScan(ScanKernels):
             final_dh = chunk_states(
                 plan, plan.tile(), launch.chunks, launch.chunk_length, grad, delta, A, C, reverse=True
             )
-        height, width = plan.shape.sizes
+        grid = nvrtc_plan.grid_numbers(plan.shape.sizes, plan.shape.orders)
         g = nvrtc.scan_backward(
-            launch, height, width, grad, x, delta, A, B, C, dt_bias, saved, final_dh, grad_dt, grad_B, grad_C
+            launch, grid, grad, x, delta, A, B, C, dt_bias, saved, final_dh, grad_dt, grad_B, grad_C
         )
         if g.parts:
             for parts, out in zip(g.parts, (grad_B, grad_C), strict=True):

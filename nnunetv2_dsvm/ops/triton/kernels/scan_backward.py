@@ -13,11 +13,13 @@ from nnunetv2_dsvm.ops.triton.kernels.tiles import (
     in_lane_states,
     load_group,
     load_states,
+    load_tile,
     one_lane_of_channels,
     one_lane_of_states,
     over_channels,
     over_states,
     store_states,
+    store_tile,
     stream,
     widen,
 )
@@ -118,7 +120,7 @@ def backward_kernel(
             # Always true, but not to the compiler, which would put this arithmetic in front of the loads above.
             if rows[0] >= 0:
                 xs, deltas, bs, gys = tokens
-                tl.store(scratch_lane + g * (LD * LN * SD * SN), h)
+                store_tile(scratch_lane + g * (LD * LN * SD * SN), h)
                 parts = ()
                 for i in tl.static_range(T):
                     delta = widen(deltas[i], delta_ptr.dtype.element_ty)
@@ -133,14 +135,14 @@ def backward_kernel(
                     if not EVEN_L:
                         inside = inside & (t0 + g * T + i < length)
                     gc = across_channels(parts[i])
-                    tl.store((gc_lane + rows[i] * (K * N)) + n_step, gc, mask=inside)
+                    store_tile((gc_lane + rows[i] * (K * N)) + n_step, gc, inside)
             rows = next_rows
             tokens = next_tokens
 
         t1 = t0 + (groups - 1) * T
         rows, place = group_rows(place_of(t1, direction), L, direction, T, STRAIGHT, WIDE)
         tokens = load_group(streams, rows, t1, length, EVEN_L)
-        h = tl.load(scratch_lane + (groups - 1) * (LD * LN * SD * SN))
+        h = load_tile(scratch_lane + (groups - 1) * (LD * LN * SD * SN))
         for j in range(groups):
             t1 = t0 + (groups - 1 - j) * T
             g = tl.maximum(groups - 2 - j, 0)
@@ -173,7 +175,7 @@ def backward_kernel(
                     parts += ((gb, in_lane_states(gh * b), in_lane_states(gexponent * a2)),)
                 # Here registers are free again, and the sums below take as long as a load.
                 next_tokens = load_group(streams, next_rows, t0 + g * T, length, EVEN_L)
-                h = tl.load(scratch_lane + g * (LD * LN * SD * SN))
+                h = load_tile(scratch_lane + g * (LD * LN * SD * SN))
                 for i in tl.static_range(T - 1, -1, -1):
                     delta = widen(deltas[i], delta_ptr.dtype.element_ty)
                     gb, gu, gexponent = parts[T - 1 - i]
@@ -187,13 +189,13 @@ def backward_kernel(
                         in_n = in_n & (t1 + i < length)
                         in_d = in_d & (t1 + i < length)
                     row = rows[i]
-                    tl.store((gb_lane + row * (K * N)) + n_step, across_channels(gb), mask=in_d)
+                    store_tile((gb_lane + row * (K * N)) + n_step, across_channels(gb), in_d)
                     gx = (gu * delta).to(gx_ptr.dtype.element_ty)
-                    tl.store((gx_lane + row * (K * D)) + d_step, gx, mask=in_n)
-                    tl.store((gdt_lane + row * stride_gdt) + d_step, gdt.to(gdt_ptr.dtype.element_ty), mask=in_n)
+                    store_tile((gx_lane + row * (K * D)) + d_step, gx, in_n)
+                    store_tile((gdt_lane + row * stride_gdt) + d_step, gdt.to(gdt_ptr.dtype.element_ty), in_n)
                 tokens = next_tokens
             rows = next_rows
 
     index = tl.program_id(2).to(tl.int64) * K + k
     store_states(ga_ptr + index * N * D, block, ga)
-    tl.store(gbias_ptr + index * D + (d_lane + d_step), gbias, mask=first_n)
+    store_tile(gbias_ptr + index * D + (d_lane + d_step), gbias, first_n)

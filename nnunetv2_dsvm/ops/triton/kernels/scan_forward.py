@@ -19,6 +19,7 @@ from nnunetv2_dsvm.ops.triton.kernels.tiles import (
     over_channels,
     over_states,
     store_states,
+    store_tile,
     stream,
     widen,
 )
@@ -88,7 +89,7 @@ def chunk_end_kernel(
     index = ((image * K + k) * chunks + chunk).to(tl.int64)
     store_states(end_ptr + index * N * D, block, h)
     first_n = one_lane_of_states(block, LN, EVEN_D)
-    tl.store(time_ptr + index * D + (d_lane + d_step), time, mask=first_n)
+    store_tile(time_ptr + index * D + (d_lane + d_step), time, first_n)
 
 
 @triton.jit
@@ -179,6 +180,6 @@ def forward_kernel(
                     if not EVEN_L:
                         inside = inside & (t1 + i < length)
                     y = across_states(parts[i]).to(y_ptr.dtype.element_ty)
-                    tl.store((y_lane + rows[i] * (K * D)) + d_step, y, mask=inside)
+                    store_tile((y_lane + rows[i] * (K * D)) + d_step, y, inside)
             rows = next_rows
             tokens = next_tokens

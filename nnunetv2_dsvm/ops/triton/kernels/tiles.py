@@ -5,7 +5,8 @@ channel d = ld * SD + sd, state n = ln * SN + sn. Triton lays the leading axes o
 ones into each lane's registers, so the four numbers choose how a warp tiles channels x states: a sum over states costs
 log2(LN) shuffles for each of SD values, a sum over channels log2(LD) for each of SN. What depends on channels only is
 `[LD, LN, SD]`, on states only `[LD, LN, SN]`, repeated over the other's lanes and loaded by one instruction, so that no
-value ever passes through shared memory.
+value ever passes through shared memory. Which axes are the lanes' is decided by the loads and stores: `load_tile` and
+`store_tile` turn tiles so that every Triton decides as above.
 
 Tokens stay in raster order in memory; `walk` says where a direction goes. A group of T tokens is loaded while
 the group before it is computed, and waits in registers as it lies in memory: 16-bit values as 32-bit words of two
@@ -17,6 +18,40 @@ import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
+# Among axes whose neighbours do not lie next to each other in memory, Triton deals a load's or a store's lanes to the
+# first ones up to 3.6, and from 3.7 on to the last ones.
+LANES_LAST = tl.constexpr(tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 7))
+
+
+@triton.jit
+def _reversed(v):
+    """A tile with its axes in reverse: a mirror of what Triton decides. What has no axes as it is."""
+    if len(v.shape) == 4:
+        return tl.permute(v, (3, 2, 1, 0))
+    elif len(v.shape) == 3:
+        return tl.permute(v, (2, 1, 0))
+    else:
+        return v
+
+
+@triton.jit
+def load_tile(pointers, mask=None, other=None):
+    """`tl.load` of `[LD, LN, S]` or `[LD, LN, SD, SN]`; the mask a tile or a number."""
+    if LANES_LAST:
+        mask = None if mask is None else _reversed(mask)
+        return _reversed(tl.load(_reversed(pointers), mask=mask, other=other))
+    else:
+        return tl.load(pointers, mask=mask, other=other)
+
+
+@triton.jit
+def store_tile(pointers, values, mask=None):
+    """`tl.store`, likewise."""
+    if LANES_LAST:
+        mask = None if mask is None else _reversed(mask)
+        tl.store(_reversed(pointers), _reversed(values), mask=mask)
+    else:
+        tl.store(pointers, values, mask=mask)
 
 
 @triton.jit
@@ -97,7 +132,7 @@ def state_tile(base, block, stride_d, stride_n):
 def load_states(base, block, stride_d, stride_n):
     """The block's states, or A, from memory; 0 outside."""
     pointers, mask = state_tile(base, block, stride_d, stride_n)
-    return tl.load(pointers, mask=mask, other=0.0)
+    return load_tile(pointers, mask, 0.0)
 
 
 @triton.jit
@@ -105,7 +140,7 @@ def store_states(base, block, states):
     """The block's states to `(N, D)` in memory."""
     D = block[4]
     pointers, mask = state_tile(base, block, 1, D)
-    tl.store(pointers, states, mask=mask)
+    store_tile(pointers, states, mask)
 
 
 @triton.jit
@@ -155,7 +190,7 @@ def load_group(streams, rows, t, L, EVEN_L: tl.constexpr):
             if not EVEN_L:
                 inside = (t + i < L) if inside is None else (inside & (t + i < L))
             zero = None if inside is None else 0
-            group += (tl.load((pointers + rows[i] * stride) + step, mask=inside, other=zero),)
+            group += (load_tile((pointers + rows[i] * stride) + step, inside, zero),)
         groups += (group,)
     return groups
 
