@@ -25,7 +25,7 @@ class TraceableNetwork(nn.Module):
     def __init__(self, network: SegmentationNetwork) -> None:
         super().__init__()
         self.network = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
-        self.network.decoder.deep_supervision = False
+        self.network.decoder.deep_supervision = False  # type: ignore[assignment]  # torch's stubs: a Tensor or Module
         for module in self.network.modules():
             if isinstance(module, DirectionalScan):
                 _make_traceable(module)

@@ -5,7 +5,8 @@ steps. Here the loops are torch's higher-order operator `scan` (ONNX: `Scan`), o
 and every other operation is torch's own.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -57,11 +58,11 @@ def scan_by_rows(
     _, initial_state = scan(_pass_on, (x.new_zeros(directions, batch, d_state, channels),), (decay, own), ())
     _, y = scan(_advance_and_read, (initial_state,), (delta, delta_x, b, c), (A,))
     y = y.permute(2, 3, 1, 0, 4)  # (K, batch, chunk, step, d_inner)
-    result = sum(_back_in_place(y[k], order, sizes) for k, order in enumerate(walks))
+    result = _sum(_back_in_place(y[k], order, sizes) for k, order in enumerate(walks))
     if all(order.step == 1 for order in walks):
         return result + x * D.sum(0)
     of_each = ((_in_chunks(_in_order(x, order)) * D[k], order) for k, order in enumerate(walks))
-    return result + sum(_back_in_place(t, order, sizes) for t, order in of_each)
+    return result + _sum(_back_in_place(t, order, sizes) for t, order in of_each)
 
 
 def _scan_of_a_sequence(
@@ -112,6 +113,10 @@ def _back_in_place(t: Tensor, order: ScanOrder, sizes: Sequence[int]) -> Tensor:
             beside = [0, 0] * (t.ndim - axis - 1)  # of the axes behind this one
             t = F.pad(t.unsqueeze(axis + 1), [*beside, phase, order.step - 1 - phase]).flatten(axis, axis + 1)
     return t
+
+
+def _sum(tensors: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, tensors)
 
 
 # The bodies of the loops. States are (..., N, d_inner).
