@@ -33,6 +33,8 @@ class SegmentationNetwork(nn.Module, ABC):
     Attributes:
         stride: of the deepest stage, in pixels; sizes that are no multiple work too.
         output_strides: pixels of the image that a pixel of each of the logits stands for, one for all axes or one each.
+        pads: whether `run` fills images with zeros up to multiples of the deepest stage's stride.
+        only_size: the one size of images that the network is made for, up to that padding; None: any.
         return_features: whether a `FeaturesOutput` is returned in training.
 
     Raises:
@@ -41,6 +43,8 @@ class SegmentationNetwork(nn.Module, ABC):
 
     stride: int | tuple[int, ...]
     output_strides: Sequence[int | Sequence[int]]
+    pads = True
+    only_size: tuple[int, ...] | None = None
     encoder: nn.Module
     decoder: nn.Module
 

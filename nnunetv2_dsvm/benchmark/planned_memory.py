@@ -1,25 +1,42 @@
 """The planner's memory estimate beside what the planned trainings take."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
+from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 from nnunetv2_dsvm.benchmark.cases.training_memory import TrainingCase, TrainingPeak, measure_training_memory
 from nnunetv2_dsvm.benchmark.measuring.isolated import run_isolated
 from nnunetv2_dsvm.files.text import last_line
 from nnunetv2_dsvm.planning.memory import GIGABYTE, Precision, largest_batch, training_memory
+from nnunetv2_dsvm.planning.network_of_plans import with_strides_of
 from nnunetv2_dsvm.planning.planner import PRESET_FROM_GB, preset_for
 
 _TARGETS_GB = (8, *(gb for gb in PRESET_FROM_GB if gb > 8))
-# Patch, precision, channels, classes with the background: none was among those the estimate was made from.
-_IMAGES: tuple[tuple[tuple[int, int], Precision, int, int], ...] = (
-    ((448, 576), "bfloat16", 1, 9),
-    ((192, 256), "bfloat16", 3, 2),
-    ((128, 96), "bfloat16", 1, 4),
-    ((416, 352), "float16", 1, 4),
+
+
+class _Images(NamedTuple):
+    """Images or volumes to plan for; the strides are those that nnU-Net's plans lead to, () the published ones."""
+
+    patch_size: tuple[int, ...]
+    precision: Precision
+    input_channels: int
+    num_classes: int
+    strides: tuple[tuple[int, ...], ...] = ()
+
+
+# None was among those the estimate was made from; of volumes, none was.
+_IMAGES = (
+    _Images((448, 576), "bfloat16", 1, 9),
+    _Images((192, 256), "bfloat16", 3, 2),
+    _Images((128, 96), "bfloat16", 1, 4),
+    _Images((416, 352), "float16", 1, 4),
+    _Images((128, 160, 128), "bfloat16", 1, 3, ((1, 1, 1), (4, 4, 4), (2, 2, 2), (2, 2, 2), (2, 2, 2))),
+    _Images((24, 224, 192), "bfloat16", 1, 4, ((1, 1, 1), (2, 4, 4), (2, 2, 2), (1, 2, 2), (1, 2, 2))),
+    _Images((40, 56, 40), "float16", 2, 3, ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))),
 )
 
 
@@ -29,18 +46,24 @@ class PlannedTraining:
 
     target_gb: float
     preset: str
-    patch_size: tuple[int, int]
+    patch_size: tuple[int, ...]
     batch_size: int
     precision: Precision
     input_channels: int
     num_classes: int
+    strides: tuple[tuple[int, ...], ...] = ()
     peak: TrainingPeak | str = ""
+
+    @property
+    def sizes(self) -> VMUNetSizes:
+        """The preset's, with the strides."""
+        return _sizes(self.preset, self.strides)
 
     @property
     def planned(self) -> float:
         """Bytes."""
         return training_memory(
-            self.patch_size, self.batch_size, PRESETS[self.preset],
+            self.patch_size, self.batch_size, self.sizes,
             input_channels=self.input_channels, num_classes=self.num_classes, precision=self.precision,
         )  # fmt: skip
 
@@ -51,7 +74,7 @@ class PlannedTraining:
     def case(self) -> TrainingCase:
         labels = {"background": 0, **{f"class {i}": i for i in range(1, self.num_classes)}}
         return TrainingCase(
-            self.patch_size, self.batch_size, dict(PRESETS[self.preset]), self.precision, self.input_channels, labels
+            self.patch_size, self.batch_size, dict(self.sizes), self.precision, self.input_channels, labels
         )
 
     def as_row(self) -> dict[str, Any]:
@@ -60,15 +83,19 @@ class PlannedTraining:
 
 
 def planned_trainings(memory: int) -> list[PlannedTraining]:
-    """What is measured on a GPU of `memory` bytes: each target that fits, with each of the images."""
+    """What is measured on a GPU of `memory` bytes: each target that fits, with each of the images and volumes."""
     found = []
     for target in (gb for gb in _TARGETS_GB if gb * GIGABYTE <= memory):
         preset = preset_for(target)
-        for patch_size, precision, channels, classes in _IMAGES:
+        for patch_size, precision, channels, classes, strides in _IMAGES:
             images = {"input_channels": channels, "num_classes": classes, "precision": precision}
-            batch = largest_batch(target * GIGABYTE, patch_size, PRESETS[preset], **images)
-            found.append(PlannedTraining(target, preset, patch_size, batch, precision, channels, classes))
+            batch = largest_batch(target * GIGABYTE, patch_size, _sizes(preset, strides), **images)
+            found.append(PlannedTraining(target, preset, patch_size, batch, precision, channels, classes, strides))
     return found
+
+
+def _sizes(preset: str, strides: Sequence[Sequence[int]]) -> VMUNetSizes:
+    return with_strides_of(PRESETS[preset], strides) if strides else PRESETS[preset]
 
 
 def measure_planned(progress: Callable[[str], None]) -> Iterator[PlannedTraining]:

@@ -1,5 +1,6 @@
 """The distance D between a student's and a teacher's feature map: mean squared error or Kullback-Leibler divergence."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
@@ -7,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch.nn import functional as F
 
-from nnunetv2_dsvm.distillation.enlarged_mse import enlarged_mse
+from nnunetv2_dsvm.distillation.enlarged_mse import EnlargedMSE
 from nnunetv2_dsvm.distillation.gradients_ahead import with_gradients_ahead
 from nnunetv2_dsvm.distillation.precision import at_least_fp32, autocast_off
 from nnunetv2_dsvm.distillation.resize import resize_linearly, spatial_size
@@ -94,7 +95,7 @@ class FeatureDistance:
 
         Computed in at least fp32 whatever the autocast. On GPUs the unweighted mean squared error of 2D maps at
         whole-number scales is one operator, see `resized_mse`; that of 1D and 3D maps enlarges nothing, see
-        `enlarged_mse`, and only its gradient is kept for the backward, see `with_gradients_ahead`.
+        `EnlargedMSE`, and only its gradient is kept for the backward, see `with_gradients_ahead`.
 
         Args:
             student: (B, C, *spatial), spatial of any size.
@@ -107,18 +108,28 @@ class FeatureDistance:
         Raises:
             ValueError: the batch, the channels or the number of axes differ (some would broadcast silently otherwise).
         """
+        return self.to(teacher, weight)(student)
+
+    def to(self, teacher: torch.Tensor, weight: torch.Tensor | None = None) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The distance from one teacher as a function of the student; several students share what it takes of it."""
+        if self.stop_gradient:
+            teacher = teacher.detach()
+        return partial(self._of_pair, teacher=teacher, weight=weight, enlarged=EnlargedMSE(teacher))
+
+    def _of_pair(
+        self, student: torch.Tensor, *, teacher: torch.Tensor, weight: torch.Tensor | None, enlarged: EnlargedMSE
+    ) -> torch.Tensor:
         if student.shape[:2] != teacher.shape[:2] or student.ndim != teacher.ndim:
             raise ValueError(
                 f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must have one batch size, "
                 "one number of channels and one number of axes"
             )
-        if self.stop_gradient:
-            teacher = teacher.detach()
         if self._is_one_operator(weight) and supports(student, teacher):
             return resized_mse(student, teacher)
-        alone = self._is_one_operator(weight) and self._enlarges(student, teacher)
-        compare = enlarged_mse if alone else partial(self._compare, weight=weight)
         with autocast_off(student.device.type):
+            if self._is_one_operator(weight) and self._enlarges(student, teacher):
+                return with_gradients_ahead(enlarged, student)
+            compare = partial(self._compare, weight=weight)
             if student.ndim == 4:
                 return compare(student, teacher)
             return with_gradients_ahead(compare, student, teacher)

@@ -59,9 +59,9 @@ class SelfDistillationTerm(nn.Module, ABC):
         check_channels("encoder", encoder_features, self.encoder_channels, self.dims)
         check_channels("decoder", decoder_features, self.decoder_channels, self.dims)
         distances: list[torch.Tensor] = []
-        weighted, weight = None, None
+        of_distance = None
         for student, teacher in self.pairs(encoder_features, decoder_features):
-            if teacher is not weighted:  # one teacher may have several students
-                weighted, weight = teacher, pixel_weight(mask, spatial_size(teacher))
-            distances.append(self.distance(student, teacher, weight))
+            if teacher is not of_distance:  # one teacher may have several students
+                of_distance, distance = teacher, self.distance.to(teacher, pixel_weight(mask, spatial_size(teacher)))
+            distances.append(distance(student))
         return torch.stack(distances).mean() if distances else at_least_fp32(decoder_features[0]).new_zeros(())

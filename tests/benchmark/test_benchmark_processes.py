@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers.tiny_benchmark import benchmark
+from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
 from nnunetv2_dsvm.benchmark import planned_memory, scaling
@@ -25,6 +26,7 @@ from nnunetv2_dsvm.benchmark.settings import choose_settings
 from nnunetv2_dsvm.benchmark.sharing import SharingTimes, measure_sharing
 from nnunetv2_dsvm.cli import main as command
 from nnunetv2_dsvm.ops.testing import WrongResult
+from nnunetv2_dsvm.planning.plan_strides import strides_of_plan
 
 CPU = torch.device("cpu")
 
@@ -108,13 +110,16 @@ class TestPlannedMemory:
         [
             {"labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_class_order": (1, 2)},
             {"labels": {"background": 0, "one": 1, "ignore": 2}},
-            {},
+            {"patch_size": (4, 24, 40), "strides": [[1, 1, 1], [1, 4, 4], [2, 2, 2]]},
         ],
     )
     def test_the_trainings_are_nnunets_own_steps(self, monkeypatch, labels):
+        labels, patch_size, sizes = {**labels}, (24, 40), self.TINY
+        if "strides" in labels:
+            patch_size, sizes = labels.pop("patch_size"), {**sizes, "strides": labels.pop("strides")}
         for name in ("raw", "preprocessed", "results"):
             monkeypatch.setenv(f"nnUNet_{name}", "")  # what it sets is undone
-        case = TrainingCase((24, 40), 2, self.TINY, input_channels=2, **labels)
+        case = TrainingCase(patch_size, 2, sizes, input_channels=2, **labels)
         trainer = train_some_steps(case, CPU)
         terms = trainer.loss.mean_terms()
         assert set(terms) == {"segmentation", "projection", "progressive"} and all(map(math.isfinite, terms.values()))
@@ -122,8 +127,16 @@ class TestPlannedMemory:
 
     def test_each_target_that_fits_is_filled(self):
         trainings = planned_trainings(40 * 10**9)
-        assert {t.target_gb for t in trainings} == {8, 12, 24, 40} and len(trainings) == 16
-        assert all(0.8 * t.target_gb * 1e9 < t.planned <= t.target_gb * 1e9 for t in trainings)
+        assert {t.target_gb for t in trainings} == {8, 12, 24, 40} and len(trainings) == 28
+        assert all(t.planned <= t.target_gb * 1e9 for t in trainings)
+        for t in trainings:  # the next image would not fit
+            assert dataclasses.replace(t, batch_size=t.batch_size + 1).planned > t.target_gb * 1e9
+        volumes = [t for t in trainings if len(t.patch_size) == 3]
+        assert len(volumes) == 12 and all(t.batch_size >= 2 and t.case().plans() for t in volumes)
+        for t in volumes:  # the planner's own way from such a patch to a network
+            spacing = {24: (5, 1.56, 1.56)}.get(t.patch_size[0], (1, 1, 1))
+            strides = strides_of_plan(get_pool_and_conv_props(spacing, t.patch_size, 4, 999999)[1])
+            assert [list(step) for step in t.strides] == strides
 
     def test_more_than_planned_is_said_and_fails(self, monkeypatch, tmp_path, capsys):
         one = planned_trainings(8 * 10**9)[0]
@@ -148,7 +161,7 @@ class TestPlannedMemory:
             "torch.cuda.get_device_properties", lambda _: SimpleNamespace(total_memory=8 * 10**9), raising=False
         )
         trainings = list(planned_memory.measure_planned(lambda _: None))
-        assert len(trainings) == 4 and all(t.took_more and "out of memory" in t.peak for t in trainings)
+        assert len(trainings) == 7 and all(t.took_more and "out of memory" in t.peak for t in trainings)
 
     def test_it_needs_a_gpu(self, capsys):
         assert command.main(["benchmark", "--device", "cpu", "--suite", "memory"]) == 1

@@ -1,6 +1,7 @@
 """The terms in one, two and three dimensions: torch's own layers and interpolation in fp64 as the other computation."""
 
 from itertools import pairwise
+from typing import Any
 from weakref import WeakSet
 
 import pytest
@@ -121,9 +122,11 @@ class _Operators(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.names: set[str] = set()
+        self.shapes: list[tuple[str, Any]] = []  # of the first tensor of each call
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         self.names.add(function.name())
+        self.shapes.append((function.name(), getattr(args[0], "shape", None) if args else None))
         return function(*args, **(kwargs or {}))
 
 
@@ -159,6 +162,15 @@ def test_only_maps_of_a_students_size_wait_for_the_backward(kind):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda box: box.tensor):
         value = FeatureDistance(kind)(student, teacher)
     assert value.requires_grad and sum(box.tensor.numel() for box in kept) == student.numel()
+
+
+def test_a_teacher_of_several_students_is_centred_once():
+    """Four of the global term's five stages are smaller than their teacher."""
+    encoder, decoder = maps(SIZES["3d"], 1), maps(SIZES["3d"], 2)
+    distillation = DualSelfDistillation(CHANNELS, CHANNELS, terms=["projection"], dims=3).double()
+    with _Operators() as operators:
+        distillation(encoder, decoder)
+    assert operators.shapes.count(("aten::mean.dim", decoder[0].shape)) == 1
 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0])

@@ -87,6 +87,7 @@ def short_relative(name):
 
 
 SHORT_RELATIVES = [short_relative(name) for name in RELATIVES if name in TINY]
+ShortDSVM_UMambaBot = short_relative("UMambaBot")  # by a name, which nnU-Net finds
 
 
 def with_deep_supervision(trainer_class):

@@ -12,12 +12,18 @@ from helpers.browser import Browser
 from helpers.examples_in_docstrings import run_example
 from helpers.report_models import Drawn, dice_and_iou, make_model, shifted
 from helpers.runs_code import RunsCode
+from helpers.short_trainers import ShortDSVM_UMambaBot, ShortRun, tiny_architecture, without_pictures
+from helpers.tiny_dataset import PLANS
+from helpers.tiny_relatives import TINY
 from scipy.stats import bootstrap, wilcoxon
 
 import nnunetv2_dsvm
+from nnunetv2_dsvm.architecture.relatives.u_mamba import UMambaBot
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.nnunet.trained_model import find_models
 from nnunetv2_dsvm.reporting import api
+from nnunetv2_dsvm.reporting.curves import read_curves
 
 GENERATOR = '<meta name="generator" content="nnunetv2_dsvm">'
 
@@ -299,3 +305,25 @@ def test_the_report_is_offered(capsys):
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("MODEL_FOLDER", "-tr TRAINER", "-o OUT_FOLDER")), shown
     assert os.path.exists(os.path.join(os.path.dirname(api.__file__), "report.html.j2"))
+
+
+def test_a_relative_has_the_report_of_any_model(tiny_dataset, tmp_path, monkeypatch):
+    dataset = tiny_dataset.copy(tmp_path)
+    plans = dataset.load_plans()
+    plans["configurations"]["2d"].update(tiny_architecture(ShortDSVM_UMambaBot))
+    (dataset.preprocessed / f"{PLANS}.json").write_text(json.dumps(plans))
+    monkeypatch.setattr(ShortRun, "default_num_epochs", 1)
+    with without_pictures():
+        dataset.train_here("ShortDSVM_UMambaBot")
+    for name, value in dataset.environment.items():
+        monkeypatch.setenv(name, value)
+    model = dataset.results / f"ShortDSVM_UMambaBot__{PLANS}__2d"
+    written = nnunetv2_dsvm.report([model], tmp_path / "out")
+    network = UMambaBot(1, 3, **TINY["UMambaBot"])
+    assert f">{sum(p.numel() for p in network.parameters()):,}<" in (html := written.html.read_text())
+    assert len(written.pictures) > 1 and html.count("data:image/png") == len(written.pictures)
+    summary = json.loads((model / "fold_0" / "validation" / "summary.json").read_text())
+    assert f"{np.mean([case['metrics']['1']['Dice'] for case in summary['metric_per_case']]):.3f}" in html
+    curves = read_curves(find_models([model], None, (), "", "")[0], ["0"])
+    titles = [panel.title for panel in curves.panels]
+    assert titles[-3:] == ["L_proj (projection)", "L_prog (progressive)", "ramp of the distillation"]

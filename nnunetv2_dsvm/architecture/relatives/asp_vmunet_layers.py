@@ -95,7 +95,7 @@ class ParallelMamba(RecomputesAPart):
         chunks = torch.cat(self.norm(x).roll(self.shift, -1).chunk(_CHUNKS, -1))  # as a batch
         scanned = called(self.ss2d, chunks, nn.Identity(), recompute=self.gradient_checkpointing)
         scanned = scanned + self.skip_scale * chunks
-        scanned = torch.cat(scanned.chunk(_CHUNKS), -1).roll(-self.shift, -1)
+        scanned = torch.cat(scanned.unflatten(0, (_CHUNKS, x.shape[0])).unbind(), -1).roll(-self.shift, -1)
         return self.merge(self.attention(convolved), self.attention(self.proj(self.norm(scanned))))
 
 

@@ -58,6 +58,7 @@ class MSVMUNet(SegmentationNetwork):
 
     stride = 32
     output_strides = (1, 4, 8, 16)
+    pads = False
 
     def __init__(
         self,

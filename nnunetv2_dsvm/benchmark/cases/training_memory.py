@@ -14,7 +14,7 @@ from nnunetv2_dsvm.benchmark.measuring.memory import inside_cuda_graphs
 from nnunetv2_dsvm.planning.architecture_entry import architecture_entry
 from nnunetv2_dsvm.planning.memory import Precision
 
-_DATASET = "Dataset001_Memory"
+_DATASET, _CONFIGURATION = "Dataset001_Memory", "planned"
 _TRAINING_STEPS, _VALIDATION_STEPS = 8, 4  # before and after each other, until all CUDA graphs are recorded
 
 
@@ -23,13 +23,13 @@ class TrainingCase:
     """A training of nnUNetTrainerDSVM.
 
     Attributes:
-        patch_size: height and width in pixels.
+        patch_size: along each of 2 or 3 axes, in pixels.
         architecture: arguments of VMUNet beside channels and classes, as plans hold them.
         precision: of autocast.
         labels: of nnU-Net's dataset.json.
     """
 
-    patch_size: tuple[int, int]
+    patch_size: tuple[int, ...]
     batch_size: int
     architecture: dict[str, Any]
     precision: Precision = "bfloat16"
@@ -55,14 +55,14 @@ class TrainingCase:
             "preprocessor_name": "DefaultPreprocessor",
             "batch_size": self.batch_size,
             "patch_size": list(self.patch_size),
-            "spacing": [1.0, 1.0],
+            "spacing": [1.0] * len(self.patch_size),
             "batch_dice": True,
             "architecture": architecture_entry(self.architecture),
         }
         return {
             "dataset_name": _DATASET,
             "plans_name": "memory",
-            "configurations": {"2d": configuration},
+            "configurations": {_CONFIGURATION: configuration},
             "transpose_forward": [0, 1, 2],
             "transpose_backward": [0, 1, 2],
             "label_manager": "LabelManager",
@@ -128,7 +128,7 @@ def train_some_steps(case: TrainingCase, device: torch.device) -> Any:
         contextlib.redirect_stdout(io.StringIO()),
         cuda_autocast(training_dtype(device, planned)),
     ):
-        trainer = PlannedTrainer(case.plans(), "2d", 0, case.dataset_json(), device)
+        trainer = PlannedTrainer(case.plans(), _CONFIGURATION, 0, case.dataset_json(), device)
         trainer.initialize()
         batch = _batch(case, trainer.label_manager)
         for _ in range(2):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.text import by, first_line
 
@@ -13,11 +13,13 @@ from nnunetv2_dsvm.files.text import by, first_line
 TOLERANCE = 1e-4
 
 
-def shapes_to_check(patch_size: Sequence[int]) -> list[tuple[int, ...]]:
+def shapes_to_check(patch_size: Sequence[int], only_size: Sequence[int] | None = None) -> list[tuple[int, ...]]:
     """(batch, *sizes): the patch, odd sizes, and less than one token; of images three patches and odd ones too.
 
-    Three patches of volumes would take minutes.
+    Three patches of volumes would take minutes. A network for one size is given one and two images of it.
     """
+    if only_size:
+        return [(1, *only_size), (2, *only_size)]
     axes = len(patch_size)
     shapes = [(1, *patch_size), (2, *(5, 37, 65)[-axes:]), (1, *(1, 1, 3)[-axes:])]
     if axes == 2:
@@ -27,7 +29,7 @@ def shapes_to_check(patch_size: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def largest_difference(
-    network: VMUNet, exported: Callable[[Tensor], Tensor], shapes: Sequence[tuple[int, ...]], channels: int
+    network: SegmentationNetwork, exported: Callable[[Tensor], Tensor], shapes: Sequence[tuple[int, ...]], channels: int
 ) -> float:
     """The largest difference of logits, as a part of the largest absolute logit of the network, over all shapes.
 

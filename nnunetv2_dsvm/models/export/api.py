@@ -39,7 +39,8 @@ def export(
 ) -> ExportedModel:
     """Writes the network of one fold as a file that runs without this package, for any batch and image size.
 
-    The file is run and compared with the network before it takes its place. What is being done is logged.
+    A network for images of one size (`SegmentationNetwork.only_size`) gives a file for that size. The file is run and
+    compared with the network before it takes its place. What is being done is logged.
 
     Args:
         model: folder of a trained model, with `plans.json`, `dataset.json` and `fold_X`.

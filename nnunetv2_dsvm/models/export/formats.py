@@ -3,7 +3,7 @@
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -14,32 +14,33 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
-from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.text import first_line
 from nnunetv2_dsvm.models.export.metadata import AXIS_NAMES, KEY
-from nnunetv2_dsvm.models.export.traceable_network import TraceableVMUNet
+from nnunetv2_dsvm.models.export.traceable_network import TraceableNetwork
 
 Format = Literal["torch-export", "onnx"]
 SUFFIXES: dict[Format, str] = {"torch-export": ".pt2", "onnx": ".onnx"}
 _TALKATIVE = ("torch._export.serde.serialize", "onnxscript", "onnx_ir")  # on what is no trouble here
 
 
-def trace(network: VMUNet, input_channels: int) -> ExportedProgram:
-    """The network as a program of torch's own operators, for any batch and sizes of at least 1.
+def trace(network: SegmentationNetwork, input_channels: int) -> ExportedProgram:
+    """The network as a program of torch's own operators, for any batch and sizes of at least 1 (`only_size`: for that).
 
     Raises:
         UserError: this torch cannot trace it.
     """
     # Two of each, as torch takes a size of one for a constant; what else they are does not matter.
     tokens = enumerate(network.encoder_stages[-1].stride, 2)
-    example = torch.zeros(2, input_channels, *(count * stride + stride // 4 for count, stride in tokens))
-    sizes = {axis: Dim(name, min=1) for axis, name in _dynamic_sizes(network.sizes.axes).items()}
+    any_size = tuple(count * stride + stride // 4 for count, stride in tokens)
+    example = torch.zeros(2, input_channels, *(network.only_size or any_size))
+    sizes = {axis: Dim(name, min=1) for axis, name in _dynamic_sizes(network.axes, network.only_size).items()}
     try:
         # Otherwise torch reasons that a size is not 1 because the example's is not, and refuses a batch of one later.
         config = torch.fx.experimental._config
         with torch.no_grad(), config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]  # torch adds it
-            program = torch.export.export(TraceableVMUNet(network), (example,), dynamic_shapes=(sizes,), strict=False)
+            program = torch.export.export(TraceableNetwork(network), (example,), dynamic_shapes=(sizes,), strict=False)
     except Exception as error:
         raise UserError(_needs_newer("trace the network", error)) from error
     for module in program.graph_module.modules():
@@ -48,9 +49,9 @@ def trace(network: VMUNet, input_channels: int) -> ExportedProgram:
     return program
 
 
-def _dynamic_sizes(axes: int) -> dict[int, str]:
+def _dynamic_sizes(axes: int, only_size: Sequence[int] | None) -> dict[int, str]:
     """The axes of an image `(batch, channels, *sizes)` that may have any size, with their names."""
-    return {0: "batch", **dict(enumerate(AXIS_NAMES[-axes:], 2))}
+    return {0: "batch", **dict(enumerate(() if only_size else AXIS_NAMES[-axes:], 2))}
 
 
 def write(program: ExportedProgram, format: Format, metadata: Mapping[str, Any], path: Path) -> None:
@@ -68,10 +69,10 @@ def write(program: ExportedProgram, format: Format, metadata: Mapping[str, Any],
                 torch.export.save(program, file, extra_files={KEY: text})
             return
         try:
-            axes = len(metadata["patch_size"])
+            sizes = _dynamic_sizes(len(metadata["patch_size"]), metadata["only_size"])
             model = torch.onnx.export(
                 program, dynamo=True, verbose=False, report=False, input_names=["image"], output_names=["logits"],
-                dynamic_shapes=(_dynamic_sizes(axes),),
+                dynamic_shapes=(sizes,),
             )  # fmt: skip
         except Exception as error:
             raise UserError(_needs_newer("write the network as ONNX", error)) from error

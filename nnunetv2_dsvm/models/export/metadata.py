@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnunetv2_dsvm.files.text import by
 from nnunetv2_dsvm.models.trained_network import TrainedNetwork
 from nnunetv2_dsvm.version import __version__
 
@@ -23,7 +24,8 @@ def describe(trained: TrainedNetwork) -> dict[str, Any]:
 
     `channels` are the input's, in their order: an image channel has nnU-Net's normalisation scheme and the intensities
     of the training images' foreground that the scheme may need; a channel of a cascade's previous stage is 1 in the
-    pixels of `of_label`. `labels` are dataset.json's; `output` says what the logits' channels are.
+    pixels of `of_label`. `only_size` is null, or the one size of images that can be given. `labels` are
+    dataset.json's; `output` says what the logits' channels are.
     """
     configuration, labels = trained.configuration, trained.labels
     axes = AXIS_NAMES[-trained.network.axes :]
@@ -52,8 +54,8 @@ def describe(trained: TrainedNetwork) -> dict[str, Any]:
         "configuration": trained.configuration_name,
         "fold": trained.fold,
         "checkpoint": trained.checkpoint,
-        "input": f"float32 image (batch, channels, {', '.join(axes)}), any batch, {', '.join(axes[:-1])} and "
-        f"{axes[-1]} of at least 1",
+        "input": _input(trained, axes),
+        "only_size": trained.network.only_size and list(trained.network.only_size),
         "channels": channels,
         "patch_size": [int(size) for size in configuration.patch_size],
         "spacing_mm": [float(spacing) for spacing in configuration.spacing],
@@ -63,6 +65,13 @@ def describe(trained: TrainedNetwork) -> dict[str, Any]:
         "mirroring_axes": [int(axis) for axis in trained.mirroring_axes],
         "not_inside": NOT_INSIDE,
     }
+
+
+def _input(trained: TrainedNetwork, axes: Sequence[str]) -> str:
+    image, size = f"float32 image (batch, channels, {', '.join(axes)}), any batch", trained.network.only_size
+    if size is None:
+        return f"{image}, {', '.join(axes[:-1])} and {axes[-1]} of at least 1"
+    return f"{image}, {by(size)} {', '.join(axes)} and no others"
 
 
 def _output(trained: TrainedNetwork, axes: Sequence[str]) -> str:

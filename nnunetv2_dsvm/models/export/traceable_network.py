@@ -1,86 +1,72 @@
-"""A VM-UNet for torch.export and ONNX: the same weights and numbers, in torch's own operators and for any size."""
+"""A network for torch.export and ONNX: the same weights and numbers, in torch's own operators and for any size."""
 
 import copy
-from typing import cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunetv2_dsvm.architecture.blocks.gated_convolution import GatedConvolution
-from nnunetv2_dsvm.architecture.blocks.stem import ConvolutionStep
-from nnunetv2_dsvm.architecture.blocks.vss_block import SS2D, VSSBlock
-from nnunetv2_dsvm.architecture.segmentation_network import cropped_to
-from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.architecture.blocks.directional_scan import DirectionalScan
+from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, cropped_to
 from nnunetv2_dsvm.models.export.traceable_scan import scan_by_rows
+from nnunetv2_dsvm.models.export.unknown_sizes import unknown, unknown_multiple
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-class TraceableVMUNet(nn.Module):
+class TraceableNetwork(nn.Module):
     """Images `(B, channels, *sizes)`, any sizes ≥ 1, to logits `(B, classes, *sizes)` at full resolution; fp32, CPU.
 
     A copy of the network: heads of deep supervision are left out, and the network itself stays as it was. Images are
     not looked at for NaN and infinite values.
     """
 
-    def __init__(self, network: VMUNet) -> None:
+    def __init__(self, network: SegmentationNetwork) -> None:
         super().__init__()
-        network = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
-        network.decoder.deep_supervision = False
-        network.decoder.seg_layers = nn.ModuleList([_ConvOfACopy(network.decoder.seg_layers[0])])
-        for module in network.modules():
-            if isinstance(module, VSSBlock):
-                module.ss2d = _TraceableSS2D.of(module.ss2d)
-            elif isinstance(module, GatedConvolution):
-                module.add_module("conv", _ConvOfACopy(module.conv))
-            elif isinstance(module, ConvolutionStep):
-                module.add_module("convolution", _ConvOfACopy(module.convolution))
-        self.encoder, self.decoder, self.stride = network.encoder, network.decoder, network.sizes.stage_strides[-1]
+        self.network = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
+        self.network.decoder.deep_supervision = False  # type: ignore[assignment]  # torch's stubs: a Tensor or Module
+        for module in self.network.modules():
+            if isinstance(module, DirectionalScan):
+                _make_traceable(module)
+            elif isinstance(module, _CONVOLUTIONS):
+                module.register_forward_pre_hook(_with_channels_outermost)
 
     def forward(self, image: Tensor) -> Tensor:
         sizes = image.shape[2:]
-        missing: list[int] = []
-        for size, stride in zip(sizes, self.stride, strict=True):
-            tokens = _unknown((size + stride - 1) // stride)
-            torch._check(tokens >= 1)
-            torch._check(tokens * stride >= size)
-            missing = [0, tokens * stride - size, *missing]  # the last axis first
-        padded = F.pad(image, missing)
-        stage_inputs, encoder_outputs = self.encoder(padded)
-        (logits,), _ = self.decoder(padded, stage_inputs, encoder_outputs[-1])
-        return cropped_to(logits, sizes)
+        image = image.narrow(0, 0, _no_more_than(image.shape[0], unknown(image.shape[0])))
+        if self.network.only_size is None:
+            image = self._of_unknown_sizes(image)
+        logits = self.network.run(image)[0]
+        return cropped_to(logits[0], sizes)
+
+    def _of_unknown_sizes(self, image: Tensor) -> Tensor:
+        """The image, zero-padded as the network would pad it."""
+        sizes = image.shape[2:]
+        if not self.network.pads:
+            return cropped_to(image, [_no_more_than(size, unknown(size)) for size in sizes])
+        strides = self.network.encoder_stages[-1].stride
+        missing = [unknown_multiple(size, step) - size for size, step in zip(sizes, strides, strict=True)]
+        return F.pad(image, [n for at_end in reversed(missing) for n in (0, at_end)])
 
 
-def _unknown(size: int) -> int:
-    """The same number, as one of which torch.export knows nothing.
-
-    A size that is computed from the image's is compared with 1 wherever torch could take a shorter way for it, and a
-    program that was traced with more than one token in the deepest stage would then refuse images with only one.
-    """
-    return cast(int, torch.scalar_tensor(size, dtype=torch.int64).item())
+def _no_more_than(size: int, number: int) -> int:
+    torch._check(number <= size)
+    return number
 
 
-class _ConvOfACopy(nn.Module):
-    """A convolution of a copy with the channels outermost: of other layouts the sizes would be looked at."""
-
-    def __init__(self, conv: nn.Module) -> None:
-        super().__init__()
-        self.conv = conv
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x.clone(memory_format=torch.contiguous_format))
+def _with_channels_outermost(_: nn.Module, inputs: Any) -> Tensor:
+    """A copy: of convolutions' inputs in other layouts the sizes would be looked at."""
+    return inputs[0].clone(memory_format=torch.contiguous_format)
 
 
-class _TraceableSS2D(SS2D):
-    @classmethod
-    def of(cls, ss2d: SS2D) -> "_TraceableSS2D":
-        with torch.device("meta"):
-            # a backend by name, so that it is never a fused kernel
-            traceable = cls(ss2d.in_proj.in_features, ss2d.d_state, "torch_chunked", ss2d.axes, ss2d.orders)
-        traceable.load_state_dict(ss2d.state_dict(), assign=True)
-        traceable.add_module("conv", _ConvOfACopy(traceable.conv))
-        return traceable.eval().requires_grad_(False)
+class _TraceableScan(DirectionalScan):
+    """`scan` in operators of torch's own. Behind a kind of block in its bases, this takes the place of the base's."""
 
     def scan(self, x: Tensor) -> Tensor:
+        step = max((order.step for order in self.orders or ()), default=1)
+        if step > 1:
+            x = cropped_to(x.movedim(-1, 1), [unknown(size // step) * step for size in x.shape[1:-1]]).movedim(1, -1)
         dt, B, C = [], [], []
         for k in range(self.directions):
             low_rank, b, c = F.linear(x, self.x_proj[k]).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
@@ -88,3 +74,9 @@ class _TraceableSS2D(SS2D):
             B.append(b)
             C.append(c)
         return scan_by_rows(x, dt, self._A(), B, C, self.D, self.orders)
+
+
+def _make_traceable(block: DirectionalScan) -> None:
+    block.scan_backend = "torch_chunked"  # by name, so that it is never a fused kernel
+    kind = type(block)
+    block.__class__ = type(kind.__name__, (kind, _TraceableScan), {})

@@ -5,11 +5,14 @@ steps. Here the loops are torch's higher-order operator `scan` (ONNX: `Scan`), o
 and every other operation is torch's own.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from nnunetv2_dsvm.models.export.unknown_sizes import unknown, unknown_root
 from nnunetv2_dsvm.ops.scan_order import ScanOrder, axis_orders
 
 
@@ -35,6 +38,8 @@ def scan_by_rows(
     Returns:
         `(batch, *sizes, d_inner)`, the sum over the directions.
     """
+    if x.ndim == 3:
+        return _scan_of_a_sequence(x, dt, A, B, C, D, orders)
     batch, *sizes, channels = x.shape
     walks = axis_orders(len(sizes)) if orders is None else orders
     directions, d_state = len(walks), A.shape[-1]
@@ -53,13 +58,37 @@ def scan_by_rows(
     _, initial_state = scan(_pass_on, (x.new_zeros(directions, batch, d_state, channels),), (decay, own), ())
     _, y = scan(_advance_and_read, (initial_state,), (delta, delta_x, b, c), (A,))
     y = y.permute(2, 3, 1, 0, 4)  # (K, batch, chunk, step, d_inner)
-    return x * D.sum(0) + sum(_back_in_place(y[k], order, sizes) for k, order in enumerate(walks))
+    result = _sum(_back_in_place(y[k], order, sizes) for k, order in enumerate(walks))
+    if all(order.step == 1 for order in walks):
+        return result + x * D.sum(0)
+    of_each = ((_in_chunks(_in_order(x, order)) * D[k], order) for k, order in enumerate(walks))
+    return result + _sum(_back_in_place(t, order, sizes) for t, order in of_each)
+
+
+def _scan_of_a_sequence(
+    x: Tensor, dt: Sequence[Tensor], A: Tensor, B: Sequence[Tensor], C: Sequence[Tensor], D: Tensor,
+    orders: Sequence[ScanOrder] | None,
+) -> Tensor:  # fmt: skip
+    """`scan_by_rows` of L tokens `(batch, L, ·)` as a square grid of them; step sizes of 0 behind the last."""
+    length = x.shape[1]
+    width = unknown_root(length)
+    rows = unknown((length + width - 1) // width)
+    torch._check(rows * width >= length)
+
+    def folded(t: Tensor) -> Tensor:
+        return F.pad(t, (0, 0, 0, rows * width - length)).unflatten(1, (rows, width))
+
+    walks = [ScanOrder((0, 1), order.reverse) for order in orders or axis_orders(1)]
+    each = ([folded(t) for t in tensors] for tensors in (dt, B, C))
+    dt, B, C = each
+    return scan_by_rows(folded(x), dt, A, B, C, D, walks).flatten(1, 2)[:, :length]
 
 
 def _in_order(t: Tensor, order: ScanOrder) -> Tensor:
-    """The tokens `(batch, *sizes, X)` in an order, in that shape."""
-    if order.step != 1:
-        raise ValueError(f"only walks that visit every token can be exported, got the step {order.step}")
+    """The tokens `(batch, *sizes, X)` that an order visits, in turn: `(batch, *sizes, X)` with sizes by its step."""
+    if order.step > 1:
+        for axis, phase in enumerate(order.phase or (0,) * len(order.axes), 1):
+            t = t.unflatten(axis, (t.shape[axis] // order.step, order.step)).select(axis + 1, phase)
     axes = range(1, t.ndim - 1)
     if order.axes != tuple(range(len(axes))):
         t = t.permute(0, *(1 + axis for axis in order.axes), t.ndim - 1).reshape(t.shape)
@@ -68,18 +97,26 @@ def _in_order(t: Tensor, order: ScanOrder) -> Tensor:
 
 def _in_chunks(t: Tensor) -> Tensor:
     """`(batch, *sizes, X)` as `(batch, chunks, W, X)`."""
-    return t.unsqueeze(1) if t.ndim == 3 else t.flatten(1, -3)
+    return t.flatten(1, -3)
 
 
 def _back_in_place(t: Tensor, order: ScanOrder, sizes: Sequence[int]) -> Tensor:
-    """The inverse of `_in_order` and `_in_chunks` for a grid of `sizes`."""
+    """The inverse of `_in_order` and `_in_chunks` for a grid of `sizes`, 0 where the order does not pass."""
     batch, channels = t.shape[0], t.shape[-1]
     if order.reverse:
         t = t.flip(1, 2)
-    t = t.reshape(batch, *(sizes[axis] for axis in order.axes), channels)
-    if order.axes == tuple(range(len(sizes))):
-        return t
-    return t.permute(0, *(1 + order.axes.index(axis) for axis in range(len(sizes))), t.ndim - 1)
+    t = t.reshape(batch, *(sizes[axis] // order.step for axis in order.axes), channels)
+    if order.axes != tuple(range(len(sizes))):
+        t = t.permute(0, *(1 + order.axes.index(axis) for axis in range(len(sizes))), t.ndim - 1)
+    if order.step > 1:
+        for axis, phase in enumerate(order.phase or (0,) * len(sizes), 1):
+            beside = [0, 0] * (t.ndim - axis - 1)  # of the axes behind this one
+            t = F.pad(t.unsqueeze(axis + 1), [*beside, phase, order.step - 1 - phase]).flatten(axis, axis + 1)
+    return t
+
+
+def _sum(tensors: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, tensors)
 
 
 # The bodies of the loops. States are (..., N, d_inner).

@@ -3,7 +3,6 @@
 import logging
 from pathlib import Path
 
-from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.errors import UserError, check_choice
 from nnunetv2_dsvm.files.atomic_write import replaced_file
 from nnunetv2_dsvm.files.places_to_write import check_file_place
@@ -43,11 +42,6 @@ def write_portable_model(
     check_place(path, format, overwrite)
     formats.check_packages(format)
     network = trained.network
-    if not isinstance(network, VMUNet):
-        raise UserError(
-            f"{trained.trainer} trained a {type(network).__name__}, and only VM-UNets are exported: nnU-Net's own "
-            "commands predict with it (nnUNetv2_predict) and pass it on (nnUNetv2_export_model_to_zip)"
-        )
     channels = network.input_channels
     try:
         with replaced_file(path) as temporary:
@@ -57,7 +51,7 @@ def write_portable_model(
             formats.write(program, format, describe(trained), temporary)
             _LOG.info("running the file, and comparing it with the network")
             exported = formats.load(temporary, format)
-            shapes = shapes_to_check(trained.configuration.patch_size)
+            shapes = shapes_to_check(trained.configuration.patch_size, network.only_size)
             difference = largest_difference(network, exported, shapes, channels)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error}") from error
