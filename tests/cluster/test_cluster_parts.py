@@ -2,14 +2,11 @@
 
 import csv
 import json
-import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +19,6 @@ from nnunetv2_dsvm.cluster.api import cross_validate
 from nnunetv2_dsvm.cluster.commands import commands_of
 from nnunetv2_dsvm.cluster.engines import child, step_run
 from nnunetv2_dsvm.cluster.engines.gpus import GpuMemory, visible_gpus
-from nnunetv2_dsvm.cluster.engines.local_queue import LocalQueue
 from nnunetv2_dsvm.cluster.engines.slurm import minutes_of
 from nnunetv2_dsvm.cluster.finished import done_steps, open_steps
 from nnunetv2_dsvm.cluster.locks import Held, held, owner_of
@@ -429,52 +425,3 @@ def test_what_is_finished_is_left_alone(copied_dataset, tmp_path):
         finish(1, 350)
         assert best.name not in done_steps(run)
         assert [step.name for step in open_steps(run)] == [best.name, evaluation, "report"]
-
-
-class Sleeping(RunFolder):
-    """Trainings that would take minutes."""
-
-    def command(self, step):
-        return [sys.executable, "-c", "import time; time.sleep(600)"]
-
-
-class Told:
-    def __init__(self):
-        self.begun, self.ends = [], []
-
-    def started(self, step, gpu):
-        self.begun.append(step.name)
-
-    def ended(self, step, status):
-        self.ends.append(step.name)
-
-    def running(self):
-        pass
-
-
-def test_queue_ends_in_time_and_begins_nothing_that_does_not_fit(tmp_path, monkeypatch):
-    for name in ("raw", "preprocessed", "results"):
-        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
-    trainings = [step for step in steps_of(asked()) if step.kind == "train"]
-    run = Sleeping(tmp_path / "run").write_request(asked())
-    run = Sleeping(run.path)
-    run.__dict__["steps"] = {step.name: replace(step, after=()) for step in trainings}  # the data are there
-    told, asked_for = Told(), []
-
-    def fits(step):
-        asked_for.append(step.name)
-        return step.fold == "1"
-
-    begun = time.monotonic()
-    queue = LocalQueue(run, ["0", "1"], 1, told, until=begun + 1.5, fits=fits)
-    queue.work()
-    assert 1.5 <= time.monotonic() - begun < 20
-    fitting = [step.name for step in trainings if step.fold == "1"]
-    assert told.begun == fitting and not told.ends
-    assert asked_for == [step.name for step in trainings]  # once each: the time that is left only gets shorter
-
-
-@pytest.mark.parametrize("minutes", [0, -1, math.inf, math.nan])
-def test_minutes_of_a_call_are_a_number_above_0(minutes):
-    with pytest.raises(UserError, match="the minutes of a call are a number above 0"):
-        cross_validate([TINY], ["A"], minutes=minutes)
