@@ -73,8 +73,10 @@ class VMUNetSizes(Mapping[str, Any]):
             raise ValueError(f"stem must be {' or '.join(map(repr, get_args(Stem)))}, got {self.stem!r}")
         if self.stem == "convolutions" and not {1, 2, 4}.issuperset(strides[1]):
             raise ValueError(f"stem='convolutions' halves once or twice and cannot lower a size by {strides[1]}")
-        if self.full_resolution_channels < 0:
-            raise ValueError(f"full_resolution_channels must be 0 or more, got {self.full_resolution_channels}")
+        if not _is_whole(self.full_resolution_channels) or self.full_resolution_channels < 0:
+            raise ValueError(
+                f"full_resolution_channels must be a whole number from 0 on, got {self.full_resolution_channels!r}"
+            )
         if not isinstance(self.scan, bool):
             raise ValueError(f"scan must be True or False, got {self.scan!r}")
 
@@ -140,7 +142,7 @@ class VMUNetSizes(Mapping[str, Any]):
         Raises:
             ValueError: no whole number of at least 2, or one that the stem cannot make.
         """
-        if not isinstance(stride, Integral) or isinstance(stride, bool) or stride < 2:
+        if not _is_whole(stride) or stride < 2:
             raise ValueError(f"patch_embedding_stride must be a whole number of at least 2, got {stride!r}")
         first, step, *others = self.strides
         return replace(self, strides=(first, tuple(max(1, n * int(stride) // max(step)) for n in step), *others))
@@ -149,6 +151,10 @@ class VMUNetSizes(Mapping[str, Any]):
 def strides_of(num_stages: int) -> list[list[int]]:
     """The published network's strides, which are those of images, in the form of nnU-Net's plans."""
     return [[1, 1], [PATCH_SIZE, PATCH_SIZE], *([2, 2] for _ in range(num_stages - 1))]
+
+
+def _is_whole(number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 def _check_strides(strides: tuple[tuple[int, ...], ...], dims: tuple[int, ...]) -> None:

@@ -124,11 +124,17 @@ def sizes_in(arguments: Mapping[str, Any]) -> VMUNetSizes:
 
 def check_output_varies(configuration_manager: ConfigurationManager) -> None:
     """Raises UserValueError where the plans ask for a VM-UNet so narrow that its output is the same for all images."""
-    dims = list(planned_network(configuration_manager)[1].get("dims", ()))
+    arguments = planned_network(configuration_manager)[1]
+    dims = list(arguments.get("dims", ()))
     if dims and dims[0] < 2 * PATCH_SIZE:
         raise UserValueError(
             f"dims {dims} in the plans: the last expanding would leave {dims[0] // PATCH_SIZE} channel, of which its "
             f"norm makes a constant, and nothing could be learnt; begin with {2 * PATCH_SIZE} or more"
+        )
+    if arguments.get("full_resolution_channels") == 1:
+        raise UserValueError(
+            "full_resolution_channels 1: of one channel its norm makes a constant, and nothing could be learnt; give 2 "
+            "or more, or 0"
         )
 
 

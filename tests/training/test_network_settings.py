@@ -10,6 +10,7 @@ import torch
 from helpers.short_trainers import (
     ShortDSVM,
     ShortDSVM_deepSupervision,
+    ShortDSVM_UMambaBot,
     ShortRun,
     ShortVMUNet,
     checkpoint_of,
@@ -129,6 +130,9 @@ def test_without_scan_nnunet_predicts_and_the_one_with_it_takes_no_weights(make,
         ({"stem": "conv"}, "'patches' or 'convolutions', got 'conv'"),
         ({"stem": "convolutions", "patch_embedding_stride": 8}, "cannot lower a size by"),
         ({"full_resolution_channels": "many"}, "full_resolution_channels many give no VM-UNet"),
+        ({"full_resolution_channels": True}, "a whole number from 0 on, got True"),
+        ({"full_resolution_channels": 8.0}, "a whole number from 0 on, got 8.0"),
+        ({"full_resolution_channels": 1}, "of one channel its norm makes a constant"),
         ({"scan": 0}, "scan must be True or False, got 0"),
     ],
     ids=str,
@@ -136,6 +140,14 @@ def test_without_scan_nnunet_predicts_and_the_one_with_it_takes_no_weights(make,
 def test_settings_that_give_no_network_are_refused_before_a_folder_is_made(make, tmp_path, settings, message):
     with pytest.raises(UserValueError, match=message):
         make(with_settings(ShortDSVM, **settings))
+    assert not (tmp_path / "a").exists()
+
+
+def test_settings_of_a_vm_unet_are_refused_by_trainers_of_other_networks(make, tmp_path):
+    with pytest.raises(
+        UserValueError, match="states patch_embedding_stride 2, scan False.* of a VM-UNet, and trains U-M"
+    ):
+        make(with_settings(ShortDSVM_UMambaBot, **STRIDE, scan=False))
     assert not (tmp_path / "a").exists()
 
 
