@@ -76,12 +76,17 @@ def is_trained(step: Step) -> bool:
 
 
 def has_probabilities(step: Step) -> bool:
-    """Whether the validation of a finished training has left them for each of its cases (nnU-Net's `--npz`)."""
+    """Whether the validation of a finished training has left them for each of its cases (nnU-Net's `--npz`).
+
+    They are younger than the training's last weights and older than the summary, which nnU-Net writes last: what is
+    younger is of a later validation, which has not come to its end.
+    """
     assert step.model is not None  # a training has one
-    model, trained_at = model_folder(step.model), (_fold(step) / FINAL).stat().st_mtime
+    model = model_folder(step.model)
+    trained_at, validated_at = (_fold(step) / FINAL).stat().st_mtime, _validation(step).stat().st_mtime
     ending = model.dataset_json.get("file_ending", "")
     there = visible_files(_validation(step).parent, ".npz")
-    names = {file.name.removesuffix(".npz") for file in there if file.stat().st_mtime >= trained_at}
+    names = {file.name.removesuffix(".npz") for file in there if trained_at <= file.stat().st_mtime <= validated_at}
     predicted = [
         Path(case["prediction_file"]).name for case in read_json_object(_validation(step)).get("metric_per_case", ())
     ]
