@@ -58,7 +58,15 @@ def _is_there(run: RunFolder, step: Step) -> bool:
         assert step.model is not None  # an evaluation has one
         folder = model_folder(step.model).metrics_folder(request.folds)
         return all((folder / f"metrics_{name}.json").is_file() for name in ("nnunet", *request.protocols))
-    return (run.path / RESULTS).is_file()
+    ended = (
+        s for s in run.steps.values() if s.kind == "evaluate" and all(_is_validated(run, name) for name in s.after)
+    )
+    reports = {run.report(of.dataset, of.seed) / "report.html" for of in ended}
+    return all(path.is_file() for path in (run.path / RESULTS, run.path / "results.csv", *reports))
+
+
+def _is_validated(run: RunFolder, name: str) -> bool:
+    return _validation(run.steps[name]).is_file()
 
 
 def _images_to_predict(dataset: str) -> set[str]:

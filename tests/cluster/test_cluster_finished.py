@@ -18,6 +18,7 @@ from nnunetv2_dsvm.cluster.finished import done_steps, open_steps
 from nnunetv2_dsvm.cluster.run_folder import RunFolder, State
 from nnunetv2_dsvm.cluster.status import AGAIN, status_of
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.reporting.api import REPORT
 
 BEST, PREDICT = f"best__{TINY}", f"predict__{TINY}"
 
@@ -175,8 +176,10 @@ def test_a_step_whose_files_lack_what_is_asked_for_now_is_done_again(here, tmp_p
     names = [BEST, PREDICT, f"evaluate__{TINY}__A__tinyPlans__2d", "report"]
     for number, name in enumerate(names):
         do(run, name, 300 + 100 * number, "case_005.nii.gz")
-    for file in (metrics / "metrics_nnunet.json", run.path / "results.md"):
+    for file in (metrics / "metrics_nnunet.json", run.path / "results.md", run.path / "results.csv"):
         file.touch()
+    assert [step.name for step in open_steps(run)] == ["report"]
+    (run.path / REPORT).touch()
     assert open_steps(run) == []
     isic = run.write_request(asked(trainers=("A",), predicted=(TINY,), protocols=("isic",)))
     assert [step.name for step in open_steps(isic)] == names[2:]
