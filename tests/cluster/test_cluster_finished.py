@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.cross_validations import TINY, asked
 
 from nnunetv2_dsvm.cluster.api import cross_validate
@@ -43,7 +44,8 @@ def finish(here, fold: int, time: float, trainer: str = "A", probabilities: tupl
     cases = [{"prediction_file": f"/elsewhere/case_{fold}.{number}.nii.gz"} for number in (0, 1)]
     (validation / "summary.json").write_text(json.dumps({"metric_per_case": cases}))
     files = [validation / f"case_{fold}.{number}.npz" for number in probabilities]
-    for file in (final := validation.parent / "checkpoint_final.pth", *files):
+    (final := validation.parent / "checkpoint_final.pth").write_bytes(b"weights")
+    for file in files:
         file.touch()
     for file in (final, *files, validation / "summary.json"):
         os.utime(file, (time, time))
@@ -199,6 +201,34 @@ def test_a_fold_that_is_trained_again_is_not_taken_for_validated(here, tmp_path)
     final.touch()  # trained, and killed before its validation
     assert train(0) not in done_steps(run)
     assert sorted(path.name for path in validation.iterdir()) == ["earlier_summary.json"]
+
+
+@pytest.mark.parametrize(
+    ("whole", "cut_off", "goes_on"),
+    [
+        (("best", "latest"), (), ["--c"]),
+        (("best",), ("latest",), ["--c"]),
+        (("latest",), ("final",), ["--c"]),
+        ((), ("best", "latest"), []),
+        (("final",), ("latest",), ["--val"]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("size", [0, 200], ids=["empty", "half"])
+def test_a_checkpoint_that_was_being_written_is_set_aside(whole, cut_off, goes_on, size, here, tmp_path):
+    """nnU-Net's own trainers write in place."""
+    run = RunFolder(tmp_path / "run").write_request(asked(trainers=("A",)))
+    fold = here.results / "A__tinyPlans__2d" / "fold_0"
+    fold.mkdir(parents=True)
+    for name in (*whole, *cut_off):
+        torch.save({"network_weights": torch.ones(64)}, file := fold / f"checkpoint_{name}.pth")
+        if name in cut_off:
+            os.truncate(file, size)
+    with commands_of(run, run.steps[train(0)]) as (command,):
+        assert command[command.index("cpu") + 1 :] == goes_on
+    assert {path.name for path in fold.iterdir()} == {
+        *(f"checkpoint_{name}.pth" for name in whole), *(f"unfinished_checkpoint_{name}.pth" for name in cut_off),
+    }  # fmt: skip
 
 
 def test_a_training_that_leaves_no_result_has_failed(here, tmp_path, monkeypatch):
