@@ -12,6 +12,11 @@ EQUAL = 0.002  # Dice: what is nearer to the best counts as equal to it
 CHOSEN, DISTILLED = "chosen of ", ", distilled"
 
 
+def patient_of(case: str) -> str:
+    """ACDC has two frames of each: `patient001_frame01`."""
+    return case.partition("_frame")[0]
+
+
 class Training(NamedTuple):
     """One training, which its name identifies in every file."""
 

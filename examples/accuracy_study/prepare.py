@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from plan import PLAN, Plan
+from plan import PLAN, Plan, patient_of
 
 from nnunetv2_dsvm.cluster.preparation import PLANNERS, dataset_number, missing_commands
 from nnunetv2_dsvm.cluster.request import Request
@@ -35,11 +35,6 @@ SPLITS = Path(__file__).parent / "splits"
 SHARES = (0.1, 0.25, 0.5)
 SEED = 23
 Fold = dict[str, list[str]]
-
-
-def patient_of(case: str) -> str:
-    """ACDC has two frames of each: `patient001_frame01`."""
-    return case.partition("_frame")[0]
 
 
 def folds_of(validation: Sequence[Sequence[str]]) -> list[Fold]:

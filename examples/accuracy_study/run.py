@@ -31,7 +31,7 @@ from nnunetv2_dsvm.cluster.engines.gpus import visible_gpus
 from nnunetv2_dsvm.cluster.engines.local_queue import LocalQueue
 from nnunetv2_dsvm.cluster.engines.step_run import DONE
 from nnunetv2_dsvm.cluster.finished import is_trained
-from nnunetv2_dsvm.cluster.locks import held
+from nnunetv2_dsvm.cluster.locks import Owner, held
 from nnunetv2_dsvm.cluster.request import Request
 from nnunetv2_dsvm.cluster.run_folder import LOCK, model_folder
 from nnunetv2_dsvm.cluster.steps import Step
@@ -54,6 +54,9 @@ class Collector:
 
     def started(self, step: Step, gpu: str | None) -> None:
         self._say(f"{step.name} begins")
+
+    def waits(self, step: Step, owner: Owner) -> None:
+        self._say(f"{step.name} is in the hands of {owner}")
 
     def ended(self, step: Step, status: int) -> None:
         self.collect()  # others may have ended at the same time

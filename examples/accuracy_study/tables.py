@@ -19,8 +19,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import results
-from plan import PLAN, Plan, Stage, Training
-from prepare import patient_of
+from plan import PLAN, Plan, Stage, Training, patient_of
 
 from nnunetv2_dsvm.evaluation.paired_statistics import CONFIDENCE, RESAMPLES, PairedStatistics, holm, paired_statistics
 from nnunetv2_dsvm.evaluation.summary import case_mean, statistic

@@ -127,7 +127,8 @@ def test_best_is_chosen_or_an_equal_one_that_is_published_or_faster(plan, better
 
 
 def test_shares_of_the_labels_are_nested_and_by_patient():
-    from prepare import SPLITS, folds_of, patient_of
+    from plan import patient_of
+    from prepare import SPLITS, folds_of
 
     for path in SPLITS.glob("*.json"):
         folds = folds_of(json.loads(path.read_text()))

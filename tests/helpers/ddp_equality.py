@@ -15,7 +15,9 @@ from nnunetv2.training.loss import dice
 from torch import Tensor
 
 from helpers.tiny_dataset import NETWORK, PLANS
+from helpers.tiny_relatives import ONE_LAYER, TINY
 from helpers.unets import unet_architecture
+from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES, class_path
 from nnunetv2_dsvm.training import distilled_trainer, dsvm_trainer, variants, vm_unet_trainer
 
 BATCH, STEPS, PATCH, VOLUME = 4, 3, (32, 40), (8, 16, 24)
@@ -35,6 +37,7 @@ class Case:
     compiled: bool = False  # the ranks' network and Dice; the one process is as always
     unet: bool = False  # nnU-Net's PlainConvUNet in the place of the VM-UNet
     volumes: bool = False  # in the place of images
+    relative: str = ""  # another network of the package, of which `network` are all arguments
 
 
 IN_3D = {"strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]]}  # of NETWORK, which has three stages
@@ -67,6 +70,8 @@ CASES = {
     "volumes-deep_supervision-ignore-regions": Case(
         variants.nnUNetTrainerDSVM_deepSupervision, True, network=IN_3D, labels=REGIONS, volumes=True
     ),
+    "u_mamba": Case(variants.nnUNetTrainerDSVM_UMambaEnc, True, network=TINY["UMambaEnc"], relative="UMambaEnc"),
+    "batch_norm": Case(variants.nnUNetTrainerDSVM_ASPVMUNet, True, network=ONE_LAYER, relative="ASPVMUNet"),
     "unet": Case(distilled_trainer.nnUNetTrainerDistilled, True, network=WITHOUT_BIAS, unet=True),
     "unet-projection-compiled": Case(
         variants.nnUNetTrainerDistilled_projection, True, network=WITHOUT_BIAS, compiled=True, unet=True
@@ -119,6 +124,10 @@ def batch(case: Case, step: int, part: slice, scales: list[list[float]] | None) 
 def make_trainer(case: Case, rank: int | None) -> Any:
     network = case.network if case.unet else {**NETWORK, "drop_path_rate": 0.0, **case.network}
     architecture = {"architecture": unet_architecture(2)} if case.unet else {}
+    if case.relative:
+        path = class_path(RELATIVES[case.relative].network)
+        entry = {"network_class_name": path, "arch_kwargs": case.network, "_kw_requires_import": []}
+        network, architecture = {}, {"architecture": entry}
     if case.volumes:
         architecture["patch_size"] = VOLUME
     plans, dataset_json = tiny_plans(network, batch_size=BATCH, batch_dice=case.batch_dice, **architecture)

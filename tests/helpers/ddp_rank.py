@@ -1,7 +1,7 @@
 """One of two ranks that train together on the CPU: python ddp_rank.py RANK PORT FOLDER, which gets rank_RANK.pt.
 
-nnU-Net's DDP is for GPUs. Only that is changed here: the backend is gloo, the device the CPU, and DDP is given no
-device ids; and the processes that write predictions are forked.
+nnU-Net's DDP is for GPUs. Only that is changed here: the backend is gloo, the device the CPU, DDP is given no device
+ids, and batch norms are made here; and the processes that write predictions are forked.
 """
 
 import multiprocessing
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_module
 from torch import distributed as dist
+from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 from helpers.ddp_equality import OnCPU, records, tiny_plans
@@ -91,8 +92,31 @@ def without_device_ids(module, device_ids):
     return DistributedDataParallel(module)
 
 
+class SyncedBatchNorm(torch.nn.BatchNorm2d):
+    """What torch's SyncBatchNorm, which is for GPUs, computes in a training step."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        axes, ranks = (0, 2, 3), dist.get_world_size()
+        mean, square = (all_reduce(t.mean(axes)) / ranks for t in (x, x.square()))
+        variance, count = square - mean.square(), ranks * x.numel() // x.shape[1]
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            self.num_batches_tracked += 1
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return torch.addcmul((self.bias - mean * scale)[:, None, None], x, scale[:, None, None])
+
+
+def with_synced_batch_norms(network: torch.nn.Module) -> torch.nn.Module:
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.__class__ = SyncedBatchNorm
+    return network
+
+
 def main(rank: int, port: str, folder: str) -> None:
     torch.set_num_threads(1)
+    torch.nn.SyncBatchNorm.convert_sync_batchnorm = with_synced_batch_norms
     nnunet_module.DDP = distilled.DistributedDataParallel = without_device_ids
     fork = multiprocessing.get_context("fork")
     nnunet_module.multiprocessing.get_context = lambda method: fork

@@ -23,3 +23,5 @@ TINY = {
         "decoder_steps": [[2], [2], [2], [2], [2]],
     },
 }
+# ASP-VMUNet with one of its layers.
+ONE_LAYER = {"channels": [8] * 6, "encoder_steps": [[2], [], [], [], []], "decoder_steps": [[]] * 5}

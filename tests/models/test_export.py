@@ -29,6 +29,7 @@ from nnunetv2_dsvm.models.export.traceable_scan import scan_by_rows
 from nnunetv2_dsvm.models.trained_network import load_trained_network
 from nnunetv2_dsvm.ops import ScanOrder, selective_scan
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
+from nnunetv2_dsvm.ops.scan_order import atrous_orders
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -185,7 +186,12 @@ SIZES = [(1, 1), (1, 7), (6, 1), (3, 5), (8, 4), (5,), (2, 3, 4), (3, 1, 2)]
 
 @pytest.mark.parametrize(
     "sizes, orders",
-    [*((sizes, None) for sizes in SIZES), ((2, 3, 4), [ScanOrder((1, 2, 0)), ScanOrder((2, 0, 1), reverse=True)])],
+    [
+        *((sizes, None) for sizes in SIZES),
+        ((2, 3, 4), [ScanOrder((1, 2, 0)), ScanOrder((2, 0, 1), reverse=True)]),
+        ((4, 6), atrous_orders(2, 2)),
+        ((4, 6), [ScanOrder((1, 0), True, 2, (1, 0)), ScanOrder((0, 1), step=2)]),
+    ],
 )
 def test_the_scan_is_the_reference(sizes, orders):
     shape = ScanShape(2, sizes, 6, 3, len(orders)) if orders else ScanShape.of_grid(2, sizes, 6, 3)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers.model_folder import write_model_folder
 from helpers.sequence_networks import light_m_unet, u_mamba
-from helpers.tiny_relatives import TINY
+from helpers.tiny_relatives import ONE_LAYER, TINY
 from torch import nn
 
 from nnunetv2_dsvm import export
@@ -18,7 +18,6 @@ from nnunetv2_dsvm.models.trained_network import load_trained_network
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 # Tracing takes seconds a block: one layer, U-Mamba's whose tokens are channels, and the least in 3D.
-ONE_LAYER = {"channels": [8] * 6, "encoder_steps": [[2], [], [], [], []], "decoder_steps": [[]] * 5}
 _STAGES = {"n_conv_per_stage": [1, 1], "n_conv_per_stage_decoder": [1], "features_per_stage": [4, 8]}
 ONE_SIZE = {**_STAGES, "kernel_sizes": [[3, 3]] * 2, "strides": [[1, 1], [2, 2]], "patch_size": [5, 4]}
 VOLUMES = {"strides": [[1, 1, 1], [1, 2, 2]], "channels": 8, "encoder_blocks": [0, 0], "decoder_blocks": [1]}

@@ -44,8 +44,8 @@ CASES = {
     "one_token": Case(1, True, (1, 1), 8, 1, 1),
     "one_block": Case(2, True, (9, 13), 24, 99, 1),
     "blocks_and_chunks": Case(2, False, (7, 11), 40, 2, 2),
-    "volume": Case(2, False, (3, 4, 3), 40, 1, 1),
-    "two_orders": Case(1, True, (4, 3, 5), 8, 99, 2, (ScanOrder((1, 2, 0)), ScanOrder((0, 2, 1), reverse=True))),
+    "volume": Case(1, False, (3, 4, 3), 24, 1, 1),
+    "two_orders": Case(1, True, (3, 2, 6), 8, 99, 2, (ScanOrder((1, 2, 0)), ScanOrder((0, 2, 1), reverse=True))),
 }
 
 

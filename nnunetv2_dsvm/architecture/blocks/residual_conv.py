@@ -81,9 +81,9 @@ class ResidualConv(nn.Module):
 
 
 def _for_shortcut(x: Tensor) -> Tensor:
-    """x with its positions last in memory, if it is on a CPU, of few channels, and weights get gradients.
+    """x with its positions last in memory, if it is on a CPU and of few channels.
 
     There the weight gradient of a strided 1x1 convolution writes beyond its memory (oneDNN 3.12, torch 2.14: kernel
     jit_1x1:avx512_core) where fewer than 16 channels stand last, as behind Mamba over the positions.
     """
-    return x.contiguous() if torch.is_grad_enabled() and x.device.type == "cpu" and x.shape[1] < 16 else x
+    return x.contiguous() if x.device.type == "cpu" and x.shape[1] < 16 else x

@@ -50,11 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "-device", "--device", choices=("cuda", "cpu", "mps"), help="as nnU-Net names it (default: cuda)"
     )
+    where.add_argument("--minutes", type=float, metavar="M",
+                       help="interrupt what still runs after these; the same command goes on later")  # fmt: skip
     where.add_argument("--gpus", nargs="+", metavar="N",
                        help="GPUs to use (default: all); with -device cpu so many trainings at a time")  # fmt: skip
     where.add_argument("--per-gpu", type=positive, metavar="N", help="trainings at a time on a GPU (default: 1)")
-    where.add_argument("--minutes", type=float, metavar="M",
-                       help="interrupt what still runs after these; the same command goes on later")  # fmt: skip
     where.add_argument("--cluster", choices=("slurm",),
                        help="submit jobs instead (pip install 'nnunetv2_dsvm[cluster]')")  # fmt: skip
     slurm = parser.add_argument_group("with --cluster slurm")

@@ -18,8 +18,8 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTra
 class TraceableNetwork(nn.Module):
     """Images `(B, channels, *sizes)`, any sizes ≥ 1, to logits `(B, classes, *sizes)` at full resolution; fp32, CPU.
 
-    A copy of the network: heads of deep supervision are left out, and the network itself stays as it was. Images are
-    not looked at for NaN and infinite values.
+    A network with an `only_size` takes that. A copy: the network itself stays as it was; deep supervision is off, and
+    its heads lie there unused. Images are not looked at for NaN and infinite values.
     """
 
     def __init__(self, network: SegmentationNetwork) -> None:
@@ -65,7 +65,7 @@ class _TraceableScan(DirectionalScan):
 
     def scan(self, x: Tensor) -> Tensor:
         step = max((order.step for order in self.orders or ()), default=1)
-        if step > 1:
+        if step > 1:  # the caller has made all sizes multiples of it, which torch.export cannot see
             x = cropped_to(x.movedim(-1, 1), [unknown(size // step) * step for size in x.shape[1:-1]]).movedim(1, -1)
         dt, B, C = [], [], []
         for k in range(self.directions):

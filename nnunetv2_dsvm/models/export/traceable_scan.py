@@ -33,7 +33,7 @@ def scan_by_rows(
         A: `(K, d_inner, N)`, negative.
         B, C: `(batch, *sizes, N)` for each direction.
         D: `(K, d_inner)`.
-        orders: K walks through the grid, of step 1; None: two per axis (`axis_orders`).
+        orders: K walks through the grid, whose sizes their step divides; None: two per axis (`axis_orders`).
 
     Returns:
         `(batch, *sizes, d_inner)`, the sum over the directions.
@@ -79,8 +79,7 @@ def _scan_of_a_sequence(
         return F.pad(t, (0, 0, 0, rows * width - length)).unflatten(1, (rows, width))
 
     walks = [ScanOrder((0, 1), order.reverse) for order in orders or axis_orders(1)]
-    each = ([folded(t) for t in tensors] for tensors in (dt, B, C))
-    dt, B, C = each
+    dt, B, C = ([folded(t) for t in tensors] for tensors in (dt, B, C))
     return scan_by_rows(folded(x), dt, A, B, C, D, walks).flatten(1, 2)[:, :length]
 
 

@@ -38,7 +38,7 @@ def shared_bytes(name: str, warps: int) -> int:
 
 
 def grid_numbers(sizes: tuple[int, ...], orders: tuple[ScanOrder, ...] | None) -> tuple[int, ...]:
-    """`Grid` in `scan_common.cuh`: height and width of an image in its four directions, else six numbers a direction.
+    """`GRID` in `scan_common.cuh`: height and width of an image in its four directions, else six numbers a direction.
 
     The orders have step 1.
     """

@@ -1,4 +1,4 @@
-"""The queue of a cross-validation that has a limited time."""
+"""The queue of this machine's trainings: it ends in time, and asks whether what it could begin is still to be begun."""
 
 import logging
 import math
@@ -7,19 +7,24 @@ import time
 from dataclasses import replace
 
 import pytest
-from helpers.cross_validations import TINY, asked
 
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.cluster.api import cross_validate
 from nnunetv2_dsvm.cluster.engines.local_queue import LocalQueue
 from nnunetv2_dsvm.cluster.engines.slurm import SlurmOptions
+from nnunetv2_dsvm.cluster.request import Request
 from nnunetv2_dsvm.cluster.run_folder import RunFolder
 from nnunetv2_dsvm.cluster.steps import steps_of
 from nnunetv2_dsvm.errors import UserError
 
+REQUEST = Request(("Dataset901_Tiny",), ("tinyPlans",), ("2d",), ("A", "B"), ("0", "1"), device="cpu")
+TRAININGS = [replace(step, after=()) for step in steps_of(REQUEST) if step.kind == "train"]  # the data are there
+
 
 class Sleeping(RunFolder):
     """Trainings that would take minutes."""
+
+    steps = {step.name: step for step in TRAININGS}
 
     def command(self, step):
         return [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -32,6 +37,9 @@ class Told:
     def started(self, step, gpu):
         self.begun.append(step.name)
 
+    def waits(self, step, owner):
+        raise AssertionError(f"nobody has {step.name}")
+
     def ended(self, step, status):
         self.ends.append(step.name)
 
@@ -42,34 +50,29 @@ class Told:
 def test_queue_ends_in_time_and_begins_nothing_that_does_not_fit(tmp_path, monkeypatch):
     for name in ("raw", "preprocessed", "results"):
         monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
-    trainings = [step for step in steps_of(asked()) if step.kind == "train"]
-    run = Sleeping(tmp_path / "run").write_request(asked())
-    run = Sleeping(run.path)
-    run.__dict__["steps"] = {step.name: replace(step, after=()) for step in trainings}  # the data are there
-    told, asked_for = Told(), []
+    told, asked = Told(), []
 
     def fits(step):
-        asked_for.append(step.name)
+        asked.append(step.name)
         return step.fold == "1"
 
+    run = Sleeping(Sleeping(tmp_path / "run").write_request(REQUEST).path)
     begun = time.monotonic()
-    queue = LocalQueue(run, ["0", "1"], 1, told, until=begun + 1.5, fits=fits)
-    queue.work()
+    LocalQueue(run, ["0", "1"], 1, told, until=begun + 1.5, fits=fits).work()
     assert 1.5 <= time.monotonic() - begun < 20
-    fitting = [step.name for step in trainings if step.fold == "1"]
-    assert told.begun == fitting and not told.ends
-    assert asked_for == [step.name for step in trainings]  # once each: the time that is left only gets shorter
+    assert told.begun == [step.name for step in TRAININGS if step.fold == "1"] and not told.ends
+    assert asked == [step.name for step in TRAININGS]  # once each: the time that is left only gets shorter
 
 
 @pytest.mark.parametrize("minutes", [0, -1, math.inf, math.nan])
 def test_minutes_of_a_call_are_a_number_above_0(minutes):
     with pytest.raises(UserError, match="the minutes of a call are a number above 0"):
-        cross_validate([TINY], ["A"], minutes=minutes)
+        cross_validate(["901"], ["A"], minutes=minutes)
 
 
 def test_minutes_of_a_call_are_not_those_of_a_job():
     with pytest.raises(UserError, match="the 5 minutes of a call are for this machine"):
-        cross_validate([TINY], ["A"], minutes=5, slurm_options=SlurmOptions())
+        cross_validate([901], ["A"], minutes=5, slurm_options=SlurmOptions())
 
 
 def test_a_call_says_that_its_time_is_over(copied_dataset, caplog):
