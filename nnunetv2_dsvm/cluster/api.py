@@ -13,7 +13,7 @@ from nnunetv2_dsvm.cluster.engines import slurm
 from nnunetv2_dsvm.cluster.engines.gpus import visible_gpus
 from nnunetv2_dsvm.cluster.engines.local_queue import LocalQueue
 from nnunetv2_dsvm.cluster.engines.slurm import SlurmOptions
-from nnunetv2_dsvm.cluster.finished import is_trained
+from nnunetv2_dsvm.cluster.finished import is_trained, open_steps
 from nnunetv2_dsvm.cluster.locks import Owner, held, owner_of
 from nnunetv2_dsvm.cluster.preparation import check_plans
 from nnunetv2_dsvm.cluster.request import Request, checked_request
@@ -75,7 +75,7 @@ def cross_validate(
         UserError: something cannot be begun, or another call is at work in the folder.
         KeyboardInterrupt: passed on after all processes have ended.
     """
-    until = time.monotonic() + 60 * _minutes(minutes)
+    until = time.monotonic() + 60 * _minutes(minutes, here=slurm_options is None)
     request = checked_request(
         datasets,
         configurations,
@@ -101,6 +101,8 @@ def cross_validate(
             _LOG.info("submitted %d jobs; the others are done or in the queue", len(submitted))
         else:
             LocalQueue(run, places, per_gpu, _Logged(run), until=until).work()
+            if time.monotonic() >= until and open_steps(run):
+                _LOG.info("the %g minutes are over: what ran was interrupted; the same call goes on with it", minutes)
     return status(run.path)
 
 
@@ -154,9 +156,11 @@ def _folder(output: Path | str | None) -> RunFolder:
     return RunFolder(Path(output).absolute() if output is not None else results_folder(None).absolute() / FOLDER)
 
 
-def _minutes(minutes: float | None) -> float:
+def _minutes(minutes: float | None, *, here: bool) -> float:
     if minutes is None:
         return math.inf
+    if not here:
+        raise UserError(f"the {minutes} minutes of a call are for this machine; those of a job are in slurm_options")
     if not 0 < minutes < math.inf:
         raise UserError(f"the minutes of a call are a number above 0, got {minutes}")
     return minutes

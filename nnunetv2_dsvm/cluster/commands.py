@@ -1,6 +1,7 @@
 """The commands of each step, nnU-Net's own and this package's, as a user would type them."""
 
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,9 @@ def _train(request: Request, step: Step) -> list[str]:
     model = step.model
     folder = model_folder(model).fold_folder(step.fold)
     there = [name for name in CHECKPOINTS if (folder / name).is_file()]
+    for name in [name for name in there if not _is_whole(folder / name)]:
+        there.remove(name)
+        set_aside(folder / name, f"unfinished_{name}")
     validated = model_folder(model).validation_folder(step.fold) / SUMMARY
     if FINAL not in there and validated.is_file():  # of an earlier training: this one's would seem to be validated
         set_aside(validated, f"earlier_{SUMMARY}")
@@ -61,6 +65,13 @@ def _train(request: Request, step: Step) -> list[str]:
         *(["-num_gpus", str(request.gpus_per_job)] if request.gpus_per_job > 1 else []),
         *(["--npz"] if request.ensembles else []), *go_on,
     ]  # fmt: skip
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """False of one that nnU-Net's own trainer was writing when it was ended: the end of torch's ZIP is missing."""
+    with open(checkpoint, "rb") as file:
+        begin = file.read(2)
+    return not b"PK".startswith(begin) or zipfile.is_zipfile(checkpoint)
 
 
 def _find_best(request: Request, step: Step) -> list[str]:

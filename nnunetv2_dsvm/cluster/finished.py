@@ -58,7 +58,15 @@ def _is_there(run: RunFolder, step: Step) -> bool:
         assert step.model is not None  # an evaluation has one
         folder = model_folder(step.model).metrics_folder(request.folds)
         return all((folder / f"metrics_{name}.json").is_file() for name in ("nnunet", *request.protocols))
-    return (run.path / RESULTS).is_file()
+    ended = (
+        s for s in run.steps.values() if s.kind == "evaluate" and all(_is_validated(run, name) for name in s.after)
+    )
+    reports = {run.report(of.dataset, of.seed) / "report.html" for of in ended}
+    return all(path.is_file() for path in (run.path / RESULTS, run.path / "results.csv", *reports))
+
+
+def _is_validated(run: RunFolder, name: str) -> bool:
+    return _validation(run.steps[name]).is_file()
 
 
 def _images_to_predict(dataset: str) -> set[str]:
@@ -76,12 +84,17 @@ def is_trained(step: Step) -> bool:
 
 
 def has_probabilities(step: Step) -> bool:
-    """Whether the validation of a finished training has left them for each of its cases (nnU-Net's `--npz`)."""
+    """Whether the validation of a finished training has left them for each of its cases (nnU-Net's `--npz`).
+
+    They are younger than the training's last weights and older than the summary, which nnU-Net writes last: what is
+    younger is of a later validation, which has not come to its end.
+    """
     assert step.model is not None  # a training has one
-    model, trained_at = model_folder(step.model), (_fold(step) / FINAL).stat().st_mtime
+    model = model_folder(step.model)
+    trained_at, validated_at = (_fold(step) / FINAL).stat().st_mtime, _validation(step).stat().st_mtime
     ending = model.dataset_json.get("file_ending", "")
     there = visible_files(_validation(step).parent, ".npz")
-    names = {file.name.removesuffix(".npz") for file in there if file.stat().st_mtime >= trained_at}
+    names = {file.name.removesuffix(".npz") for file in there if trained_at <= file.stat().st_mtime <= validated_at}
     predicted = [
         Path(case["prediction_file"]).name for case in read_json_object(_validation(step)).get("metric_per_case", ())
     ]

@@ -11,7 +11,7 @@ from scipy.stats import bootstrap
 from nnunetv2_dsvm.cluster.progress import SUMMARY
 from nnunetv2_dsvm.cluster.request import Model
 from nnunetv2_dsvm.cluster.run_folder import RunFolder, model_folder
-from nnunetv2_dsvm.cluster.tables import Differences, Row, as_files, as_sections
+from nnunetv2_dsvm.cluster.tables import DIFFERENCES, Differences, Row, as_files, as_sections
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.comparison import compare
 from nnunetv2_dsvm.evaluation.paired_statistics import CONFIDENCE, RESAMPLES, SEED
@@ -37,7 +37,7 @@ class _Trained:
 def write_results(run: RunFolder) -> None:
     """Writes results.md, results.csv and differences.csv into the run's folder, and a report of each data set and seed.
 
-    Models some of whose folds are not finished are left out.
+    Models some of whose folds are not finished are left out. Without a pair to compare no differences.csv is left.
 
     Raises:
         UserError: no model is complete, or a file cannot be read or written.
@@ -59,6 +59,8 @@ def write_results(run: RunFolder) -> None:
             found = compare(in_order, ["Dice"])
             differences[dataset] = [d for d in found if d.label == OVER_LABELS]
     write_all({run.path / name: text for name, text in as_files(rows, differences).items()})
+    if not differences:
+        (run.path / DIFFERENCES).unlink(missing_ok=True)  # of another comparison, or of models that were complete
     for dataset, seed in request.groups():
         folders = [model_folder(t.model).folder for t in trained if (t.model.dataset, t.model.seed) == (dataset, seed)]
         if folders:

@@ -12,6 +12,7 @@ from nnunetv2_dsvm.evaluation.tables import as_csv, number
 from nnunetv2_dsvm.reporting.html import TextTable
 
 Differences = Sequence[PairedDifference]
+DIFFERENCES = "differences.csv"
 
 _HEADS = (
     "model", "seeds", "folds", "epochs", "cases", "Dice", "95 % interval", "SD over seeds", "GPU memory", "hours",
@@ -84,7 +85,7 @@ def as_files(rows: Sequence[Row], differences: Mapping[str, Differences]) -> dic
     if differences:
         columns = ("first", "second", "n", "mean_difference", "ci95_low", "ci95_high", "p_value", "p_value_holm")
         lines = [[ds, *(_csv(getattr(d, name)) for name in columns)] for ds, of in differences.items() for d in of]
-        files["differences.csv"] = as_csv([["dataset", *columns], *lines])
+        files[DIFFERENCES] = as_csv([["dataset", *columns], *lines])
     return files
 
 

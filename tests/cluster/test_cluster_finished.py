@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.cross_validations import TINY, asked
 
 from nnunetv2_dsvm.cluster.api import cross_validate
@@ -18,6 +19,7 @@ from nnunetv2_dsvm.cluster.finished import done_steps, open_steps
 from nnunetv2_dsvm.cluster.run_folder import RunFolder, State
 from nnunetv2_dsvm.cluster.status import AGAIN, status_of
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.reporting.api import REPORT
 
 BEST, PREDICT = f"best__{TINY}", f"predict__{TINY}"
 
@@ -42,7 +44,8 @@ def finish(here, fold: int, time: float, trainer: str = "A", probabilities: tupl
     cases = [{"prediction_file": f"/elsewhere/case_{fold}.{number}.nii.gz"} for number in (0, 1)]
     (validation / "summary.json").write_text(json.dumps({"metric_per_case": cases}))
     files = [validation / f"case_{fold}.{number}.npz" for number in probabilities]
-    for file in (final := validation.parent / "checkpoint_final.pth", *files):
+    (final := validation.parent / "checkpoint_final.pth").write_bytes(b"weights")
+    for file in files:
         file.touch()
     for file in (final, *files, validation / "summary.json"):
         os.utime(file, (time, time))
@@ -147,8 +150,9 @@ def test_a_fold_without_the_probabilities_that_an_ensemble_needs_is_validated_ag
     finish(here, 1, 100, "A")
     finish(here, 0, 100, "B", probabilities=("0",))  # interrupted
     old = finish(here, 1, 100, "B", probabilities=("0", "1")) / "case_1.1.npz"
-    os.utime(old, (50, 50))  # of a training before this one
-    assert done_steps(run) == {train(0, "A")}
+    for time in (50, 150):  # of a training before this one; of a second validation, killed before its end
+        os.utime(old, (time, time))
+        assert done_steps(run) == {train(0, "A")}
     again = status_of(run, {})[2]
     assert (again.step, again.state, again.in_short()) == (train(1, "A"), "queued", AGAIN)
     with commands_of(run, run.steps[train(1, "A")]) as (command,):
@@ -174,8 +178,10 @@ def test_a_step_whose_files_lack_what_is_asked_for_now_is_done_again(here, tmp_p
     names = [BEST, PREDICT, f"evaluate__{TINY}__A__tinyPlans__2d", "report"]
     for number, name in enumerate(names):
         do(run, name, 300 + 100 * number, "case_005.nii.gz")
-    for file in (metrics / "metrics_nnunet.json", run.path / "results.md"):
+    for file in (metrics / "metrics_nnunet.json", run.path / "results.md", run.path / "results.csv"):
         file.touch()
+    assert [step.name for step in open_steps(run)] == ["report"]
+    (run.path / REPORT).touch()
     assert open_steps(run) == []
     isic = run.write_request(asked(trainers=("A",), predicted=(TINY,), protocols=("isic",)))
     assert [step.name for step in open_steps(isic)] == names[2:]
@@ -195,6 +201,34 @@ def test_a_fold_that_is_trained_again_is_not_taken_for_validated(here, tmp_path)
     final.touch()  # trained, and killed before its validation
     assert train(0) not in done_steps(run)
     assert sorted(path.name for path in validation.iterdir()) == ["earlier_summary.json"]
+
+
+@pytest.mark.parametrize(
+    ("whole", "cut_off", "goes_on"),
+    [
+        (("best", "latest"), (), ["--c"]),
+        (("best",), ("latest",), ["--c"]),
+        (("latest",), ("final",), ["--c"]),
+        ((), ("best", "latest"), []),
+        (("final",), ("latest",), ["--val"]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("size", [0, 200], ids=["empty", "half"])
+def test_a_checkpoint_that_was_being_written_is_set_aside(whole, cut_off, goes_on, size, here, tmp_path):
+    """nnU-Net's own trainers write in place."""
+    run = RunFolder(tmp_path / "run").write_request(asked(trainers=("A",)))
+    fold = here.results / "A__tinyPlans__2d" / "fold_0"
+    fold.mkdir(parents=True)
+    for name in (*whole, *cut_off):
+        torch.save({"network_weights": torch.ones(64)}, file := fold / f"checkpoint_{name}.pth")
+        if name in cut_off:
+            os.truncate(file, size)
+    with commands_of(run, run.steps[train(0)]) as (command,):
+        assert command[command.index("cpu") + 1 :] == goes_on
+    assert {path.name for path in fold.iterdir()} == {
+        *(f"checkpoint_{name}.pth" for name in whole), *(f"unfinished_checkpoint_{name}.pth" for name in cut_off),
+    }  # fmt: skip
 
 
 def test_a_training_that_leaves_no_result_has_failed(here, tmp_path, monkeypatch):

@@ -110,6 +110,9 @@ def test_intervals_and_holm_of_three_models_with_classes_that_some_cases_lack(tm
         largest = max(largest, min(1, (3 - rank) * p[which]))
         assert float(found[which]["p_value_holm"]) == pytest.approx(largest)
 
+    write_results(run.write_request(asked(datasets=(drawn.name,), plans=("nnUNetPlans",), trainers=("B",))))
+    assert len(rows(run, "results.csv")) == 1 and not (run.path / "differences.csv").exists()  # those of the other call
+
 
 def test_each_seed_has_its_report_with_the_whole_table(two_seeds):
     run, _ = two_seeds

@@ -40,7 +40,7 @@ def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-patch_embedding_stride", type=int, metavar="N",
         help="how much smaller than the image the network's first stage is: 2 for small structures, with about four "
-        "times the memory for each image (default: 4, the published one)",
+        "times the memory for each image (default: the published one, 4 in 2D and by nnU-Net's plan in 3D)",
     )  # fmt: skip
     parser.add_argument("-preprocessor_name", default="DefaultPreprocessor", metavar="NAME", help="nnU-Net's class")
     parser.add_argument(

@@ -59,12 +59,13 @@ def check_options(args: argparse.Namespace, names: Sequence[str], why: str) -> N
     """Options that would be ignored are an error of the user's.
 
     Args:
-        names: of options that are None where they were not given, without their dash.
+        names: of options that are None where they were not given, as `args` has them.
         why: goes on after the options in the message.
 
     Raises:
         UserError: some were given.
     """
-    given = [f"-{name}" for name in names if getattr(args, name) is not None]
+    given = [name for name in names if getattr(args, name) is not None]
     if given:
-        raise UserError(f"{', '.join(given)} {why}")
+        spelled = (f"-{name}" if len(name) < 3 else f"--{name.replace('_', '-')}" for name in given)  # -tr, --per-gpu
+        raise UserError(f"{', '.join(spelled)} {why}")
