@@ -6,6 +6,7 @@ A line is the mean over the folds and seeds that are finished, the band reaches 
 """
 
 import argparse
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import results
 from matplotlib.figure import Figure
 from plan import PLAN, Plan
+from scripts import status_of
 from tables import short
 
 from nnunetv2_dsvm.reporting.style import FOLD_COLOURS, STYLE
@@ -62,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(status_of(main))

@@ -8,10 +8,12 @@ Needs nnUNet_raw. The folder has one folder a lesion, IMD002 and so on, with `IM
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scripts import status_of
 
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.atomic_write import replaced_folder
@@ -67,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(status_of(main))

@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from nnunetv2_dsvm.errors import check_choice
+
 PLAN = Path(__file__).parent / "plan.json"
 EQUAL = 0.002  # Dice: what is nearer to the best counts as equal to it
 CHOSEN, DISTILLED = "chosen of ", ", distilled"
@@ -39,7 +41,7 @@ class Finished(NamedTuple):
     """What the choice needs of a training that has ended."""
 
     dice: float
-    epoch_seconds: float
+    parameters: int
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class Plan:
         plans: of models that name none.
         copies: the study's plans by name: the plans of nnU-Net's that they are copies of.
         datasets: of each, by configuration, the `minutes` that a training of 50 epochs may take as long as nothing is
-            measured, and the `batch` of all networks; and `in_voxels`, whether distances ignore the spacing.
+            measured, and the `batch` of all networks; and the unit of its
+            `distances`: `mm`, or `voxels` or `pixels`, which ignore the spacing.
         slower: how many times longer trainers with this in their names take.
         stages: in the order of their importance.
     """
@@ -93,6 +96,12 @@ class Plan:
         return cls(**{**content, "stages": [Stage(**stage) for stage in content["stages"]]})
 
     def stage(self, name: str) -> Stage:
+        """A stage by its name.
+
+        Raises:
+            UserError: there is none.
+        """
+        check_choice("stage", name, [stage.name for stage in self.stages])
         return next(stage for stage in self.stages if stage.name == name)
 
     def configurations(self, dataset: str) -> list[str]:
@@ -143,18 +152,18 @@ class Plan:
 
         The rule: the mean Dice over the data sets and configurations decides, each the mean over its folds and seeds.
         Candidates that are at most `EQUAL` below the best are equal: of these the first of `against` is kept if it is
-        one, and else the one with the shortest epochs is taken.
+        one, and else the one with the fewest parameters, of as many the first in the plan.
         """
-        dice, seconds = dict[str, float](), dict[str, float]()
+        dice, parameters = dict[str, float](), dict[str, float]()
         places = [(dataset, c) for dataset in stage.datasets for c in stage.configurations]
         for model in stage.candidates:
             groups = [[t.name for t in self.of_model(stage, model, *place)] for place in places]
             if not finished.keys() >= {name for group in groups for name in group}:
                 return None
             dice[model] = fmean(fmean(finished[name].dice for name in group) for group in groups)
-            seconds[model] = fmean(fmean(finished[name].epoch_seconds for name in group) for group in groups)
+            parameters[model] = fmean(fmean(finished[name].parameters for name in group) for group in groups)
         equal = [model for model in stage.candidates if dice[model] >= max(dice.values()) - EQUAL]
-        return stage.against[0] if stage.against[0] in equal else min(equal, key=lambda model: seconds[model])
+        return stage.against[0] if stage.against[0] in equal else min(equal, key=lambda model: parameters[model])
 
     def _model(self, model: str, finished: Mapping[str, Finished]) -> str | None:
         if not model.startswith(CHOSEN):

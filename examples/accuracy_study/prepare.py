@@ -13,12 +13,14 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from plan import PLAN, Plan, patient_of
+from scripts import status_of
 
 from nnunetv2_dsvm.cluster.preparation import PLANNERS, dataset_number, missing_commands
 from nnunetv2_dsvm.cluster.request import Request
@@ -101,10 +103,10 @@ def prepare(dataset: str, plan: Plan, run: Callable[..., None]) -> None:
     request = Request((dataset,), tuple(sources), tuple(configurations), (), ())
     while commands := missing_commands(dataset, request):  # one at a time: plans share what is preprocessed
         run(*commands[0])
-    for name, source in plan.copies.items():
-        write_study_plans(folder, source, name, plan.datasets[dataset]["batch"])
     validation = json.loads((SPLITS / f"{dataset}.json").read_text(encoding="utf-8"))
     write_json(folder / SPLITS_JSON, folds_of(validation), indent=1)
+    for name, source in plan.copies.items():  # last: run.py takes a data set that has them as prepared
+        write_study_plans(folder, source, name, plan.datasets[dataset]["batch"])
 
 
 def write_study_plans(folder: Path, source: str, name: str, batches: dict[str, int]) -> None:
@@ -141,4 +143,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(status_of(main))

@@ -11,10 +11,13 @@ from typing import Any
 
 from plan import Finished, Training
 
+from nnunetv2_dsvm.cluster.locks import held
 from nnunetv2_dsvm.evaluation.tables import as_csv
 from nnunetv2_dsvm.files.atomic_write import write_text
 
 RESULTS = Path(__file__).parent / "results"
+LOCK = ".lock"  # beside the CSV files, for as long as they are written
+PATIENCE_S = 60.0
 COLUMNS = {
     "cases.csv": ("training", "case", "label", "Dice", "HD95"),
     "curves.csv": ("training", "epoch", "pseudo_dice", "training_loss", "validation_loss", "seconds"),
@@ -39,20 +42,25 @@ def read(folder: Path, name: str) -> list[Row]:
 def finished(folder: Path) -> dict[str, Finished]:
     """What has ended, by name."""
     rows = read(folder, "trainings.csv")
-    return {row["training"]: Finished(float(row["dice"]), float(row["epoch_seconds"])) for row in rows}
+    return {row["training"]: Finished(float(row["dice"]), int(row["parameters"])) for row in rows}
 
 
 def add(folder: Path, outcomes: Iterable[Mapping[str, Sequence[Sequence[Any]]]]) -> None:
-    """Adds trainings; what the files have of the same ones goes. No reader ever sees a part of a file.
+    """Adds trainings; what the files have of the same ones goes.
+
+    No reader ever sees a part of a file, and calls that add to the same files take turns.
 
     Args:
         folder: that is made where it is missing.
         outcomes: rows by file, the training's name in front.
+
+    Raises:
+        Held: another call has been writing for a minute.
     """
     outcomes = list(outcomes)
     names = {str(row[0]) for outcome in outcomes for row in outcome["trainings.csv"]}
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, columns in COLUMNS.items():
-        kept = [[row[c] for c in columns] for row in read(folder, name) if row["training"] not in names]
-        new = [list(row) for outcome in outcomes for row in outcome[name]]
-        write_text(folder / name, as_csv([columns, *kept, *new]))
+    with held(folder / LOCK, f"the results in {folder}", patience_s=PATIENCE_S):
+        for name, columns in COLUMNS.items():
+            kept = [[row[c] for c in columns] for row in read(folder, name) if row["training"] not in names]
+            new = [list(row) for outcome in outcomes for row in outcome[name]]
+            write_text(folder / name, as_csv([columns, *kept, *new]))

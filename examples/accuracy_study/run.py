@@ -23,6 +23,7 @@ from pathlib import Path
 import results
 from plan import PLAN
 from results import finished
+from scripts import status_of
 from study_run import PER_GPU, StudyRun, estimated_seconds
 
 from nnunetv2_dsvm.cli.shared.arguments import positive
@@ -36,6 +37,7 @@ from nnunetv2_dsvm.cluster.request import Request
 from nnunetv2_dsvm.cluster.run_folder import LOCK, model_folder
 from nnunetv2_dsvm.cluster.steps import Step
 from nnunetv2_dsvm.cluster.trainers import check_trainers
+from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.listing import visible_files
 from nnunetv2_dsvm.nnunet.folders import check_folder_variables
 
@@ -138,8 +140,10 @@ def main() -> int:
     check_folder_variables("raw", "preprocessed", "results")
     begun = time.monotonic()
     path = Path(os.environ["nnUNet_results"]).absolute() / "study"
+    check_only(study_run(path, args))
     if args.list:
         return show_open(study_run(path, args), args.per_gpu)
+    check_prepared(study_run(path, args))
     gpus = args.gpus or (visible_gpus() if args.device == "cuda" else ["0"])
     if not gpus:
         parser.error("no NVIDIA GPU was found (nvidia-smi -L): name some with --gpus, or train with -device cpu")
@@ -155,10 +159,13 @@ def main() -> int:
         Collector(before).collect()
         run = study_run(path, args)
         check_trainers(request_of(run))
-        collector = Collector(run)
+        collector, too_long = Collector(run), list[float]()
 
         def fits(step: Step) -> bool:
-            return time.monotonic() + estimated_seconds(run, run.trainings[step.name], args.per_gpu) <= lease_ends
+            seconds = estimated_seconds(run, run.trainings[step.name], args.per_gpu)
+            if time.monotonic() + seconds > lease_ends:
+                too_long.append(seconds)
+            return time.monotonic() + seconds <= lease_ends
 
         try:
             until = begun + 60 * args.minutes
@@ -166,12 +173,39 @@ def main() -> int:
         finally:
             collector.collect()
     print(f"{len(study_run(path, args).trainings)} trainings are left", flush=True)
+    if too_long:
+        print(
+            f"{len(too_long)} were not begun: they would have taken longer than the time that was left, the shortest "
+            f"{min(too_long) / 60:.0f} min",
+            flush=True,
+        )
     return int(collector.failed > 0)
 
 
 def study_run(path: Path, args: argparse.Namespace) -> StudyRun:
     """As it stands now."""
     return StudyRun(path, args.plan.absolute(), args.results.absolute(), args.device, args.only)
+
+
+def check_only(run: StudyRun) -> None:
+    """Raises UserError where no training, finished or not, is named so."""
+    if not any(run.only in training.name for training in run.plan.trainings(finished(run.results))):
+        raise UserError(
+            f"no training of the plan has {run.only!r} in its name: give a part of names such as "
+            f"{next(iter(run.plan.trainings({}))).name} with --only (what results choose is named when they are there)"
+        )
+
+
+def check_prepared(run: StudyRun) -> None:
+    """Raises UserError where a data set of the open trainings lacks the study's plans, which are written last."""
+    preprocessed = Path(os.environ["nnUNet_preprocessed"])
+    places = dict.fromkeys((training.dataset, training.plans) for training in run.trainings.values())
+    missing = [dataset for dataset, plans in places if not (preprocessed / dataset / f"{plans}.json").is_file()]
+    if missing:
+        raise UserError(
+            f"not prepared in {preprocessed}: {', '.join(dict.fromkeys(missing))}; run prepare.py first, or train by "
+            "--only what needs no more than is there"
+        )
 
 
 def request_of(run: StudyRun) -> Request:
@@ -193,4 +227,4 @@ def show_open(run: StudyRun, per_gpu: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(status_of(main))

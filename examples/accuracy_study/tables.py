@@ -20,8 +20,18 @@ from statistics import fmean, stdev
 
 import results
 from plan import PLAN, Plan, Stage, Training, patient_of
+from scripts import status_of
 
-from nnunetv2_dsvm.evaluation.paired_statistics import CONFIDENCE, RESAMPLES, PairedStatistics, holm, paired_statistics
+from nnunetv2_dsvm.evaluation.comparison import shown_p
+from nnunetv2_dsvm.evaluation.paired_statistics import (
+    CONFIDENCE,
+    RESAMPLES,
+    EffectSize,
+    PairedStatistics,
+    effect_sizes,
+    holm,
+    paired_statistics,
+)
 from nnunetv2_dsvm.evaluation.summary import case_mean, statistic
 from nnunetv2_dsvm.files.atomic_write import write_text
 
@@ -29,12 +39,15 @@ BLOCK = re.compile(r"(<!-- study: (\w+) -->\n).*?(<!-- end of study: \2 -->)", r
 Case = Mapping[str, Mapping[str, float]]  # label -> metric -> value, NaN where it is undefined
 NOTE = (
     "Dice and HD95: mean over the labels of the mean over the cases of all folds named, mean over the seeds ± their "
-    "standard deviation. n: patients (images of PH2). Differences: of Dice in points (hundredths), model minus the one "
-    "named, over patients, each the mean over frames and seeds, of the folds and seeds that both have: mean "
-    f"[{CONFIDENCE:.0%} interval, percentiles of {RESAMPLES:,} bootstrap resamples of the patients], d: that mean over "
-    "their standard deviation, p: two-sided Wilcoxon signed-rank test, corrected by Holm for the comparisons of the "
-    "table. Missed: structures with a Dice but no HD95, of which either segmentation has nothing. s/epoch: median, of "
-    "trainings that share a GPU; memory: the most that torch reserved; hours: all epochs of a training."
+    "standard deviation, the latter where all seeds have the same folds. (k of n): so many of the trainings of the "
+    "row are finished. n: patients (images of PH2). Missed: structures with a Dice but no HD95, of which either "
+    "segmentation has nothing, mean over the seeds. Differences: of Dice in points (hundredths), model minus the one "
+    "named, over patients, each the mean over frames and seeds, of the folds and seeds that both have: mean and d, "
+    f"that mean over their standard deviation, each with its [{CONFIDENCE:.0%} interval, percentiles of {RESAMPLES:,} "
+    "bootstrap resamples of the patients], p: two-sided Wilcoxon signed-rank test. Intervals and p tell how patients "
+    "vary, not how trainings do, of which each fold and seed has one. p is corrected by Holm for the comparisons of "
+    "its table: the same pair may have another p in another table. s/epoch: median, of trainings that share a GPU; "
+    "memory: the most that torch reserved; hours: all epochs of a training."
 )
 
 
@@ -57,11 +70,26 @@ class Store:
 
 @dataclass(frozen=True)
 class Measured:
-    """The finished trainings of one model on one data set."""
+    """The finished trainings of one model on one data set.
+
+    Args:
+        planned: how many there are to be.
+    """
 
     model: str
     trainings: Sequence[Training]
+    planned: int
     store: Store
+
+    @property
+    def title(self) -> str:
+        ended = len(self.trainings)
+        return short(self.model) + (f" ({ended} of {self.planned})" if ended < self.planned else "")
+
+    @cached_property
+    def folds_of_seeds(self) -> dict[int, set[int]]:
+        seeds = sorted({training.seed for training in self.trainings})
+        return {seed: {t.fold for t in self.trainings if t.seed == seed} for seed in seeds}
 
     @cached_property
     def rows(self) -> list[results.Row]:
@@ -70,17 +98,24 @@ class Measured:
     def mean(self, metric: str) -> list[float]:
         """Of each seed, over all its folds."""
         found = []
-        for seed in sorted({training.seed for training in self.trainings}):
+        for seed in self.folds_of_seeds:
             cases = [case for t in self.trainings if t.seed == seed for case in self.store.cases[t.name].values()]
             labels = dict.fromkeys(label for case in cases for label in case)
             of_labels = [statistic(case[label][metric] for case in cases if label in case).mean for label in labels]
             found.append(statistic(of_labels).mean)
         return found
 
-    def missed(self) -> int:
-        """Structures of which the prediction has nothing, or that are not there, so that they have no HD95."""
+    def spread(self, metric: str, digits: int) -> str:
+        """Mean over the seeds ± their sample standard deviation, where there are several with the same folds."""
+        values, (folds, *others) = self.mean(metric), self.folds_of_seeds.values()
+        alike = others and all(of_seed == folds for of_seed in others)
+        return f"{fmean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if alike else "")
+
+    def missed(self) -> float:
+        """Structures of which the prediction has nothing, or that are not there, so that they have no HD95: a seed."""
         cases = [case for t in self.trainings for case in self.store.cases[t.name].values()]
-        return sum(math.isnan(of["HD95"]) and not math.isnan(of["Dice"]) for case in cases for of in case.values())
+        missed = sum(math.isnan(of["HD95"]) and not math.isnan(of["Dice"]) for case in cases for of in case.values())
+        return missed / len(self.folds_of_seeds)
 
     def by_patient(self, places: set[tuple[int, int]]) -> dict[str, float]:
         """Each patient's mean Dice over these folds and seeds, in points."""
@@ -109,11 +144,11 @@ def tables(plan: Plan, stage: Stage, store: Store) -> str:
         for configuration in stage.configurations:
             found = []
             for model in plan.models_of(stage, done):
-                ended = [t for t in plan.of_model(stage, model, dataset, configuration) if t.name in done]
-                if ended:
-                    found.append(Measured(model, ended, store))
+                planned = plan.of_model(stage, model, dataset, configuration)
+                if ended := [t for t in planned if t.name in done]:
+                    found.append(Measured(model, ended, len(planned), store))
             if found:
-                unit = "voxels" if plan.datasets[dataset]["in_voxels"] else "mm"
+                unit = plan.datasets[dataset]["distances"]
                 parts.append(f"{dataset}, {configuration}, {stage.epochs} epochs:\n\n{table(found, stage, unit)}")
     return "\n\n".join(parts)
 
@@ -121,32 +156,32 @@ def tables(plan: Plan, stage: Stage, store: Store) -> str:
 def table(found: Sequence[Measured], stage: Stage, unit: str) -> str:
     """One table, the models in the order of the plan."""
     against = [m for name in stage.against for m in found if m.model == name]
-    pairs = [(model, other) for model in found for other in against if other is not model]
-    pairs = [pair for number, pair in enumerate(pairs) if pair[::-1] not in pairs[:number]]  # one test, not two
-    measured = paired_statistics([model.minus(other) for model, other in pairs])
-    corrected = dict(zip(pairs_of(pairs), zip(measured, holm([s.p_value for s in measured]), strict=True), strict=True))
+    pairs = [
+        (model, other) for number, model in enumerate(found) for other in against
+        if other is not model and not (model in against and other in found[number:])  # one test, not two
+    ]  # fmt: skip
+    differences = [model.minus(other) for model, other in pairs]
+    measured = paired_statistics(differences)
+    told = zip(measured, effect_sizes(differences), holm([s.p_value for s in measured]), strict=True)
+    cells = {(a.model, b.model): difference(*values) for (a, b), values in zip(pairs, told, strict=True)}
     heads = [
         "model", "folds", "seeds", "n", "Dice", f"HD95 ({unit})", "missed",
         *(f"minus {short(m.model)}" for m in against), "s/epoch", "memory", "hours", "parameters",
     ]  # fmt: skip
     lines = []
     for model in found:
-        folds, seeds = ({getattr(t, name) for t in model.trainings} for name in ("fold", "seed"))
+        folds = sorted({t.fold for t in model.trainings})
         everything = {(t.fold, t.seed) for t in model.trainings}
         lines.append([
-            short(model.model), " ".join(map(str, sorted(folds))), " ".join(map(str, sorted(seeds))),
-            str(len(model.by_patient(everything))), spread(model.mean("Dice"), 4), spread(model.mean("HD95"), 2),
-            str(model.missed()),
-            *(difference(corrected.get((model.model, other.model))) for other in against),
+            model.title, " ".join(map(str, folds)), " ".join(map(str, model.folds_of_seeds)),
+            str(len(model.by_patient(everything))), model.spread("Dice", 4), model.spread("HD95", 2),
+            f"{round(model.missed(), 1):g}",
+            *(cells.get((model.model, other.model), "") for other in against),
             numbers(model.rows, "epoch_seconds", ".1f"), numbers(model.rows, "peak_memory_mib", ",.0f", " MiB"),
             numbers(model.rows, "hours", ".2f"), numbers(model.rows, "parameters", ",.0f"),
         ])  # fmt: skip
     rule = ["---", *["---:"] * (len(heads) - 1)]
     return "\n".join(f"| {' | '.join(line)} |" for line in (heads, rule, *lines))
-
-
-def pairs_of(pairs: Sequence[tuple[Measured, Measured]]) -> list[tuple[str, str]]:
-    return [(model.model, other.model) for model, other in pairs]
 
 
 def short(model: str) -> str:
@@ -157,19 +192,12 @@ def short(model: str) -> str:
     )
 
 
-def difference(found: tuple[PairedStatistics, float] | None) -> str:
-    if found is None or not found[0].n:
-        return ""
-    s, p = found
-    effect = "–" if math.isnan(s.std) or not s.std else f"{s.mean / s.std:+.2f}"
-    shown_p = "–" if math.isnan(p) else f"{p:.2g}"
-    return f"{s.mean:+.2f} [{s.ci_low:+.2f}, {s.ci_high:+.2f}], d {effect}, p {shown_p}"
-
-
-def spread(values: Sequence[float], digits: int) -> str:
-    """Mean ± sample standard deviation; the mean alone of one value."""
-    text = f"{fmean(values):.{digits}f}"
-    return f"{text} ± {stdev(values):.{digits}f}" if len(values) > 1 else text
+def difference(s: PairedStatistics, effect: EffectSize, p: float) -> str:
+    """The cell of one comparison; of one patient the difference alone, of none nothing."""
+    if s.n < 2:
+        return f"{s.mean:+.2f}" if s.n else ""
+    d = "–" if math.isnan(effect.d) else f"{effect.d:+.2f} [{effect.ci_low:+.2f}, {effect.ci_high:+.2f}]"
+    return f"{s.mean:+.2f} [{s.ci_low:+.2f}, {s.ci_high:+.2f}], d {d}, p {shown_p(p)}"
 
 
 def numbers(rows: Sequence[results.Row], column: str, form: str, unit: str = "") -> str:
@@ -220,4 +248,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(status_of(main))

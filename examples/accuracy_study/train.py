@@ -33,7 +33,7 @@ def main(folder: str, plan_file: str, results: str, device: str, name: str) -> i
         from measure import outcome  # imports torch, which would wait in memory beside each training
 
         wall_seconds = None if was_begun else time.monotonic() - begun
-        in_voxels = run.plan.datasets[training.dataset]["in_voxels"]
+        in_voxels = run.plan.datasets[training.dataset]["distances"] != "mm"
         rows = outcome(training, in_voxels=in_voxels, wall_seconds=wall_seconds)
         write_json(run.outcomes / f"{name}.json", rows, indent=0)
     except child.Stopped:

@@ -39,7 +39,7 @@ def this_process() -> Owner:
 
 
 @contextmanager
-def held(path: Path, what: str) -> Iterator[int]:
+def held(path: Path, what: str, *, patience_s: float = _PATIENCE_S) -> Iterator[int]:
     """Holds a lock within the block, among all processes of all machines that see the file.
 
     A process that inherits the open file holds the lock too, until it ends.
@@ -47,6 +47,7 @@ def held(path: Path, what: str) -> Iterator[int]:
     Args:
         path: of the lock's file, whose folder is made; removed at the end.
         what: is locked, for the message.
+        patience_s: how long to wait for another process.
 
     Yields:
         The file's descriptor, to be inherited.
@@ -56,7 +57,7 @@ def held(path: Path, what: str) -> Iterator[int]:
         UserError: the file's disk has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    until = time.monotonic() + _PATIENCE_S
+    until = time.monotonic() + patience_s
     while (descriptor := _locked(path)) is None:
         if time.monotonic() > until:
             raise Held(f"{what} is in the hands of {owner_of(path) or 'another process'}")
@@ -108,9 +109,7 @@ def _locked(path: Path) -> int | None:
         pass
     except OSError as error:
         os.close(descriptor)
-        raise UserError(
-            f"{path} cannot be locked ({error}): nnUNet_results must lie on a disk with file locks"
-        ) from error
+        raise UserError(f"{path} cannot be locked ({error}): its folder must lie on a disk with file locks") from error
     os.close(descriptor)
     return None
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import bootstrap, t, wilcoxon
 
 from nnunetv2_dsvm.evaluation import paired_statistics as module
-from nnunetv2_dsvm.evaluation.paired_statistics import holm, paired_statistics
+from nnunetv2_dsvm.evaluation.paired_statistics import effect_sizes, holm, paired_statistics
 
 RANDOM = np.random.default_rng(3)
 NORMAL, SKEWED = RANDOM.normal(0.02, 0.05, 40), RANDOM.exponential(3.0, 25) - 1
@@ -20,6 +20,28 @@ def test_interval_and_p_are_scipys(values):
     assert (found.ci_low, found.ci_high) == pytest.approx(tuple(expected), abs=0.02 * values.std())
     assert (found.n, found.mean, found.std) == pytest.approx((len(values), values.mean(), values.std(ddof=1)))
     assert (found.median, found.p_value) == pytest.approx((np.median(values), wilcoxon(values).pvalue))
+
+
+@pytest.mark.parametrize("values", [NORMAL, SKEWED])
+def test_effect_size_and_its_interval_are_scipys(values):
+    def d(sample, axis=-1):
+        return np.mean(sample, axis) / np.std(sample, axis, ddof=1)
+
+    (found,) = effect_sizes([[*values[:7], math.nan, *values[7:]]])
+    expected = bootstrap([values], d, method="percentile", n_resamples=50_000, rng=0).confidence_interval
+    assert found.d == pytest.approx(d(values))
+    assert (found.ci_low, found.ci_high) == pytest.approx(tuple(expected), abs=0.02)
+    assert effect_sizes([NORMAL, -values])[1] == pytest.approx((-found.d, -found.ci_high, -found.ci_low))
+
+
+@pytest.mark.parametrize("values", [[], [math.nan], [0.5], [0.0] * 4, [-0.25] * 6, [0.1] * 3])
+def test_differences_without_spread_have_no_effect_size(values):
+    assert np.isnan(effect_sizes([values])[0]).all()
+
+
+def test_resamples_without_spread_do_not_count():
+    (found,) = effect_sizes([[1.0, 3.0]])  # each other resample holds both once, in which d is √2
+    assert tuple(found) == pytest.approx((2**0.5,) * 3)
 
 
 def test_the_interval_is_students_for_many_normal_cases():

@@ -7,7 +7,9 @@ import re
 import subprocess
 import sys
 import tarfile
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from unittest import mock
 
@@ -61,12 +63,12 @@ def plan(on_path):
     return Plan.read()
 
 
-def known(plan, stage, dice, seconds):
-    """Results of a stage's candidates: `dice` of a model, else 0.5, and `seconds` of its epochs, else 1."""
+def known(plan, stage, dice, parameters):
+    """Results of a stage's candidates: `dice` of a model, else 0.5, and its `parameters`, else 100."""
     from plan import Finished
 
     return {
-        training.name: Finished(dice.get(model, 0.5), seconds.get(model, 1.0))
+        training.name: Finished(dice.get(model, 0.5), parameters.get(model, 100))
         for model in stage.candidates
         for dataset in stage.datasets
         for configuration in stage.configurations
@@ -106,24 +108,44 @@ def test_what_a_trainer_states_is_a_setting_of_its_layers():
 
 
 @pytest.mark.parametrize(
-    ("better", "seconds", "chosen"),
+    ("better", "parameters", "chosen"),
     [
-        ({"VMUNet_stem": 0.52, "VMUNet_both": 0.55}, {}, "VMUNet_both"),
-        ({"VMUNet_stem": 0.5495, "VMUNet_both": 0.55}, {"VMUNet_both": 1.5}, "VMUNet_stem"),
-        ({"VMUNet_stem": 0.5015}, {}, "VMUNet"),  # equal to the published one, which is kept
+        ({"VMUNet_stem": 0.52, "VMUNet_both": 0.55}, {"VMUNet_both": 150}, "VMUNet_both"),
+        ({"VMUNet_stem": 0.55, "VMUNet_both": 0.5495}, {"VMUNet_stem": 150}, "VMUNet_both"),
+        ({"VMUNet_both": 0.55, "VMUNet_stem": 0.5495}, {}, "VMUNet_stem"),  # earlier in the plan
+        ({"VMUNet_stem": 0.5015}, {"VMUNet": 150}, "VMUNet"),  # equal to the published one, which is kept
     ],
 )
-def test_best_is_chosen_or_an_equal_one_that_is_published_or_faster(plan, better, seconds, chosen):
+def test_best_is_chosen_or_an_equal_one_that_is_published_or_smaller(plan, better, parameters, chosen):
     def named(values):
         return {f"nnUNetTrainer{name}_study": value for name, value in values.items()}
 
     stage = plan.stage("fine")
-    finished = known(plan, stage, named(better), named(seconds))
+    finished = known(plan, stage, named(better), named(parameters))
     assert plan.choice(stage, finished) == f"nnUNetTrainer{chosen}_study"
     told = plan.models_of(plan.stage("told"), finished)
     assert {f"nnUNetTrainer{name}_study" for name in (chosen, chosen.replace("VMUNet", "DSVM"))} <= set(told)
     finished.popitem()
     assert plan.choice(stage, finished) is None
+
+
+@pytest.mark.parametrize(
+    ("choice", "judge", "replaced"),
+    [
+        ("distillation", "told", "nnUNetTrainerDSVM_study"),
+        ("fine, distilled", "told", "nnUNetTrainerDSVM_study"),
+        ("distilled_weights", "told_weights", "nnUNetTrainerDistilled_study"),
+    ],
+)
+def test_what_is_chosen_is_told_by_other_folds_against_what_it_would_replace(plan, choice, judge, replaced):
+    stage = plan.stage(judge)
+    assert f"chosen of {choice}" in stage.models and replaced in stage.against and replaced in stage.models
+    assert list(stage.folds) == [1, 2, 3, 4] and set(stage.datasets) == set(plan.datasets)
+
+
+def test_stage_that_is_not_in_the_plan_is_refused(plan):
+    with pytest.raises(UserError, match="unknown stage 'scam': choose one of distilled, "):
+        plan.stage("scam")
 
 
 def test_shares_of_the_labels_are_nested_and_by_patient():
@@ -154,7 +176,7 @@ def toy(copied_dataset, tmp_path):
     stage = {"name": "toy", "title": "Toy", "datasets": [TINY], "configurations": ["2d"], "folds": [0, 1],
              "seeds": [1, 2], "epochs": 2, "models": ["nnUNetTrainerDSVM_toy"], "against": ["nnUNetTrainerDSVM_toy"],
              "candidates": []}  # fmt: skip
-    datasets = {TINY: {"minutes": {"2d": 1}, "batch": {"2d": 2}, "in_voxels": True}}
+    datasets = {TINY: {"minutes": {"2d": 1}, "batch": {"2d": 2}, "distances": "pixels"}}
     (tmp_path / "plan.json").write_text(
         json.dumps({"plans": PLANS, "copies": {}, "datasets": datasets, "slower": {}, "stages": [stage]})
     )
@@ -163,7 +185,7 @@ def toy(copied_dataset, tmp_path):
     trainings = Plan.read(tmp_path / "plan.json").trainings({})
     done = [t for t in trainings if (t.fold, t.seed) != (0, 2)]
     empty = dict.fromkeys(results.COLUMNS["trainings.csv"], "")
-    rows = [{**empty, **t._asdict(), "training": t.name, "dice": 0.5, "epoch_seconds": 1} for t in done]
+    rows = [{**empty, **t._asdict(), "training": t.name, "dice": 0.5, "parameters": 1} for t in done]
     cases = [[t.name, f"of_fold_{t.fold}", label, 0.5, 1.0] for t in done for label in ("one", "two")]
     outcome = {"cases.csv": cases, "curves.csv": [], "trainings.csv": [list(row.values()) for row in rows]}
     results.add(tmp_path / "results", [outcome])
@@ -191,7 +213,7 @@ def test_trainings_that_end_together_are_collected_and_one_without_rows_has_fail
     first, second, third = list(run.steps.values())[:3]
     for step in (first, second):
         row = dict.fromkeys(results.COLUMNS["trainings.csv"], "")
-        row |= {"training": step.name, "dice": 0.5, "epoch_seconds": 1}
+        row |= {"training": step.name, "dice": 0.5, "parameters": 1}
         outcome = {"cases.csv": [], "curves.csv": [], "trainings.csv": [list(row.values())]}
         (run.outcomes / f"{step.name}.json").write_text(json.dumps(outcome))
     run.log(third.name).write_text("begun\nnnUNetv2_train was killed\n")
@@ -202,6 +224,47 @@ def test_trainings_that_end_together_are_collected_and_one_without_rows_has_fail
     collector.ended(third, 1)
     assert collector.failed == 1 and "nnUNetv2_train was killed" in capsys.readouterr().out
     assert next(iter(StudyRun(run.path, run.plan_file, run.results, "cuda").steps)) == third.name
+
+
+def test_results_wait_for_another_call_that_writes(tmp_path):
+    import results
+    from results import held
+
+    with ThreadPoolExecutor(1) as executor:
+        with held(tmp_path / results.LOCK, "the results"):
+            adding = executor.submit(results.add, tmp_path, [{name: [] for name in results.COLUMNS}])
+            time.sleep(0.2)
+            assert not adding.done() and not list(tmp_path.glob("*.csv"))
+        adding.result()
+    assert {path.name for path in tmp_path.iterdir()} == set(results.COLUMNS)
+
+
+def test_a_call_says_what_it_cannot_begin(plan, tmp_path, monkeypatch, capsys):
+    import run
+    from scripts import status_of
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["run.py", "--results", str(tmp_path / "csv"), "-device", "cpu", *arguments])
+        folders = {f"nnUNet_{name}": str(tmp_path / name) for name in ("raw", "preprocessed", "results")}
+        with mock.patch.dict(os.environ, folders):
+            status = status_of(run.main)
+        return status, capsys.readouterr()
+
+    status, said = call("--only", "005-")
+    assert status == 1 and said.err.startswith("no training of the plan has '005-' in its name") and not said.out
+    status, said = call("--only", "004-2d")
+    assert (status, said.err.count("\n"), said.out) == (1, 1, "")
+    assert said.err.startswith(f"not prepared in {tmp_path}/preprocessed: Dataset004_Hippocampus; run prepare.py first")
+    assert not (tmp_path / "results").exists()
+    prepared = tmp_path / "preprocessed" / "Dataset004_Hippocampus"
+    prepared.mkdir(parents=True)
+    for plans in plan.copies:
+        (prepared / f"{plans}.json").write_text("{}")
+    monkeypatch.setattr(run, "check_trainers", lambda request: None)  # takes long, and is tested elsewhere
+    status, said = call("--only", "004-2d", "--lease", "5.9")
+    assert status == 0 and "begins" not in said.out
+    left = sum(training.name.startswith("004-2d") for training in plan.trainings({}))
+    assert f"{left} trainings are left\n{left} were not begun" in said.out and "the shortest 6 min" in said.out
 
 
 @pytest.mark.parametrize("works", [True, False])
@@ -296,7 +359,7 @@ def test_texts_say_what_the_files_say():
 
 
 def drawn(plan, generator, stage):
-    """Results of a stage: two patients' frames and a third's one, the Dice of every label, HD95 of the first only."""
+    """Results of a stage: two frames of a patient, one of two others; Dice of all labels, HD95 of the first."""
     outcome = {"cases.csv": [], "curves.csv": [], "trainings.csv": []}
     from results import COLUMNS
 
@@ -347,7 +410,7 @@ def test_a_table_is_paired_by_patient_and_corrected_for_its_comparisons(plan, tm
         ]
         p_values.append(wilcoxon(minus).pvalue)
         (line,) = (line for line in text.splitlines() if line.startswith(f"| {model.removesuffix('_study')} |"))
-        shown = re.search(r"([+-][\d.]+) \[([+-][\d.]+), ([+-][\d.]+)\], d ([+-][\d.]+), p ([\d.]+)", line)
+        shown = re.search(r"([+-][\d.]+) \[([+-][\d.]+), ([+-][\d.]+)\], d ([+-][\d.]+) \[.*\], p ([\d.]+)", line)
         assert float(shown[1]) == pytest.approx(np.mean(minus), abs=0.0051)
         assert float(shown[4]) == pytest.approx(np.mean(minus) / np.std(minus, ddof=1), abs=0.0051)
         # of three patients the 95 % of bootstrap means reach to the extremes
@@ -356,11 +419,43 @@ def test_a_table_is_paired_by_patient_and_corrected_for_its_comparisons(plan, tm
         of_seeds = [np.mean([rows[model, seed, f, c, label] for f in folds for c in cases for label in ("RV", "LVC")])
                     for seed in seeds]  # fmt: skip
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
-        assert cells[1:4] == ["0 1", "1 2", "3"] and cells[6] == str(2 * 2 * 4)
+        assert cells[1:4] == ["0 1", "1 2", "3"] and cells[6] == str(2 * 4)  # in each seed
         assert cells[4] == f"{np.mean(of_seeds):.4f} ± {np.std(of_seeds, ddof=1):.4f}"
     smaller, larger = sorted(p_values)
     expected = [min(1.0, 2 * smaller), max(min(1.0, 2 * smaller), larger)]
     assert sorted(float(p) for p in re.findall(r"p ([\d.]+) \|", text)) == pytest.approx(expected, abs=0.01)
+
+
+def test_a_row_that_is_not_complete_says_so_and_a_later_model_is_compared_with_an_earlier_one(plan, tmp_path):
+    import random
+
+    import results
+    from tables import Store, filled
+
+    models = ["A_study", "B_study", "C_study"]
+    small = replace(plan.stage("fine"), datasets=["Dataset017_PH2"], folds=[0, 1], models=models,
+                    against=["B_study", "A_study"], candidates=())  # fmt: skip
+    only = replace(plan, stages=[small])
+    outcome = drawn(only, random.Random(0), small)
+    gone = [t.name for t in only.trainings({}) if (t.trainer, t.fold) == ("C_study", 1) and t.seed == 2]
+    gone += [t.name for t in only.trainings({}) if (t.trainer, t.fold) == ("B_study", 1)]
+    kept = {name: [row for row in rows if row[0] not in gone] for name, rows in outcome.items()}
+
+    def lines(outcome, folder):
+        results.add(folder, [outcome])
+        text = filled("<!-- study: fine -->\n<!-- end of study: fine -->", only, Store.read(folder))
+        return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+
+    heads, _, a, b, c = lines(kept, tmp_path / "some")
+    assert heads[5] == "HD95 (pixels)" and heads[7:9] == ["minus B", "minus A"]
+    assert [a[0], b[0], c[0]] == ["A", "B (2 of 4)", "C (3 of 4)"]
+    assert "±" in a[4] and "±" in b[4] and "±" not in c[4] + c[5]  # C's seeds have other folds
+    assert a[7:9] == ["", ""] and b[7] == "" and "d " in b[8] and "d " in c[7] and "d " in c[8]
+
+    alone = {name: [row for row in rows if name != "cases.csv" or row[1] == "patient003_frame01"]
+             for name, rows in outcome.items()}  # fmt: skip
+    *_, c = lines(alone, tmp_path / "alone")
+    assert c[3] == "1" and re.fullmatch(r"[+-][\d.]+", c[7])
 
 
 def test_archives_of_a_data_set_are_unpacked_together_and_its_cases_are_those_of_the_folds(tmp_path):
@@ -419,7 +514,7 @@ def test_a_training_is_expected_to_take_as_long_as_others_of_its_kind(plan, tmp_
 
     def finished(training, seconds, per_gpu):
         row = dict.fromkeys(results.COLUMNS["trainings.csv"], "") | training._asdict()
-        row |= {"training": training.name, "dice": 0.5, "epoch_seconds": 1, "wall_seconds": seconds}
+        row |= {"training": training.name, "dice": 0.5, "parameters": 1, "wall_seconds": seconds}
         row |= {"trainings_per_gpu": per_gpu}
         results.add(run.results, [{"cases.csv": [], "curves.csv": [], "trainings.csv": [list(row.values())]}])
 
