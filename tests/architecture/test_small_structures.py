@@ -157,7 +157,7 @@ def test_the_first_skip_is_used():
     [
         ({"stem": "conv"}, "'patches' or 'convolutions', got 'conv'"),
         ({"stem": "convolutions", "strides": [[1, 1], [8, 8], [2, 2]]}, r"cannot lower a size by \(8, 8\)"),
-        ({"full_resolution_channels": -1}, "0 or more"),
+        ({"full_resolution_channels": -1}, "a whole number from 0 on, got -1"),
         ({"scan": "no"}, "scan must be True or False, got 'no'"),
     ],
     ids=["name", "step", "channels", "scan"],

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.places import EXAMPLES
+from helpers.quick_nnunet import threads_for_processes
 from helpers.tiny_dataset import PLANS
 from nnunetv2.run.run_training import run_training
 from PIL import Image
@@ -31,8 +32,9 @@ import os
 from accuracy_study_trainers import nnUNetTrainerDSVM_study
 from helpers.quick_nnunet import threads_for_processes
 
-threads = threads_for_processes()  # processes that import torch take longer than training here
-threads.__enter__()
+if "INTERRUPTED" not in os.environ:  # in a process of its own
+    threads = threads_for_processes()  # processes that import torch take longer than training here
+    threads.__enter__()
 
 
 class nnUNetTrainerDSVM_toy(nnUNetTrainerDSVM_study):
@@ -316,7 +318,7 @@ def test_a_call_goes_on_with_an_interrupted_training_and_trains_nothing_that_the
     name = f"901-2d-{PLANS}-nnUNetTrainerDSVM_toy-f0-s2"
     seed_2 = folder / "own" / "nnUNet_results" / "seed_2"
     interrupted = {**variables, "nnUNet_results": str(seed_2), "NNUNETV2_DSVM_SEED": "2", "INTERRUPTED": "1"}
-    with mock.patch.dict(os.environ, interrupted), pytest.raises(KeyboardInterrupt):
+    with mock.patch.dict(os.environ, interrupted), threads_for_processes(), pytest.raises(KeyboardInterrupt):
         run_training("901", "2d", 0, "nnUNetTrainerDSVM_toy", PLANS, device=torch.device("cpu"))
     command = [sys.executable, STUDY / "run.py", "--plan", folder / "plan.json", "--results", folder / "results",
                "-device", "cpu", "--minutes", "10"]  # fmt: skip

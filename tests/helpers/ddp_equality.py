@@ -62,6 +62,7 @@ CASES = {
         compiled=True,
     ),
     "deep_supervision-control": Case(variants.nnUNetTrainerVMUNet_deepSupervision, True),
+    "no_scan": Case(variants.nnUNetTrainerDSVM_noScan, True),
     "gradient_checkpointing": Case(dsvm_trainer.nnUNetTrainerDSVM, True, network={"gradient_checkpointing": True}),
     "ignore": Case(dsvm_trainer.nnUNetTrainerDSVM, True, labels=IGNORE),
     "ignore-kl": Case(variants.nnUNetTrainerDSVM_kl, False, labels=IGNORE),
