@@ -163,9 +163,10 @@ def main() -> int:
 
         def fits(step: Step) -> bool:
             seconds = estimated_seconds(run, run.trainings[step.name], args.per_gpu)
-            if time.monotonic() + seconds > lease_ends:
+            in_time = time.monotonic() + seconds <= lease_ends
+            if not in_time:
                 too_long.append(seconds)
-            return time.monotonic() + seconds <= lease_ends
+            return in_time
 
         try:
             until = begun + 60 * args.minutes

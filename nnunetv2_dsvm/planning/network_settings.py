@@ -15,6 +15,11 @@ STRIDE = "patch_embedding_stride"
 NETWORK_SETTINGS = (STRIDE, "stem", "full_resolution_channels", "scan")
 
 
+def stated_settings(trainer: type) -> dict[str, Any]:
+    """What a trainer's class states of the network, by name."""
+    return {name: value for name in NETWORK_SETTINGS if (value := getattr(trainer, name, None)) is not None}
+
+
 def with_settings(configuration: ConfigurationManager, settings: Mapping[str, Any]) -> ConfigurationManager:
     """The configuration with the VM-UNet that is built for it, but for what is stated; itself where nothing is.
 

@@ -49,6 +49,7 @@ def trained(tiny_dataset, tmp_path_factory):
     (dataset.preprocessed / f"{PLANS}.json").write_text(json.dumps(plans))
     with pytest.MonkeyPatch.context() as patch, without_pictures():
         patch.setattr(ShortRun, "default_num_epochs", 1)
+        patch.setenv("NNUNETV2_DSVM_SEED", "1")  # how far fp32 rounds depends on the weights
         dataset.train_here(TRAINER)
         dataset.train_here("ShortNnUNet", plans="nnUNetPlans")
     return dataset
@@ -213,7 +214,7 @@ def test_a_file_computes_what_the_network_computes(model, exported, format, suff
     for image in images():
         logits = logits_of(network, image)
         assert logits.std() > 0.01
-        torch.testing.assert_close(run(image), logits, rtol=0, atol=3e-5 * logits.abs().max().item())
+        torch.testing.assert_close(run(image), logits, rtol=0, atol=1e-5 * logits.abs().max().item())
 
 
 def test_operators_are_standard_and_no_path_of_this_machine_is_inside(exported):
@@ -270,7 +271,7 @@ def test_the_program_runs_where_this_package_is_not_installed(model, exported, t
     )
     logits = logits_of(VMUNet.from_nnunet(model, 0), image)
     got = torch.from_numpy(np.load(tmp_path / "logits.npy"))
-    torch.testing.assert_close(got, logits, rtol=0, atol=3e-5 * logits.abs().max().item())
+    torch.testing.assert_close(got, logits, rtol=0, atol=1e-5 * logits.abs().max().item())
 
 
 def test_a_file_that_disagrees_is_refused(model, exported, tmp_path, monkeypatch, capsys):

@@ -18,49 +18,21 @@ from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
 TOPK = nnunets("loss.nnUNetTrainerTopkLoss", "nnUNetTrainerTopk10Loss")
-
-
 DICE_TOPK = nnunets("loss.nnUNetTrainerTopkLoss", "nnUNetTrainerDiceTopK10Loss")
-
-
 CE_5 = nnunets("loss.nnUNetTrainerCELoss", "nnUNetTrainerCELoss_5epochs")
-
-
 DICE = nnunets("loss.nnUNetTrainerDiceLoss", "nnUNetTrainerDiceLoss")
-
-
 NO_SMOOTH = nnunets("loss.nnUNetTrainerDiceLoss", "nnUNetTrainerDiceCELoss_noSmooth")
-
-
 ADAM = nnunets("optimizer.nnUNetTrainerAdam", "nnUNetTrainerAdam")
-
-
 ADAM_3E4 = nnunets("optimizer.nnUNetTrainerAdam", "nnUNetTrainerVanillaAdam3en4")
-
-
 COSINE = nnunets("lr_schedule.nnUNetTrainerCosAnneal", "nnUNetTrainerCosAnneal")
-
-
 WARMUP = nnunets("lr_schedule.nnUNetTrainer_warmup", "nnUNetTrainer_warmup")
-
-
 NO_MIRRORING = nnunets("data_augmentation.nnUNetTrainerNoMirroring", "nnUNetTrainerNoMirroring")
-
-
 DA5 = nnunets("data_augmentation.nnUNetTrainerDA5", "nnUNetTrainerDA5")
-
-
 NO_DA = nnunets("data_augmentation.nnUNetTrainerNoDA", "nnUNetTrainerNoDA")
-
-
 OVERSAMPLING = nnunets(
     "sampling.nnUNetTrainer_probabilisticOversampling", "nnUNetTrainer_probabilisticOversampling_010"
 )
-
-
 NO_DEEP_SUPERVISION = nnunets("network_architecture.nnUNetTrainerNoDeepSupervision", "nnUNetTrainerNoDeepSupervision")
-
-
 BATCH_NORM = nnunets("network_architecture.nnUNetTrainerBN", "nnUNetTrainerBN")
 
 

@@ -9,7 +9,7 @@ from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES
 from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork
 from nnunetv2_dsvm.architecture.unwrapping import unwrap_model
 from nnunetv2_dsvm.errors import UserValueError
-from nnunetv2_dsvm.planning.network_settings import NETWORK_SETTINGS, settings_in_words
+from nnunetv2_dsvm.planning.network_settings import settings_in_words, stated_settings
 from nnunetv2_dsvm.planning.relative_of_plans import build_relative, check_batch, check_dimensions, in_words
 from nnunetv2_dsvm.training.layers.own_network import OwnNetwork
 
@@ -42,8 +42,7 @@ class RelativeNetwork(OwnNetwork):
 
     def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
         super().preflight(planned, device)
-        values = {name: getattr(type(self), name, None) for name in NETWORK_SETTINGS}
-        if stated := {name: value for name, value in values.items() if value is not None}:
+        if stated := stated_settings(type(self)):
             raise UserValueError(
                 f"{type(self).__name__} states {settings_in_words(stated)}, which is said of a VM-UNet, and trains "
                 f"{self.network_title()}: leave it out"

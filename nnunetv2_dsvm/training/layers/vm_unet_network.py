@@ -14,6 +14,7 @@ from nnunetv2_dsvm.planning.network_settings import (
     NETWORK_SETTINGS,
     lost_settings,
     settings_in_words,
+    stated_settings,
     with_settings,
 )
 from nnunetv2_dsvm.training.layers.own_network import OwnNetwork
@@ -55,7 +56,7 @@ class VMUNetNetwork(OwnNetwork):
     @classmethod
     def network_settings(cls) -> dict[str, Any]:
         """What the class states of the network, by name."""
-        return {name: value for name in NETWORK_SETTINGS if (value := getattr(cls, name)) is not None}
+        return stated_settings(cls)
 
     def preflight(self, planned: ConfigurationManager, device: torch.device) -> None:
         super().preflight(planned, device)
