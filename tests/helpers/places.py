@@ -6,4 +6,5 @@ HELPERS = Path(__file__).parent
 TESTS = HELPERS.parent
 DATA = TESTS / "data"
 EXAMPLES = TESTS.parent / "examples"
+STUDY = EXAMPLES / "accuracy_study"
 README = TESTS.parent / "README.md"

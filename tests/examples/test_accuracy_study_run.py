@@ -1,0 +1,206 @@
+"""The accuracy study: what a call of it begins, refuses, shares and collects, and one on the tiny dataset."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
+
+import pytest
+import torch
+from helpers.places import STUDY
+from helpers.quick_nnunet import threads_for_processes
+from helpers.tiny_dataset import PLANS
+from nnunetv2.run.run_training import run_training
+
+pytestmark = pytest.mark.usefixtures("study_on_path")
+TINY = "Dataset901_Tiny"
+TRAINERS = """
+import os
+
+from accuracy_study_trainers import nnUNetTrainerDSVM_study
+from helpers.quick_nnunet import threads_for_processes
+
+if "INTERRUPTED" not in os.environ:  # in a process of its own
+    threads = threads_for_processes()  # processes that import torch take longer than training here
+    threads.__enter__()
+
+
+class nnUNetTrainerDSVM_toy(nnUNetTrainerDSVM_study):
+    num_epochs = num_iterations_per_epoch = 2
+    num_val_iterations_per_epoch = 1
+
+    def on_epoch_start(self):
+        if self.current_epoch == 1 and "INTERRUPTED" in os.environ:
+            raise KeyboardInterrupt
+        super().on_epoch_start()
+"""
+
+
+@pytest.fixture
+def toy(copied_dataset, tmp_path):
+    """A plan of one model on two folds and two seeds, of which the results know all but seed 2 of fold 0."""
+    import results
+    from plan import Plan
+
+    stage = {"name": "toy", "title": "Toy", "datasets": [TINY], "configurations": ["2d"], "folds": [0, 1],
+             "seeds": [1, 2], "epochs": 2, "models": ["nnUNetTrainerDSVM_toy"], "against": ["nnUNetTrainerDSVM_toy"],
+             "candidates": []}  # fmt: skip
+    datasets = {TINY: {"minutes": {"2d": 1}, "batch": {"2d": 2}, "distances": "pixels"}}
+    (tmp_path / "plan.json").write_text(
+        json.dumps({"plans": PLANS, "copies": {}, "datasets": datasets, "slower": {}, "stages": [stage]})
+    )
+    (tmp_path / "toy_trainers").mkdir()
+    (tmp_path / "toy_trainers" / "toy_trainers.py").write_text(TRAINERS)
+    trainings = Plan.read(tmp_path / "plan.json").trainings({})
+    done = [t for t in trainings if (t.fold, t.seed) != (0, 2)]
+    empty = dict.fromkeys(results.COLUMNS["trainings.csv"], "")
+    rows = [{**empty, **t._asdict(), "training": t.name, "dice": 0.5, "parameters": 1} for t in done]
+    cases = [[t.name, f"of_fold_{t.fold}", label, 0.5, 1.0] for t in done for label in ("one", "two")]
+    outcome = {"cases.csv": cases, "curves.csv": [], "trainings.csv": [list(row.values()) for row in rows]}
+    results.add(tmp_path / "results", [outcome])
+    variables = {
+        **copied_dataset.environment,
+        "nnUNet_extTrainer": str(tmp_path / "toy_trainers"),
+        "nnUNet_results": str(copied_dataset.results.parent),
+        "PYTHONPATH": os.pathsep.join([str(STUDY / "trainers"), os.environ.get("PYTHONPATH", "")]),
+        "NNUNETV2_DSVM_SAVE_EVERY": "1",
+        "nnUNet_npp": "0",
+        "nnUNet_nps": "0",
+    }
+    return tmp_path, variables
+
+
+def test_trainings_that_end_together_are_collected_and_one_without_rows_has_failed(plan, tmp_path, monkeypatch, capsys):
+    import results
+    from run import Collector
+    from study_run import StudyRun
+
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    run = StudyRun(tmp_path / "study", STUDY / "plan.json", tmp_path / "csv", "cuda")
+    for folder in (run.outcomes, run.path / "logs"):
+        folder.mkdir(parents=True)
+    first, second, third = list(run.steps.values())[:3]
+    for step in (first, second):
+        row = dict.fromkeys(results.COLUMNS["trainings.csv"], "")
+        row |= {"training": step.name, "dice": 0.5, "parameters": 1}
+        outcome = {"cases.csv": [], "curves.csv": [], "trainings.csv": [list(row.values())]}
+        (run.outcomes / f"{step.name}.json").write_text(json.dumps(outcome))
+    run.log(third.name).write_text("begun\nnnUNetv2_train was killed\n")
+    collector = Collector(run)
+    for step in (second, first):
+        collector.ended(step, 0)
+    assert results.finished(run.results).keys() == {first.name, second.name} and collector.failed == 0
+    collector.ended(third, 1)
+    assert collector.failed == 1 and "nnUNetv2_train was killed" in capsys.readouterr().out
+    assert next(iter(StudyRun(run.path, run.plan_file, run.results, "cuda").steps)) == third.name
+
+
+def test_results_wait_for_another_call_that_writes(tmp_path):
+    import results
+    from results import held
+
+    with ThreadPoolExecutor(1) as executor:
+        with held(tmp_path / results.LOCK, "the results"):
+            adding = executor.submit(results.add, tmp_path, [{name: [] for name in results.COLUMNS}])
+            time.sleep(0.2)
+            assert not adding.done() and not list(tmp_path.glob("*.csv"))
+        adding.result()
+    assert {path.name for path in tmp_path.iterdir()} == set(results.COLUMNS)
+
+
+def test_a_call_says_what_it_cannot_begin(plan, tmp_path, monkeypatch, capsys):
+    import run
+    from scripts import status_of
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["run.py", "--results", str(tmp_path / "csv"), "-device", "cpu", *arguments])
+        folders = {f"nnUNet_{name}": str(tmp_path / name) for name in ("raw", "preprocessed", "results")}
+        with mock.patch.dict(os.environ, folders):
+            status = status_of(run.main)
+        return status, capsys.readouterr()
+
+    status, said = call("--only", "005-")
+    assert status == 1 and said.err.startswith("no training of the plan has '005-' in its name") and not said.out
+    status, said = call("--only", "004-2d")
+    assert (status, said.err.count("\n"), said.out) == (1, 1, "")
+    assert said.err.startswith(f"not prepared in {tmp_path}/preprocessed: Dataset004_Hippocampus; run prepare.py first")
+    assert not (tmp_path / "results").exists()
+    prepared = tmp_path / "preprocessed" / "Dataset004_Hippocampus"
+    prepared.mkdir(parents=True)
+    for plans in plan.copies:
+        (prepared / f"{plans}.json").write_text("{}")
+    monkeypatch.setattr(run, "check_trainers", lambda request: None)  # takes long, and is tested elsewhere
+    status, said = call("--only", "004-2d", "--lease", "5.9")
+    assert status == 0 and "begins" not in said.out
+    left = sum(training.name.startswith("004-2d") for training in plan.trainings({}))
+    assert f"{left} trainings are left\n{left} were not begun" in said.out and "the shortest 6 min" in said.out
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_gpus_are_shared_by_a_daemon_that_works_and_is_ended(works, tmp_path, monkeypatch):
+    import run
+
+    daemon = tmp_path / "bin" / run.MPS
+    daemon.parent.mkdir()
+    daemon.write_text(f'#!/bin/sh\n[ -n "$1" ] && echo "$1 ${run.PIPE}" >> {tmp_path}/told || cat >> {tmp_path}/told\n')
+    daemon.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{daemon.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv(run.PIPE, raising=False)
+    monkeypatch.setattr(run, "USES_A_GPU", f"raise SystemExit({int(not works)})")
+    with run.shared_gpus(True):
+        assert (run.PIPE in os.environ) is works
+        pipe = os.environ.get(run.PIPE)
+    started, quit_ = (tmp_path / "told").read_text().splitlines()
+    assert started == f"-d {pipe}" if works else started.startswith("-d /")
+    assert quit_ == "quit" and run.PIPE not in os.environ
+    with run.shared_gpus(False):
+        assert (tmp_path / "told").read_text().count("-d") == 1
+
+
+def rows(folder, name):
+    with open(folder / name, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_a_call_goes_on_with_an_interrupted_training_and_trains_nothing_that_the_results_know(toy):
+    folder, variables = toy
+    name = f"901-2d-{PLANS}-nnUNetTrainerDSVM_toy-f0-s2"
+    seed_2 = folder / "own" / "nnUNet_results" / "seed_2"
+    interrupted = {**variables, "nnUNet_results": str(seed_2), "NNUNETV2_DSVM_SEED": "2", "INTERRUPTED": "1"}
+    with mock.patch.dict(os.environ, interrupted), threads_for_processes(), pytest.raises(KeyboardInterrupt):
+        run_training("901", "2d", 0, "nnUNetTrainerDSVM_toy", PLANS, device=torch.device("cpu"))
+    command = [sys.executable, STUDY / "run.py", "--plan", folder / "plan.json", "--results", folder / "results",
+               "-device", "cpu", "--minutes", "10"]  # fmt: skip
+    called = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, encoding="utf-8")
+    assert called.returncode == 0 and "0 trainings are left" in called.stdout, called.stdout + called.stderr
+
+    log = (seed_2.parent / "study" / "logs" / f"{name}.log").read_text(encoding="utf-8")
+    assert "Continues from checkpoint_latest.pth, written after epoch 0" in log
+    assert [path.stem for path in (seed_2.parent / "study" / "logs").iterdir()] == [name]
+    trainings = {row["training"]: row for row in rows(folder / "results", "trainings.csv")}
+    assert len(trainings) == 4
+    row = trainings[name]
+    validated = float(re.search(r"Mean Validation Dice:\s+([\d.]+)", log)[1])  # nnU-Net's own
+    assert float(row["dice"]) == pytest.approx(validated, abs=1e-4)
+    assert (row["epochs"], row["seed"], row["wall_seconds"]) == ("2", "2", "")
+    assert torch.__version__.startswith(row["torch"]) and row["torch"]
+    assert int(row["parameters"]) > 0 and int(row["parameters_of_the_distillation"]) > 0
+    cases = [case for case in rows(folder / "results", "cases.csv") if case["training"] == name]
+    assert [case["label"] for case in cases] == ["one", "two"]
+    curve = rows(folder / "results", "curves.csv")
+    assert [row["epoch"] for row in curve] == ["0", "1"] and all(float(row["training_loss"]) for row in curve)
+    left = [path.name for path in (seed_2.parent / "study" / "outcomes").iterdir()]
+    assert not left and not list(seed_2.rglob("checkpoint_*.pth"))
+
+    (folder / "text.md").write_text("<!-- study: toy -->\n<!-- end of study: toy -->\n")
+    table = [sys.executable, STUDY / "tables.py", folder / "text.md", *command[2:6]]
+    subprocess.run(table, env={**os.environ, **variables}, check=True)
+    seed_2_dice = (0.5 + sum(float(case["Dice"]) for case in cases) / 2) / 2
+    dice = f"{(0.5 + seed_2_dice) / 2:.4f} ± {abs(0.5 - seed_2_dice) / 2**0.5:.4f}"
+    assert f"| nnUNetTrainerDSVM_toy | 0 1 | 1 2 | 3 | {dice} |" in (folder / "text.md").read_text(encoding="utf-8")
