@@ -106,6 +106,18 @@ def _capture(memory: GraphMemory) -> Iterator[torch.cuda.CUDAGraph]:
         raise
 
 
+def _rehearse(outputs: Sequence[Tensor], sources: Sequence[Tensor], upstream: Sequence[Tensor]) -> None:
+    """Goes backward from all outputs once before that is recorded, on whatever values there are.
+
+    The calls before went backward from those only that have a weight in the loss, not from the lowest of nnU-Net's deep
+    supervision, say. What its kernels make at their first launch cannot be made during a recording.
+    """
+    torch.autograd.grad(outputs, sources, upstream, allow_unused=True, retain_graph=True)
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    torch._C._cuda_clearCublasWorkspaces()  # or the recording would use those of here, which do not stay
+
+
 class RecordedCall:
     """`function(x)`, recorded once to be run on other tensors of x's sizes.
 
@@ -152,6 +164,7 @@ class RecordedCall:
                 if not _leaves_reached(wanted) <= set(sources):
                     raise RuntimeError("a gradient is wanted beyond the module's own parameters")
                 upstream = [g for g in self.grad_outputs if g is not None]
+                _rehearse(wanted, sources, upstream)
                 with _capture(memory) as self.backward:
                     self.grads = list(torch.autograd.grad(wanted, sources, upstream, allow_unused=True))
         self.outputs = [t.detach() for t in tensors]

@@ -108,11 +108,9 @@ class OwnNetwork(TrainerHooks):
         network.cuda_graphs.training = self._records_graphs(network)
 
     def _records_graphs(self, network: SegmentationNetwork) -> bool:
-        # With auxiliary heads and deterministic algorithms, recording failed on an H200 and left the stream unusable;
-        # batch norms that are synchronised wait for other processes.
+        # Batch norms that are synchronised wait for other processes.
         synchronised = self.is_ddp and any(isinstance(module, _BatchNorm) for module in network.modules())
-        seeded_heads = self.enable_deep_supervision and self.is_deterministic()
-        return not (self._do_i_compile() or seeded_heads or synchronised)
+        return not (self._do_i_compile() or synchronised)
 
     def _do_i_compile(self):
         # CUDA graphs take away what torch.compile would, without its minute of compiling: only on request.
