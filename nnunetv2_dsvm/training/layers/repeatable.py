@@ -19,6 +19,9 @@ class RepeatableTraining(TrainerHooks):
         if self.seed is not None:
             self.check_not_cut_off("on_epoch_start", "the seed of each epoch")
 
+    def is_deterministic(self) -> bool:
+        return self.seed is not None
+
     def initialize(self):
         if self.seed is not None:
             seed_all(self.seed)
@@ -29,7 +32,7 @@ class RepeatableTraining(TrainerHooks):
             super().run_training()
 
     def _as_seeded(self) -> contextlib.AbstractContextManager:
-        return contextlib.nullcontext() if self.seed is None else deterministic_algorithms()
+        return deterministic_algorithms() if self.is_deterministic() else contextlib.nullcontext()
 
     def on_train_start(self):
         super().on_train_start()

@@ -145,6 +145,10 @@ class TrainerHooks(_Trainer):
         """What the optimiser trains, the network first."""
         return [unwrap_model(self.network)]
 
+    def is_deterministic(self) -> bool:
+        """Whether the training asks torch for deterministic algorithms."""
+        return False
+
     def of_all_ranks(self, value: Any) -> list[Any]:
         """The value that each rank of DDP gives, in their order."""
         if not self.is_ddp:
