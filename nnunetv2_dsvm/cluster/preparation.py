@@ -18,6 +18,7 @@ PLANNERS = {
     "nnUNetResEncUNetLPlans": "nnUNetPlannerResEncL",
     "nnUNetResEncUNetXLPlans": "nnUNetPlannerResEncXL",
 }
+_IMAGES = (".b2nd", ".npz")  # as nnU-Net's data sets store a preprocessed case, beside the .pkl of its properties
 
 
 def check_plans(request: Request) -> None:
@@ -96,7 +97,8 @@ def _is_preprocessed(dataset: str, plans: str, configuration: str) -> bool:
     """nnU-Net trains on the cases that are preprocessed, however few: where some are missing, it was interrupted."""
     folder = _preprocessed(dataset)
     fingerprint = read_json_object(folder / FINGERPRINT_JSON) if (folder / FINGERPRINT_JSON).is_file() else {}
-    there = visible_files(folder / _data_identifier(dataset, plans, configuration), ".pkl")
+    properties = visible_files(folder / _data_identifier(dataset, plans, configuration), ".pkl")
+    there = [path for path in properties if any(path.with_suffix(ending).is_file() for ending in _IMAGES)]
     return len(there) >= max(1, len(fingerprint.get("spacings", ())))
 
 

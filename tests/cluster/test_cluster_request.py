@@ -75,9 +75,13 @@ def test_what_a_dataset_lacks_is_made(copied_dataset):
     processes = ["-np", "1", "-npfp", "1"]  # of nnUNet_def_n_proc
     with copied_dataset.here():
         assert missing_commands(TINY, asked()) == []
-        next((folder / "nnUNetPlans_2d").glob("*.pkl")).unlink()  # as an interrupted preprocessing leaves it
         again = ["nnUNetv2_preprocess", "-d", "901", "-plans_name", "tinyPlans", "-c", "2d", *processes[:2]]
-        assert missing_commands(TINY, asked()) == [again]
+        properties = next((folder / "nnUNetPlans_2d").glob("*.pkl"))
+        for lost in (properties.with_suffix(".b2nd"), properties):  # as an interrupted preprocessing leaves it
+            lost.rename(moved := lost.with_suffix(".moved"))
+            assert missing_commands(TINY, asked()) == [again]
+            moved.rename(lost)
+        properties.unlink()
         (folder / "tinyPlans.json").unlink()
         with pytest.raises(
             UserError, match=r"tinyPlans\.json: make these plans first; what can be made here is nnUNetPl"
