@@ -1,9 +1,16 @@
 """DDP with CUDA graphs against one process with the whole batch; needs two GPUs (for the CPU see test_ddp.py)."""
 
+import os
 import socket
+import subprocess
+import sys
 
 import pytest
 import torch
+from helpers.places import TESTS
+from helpers.tiny_dataset import PLANS, TinyDataset, plan_and_preprocess_here, write_raw_dataset
+from helpers.tiny_volumes import VOLUME, VOLUMES
+from helpers.unets import CONFIGURATIONS, UNET_3D
 from torch import distributed as dist
 from torch import multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -86,6 +93,33 @@ def test_two_gpus_with_graphs_take_the_steps_of_one_without(deep_supervision):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     multiprocessing.spawn(_rank, (port, deep_supervision), nprocs=2, join=True)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    dataset = TinyDataset(tmp_path_factory.mktemp("two_gpus"))
+    write_raw_dataset(dataset)
+    with dataset.here():
+        plan_and_preprocess_here(dataset, {**CONFIGURATIONS, **VOLUMES})
+    return dataset
+
+
+@pytest.mark.parametrize(("trainer", "configuration"), [("ShortDistilled", UNET_3D), ("ShortDSVM", VOLUME)])
+def test_nnunets_command_trains_volumes_on_two_gpus(dataset, tmp_path, trainer, configuration):
+    """As users call it: NCCL, nnU-Net's network compiled, ours by CUDA graphs. Ranks that differ end the training."""
+    (tmp_path / "trainers.py").write_text("from helpers.short_trainers import *\n")
+    environment = {**dataset.environment, "nnUNet_extTrainer": str(tmp_path), "nnUNet_results": str(tmp_path)}
+    if trainer == "ShortDistilled":
+        environment["nnUNet_compile"] = "t"
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+    what = ["901", configuration, "0", "-tr", trainer, "-p", PLANS, "-num_gpus", "2"]
+    command = [sys.executable, "-m", "nnunetv2.run.run_training", *what]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    checkpoint = torch.load(next(tmp_path.rglob("checkpoint_final.pth")), weights_only=False)
+    terms = torch.tensor(checkpoint["logging"]["L_proj"])
+    assert len(terms) == 3 and terms.isfinite().all() and (terms > 0).all()
+    assert list(tmp_path.rglob("validation/summary.json"))
 
 
 def test_a_network_runs_on_its_own_gpu_whichever_is_the_current_one():
