@@ -185,11 +185,10 @@ OTHER_GRIDS = {
 
 
 @pytest.mark.parametrize("name", OTHER_GRIDS)
-def test_other_grids_are_left_to_triton_unless_asked_for(hopper, name):
-    assert saved_states(OTHER_GRIDS[name], BF16)[1] == torch.float32
-    assert f"{scan.VARIABLE}=1 uses it for other grids" in scan.in_words(CUDA, image=False)
-    hopper.setenv(scan.VARIABLE, "1")
+def test_other_grids_are_the_kernels_unless_turned_off(hopper, name):
     assert saved_states(OTHER_GRIDS[name], BF16)[1] == BF16
+    hopper.setenv(scan.VARIABLE, "0")
+    assert saved_states(OTHER_GRIDS[name], BF16)[1] == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -198,7 +197,6 @@ def test_other_grids_are_left_to_triton_unless_asked_for(hopper, name):
     ids=["atrous", "too many"],
 )
 def test_orders_that_the_kernels_do_not_walk_are_left_to_triton(hopper, shape):
-    hopper.setenv(scan.VARIABLE, "1")
     assert saved_states(shape, BF16)[1] == torch.float32
 
 

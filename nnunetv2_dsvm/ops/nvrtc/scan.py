@@ -1,4 +1,4 @@
-"""The four-direction selective scan in CUDA C++: which calls it takes, and its launches."""
+"""The selective scan in CUDA C++: which calls it takes, and its launches."""
 
 import ctypes
 import math
@@ -64,31 +64,23 @@ def gpu_problem(index: int) -> str:
     return ""
 
 
-def _grid_problem(image: bool) -> str:
-    if image or os.environ.get(VARIABLE, "") == "1":
-        return ""
-    return f"it has run on images in their four directions only; {VARIABLE}=1 uses it for other grids"
-
-
-def supports(
-    device: torch.device, dtype: torch.dtype, d_state: int, channels: int, image: bool = True
-) -> tuple[bool, str]:
-    """bfloat16 on Hopper or newer, 16 states, a multiple of 8 channels; only if asked for, grids that are no image."""
+def supports(device: torch.device, dtype: torch.dtype, d_state: int, channels: int) -> tuple[bool, str]:
+    """bfloat16 on Hopper or newer, 16 states, a multiple of 8 channels."""
     if dtype != torch.bfloat16:  # fp16, fp32 gain nothing in forward, and lose digits to bfloat16 states in backward
         return False, f"it takes bfloat16, not {dtype}"
     if d_state != STATES:
         return False, f"it takes d_state {STATES}, not {d_state}"
     if channels % 8:
         return False, f"it takes a multiple of 8 channels, not {channels}"
-    problem = device_problem(device) or _grid_problem(image)
+    problem = device_problem(device)
     return not problem, problem or f"CUDA C++ by NVRTC {'.'.join(map(str, nvrtc_version()))}"
 
 
-def in_words(device: torch.device, image: bool = True) -> str:
+def in_words(device: torch.device) -> str:
     """For users, after the name of the Triton kernels, whether these take their place on a GPU, and why not."""
     if device.type != "cuda" or torch.version.hip is not None:
         return ""
-    problem = device_problem(device) or _grid_problem(image)
+    problem = device_problem(device)
     return f"; CUDA C++ is not used: {problem}" if problem else "; in bfloat16 CUDA C++ by NVRTC"
 
 

@@ -24,13 +24,10 @@ class NVRTCScan(ScanKernels):
     dt_dtype = torch.bfloat16  # whatever dt was
 
     def supports(self, shape: ScanShape, dtype: torch.dtype, device: torch.device) -> bool:
-        """bfloat16 and images in their four directions, on GPUs where it runs; other grids if asked for."""
-        image = len(shape.sizes) == 2 and shape.orders is None
-        if not image and (
-            shape.step > 1 or len(shape.sizes) > nvrtc_plan.MAX_AXES or shape.directions > nvrtc_plan.MAX_WALKS
-        ):
+        """bfloat16 and orders without a step, on GPUs where it runs."""
+        if shape.step > 1 or len(shape.sizes) > nvrtc_plan.MAX_AXES or shape.directions > nvrtc_plan.MAX_WALKS:
             return False
-        return nvrtc.supports(device, dtype, shape.d_state, shape.d_inner, image)[0]
+        return nvrtc.supports(device, dtype, shape.d_state, shape.d_inner)[0]
 
     def interval(self, settings: LaunchSettings) -> int:
         """The kernels' own."""
