@@ -49,11 +49,10 @@ CASES = {
 }
 
 
-def _built(folder: Path, name: str, case: Case, *flags: str) -> Path | None:
+def _built(folder: Path, name: str, case: Case, *flags: str, of_gradient: bool = False) -> Path | None:
     """The program, or None where the compiler does not know a flag."""
-    macros = launch_plan.macros(name, case.warps, case.raw, case.walks) | {
-        "FORWARD" if name == "scan_forward" else "BACKWARD": 1
-    }
+    macros = launch_plan.macros(name, case.warps, case.raw, case.walks, of_gradient)
+    macros["FORWARD" if name == "scan_forward" else "BACKWARD"] = 1
     files = [HERE / "cuda_emulation.h", nvrtc.SOURCES / "scan_common.cuh", nvrtc.SOURCES / f"{name}.cu"]
     source = "\n".join(path.read_text(encoding="utf-8") for path in [*files, HERE / "cuda_emulated.cpp"])
     (folder / "kernel.cpp").write_text(source, encoding="utf-8")
@@ -73,6 +72,21 @@ def _run(program: Path, case: Case) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize("name", ["scan_forward", "scan_backward"])
 def test_results(tmp_path, name, case):
     run = _run(_built(tmp_path, name, CASES[case]), CASES[case])
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+CHUNKS = {
+    "image": Case(2, True, (13, 21), 40, 3, 2),
+    "volume": Case(1, False, (5, 7, 6), 24, 2, 1),
+    "many": Case(1, True, (19, 17), 8, 1, 1, (ScanOrder((1, 0), reverse=True),)),
+}
+
+
+@pytest.mark.parametrize("case", CHUNKS)
+@pytest.mark.parametrize("of_gradient", [False, True])
+def test_entering_states_of_chunks(tmp_path, of_gradient, case):
+    """Some channels forget theirs before a chunk ends, and leave out what is left of it."""
+    run = _run(_built(tmp_path, "scan_chunks", CHUNKS[case], of_gradient=of_gradient), CHUNKS[case])
     assert run.returncode == 0, run.stdout + run.stderr
 
 
