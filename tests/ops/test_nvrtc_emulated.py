@@ -43,7 +43,7 @@ class Case(NamedTuple):
 CASES = {
     "one_token": Case(1, True, (1, 1), 8, 1, 1),
     "one_block": Case(2, True, (9, 13), 24, 99, 1),
-    "blocks_and_chunks": Case(2, False, (7, 11), 40, 2, 2),
+    "blocks_and_chunks": Case(2, True, (7, 11), 40, 2, 2),
     "volume": Case(1, False, (3, 4, 3), 24, 1, 1),
     "two_orders": Case(1, True, (3, 2, 6), 8, 99, 2, (ScanOrder((1, 2, 0)), ScanOrder((0, 2, 1), reverse=True))),
 }
@@ -90,10 +90,16 @@ def test_entering_states_of_chunks(tmp_path, of_gradient, case):
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-@pytest.mark.parametrize("name", ["scan_forward", "scan_backward"])
-def test_no_access_to_shared_memory_is_out_of_order(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        ("scan_forward", Case(2, True, (9, 15), 24, 99, 1)),
+        ("scan_backward", Case(2, True, (9, 15), 24, 99, 1)),
+        ("scan_chunks", Case(2, True, (9, 30), 24, 5, 1)),
+    ],
+)
+def test_no_access_to_shared_memory_is_out_of_order(tmp_path, name, case):
     """Five intervals, so that each buffer is used again."""
-    case = Case(2, True, (9, 15), 24, 99, 1)
     program = _built(tmp_path, name, case, "-fsanitize=thread", "-g")
     run = program and _run(program, case)
     if not run or "FATAL: ThreadSanitizer" in run.stderr:

@@ -38,7 +38,7 @@ def arguments(name: str, numbers: int) -> type[ctypes.Structure]:
 class EntryArguments(ctypes.Structure):
     """As in `scan_chunks.cu`."""
 
-    _fields_ = [(f, ctypes.c_void_p) for f in ("ends", "time", "a", "entering")] + [  # noqa: RUF012
+    _fields_ = [(f, ctypes.c_void_p) for f in ("ends", "time", "a", "entering")] + [
         (f, ctypes.c_int) for f in ("channels", "chunks")
     ]
 

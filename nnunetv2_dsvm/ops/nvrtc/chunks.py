@@ -14,7 +14,7 @@ def entering_states(
     launch: LaunchPlan, grid: tuple[int, ...], v: Tensor, delta: Tensor, A: Tensor, W: Tensor, bias: Tensor,
     of_gradient: bool,
 ) -> Tensor | None:  # fmt: skip
-    """h at each chunk's start, or the gradient of h that enters it from behind, `(batch, K, chunks, N, channels)`, fp32.
+    """h at each chunk's start, or the gradient of h that enters it from behind, fp32 `(batch, K, chunks, N, channels)`.
 
     Args:
         launch, grid: of the kernel that gets it; None where its images are one chunk.

@@ -11,7 +11,14 @@ STATES = 16
 WARP_CHANNELS = 16
 RESIDENT = {"scan_forward": 16, "scan_backward": 12, "scan_chunks": 24}  # warps of a multiprocessor, by registers
 BLOCK_WARPS = (12, 6, 4, 3, 2, 1)
-CHUNKS_SHARE = {"scan_forward": 0.75, "scan_backward": 0.27}  # of a kernel's time, what makes its chunks' entering states
+CHUNK_WARPS = (
+    12,
+    6,
+)  # of "scan_chunks"; smaller blocks share w among too few, and a multiprocessor's memory holds fewer
+CHUNKS_SHARE = {
+    "scan_forward": 0.75,
+    "scan_backward": 0.27,
+}  # of a kernel's time, what makes its chunks' entering states
 MAX_AXES = 3  # of grids
 MAX_WALKS = 8  # directions of a grid that is no image, whose walks are arguments
 
@@ -85,13 +92,11 @@ def plan(
     warps, chunks = min(choices, key=lambda choice: time(*choice))
     chunk_intervals = math.ceil(intervals / chunks)
     chunks = math.ceil(intervals / chunk_intervals)
-    chunk_warps = min(BLOCK_WARPS, key=lambda warps: waves("scan_chunks", warps, chunks - 1))
+    chunk_warps = min(CHUNK_WARPS, key=lambda warps: waves("scan_chunks", warps, chunks - 1))
     return LaunchPlan(warps, math.ceil(total / warps), chunks, chunk_intervals, chunk_warps)
 
 
-def macros(
-    name: str, warps: int, raw: bool = False, walks: int = 0, of_gradient: bool = False
-) -> dict[str, int]:
+def macros(name: str, warps: int, raw: bool = False, walks: int = 0, of_gradient: bool = False) -> dict[str, int]:
     """What the source `name` is specialised on.
 
     Args:
