@@ -77,8 +77,7 @@ def test_results(tmp_path, name, case):
 
 CHUNKS = {
     "image": Case(2, True, (13, 21), 40, 3, 2),
-    "volume": Case(1, False, (5, 7, 6), 24, 2, 1),
-    "many": Case(1, True, (19, 17), 8, 1, 1, (ScanOrder((1, 0), reverse=True),)),
+    "volume": Case(1, False, (5, 7, 9), 24, 1, 1),
 }
 
 
