@@ -116,9 +116,9 @@ def test_other_grids(name, dtype):
 @pytest.mark.parametrize(
     "name", ["causal", "odd walks", "two orders", "stage 1", "anisotropic", "sequence of an image"]
 )
-def test_cuda_kernels_of_other_grids(cuda_kernels, monkeypatch, name):
-    """Output and gradients as above, where the variable asks for them."""
-    monkeypatch.setenv(nvrtc_scan.VARIABLE, "1")
+@pytest.mark.usefixtures("cuda_kernels")
+def test_cuda_kernels_of_other_grids(name):
+    """Output and gradients as above."""
     odd = {"odd walks": ScanShape.of_grid(2, (5, 3, 7), 24)}
     shape, oracle = (SMALL_GRIDS | LARGE_GRIDS | odd)[name], "torch_chunked" if name in LARGE_GRIDS else "reference"
     like = torch.empty(0, device="cuda")

@@ -32,10 +32,11 @@ struct uint2 { u32 x, y; };
 struct uint4 { u32 x, y, z, w; };
 struct Index { int x, y, z; };
 struct Lanes { pthread_barrier_t barrier; u32 words[32][6]; };
+struct Votes { pthread_barrier_t barrier; std::vector<char> of_threads; };
 
 thread_local Index threadIdx, blockIdx, gridDim;
 thread_local Lanes* emulated_warp;
-thread_local pthread_barrier_t* emulated_block;
+thread_local Votes* emulated_block;
 thread_local unsigned char* emulated_shared;
 thread_local std::minstd_rand emulated_random;
 
@@ -60,7 +61,7 @@ inline void wait_at(pthread_barrier_t* barrier) {
     pthread_barrier_wait(barrier);
 }
 
-inline void __syncthreads() { wait_at(emulated_block); }
+inline void __syncthreads() { wait_at(&emulated_block->barrier); }
 inline void __syncwarp() { wait_at(&emulated_warp->barrier); }
 
 // f(words of all lanes), after each lane has given its own.
@@ -71,6 +72,21 @@ auto exchange(const u32 (&own)[N], F f) {
     const auto result = f(emulated_warp->words);
     __syncwarp();
     return result;
+}
+
+inline bool __any_sync(u32, bool vote) {
+    return exchange({(u32)vote}, [](auto& words) {
+        return std::any_of(words, words + 32, [](auto& lane) { return lane[0] != 0; });
+    });
+}
+
+inline bool __syncthreads_or(bool vote) {
+    auto& votes = emulated_block->of_threads;
+    votes[threadIdx.x] = vote;
+    __syncthreads();
+    const bool any = std::any_of(votes.begin(), votes.end(), [](char of_thread) { return of_thread; });
+    __syncthreads();
+    return any;
 }
 
 inline float __shfl_xor_sync(u32, float v, int distance) {
@@ -152,15 +168,15 @@ void launch(Index grid, int threads, Kernel kernel, const Arguments& arguments) 
     for (int i = 0; i < grid.x * grid.y * grid.z; ++i) {
         const Index index = {i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y};
         std::vector<uint4> shared(sizeof(Block) / 16 + 1, uint4{~0u, ~0u, ~0u, ~0u});
-        pthread_barrier_t barrier;
-        pthread_barrier_init(&barrier, nullptr, threads);
+        Votes votes{{}, std::vector<char>(threads)};
+        pthread_barrier_init(&votes.barrier, nullptr, threads);
         std::vector<Lanes> warps(threads / 32);
         for (auto& warp : warps) pthread_barrier_init(&warp.barrier, nullptr, 32);
         std::vector<std::thread> all;
         for (int t = 0; t < threads; ++t)
             all.emplace_back([&, t] {
                 threadIdx = {t, 0, 0}, blockIdx = index, gridDim = grid;
-                emulated_warp = &warps[t / 32], emulated_block = &barrier;
+                emulated_warp = &warps[t / 32], emulated_block = &votes;
                 emulated_shared = (unsigned char*)shared.data();
                 emulated_random.seed(1 + t / 32 + 1000 * i);
                 kernel(arguments);

@@ -31,13 +31,20 @@ def empty_cache(tmp_path, monkeypatch):
 
 @needs_nvrtc
 @pytest.mark.parametrize(
-    ("capability", "warps", "raw", "walks"),
-    [((8, 0), 4, False, 0), ((8, 6), 3, True, 0), ((9, 0), 4, True, 0), ((9, 0), 2, False, 6), ((9, 0), 1, True, 0)],
+    ("capability", "warps", "raw", "walks", "of_gradient"),
+    [
+        ((8, 0), 4, False, 0, False),
+        ((8, 6), 3, True, 0, True),
+        ((9, 0), 4, True, 0, False),
+        ((9, 0), 2, False, 6, True),
+        ((9, 0), 1, True, 0, False),
+    ],
 )
-@pytest.mark.parametrize("name", ["scan_forward", "scan_backward"])
-def test_compiles(empty_cache, name, capability, warps, raw, walks):
+@pytest.mark.parametrize("name", launch_plan.RESIDENT)
+def test_compiles(empty_cache, name, capability, warps, raw, walks, of_gradient):
     """The sources themselves assert that `shared_bytes` is the size of their shared memory."""
-    assert nvrtc.cubin(name, capability, launch_plan.macros(name, warps, raw, walks))[:4] == b"\x7fELF"
+    macros = launch_plan.macros(name, warps, raw, walks, of_gradient)
+    assert nvrtc.cubin(name, capability, macros)[:4] == b"\x7fELF"
     assert launch_plan.shared_bytes(name, warps) <= 227 * 1024
 
 
@@ -106,9 +113,21 @@ def test_the_plan_covers_all_channels_and_tokens(name, batch, channels, length):
     assert p.chunks == 1 or p.chunk_intervals >= 4 or length < 8 * launch_plan.INTERVAL
 
 
+def test_a_multiprocessor_has_room_for_the_blocks_that_make_entering_states():
+    for warps in launch_plan.CHUNK_WARPS:
+        blocks = launch_plan.RESIDENT["scan_chunks"] // warps
+        assert blocks * (launch_plan.shared_bytes("scan_chunks", warps) + 1024) <= 228 * 1024
+
+
 def test_the_plan_fills_the_gpu():
     """32 images at stage 1 are 128 blocks of the backward: a wave of an H100. 12 larger ones are cut into chunks."""
     assert launch_plan.plan("scan_backward", 32, 4096, 192, 132)[:3] == (12, 1, 1)
+    assert launch_plan.plan("scan_backward", 2, 16384, 384, 132)[:4] == (
+        12,
+        2,
+        8,
+        64,
+    )  # 57 chunks fill it little better
     few = launch_plan.plan("scan_backward", 12, 16384, 192, 132)
     assert few.chunks > 1 and 0.9 <= 12 * 4 * few.blocks * few.chunks / 132 / math.ceil(12 * 4 * few.chunks / 132) <= 1
 
@@ -168,13 +187,13 @@ def test_forward_saves_for_the_kernel_that_backward_will_use(hopper):
     assert saved_states(shape._replace(d_state=8), BF16)[1] == torch.float32
 
 
-def test_delta_is_made_in_the_kernel_where_there_is_one_chunk(hopper):
+def test_delta_is_made_in_the_kernel_in_one_chunk_and_in_several(hopper):
     settings = LaunchSettings(processors=132)
     one, several = (LaunchPlan(ScanShape.of_grid(*s, 192), CUDA, settings) for s in ((32, (64, 64)), (12, (128, 128))))
     bf16, fp32 = (torch.empty(0, dtype=dtype) for dtype in (BF16, torch.float32))
     assert forward_takes_dt(one, BF16) and backward_takes_dt(one, bf16)
     assert not forward_takes_dt(one, torch.float16) and not backward_takes_dt(one, fp32)
-    assert not forward_takes_dt(several, BF16) and not backward_takes_dt(several, bf16)
+    assert forward_takes_dt(several, BF16) and backward_takes_dt(several, bf16)
 
 
 OTHER_GRIDS = {
@@ -185,11 +204,10 @@ OTHER_GRIDS = {
 
 
 @pytest.mark.parametrize("name", OTHER_GRIDS)
-def test_other_grids_are_left_to_triton_unless_asked_for(hopper, name):
-    assert saved_states(OTHER_GRIDS[name], BF16)[1] == torch.float32
-    assert f"{scan.VARIABLE}=1 uses it for other grids" in scan.in_words(CUDA, image=False)
-    hopper.setenv(scan.VARIABLE, "1")
+def test_other_grids_are_the_kernels_unless_turned_off(hopper, name):
     assert saved_states(OTHER_GRIDS[name], BF16)[1] == BF16
+    hopper.setenv(scan.VARIABLE, "0")
+    assert saved_states(OTHER_GRIDS[name], BF16)[1] == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -198,7 +216,6 @@ def test_other_grids_are_left_to_triton_unless_asked_for(hopper, name):
     ids=["atrous", "too many"],
 )
 def test_orders_that_the_kernels_do_not_walk_are_left_to_triton(hopper, shape):
-    hopper.setenv(scan.VARIABLE, "1")
     assert saved_states(shape, BF16)[1] == torch.float32
 
 

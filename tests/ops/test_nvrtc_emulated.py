@@ -43,17 +43,16 @@ class Case(NamedTuple):
 CASES = {
     "one_token": Case(1, True, (1, 1), 8, 1, 1),
     "one_block": Case(2, True, (9, 13), 24, 99, 1),
-    "blocks_and_chunks": Case(2, False, (7, 11), 40, 2, 2),
+    "blocks_and_chunks": Case(2, True, (7, 11), 40, 2, 2),
     "volume": Case(1, False, (3, 4, 3), 24, 1, 1),
     "two_orders": Case(1, True, (3, 2, 6), 8, 99, 2, (ScanOrder((1, 2, 0)), ScanOrder((0, 2, 1), reverse=True))),
 }
 
 
-def _built(folder: Path, name: str, case: Case, *flags: str) -> Path | None:
+def _built(folder: Path, name: str, case: Case, *flags: str, of_gradient: bool = False) -> Path | None:
     """The program, or None where the compiler does not know a flag."""
-    macros = launch_plan.macros(name, case.warps, case.raw, case.walks) | {
-        "FORWARD" if name == "scan_forward" else "BACKWARD": 1
-    }
+    macros = launch_plan.macros(name, case.warps, case.raw, case.walks, of_gradient)
+    macros["FORWARD" if name == "scan_forward" else "BACKWARD"] = 1
     files = [HERE / "cuda_emulation.h", nvrtc.SOURCES / "scan_common.cuh", nvrtc.SOURCES / f"{name}.cu"]
     source = "\n".join(path.read_text(encoding="utf-8") for path in [*files, HERE / "cuda_emulated.cpp"])
     (folder / "kernel.cpp").write_text(source, encoding="utf-8")
@@ -76,10 +75,30 @@ def test_results(tmp_path, name, case):
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-@pytest.mark.parametrize("name", ["scan_forward", "scan_backward"])
-def test_no_access_to_shared_memory_is_out_of_order(tmp_path, name):
+CHUNKS = {
+    "image": Case(2, True, (13, 21), 40, 3, 2),
+    "volume": Case(1, False, (5, 7, 9), 24, 1, 1),
+}
+
+
+@pytest.mark.parametrize("case", CHUNKS)
+@pytest.mark.parametrize("of_gradient", [False, True])
+def test_entering_states_of_chunks(tmp_path, of_gradient, case):
+    """Some channels forget theirs before a chunk ends, and leave out what is left of it."""
+    run = _run(_built(tmp_path, "scan_chunks", CHUNKS[case], of_gradient=of_gradient), CHUNKS[case])
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        ("scan_forward", Case(2, True, (9, 15), 24, 99, 1)),
+        ("scan_backward", Case(2, True, (9, 15), 24, 99, 1)),
+        ("scan_chunks", Case(2, True, (9, 30), 24, 5, 1)),
+    ],
+)
+def test_no_access_to_shared_memory_is_out_of_order(tmp_path, name, case):
     """Five intervals, so that each buffer is used again."""
-    case = Case(2, True, (9, 15), 24, 99, 1)
     program = _built(tmp_path, name, case, "-fsanitize=thread", "-g")
     run = program and _run(program, case)
     if not run or "FATAL: ThreadSanitizer" in run.stderr:

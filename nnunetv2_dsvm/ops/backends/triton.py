@@ -72,7 +72,7 @@ class Triton(Backend):
             return False, f"the Triton kernels take d_state up to {MAX_D_STATE}, not {d_state}"
         if axes > MAX_AXES:
             return False, f"the Triton kernels take grids of up to {MAX_AXES} axes, not of {axes}"
-        return True, f"fused Triton kernels{nvrtc_scan.in_words(device, image=axes == 2 and orders is None)}"
+        return True, f"fused Triton kernels{nvrtc_scan.in_words(device)}"
 
     def saved_states(self, shape: ScanShape, dtype: torch.dtype, like: Tensor) -> Tensor:
         """`(batch, K, intervals, N, d_inner)`."""

@@ -41,21 +41,25 @@ class Kernel:
     """A kernel on one GPU, which takes one struct by value.
 
     Args:
-        name, macros: as in `compile.cubin`; the kernel has the source's name.
+        name, macros: as in `compile.cubin`.
         device: index of the GPU, the current one.
         shared_bytes: of dynamic shared memory of a block.
+        function: the kernel; None: that with the source's name.
     """
 
-    def __init__(self, name: str, macros: dict[str, int], device: int, shared_bytes: int) -> None:
+    def __init__(
+        self, name: str, macros: dict[str, int], device: int, shared_bytes: int, function: str | None = None
+    ) -> None:
+        function = function or name
         code = cubin(name, torch.cuda.get_device_capability(device), macros)
         driver, module, self._function = _driver(), ctypes.c_void_p(), ctypes.c_void_p()
         _enter_context(device)
-        _check(driver.cuModuleLoadData(ctypes.byref(module), code), f"load the kernel {name}")
-        found = driver.cuModuleGetFunction(ctypes.byref(self._function), module, name.encode())
-        _check(found, f"find the kernel {name}")
+        _check(driver.cuModuleLoadData(ctypes.byref(module), code), f"load the kernel {function}")
+        found = driver.cuModuleGetFunction(ctypes.byref(self._function), module, function.encode())
+        _check(found, f"find the kernel {function}")
         allowed = driver.cuFuncSetAttribute(self._function, _SHARED_MEMORY, shared_bytes)
-        _check(allowed, f"give {name} {shared_bytes} bytes of shared memory")
-        self._name, self._device, self._shared_bytes = name, device, shared_bytes
+        _check(allowed, f"give {function} {shared_bytes} bytes of shared memory")
+        self._name, self._device, self._shared_bytes = function, device, shared_bytes
 
     def launch(self, grid: tuple[int, int, int], threads: int, arguments: ctypes.Structure) -> None:
         """On torch's current stream."""
@@ -68,12 +72,14 @@ class Kernel:
         _check(launched, f"launch the kernel {self._name}")
 
 
-def kernel(name: str, macros: dict[str, int], device: torch.device, shared_bytes: int) -> Kernel:
+def kernel(
+    name: str, macros: dict[str, int], device: torch.device, shared_bytes: int, function: str | None = None
+) -> Kernel:
     """The kernel, compiled and loaded by the first call of its kind in a process."""
     index = torch.cuda.current_device() if device.index is None else device.index
-    key = (name, tuple(sorted(macros.items())), index, shared_bytes)
+    key = (name, function, tuple(sorted(macros.items())), index, shared_bytes)
     if key not in _kernels:
         with _lock:
             if key not in _kernels:
-                _kernels[key] = Kernel(name, macros, index, shared_bytes)
+                _kernels[key] = Kernel(name, macros, index, shared_bytes, function)
     return _kernels[key]

@@ -9,8 +9,16 @@ from nnunetv2_dsvm.ops.scan_order import NUM_DIRECTIONS, ScanOrder, axis_orders
 INTERVAL = 32  # tokens between saved states in bfloat16: as many bytes as the Triton kernels' fp32 every 64 tokens
 STATES = 16
 WARP_CHANNELS = 16
-RESIDENT = {"scan_forward": 16, "scan_backward": 12}  # warps of a multiprocessor, by registers
+RESIDENT = {"scan_forward": 16, "scan_backward": 12, "scan_chunks": 24}  # warps of a multiprocessor, by registers
 BLOCK_WARPS = (12, 6, 4, 3, 2, 1)
+CHUNK_WARPS = (
+    12,
+    6,
+)  # of "scan_chunks"; smaller blocks share w among too few, and a multiprocessor's memory holds fewer
+CHUNKS_SHARE = {
+    "scan_forward": 0.75,
+    "scan_backward": 0.27,
+}  # of a kernel's time, what makes its chunks' entering states
 MAX_AXES = 3  # of grids
 MAX_WALKS = 8  # directions of a grid that is no image, whose walks are arguments
 
@@ -22,6 +30,7 @@ class LaunchPlan(NamedTuple):
     blocks: int  # of channels
     chunks: int  # of an image's tokens
     chunk_intervals: int
+    chunk_warps: int  # of a block of the kernel that makes the chunks' entering states
 
     @property
     def chunk_length(self) -> int:
@@ -32,6 +41,8 @@ class LaunchPlan(NamedTuple):
 def shared_bytes(name: str, warps: int) -> int:
     """Shared memory of a block of the kernel `name`, as `Block` in its source."""
     pitch = 4 * (8 * warps + (0 if warps % 2 else 8))
+    if name == "scan_chunks":
+        return 4 * INTERVAL * pitch + 16384 + 1024 + warps * 768 + 4 * 4 * INTERVAL
     if name == "scan_forward":
         return 4 * INTERVAL * pitch + 20480 + 2048 + warps * 768 + 4 * 4 * INTERVAL
     return (6 * INTERVAL + 2 * STATES) * pitch + 20480 + warps * (4096 + 1280 + 2048 + 64) + 4 * 4 * INTERVAL
@@ -62,27 +73,39 @@ def plan(
     """The launch of the kernel `name` that should take the least time.
 
     Blocks run in waves of as many as the multiprocessors hold. A wave takes a time in proportion to its tokens, less
-    where the last one leaves multiprocessors with fewer warps. Chunks cost a pass more over the tokens.
+    where the last one leaves multiprocessors with fewer warps. Chunks cost a pass more over the tokens of all but one.
     """
     total, intervals = math.ceil(channels / WARP_CHANNELS), math.ceil(length / INTERVAL)
 
-    def time(warps: int, chunks: int) -> float:
-        resident = RESIDENT[name] // warps
-        blocks = batch * directions * math.ceil(total / warps) * chunks
-        waves, rest = divmod(blocks, processors * resident)
+    def waves(kernel: str, warps: int, chunks: int) -> float:
+        resident = RESIDENT[kernel] // warps
+        whole, rest = divmod(batch * directions * math.ceil(total / warps) * chunks, processors * resident)
         last = 0.4 + 0.6 * math.ceil(rest / processors) / resident if rest else 0.0
         several = 1.0 if warps >= total else 1.0 + 0.2 / warps  # b and c again in each, sums over blocks
-        return (waves + last) * math.ceil(intervals / chunks) * (1.4 if chunks > 1 else 1.0) * several
+        return (whole + last) * several
+
+    def time(warps: int, chunks: int) -> float:
+        of_chunks = 1.0 + CHUNKS_SHARE[name] * (chunks - 1) / chunks
+        return waves(name, warps, chunks) * math.ceil(intervals / chunks) * of_chunks
 
     choices = [(w, c) for w in BLOCK_WARPS for c in range(1, max(1, min(intervals // 4, 64)) + 1)]
     warps, chunks = min(choices, key=lambda choice: time(*choice))
     chunk_intervals = math.ceil(intervals / chunks)
-    return LaunchPlan(warps, math.ceil(total / warps), math.ceil(intervals / chunk_intervals), chunk_intervals)
+    chunks = math.ceil(intervals / chunk_intervals)
+    chunk_warps = min(CHUNK_WARPS, key=lambda warps: waves("scan_chunks", warps, chunks - 1))
+    return LaunchPlan(warps, math.ceil(total / warps), chunks, chunk_intervals, chunk_warps)
 
 
-def macros(name: str, warps: int, raw: bool = False, walks: int = 0) -> dict[str, int]:
-    """What the source `name` is specialised on; `raw`: it gets dt in place of delta; `walks`: unless of an image, K."""
-    return {
+def macros(name: str, warps: int, raw: bool = False, walks: int = 0, of_gradient: bool = False) -> dict[str, int]:
+    """What the source `name` is specialised on.
+
+    Args:
+        name, warps: of a block.
+        raw: it gets dt in place of delta.
+        walks: unless of an image, K.
+        of_gradient: "scan_chunks" makes dh.
+    """
+    return ({"OF_GRADIENT": int(of_gradient)} if name == "scan_chunks" else {}) | {
         "WARPS": warps,
         "PER_PROCESSOR": RESIDENT[name] // warps,
         "RAW": int(raw),

@@ -1,4 +1,4 @@
-"""The four-direction selective scan in CUDA C++: which calls it takes, and its launches."""
+"""The selective scan in CUDA C++: which calls it takes, and its launches."""
 
 import ctypes
 import math
@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nnunetv2_dsvm.ops.nvrtc.arguments import addresses, aligned, all_aligned, arguments
+from nnunetv2_dsvm.ops.nvrtc.chunks import entering_states
 from nnunetv2_dsvm.ops.nvrtc.compile import CompileError, nvrtc_problem, nvrtc_version
 from nnunetv2_dsvm.ops.nvrtc.launch import Kernel, kernel
 from nnunetv2_dsvm.ops.nvrtc.launch_plan import (
@@ -64,78 +66,37 @@ def gpu_problem(index: int) -> str:
     return ""
 
 
-def _grid_problem(image: bool) -> str:
-    if image or os.environ.get(VARIABLE, "") == "1":
-        return ""
-    return f"it has run on images in their four directions only; {VARIABLE}=1 uses it for other grids"
-
-
-def supports(
-    device: torch.device, dtype: torch.dtype, d_state: int, channels: int, image: bool = True
-) -> tuple[bool, str]:
-    """bfloat16 on Hopper or newer, 16 states, a multiple of 8 channels; only if asked for, grids that are no image."""
+def supports(device: torch.device, dtype: torch.dtype, d_state: int, channels: int) -> tuple[bool, str]:
+    """bfloat16 on Hopper or newer, 16 states, a multiple of 8 channels."""
     if dtype != torch.bfloat16:  # fp16, fp32 gain nothing in forward, and lose digits to bfloat16 states in backward
         return False, f"it takes bfloat16, not {dtype}"
     if d_state != STATES:
         return False, f"it takes d_state {STATES}, not {d_state}"
     if channels % 8:
         return False, f"it takes a multiple of 8 channels, not {channels}"
-    problem = device_problem(device) or _grid_problem(image)
+    problem = device_problem(device)
     return not problem, problem or f"CUDA C++ by NVRTC {'.'.join(map(str, nvrtc_version()))}"
 
 
-def in_words(device: torch.device, image: bool = True) -> str:
+def in_words(device: torch.device) -> str:
     """For users, after the name of the Triton kernels, whether these take their place on a GPU, and why not."""
     if device.type != "cuda" or torch.version.hip is not None:
         return ""
-    problem = device_problem(device) or _grid_problem(image)
+    problem = device_problem(device)
     return f"; CUDA C++ is not used: {problem}" if problem else "; in bfloat16 CUDA C++ by NVRTC"
 
 
-@lru_cache(maxsize=16)
-def _arguments(name: str, numbers: int) -> type[ctypes.Structure]:
-    """`Arguments` in the source `name`, with so many numbers of the grid."""
-    forward = name == "scan_forward"
-    pointers = "x delta b c a initial_state bias y saved_states"
-    strides = "stride_x stride_delta stride_b stride_bk"
-    if not forward:
-        pointers = "gy x delta b c saved_states a final_dh bias gx gdt gb gc ga gbias"
-        strides = "stride_gy stride_x stride_delta stride_b stride_bk stride_gdt stride_gb stride_gbk"
-    kinds: list[tuple[str, type]] = [(field, ctypes.c_void_p) for field in pointers.split()]
-    kinds += [(field, ctypes.c_longlong) for field in strides.split()]
-    kinds += [("length", ctypes.c_int), ("channels", ctypes.c_int), ("grid", ctypes.c_int * numbers)]
-    kinds += [(field, ctypes.c_int) for field in ("chunks", "chunk_intervals", "intervals")]
-    return type("Arguments", (ctypes.Structure,), {"_fields_": kinds + ([] if forward else [("batch", ctypes.c_int)])})
-
-
-def _addresses(*tensors: Tensor | None) -> tuple[int | None, ...]:
-    return tuple(None if t is None else t.data_ptr() for t in tensors)
-
-
-def _aligned(t: Tensor) -> Tensor:
-    """`t`, or a copy where the kernel's loads of 16 bytes could not read it."""
-    whole = t.data_ptr() % 16 == 0 and all(stride % 8 == 0 for stride in t.stride()[:-1])
-    return t if whole else t.clone(memory_format=torch.contiguous_format)
-
-
-def _all_aligned(x: Tensor, delta: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    x, delta, B, C = (_aligned(t) for t in (x, delta, B, C))
-    if B.stride() != C.stride():
-        B, C = B.contiguous(), C.contiguous()
-    return x, delta, B, C
-
-
-def _launch(name: str, launch: LaunchPlan, grid: tuple[int, ...], delta: Tensor, arguments: ctypes.Structure) -> None:
+def _launch(name: str, launch: LaunchPlan, grid: tuple[int, ...], delta: Tensor, given: ctypes.Structure) -> None:
     """On the GPU of `delta`, which is dt where it is in bfloat16."""
     batch, _, directions, _ = delta.shape
     walks = 0 if len(grid) == 2 else directions
     chosen = load_kernel(name, delta.device, launch.warps, delta.dtype == torch.bfloat16, walks)
-    chosen.launch((launch.blocks, directions * launch.chunks, batch), 32 * launch.warps, arguments)
+    chosen.launch((launch.blocks, directions * launch.chunks, batch), 32 * launch.warps, given)
 
 
 def scan_forward(
     launch: LaunchPlan, grid: tuple[int, ...], x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
-    bias: Tensor, initial_state: Tensor | None, saved_states: Tensor | None,
+    bias: Tensor, saved_states: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """y of each direction without the skip, `(batch, L, K, channels)`, bfloat16.
 
@@ -143,20 +104,20 @@ def scan_forward(
         launch: of `launch_plan.plan`.
         grid: `launch_plan.grid_numbers`.
         x, delta, A, B, C: laid out as `ScanKernels.forward` takes them; x, B and C in bfloat16.
-        bias: of dt, contiguous, fp32: in place of delta in float16 there may be dt in bfloat16, for one chunk.
-        initial_state: h at the start of each chunk, `(batch, K, chunks, N, channels)`; None for one chunk.
+        bias: of dt, contiguous, fp32: in place of delta in float16 there may be dt in bfloat16.
         saved_states: gets h before every `INTERVAL`-th token, `(batch, K, intervals, N, channels)`, bf16; may be None.
     """
-    x, delta, B, C = _all_aligned(x, delta, B, C)
+    x, delta, B, C = all_aligned(x, delta, B, C)
     batch, length, channels = x.shape
     directions = A.shape[0]
+    initial_state = entering_states(launch, grid, x, delta, A, B, bias, of_gradient=False)
     y = torch.empty(batch, length, directions, channels, dtype=x.dtype, device=x.device)
-    arguments = _arguments("scan_forward", len(grid))(
-        *_addresses(x, delta, B, C, A, initial_state, bias, y, saved_states),
+    given = arguments("scan_forward", len(grid))(
+        *addresses(x, delta, B, C, A, initial_state, bias, y, saved_states),
         x.stride(1), delta.stride(1), B.stride(1), B.stride(2),
         length, channels, grid, launch.chunks, launch.chunk_intervals, math.ceil(length / INTERVAL),
     )  # fmt: skip
-    _launch("scan_forward", launch, grid, delta, arguments)
+    _launch("scan_forward", launch, grid, delta, given)
     return y
 
 
@@ -169,8 +130,7 @@ class Gradients(NamedTuple):
 
 def scan_backward(
     launch: LaunchPlan, grid: tuple[int, ...], grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
-    bias: Tensor, saved_states: Tensor, final_dh: Tensor | None, grad_dt: Tensor, grad_B: Tensor,
-    grad_C: Tensor,
+    bias: Tensor, saved_states: Tensor, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
 ) -> Gradients:  # fmt: skip
     """Gradients of the scan without the skip, of tensors laid out as `ScanKernels.backward` takes them.
 
@@ -179,13 +139,13 @@ def scan_backward(
         grid: `launch_plan.grid_numbers`.
         bias: as in `scan_forward`.
         saved_states: h before every `INTERVAL`-th token, `(batch, K, intervals, N, channels)`, bfloat16.
-        final_dh: the gradient of h that enters each chunk from behind, `(batch, K, chunks, N, channels)`; None for one.
         grad_dt, grad_B, grad_C: written; the last two only where there is one block of channels.
     """
-    grad = _aligned(grad)
-    x, delta, B, C = _all_aligned(x, delta, B, C)
+    grad = aligned(grad)
+    x, delta, B, C = all_aligned(x, delta, B, C)
     batch, length, channels = x.shape
     directions, sequences = A.shape[0], batch * launch.chunks
+    final_dh = entering_states(launch, grid, grad, delta, A, C, bias, of_gradient=True)
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=x.device)
@@ -198,11 +158,11 @@ def scan_backward(
         shape = launch.blocks, batch, length, directions, STATES
         parts = empty(*shape), empty(*shape)
     gb, gc = parts or (grad_B, grad_C)
-    arguments = _arguments("scan_backward", len(grid))(
-        *_addresses(grad, x, delta, B, C, saved_states, A, final_dh, bias, gx, grad_dt, gb, gc, ga, gbias),
+    given = arguments("scan_backward", len(grid))(
+        *addresses(grad, x, delta, B, C, saved_states, A, final_dh, bias, gx, grad_dt, gb, gc, ga, gbias),
         grad.stride(1), x.stride(1), delta.stride(1), B.stride(1), B.stride(2), grad_dt.stride(1),
         grad_B.stride(1), grad_B.stride(2),
         length, channels, grid, launch.chunks, launch.chunk_intervals, saved_states.shape[2], batch,
     )  # fmt: skip
-    _launch("scan_backward", launch, grid, delta, arguments)
+    _launch("scan_backward", launch, grid, delta, given)
     return Gradients(gx, ga, gbias, parts)

@@ -1,0 +1,44 @@
+"""What enters the chunks into which images are cut: launches of `scan_chunks.cu`."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from nnunetv2_dsvm.ops.nvrtc.arguments import EntryArguments, addresses, arguments
+from nnunetv2_dsvm.ops.nvrtc.launch import kernel
+from nnunetv2_dsvm.ops.nvrtc.launch_plan import INTERVAL, STATES, WARP_CHANNELS, LaunchPlan, macros, shared_bytes
+
+
+def entering_states(
+    launch: LaunchPlan, grid: tuple[int, ...], v: Tensor, delta: Tensor, A: Tensor, W: Tensor, bias: Tensor,
+    of_gradient: bool,
+) -> Tensor | None:  # fmt: skip
+    """h at each chunk's start, or the gradient of h that enters it from behind, fp32 `(batch, K, chunks, N, channels)`.
+
+    Args:
+        launch, grid: of the kernel that gets it; None where its images are one chunk.
+        v, W: x and B, of the gradient those of y and C, aligned, in bfloat16.
+        delta, A, bias: as in `scan.scan_forward`.
+        of_gradient: which.
+    """
+    if launch.chunks == 1:
+        return None
+    batch, length, channels = v.shape
+    directions, warps = A.shape[0], launch.chunk_warps
+    entering = torch.empty(batch, directions, launch.chunks, STATES, channels, dtype=torch.float32, device=v.device)
+    ends, time = torch.empty_like(entering), torch.empty_like(entering[:, :, :, 0])
+    walks = 0 if len(grid) == 2 else directions
+    chosen = macros("scan_chunks", warps, delta.dtype == torch.bfloat16, walks, of_gradient)
+    given = arguments("scan_chunks", len(grid))(
+        *addresses(v, delta, W, A, bias, ends, time), v.stride(1), delta.stride(1), W.stride(1), W.stride(2),
+        length, channels, grid, launch.chunks, launch.chunk_intervals, math.ceil(length / INTERVAL),
+    )  # fmt: skip
+    make_ends = kernel("scan_chunks", chosen, v.device, shared_bytes("scan_chunks", warps))
+    blocks = math.ceil(channels / (warps * WARP_CHANNELS))
+    make_ends.launch((blocks, directions * (launch.chunks - 1), batch), 32 * warps, given)
+    enter = kernel("scan_chunks", chosen, v.device, 0, "chunk_entries")
+    blocks = math.ceil(STATES * channels / (32 * warps))
+    given = EntryArguments(*addresses(ends, time, A, entering), channels, launch.chunks)
+    enter.launch((blocks, directions, batch), 32 * warps, given)
+    return entering
