@@ -167,9 +167,8 @@ class TestCommand:
             return compile_anything(module, backend="eager", fullgraph=True)
 
         def measured(self, suite, label, name, case, check):
-            error = check() if case.both_terms else None
             bytes_of_step = 1080 if case.both_terms else 1000
-            return BenchmarkResult(suite, label, name, Measurement(timing, timing, timing, 9, bytes_of_step), error)
+            return BenchmarkResult(suite, label, name, Measurement(timing, timing, timing, 9, bytes_of_step))
 
         timing = Timing(1.0, 1.0, 1.0, 1)
         monkeypatch.setattr(torch, "compile", compile_in_one_piece)
@@ -182,9 +181,8 @@ class TestCommand:
             "PlainConvUNet, compiled",
             "PlainConvUNet, compiled, both terms",
         ]
-        with_terms = ["PlainConvUNet", "DualSelfDistillation"]
-        assert compiled == [*with_terms, "PlainConvUNet", *with_terms]  # the check's, then those that take turns
-        assert results[1].error < 1e-4 and all(r.measurement.training != timing for r in results)
+        assert compiled == ["PlainConvUNet", "PlainConvUNet", "DualSelfDistillation"]
+        assert all(r.measurement.training != timing for r in results)
         row = table.as_table(results).splitlines()[-1]
         assert "+8.0%" in row and row.count("%") - row.count("±") == 5  # three times, two memories
 

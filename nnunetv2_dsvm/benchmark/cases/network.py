@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -122,7 +122,9 @@ class NetworkCase:
         run: Callable[[Tensor], Any] = wrapped(_compiled(network) if self.compiled else network)
         if isinstance(loss, SegmentationWithDistillationLoss):
             terms = loss.distillation
-            loss.distillation = wrapped(torch.compile(terms) if self.compiled and self.both_terms else terms)
+            loss.distillation = wrapped(
+                cast(nn.Module, torch.compile(terms)) if self.compiled and self.both_terms else terms
+            )
         optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=device.type == "cuda")
         # A low scale: with torch's default, 2^16, the first steps overflow and skip the optimizer's work.
         scaler = torch.amp.GradScaler(device.type, init_scale=2.0**8, enabled=dtype == torch.float16)
