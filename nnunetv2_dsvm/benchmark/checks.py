@@ -81,7 +81,8 @@ class Checks:
     def network(self, case: NetworkCase) -> float | None:
         """A network's logits and its cores' gradients; None for PlainConvUNet, which there is nothing to compare with.
 
-        Compiled, its logits on the measured images are compared with those of the same network run eagerly, too.
+        Compiled, its logits on the measured images are compared with those of the same network run eagerly, too; with
+        the distillation, its loss.
         """
         eager = replace(case, compiled=False)
         error = None
@@ -100,7 +101,13 @@ class Checks:
         for work in works:
             work.set_training(False)
         expected, logits = (work.infer() for work in works)
-        return max(error or 0.0, correctness.check_compiled(expected, logits, self.dtype))
+        error = max(error or 0.0, correctness.check_compiled("logits", expected, logits, DTYPES[case.dtype]))
+        if not case.both_terms:
+            return error
+        for work in works:
+            work.set_training(True)
+        expected, loss = (work.forward().detach() for work in works)
+        return max(error, correctness.check_compiled("loss", expected, loss, DTYPES[case.dtype]))
 
     def family(self, case: FamilyCase) -> float:
         """A relative's logits against the same network's in float64, on a CPU."""

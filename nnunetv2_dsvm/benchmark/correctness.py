@@ -85,10 +85,10 @@ def check_network(
     return compare(type(network).__name__, ["logits"], [actual], [expected], AUTOCAST_TOLERANCE[dtype])
 
 
-def check_compiled(eager: Tensor, compiled: Tensor, dtype: torch.dtype) -> float:
-    """Compares a compiled network's logits with those of the same network run eagerly, at the measured shape.
+def check_compiled(what: str, eager: Tensor, compiled: Tensor, dtype: torch.dtype) -> float:
+    """Compares a compiled network's logits, or loss, with those of the same network run eagerly, at the measured shape.
 
     Raises:
         WrongResult: the error is above `AUTOCAST_TOLERANCE`.
     """
-    return compare("compiled network", ["logits"], [compiled], [eager], AUTOCAST_TOLERANCE[dtype])
+    return compare("compiled network", [what], [compiled], [eager], AUTOCAST_TOLERANCE[dtype])

@@ -23,7 +23,7 @@ class Settings:
         backends: of the suite scan; None: those that suit the device.
         scan_images, scan_stages, core_images, core_stages: whose scan and core are measured; images and volumes.
         network_images, scaling_images, sharing_images: of the suites of these names, and of the distillation.
-        network_volumes: of the suite network.
+        network_volumes: of the suite network; the distillation takes the first.
         sizes, sharing_sizes: of the networks, and of those of the suite sharing.
         effort: how often a call is repeated.
         scan_backend: of our core and network.
@@ -50,7 +50,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class SuiteImages:
-    """The images of each suite; the distillation takes the network's. The volumes are of scan, core and network."""
+    """The images of each suite; the distillation takes the network's.
+
+    The volumes are of scan, core and network; the distillation takes the first.
+    """
 
     scan: tuple[ImageShape, ...]
     core: tuple[ImageShape, ...]

@@ -1,8 +1,10 @@
 """The suites of one process: scan, core, network and distillation. Each result is checked first."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+
+import torch
 
 from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES
 from nnunetv2_dsvm.benchmark.cases import conventional, plain_conv_unet
@@ -100,17 +102,24 @@ def network(runner: Runner) -> Iterator[BenchmarkResult]:
 
 
 def distillation(runner: Runner) -> Iterator[BenchmarkResult]:
-    """The dual self-distillation on top of the training step; timed in turns, so that small differences show."""
+    """The dual self-distillation on top of the training step; timed in turns, so that small differences show.
+
+    Of VM-UNet on images; and as nnUNetTrainerDistilled adds it to PlainConvUNet, on the first of the volumes.
+    """
     for images in runner.settings.network_images:
-        cases = {name: runner.network_case(name, images) for name in _DISTILLED}
-        results = [
-            runner.measured("distillation", str(images), name, case, partial(runner.checks.network, case))
-            for name, case in cases.items()
-        ]
-        if all(result.measurement for result in results):
-            runner.progress(f"distillation: {images}, in turns")
-            results = _retimed_in_turns(runner, results, cases)
-        yield from results
+        yield from _in_turns(runner, str(images), {name: runner.network_case(name, images) for name in _DISTILLED})
+    without = plain_conv_unet.available()[1]
+    for volumes in runner.settings.network_volumes[:1]:
+        if without:
+            yield BenchmarkResult("distillation", str(volumes), "PlainConvUNet", note=without)
+            continue
+        compiled = _is_compiled_too(runner, "PlainConvUNet")
+        # On GPUs nnU-Net trains it in fp16, with a scaler of the gradients.
+        dtype = "float16" if runner.device.type == "cuda" else runner.settings.dtype
+        alone = replace(runner.network_case("PlainConvUNet", volumes), compiled=compiled, dtype=dtype)
+        name = "PlainConvUNet" + (", compiled" if compiled else "")
+        cases = {name: alone, f"{name}, both terms": replace(alone, both_terms=True)}
+        yield from _in_turns(runner, f"{volumes}, {dtype}", cases)
 
 
 def family(runner: Runner) -> Iterator[BenchmarkResult]:
@@ -149,10 +158,24 @@ def _is_compiled_too(runner: Runner, implementation: Implementation) -> bool:
     return runner.settings.compile or (implementation == "PlainConvUNet" and runner.device.type == "cuda")
 
 
+def _in_turns(runner: Runner, label: str, cases: Mapping[str, NetworkCase]) -> list[BenchmarkResult]:
+    """Each checked and measured alone, for the memory; then timed in turns if all could be."""
+    results = [
+        runner.measured("distillation", label, name, case, partial(runner.checks.network, case))
+        for name, case in cases.items()
+    ]
+    if all(result.measurement for result in results):
+        runner.progress(f"distillation: {label}, in turns")
+        # torch.compile would take the code of a network with taps for one without, unless it looks at hooks.
+        with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False):
+            return _retimed_in_turns(runner, results, cases)
+    return results
+
+
 def _retimed_in_turns(
-    runner: Runner, results: list[BenchmarkResult], cases: dict[Implementation, NetworkCase]
+    runner: Runner, results: list[BenchmarkResult], cases: Mapping[str, NetworkCase]
 ) -> list[BenchmarkResult]:
-    workloads = {str(name): case.build() for name, case in cases.items()}
+    workloads = {name: case.build() for name, case in cases.items()}
     inference = time_inference(workloads, runner.device, runner.settings.effort)
     training = time_training(workloads, runner.device, runner.settings.effort)
     retimed = []

@@ -60,7 +60,10 @@ def as_json(found: BenchmarkResults) -> str:
 
 
 def as_table(results: Sequence[BenchmarkResult]) -> str:
-    """One block per case. Times are medians in ms ± half the distance from fastest to slowest; memory in MiB."""
+    """One block per case. Times are medians in ms ± half the distance from fastest to slowest; memory in MiB.
+
+    Beside them × how many times faster than the yardstick, / which fraction of its memory; or what is needed beyond it.
+    """
     lines: list[str] = []
     for suite, in_suite in groupby(results, key=lambda r: r.suite):
         lines += ["", SUITES[suite].title]
@@ -106,7 +109,12 @@ def _row(result: BenchmarkResult, yardstick: BenchmarkResult | None, with_kept: 
     compared = ratios(result, yardstick) if yardstick and yardstick is not result else {}
 
     def ratio(key: str, sign: str) -> str:
-        return f"{sign}{compared[key]:.3g}" if key in compared else ""
+        if key not in compared:
+            return ""
+        if not SUITES[result.suite].in_percent:
+            return f"{sign}{compared[key]:.3g}"
+        needed = 1 / compared[key] if sign == "×" else compared[key]
+        return f"{100 * (needed - 1):+.1f}%"
 
     row = [result.implementation]
     for name in _COLUMNS:

@@ -14,6 +14,7 @@ from nnunetv2_dsvm.benchmark import run as run_module
 from nnunetv2_dsvm.benchmark import suites, table
 from nnunetv2_dsvm.benchmark.cases.scan import ScanCase
 from nnunetv2_dsvm.benchmark.cases.workload import Workload
+from nnunetv2_dsvm.benchmark.image_shape import ImageShape, halved
 from nnunetv2_dsvm.benchmark.measuring import measure
 from nnunetv2_dsvm.benchmark.measuring.isolated import run_isolated
 from nnunetv2_dsvm.benchmark.measuring.measure import Measurement
@@ -143,6 +144,47 @@ class TestCommand:
         rows = suites.network(Runner(settings, lambda _: None))
         measured = [row for row in rows if isinstance(row, tuple)]
         assert measured == 2 * [(name, name.endswith("compiled")) for name in expected]  # images, then volumes
+
+    def test_on_a_gpu_the_distillation_of_nnunets_network_is_measured_as_it_trains(self, monkeypatch):
+        settings = dataclasses.replace(choose_settings(device="cpu", quick=True), device="cuda", network_images=())
+        cases = []
+
+        def note(self, suite, label, name, case, check):
+            cases.append((label, name, case.compiled, case.both_terms, case.dtype))
+            return BenchmarkResult(suite, label, name)
+
+        monkeypatch.setattr(Runner, "measured", note)
+        assert len(list(suites.distillation(Runner(settings, lambda _: None)))) == 2
+        label, name = "batch 2, 16×16×16, float16", "PlainConvUNet, compiled"
+        assert cases == [(label, name, True, False, "float16"), (label, f"{name}, both terms", True, True, "float16")]
+
+    def test_compiled_with_and_without_the_terms_in_turns(self, monkeypatch):
+        """Two networks of a class, one of them with taps, which torch.compile does not see unless told to."""
+        compile_anything, compiled = torch.compile, []
+
+        def compile_in_one_piece(module):
+            compiled.append(type(module).__name__)
+            return compile_anything(module, backend="eager", fullgraph=True)
+
+        def measured(self, suite, label, name, case, check):
+            bytes_of_step = 1080 if case.both_terms else 1000
+            return BenchmarkResult(suite, label, name, Measurement(timing, timing, timing, 9, bytes_of_step))
+
+        timing = Timing(1.0, 1.0, 1.0, 1)
+        monkeypatch.setattr(torch, "compile", compile_in_one_piece)
+        monkeypatch.setattr(Runner, "measured", measured)
+        settings = choose_settings(device="cpu", quick=True, compile=True, repeats=1)
+        volumes = [ImageShape(2, 8, 8, 8, halved(2))]
+        settings = dataclasses.replace(settings, network_images=(), network_volumes=volumes)
+        results = list(suites.distillation(Runner(settings, lambda _: None)))
+        assert [r.implementation for r in results] == [
+            "PlainConvUNet, compiled",
+            "PlainConvUNet, compiled, both terms",
+        ]
+        assert compiled == ["PlainConvUNet", "PlainConvUNet", "DualSelfDistillation"]
+        assert all(r.measurement.training != timing for r in results)
+        row = table.as_table(results).splitlines()[-1]
+        assert "+8.0%" in row and row.count("%") - row.count("±") == 5  # three times, two memories
 
     def test_volumes(self, in_this_process):
         """Scan, core, block and convolution of a volume are measured, and its networks can be."""

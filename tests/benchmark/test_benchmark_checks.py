@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -16,10 +17,13 @@ from nnunetv2_dsvm.benchmark.cases.conventional import conventional_network
 from nnunetv2_dsvm.benchmark.cases.core import CoreCase
 from nnunetv2_dsvm.benchmark.cases.family import FamilyCase, conventional_relative
 from nnunetv2_dsvm.benchmark.cases.network import DiceAndCrossEntropy, NetworkCase, NetworkSizes
+from nnunetv2_dsvm.benchmark.cases.workload import Workload
+from nnunetv2_dsvm.benchmark.checks import Checks
 from nnunetv2_dsvm.benchmark.image_shape import halved
+from nnunetv2_dsvm.benchmark.settings import choose_settings
 from nnunetv2_dsvm.ops.dispatch import BACKENDS
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
-from nnunetv2_dsvm.ops.testing import AUTOCAST_TOLERANCE, TOLERANCE, check_scan, relative_l2
+from nnunetv2_dsvm.ops.testing import AUTOCAST_TOLERANCE, TOLERANCE, WrongResult, check_scan, relative_l2
 
 CPU = torch.device("cpu")
 
@@ -110,6 +114,17 @@ class TestCorrectnessFirst:
         monkeypatch.setattr(chunked, "forward", lambda i, save: (right(i, save)[0] + 0.1 * i.x, None))
         assert benchmark("--suite", "core,network,distillation") == 1
         assert capsys.readouterr().out.count("REFUSED") == 5  # core, block, VM-UNet, and the two of the distillation
+
+    @pytest.mark.parametrize(("logits", "loss", "wrong"), [(1.0, 2.0, "loss"), (1.1, 1.0, "logits"), (1.0, 1.0, "")])
+    def test_a_compiled_network_with_both_terms_that_differs_from_the_eager_one(self, monkeypatch, logits, loss, wrong):
+        def build(case):
+            values = (logits, loss) if case.compiled else (1.0, 1.0)
+            return Workload(*(lambda value=value: torch.full((2,), value) for value in values), backward=print)
+
+        monkeypatch.setattr(NetworkCase, "build", build)
+        case = NetworkCase("PlainConvUNet", 2, 8, 8, NetworkSizes(), "float16", "cpu", compiled=True, both_terms=True)
+        with pytest.raises(WrongResult, match=f"of {wrong} ") if wrong else nullcontext():
+            assert Checks(choose_settings(device="cpu", quick=True)).network(case) == 0
 
     def test_a_result_that_is_not_finite_is_wrong(self):
         assert relative_l2(torch.tensor([1.0, float("nan")]), torch.ones(2)) == float("inf")

@@ -241,6 +241,16 @@ def test_compiled_in_one_piece_the_terms_are_the_same():
     torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-12)
 
 
+def test_differentiated_by_torch_compile_maps_of_unlike_memory_orders_have_their_gradients():
+    """In 2D the students' channels are last in memory."""
+    encoder, decoder = (maps(SIZES["2d"], seed)[:2] for seed in (1, 2))
+    distillation = DualSelfDistillation(CHANNELS[:2], CHANNELS[:2], terms=["projection"]).double()
+    gradients = []
+    for run in (distillation, torch.compile(distillation, backend="aot_eager", fullgraph=True)):
+        gradients.append(torch.autograd.grad(run(encoder, decoder)["projection"], [*encoder, decoder[1]]))
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-12)
+
+
 def test_maps_of_another_number_of_axes_are_refused():
     flat = maps(SIZES["2d"])
     with pytest.raises(ValueError, match=r"\(2, 4, 8, 12\).*3D maps \(B, C, D, H, W\)"):

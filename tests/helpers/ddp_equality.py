@@ -74,8 +74,8 @@ CASES = {
     "u_mamba": Case(variants.nnUNetTrainerDSVM_UMambaEnc, True, network=TINY["UMambaEnc"], relative="UMambaEnc"),
     "batch_norm": Case(variants.nnUNetTrainerDSVM_ASPVMUNet, True, network=ONE_LAYER, relative="ASPVMUNet"),
     "unet": Case(distilled_trainer.nnUNetTrainerDistilled, True, network=WITHOUT_BIAS, unet=True),
-    "unet-projection-compiled": Case(
-        variants.nnUNetTrainerDistilled_projection, True, network=WITHOUT_BIAS, compiled=True, unet=True
+    "unet-projection-compiled-ignore": Case(
+        variants.nnUNetTrainerDistilled_projection, True, network=WITHOUT_BIAS, labels=IGNORE, compiled=True, unet=True
     ),
     "unet-progressive-ignore": Case(
         variants.nnUNetTrainerDistilled_progressive, False, network=WITHOUT_BIAS, labels=IGNORE, unet=True

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.ddp_equality import IGNORE
 from helpers.quick_nnunet import threads_for_processes
 from helpers.short_trainers import ShortDistilled, ShortNnUNet, ShortRun, assert_equal, checkpoint_of
 from helpers.tiny_dataset import TinyDataset, plan_and_preprocess_here, write_raw_dataset
@@ -15,7 +16,9 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
+from torch._dynamo.backends.registry import lookup_backend
 
+from nnunetv2_dsvm.distillation import DualSelfDistillation
 from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.training import variants
 from nnunetv2_dsvm.training.distilled_trainer import nnUNetTrainerDistilled
@@ -150,11 +153,14 @@ def test_a_cascade_and_its_regions_and_ignored_voxels(make):
 
 
 def gradients_of_a_step(trainer):
-    """Of network and projections, as one vector: biases before a norm have gradients of rounding size."""
+    """Of network and projections, as one vector: biases before a norm have gradients of rounding size.
+
+    With pixels to ignore.
+    """
     generator = torch.Generator().manual_seed(3)
     size = trainer.configuration_manager.patch_size
     image = torch.randn(2, 1, *size, generator=generator)
-    target = torch.randint(0, 3, (2, 1, *size), generator=generator).float()
+    target = torch.randint(0, 4, (2, 1, *size), generator=generator).float()
     scales = trainer._get_deep_supervision_scales()
     targets = [nn.functional.interpolate(target, scale_factor=scale, mode="nearest") for scale in scales]
     trainer.network.train()
@@ -175,12 +181,43 @@ def test_a_compiled_network_is_distilled_also_after_one_that_was_not(make, monke
     gradients = []
     for body in compiled, {}:
         torch.manual_seed(1)
-        trainer = make(type("Ours", (ShortDistilled,), body), configuration=UNET_2D)
+        trainer = make(type("Ours", (ShortDistilled,), body), configuration=UNET_2D, labels=IGNORE)
         trainer.initialize()
         gradients.append(gradients_of_a_step(trainer))
         assert trainer.loss.last_terms["projection"] > 0
+        assert isinstance(trainer.loss.distillation, torch._dynamo.OptimizedModule) == bool(body)
     assert isinstance(control.network, torch._dynamo.OptimizedModule)
     assert torch.dist(*gradients) <= 1e-5 * gradients[1].norm()
+
+
+def test_where_nnunet_compiles_the_terms_are_compiled_once_and_train_the_same(make, monkeypatch):
+    """Whatever the ramp of the epoch is, and with validation in between."""
+    compile_anything, pieces = torch.compile, []
+
+    def compile_in_one_piece(module):
+        terms = isinstance(module, DualSelfDistillation)
+
+        def backend(graph, inputs):
+            pieces.append(type(module))
+            return lookup_backend("aot_eager" if terms else "eager")(graph, inputs)
+
+        return compile_anything(module, backend=backend, fullgraph=True)
+
+    monkeypatch.setattr(torch, "compile", compile_in_one_piece)
+    trained = []
+    for run, compiles in (("eager", False), ("compiled", True)):
+        body = {"_do_i_compile": lambda self, answer=compiles: answer, "ramp_fraction": 1.0}
+        trained.append(seeded(make, type("Ours", (ShortDistilled,), body), UNET_2D, run=run))
+    eager, compiled = trained
+    assert pieces.count(DualSelfDistillation) == 1
+    histories = [checkpoint_of(trainer)["logging"] for trainer in trained]
+    assert len(set(histories[1]["distillation_ramp"])) == 3
+    np.testing.assert_allclose(compiled.losses, eager.losses, rtol=1e-5)
+    for term in ("segmentation_loss", "L_proj", "L_prog"):
+        np.testing.assert_allclose(histories[1][term], histories[0][term], rtol=1e-5)
+    for entry in (lambda c: c, lambda c: c["network_weights"], lambda c: c["nnunetv2_dsvm"]["projections"]):
+        ours, theirs = (entry(checkpoint_of(trainer)) for trainer in (compiled, eager))
+        assert list(ours) == list(theirs)
 
 
 class TheirNetwork(nn.Module):

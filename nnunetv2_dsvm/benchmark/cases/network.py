@@ -1,13 +1,14 @@
 """A network's training step and inference, as nnU-Net runs them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nnunetv2_dsvm.architecture.stage_info import StageInfo
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 from nnunetv2_dsvm.benchmark.cases.conventional import conventional_network
@@ -16,11 +17,13 @@ from nnunetv2_dsvm.benchmark.cases.workload import DTYPES, Workload, autocast
 from nnunetv2_dsvm.cuda_graphs import CudaGraphs
 from nnunetv2_dsvm.distillation import DualSelfDistillation
 from nnunetv2_dsvm.planning.plan_strides import strides_of_plan
+from nnunetv2_dsvm.training.features import BothSides, passes_on_features, return_features, stages_of
 from nnunetv2_dsvm.training.loss import SegmentationWithDistillationLoss
 
 Implementation = Literal["VM-UNet", "DSVM-UNet", "conventional VM-UNet", "PlainConvUNet"]
 INPUT_CHANNELS, NUM_CLASSES = 3, 2
 _GRADIENT_NORM = 12  # nnU-Net clips to this
+_NOT_NAMED: BothSides = (None, None)  # the network's own stages
 
 
 class DiceAndCrossEntropy(nn.Module):
@@ -52,6 +55,7 @@ class NetworkCase:
 
     Attributes:
         depth, plan: of volumes, the latter the strides that nnU-Net plans for them.
+        both_terms: PlainConvUNet with the distillation as nnUNetTrainerDistilled adds it, compiled if the network is.
     """
 
     implementation: Implementation
@@ -65,6 +69,7 @@ class NetworkCase:
     compiled: bool = False
     depth: int | None = None
     plan: tuple[tuple[int, ...], ...] = ()
+    both_terms: bool = False
     counts_weights = True
     wants_kept = False
 
@@ -108,14 +113,18 @@ class NetworkCase:
         network = self.network()
         loss: Any = DiceAndCrossEntropy()
         parameters = list(network.parameters())
-        if self.implementation == "DSVM-UNet":
-            assert isinstance(network, VMUNet)
-            network.return_features = True
-            loss = _distillation_loss(network, loss).to(device)
-            loss.distillation.cuda_graphs.training = not self.compiled
+        if self.implementation == "DSVM-UNet" or self.both_terms:
+            image = torch.zeros(1, INPUT_CHANNELS, *self.image, device=device)
+            loss = _distillation_loss(stages_of("the benchmark", network, _NOT_NAMED, image), loss).to(device)
+            return_features(network, _NOT_NAMED)
+            loss.distillation.cuda_graphs.training = passes_on_features(network) and not self.compiled
             parameters += loss.parameters()
-            loss.distillation = wrapped(loss.distillation)
         run: Callable[[Tensor], Any] = wrapped(_compiled(network) if self.compiled else network)
+        if isinstance(loss, SegmentationWithDistillationLoss):
+            terms = loss.distillation
+            loss.distillation = wrapped(
+                cast(nn.Module, torch.compile(terms)) if self.compiled and self.both_terms else terms
+            )
         optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=device.type == "cuda")
         # A low scale: with torch's default, 2^16, the first steps overflow and skip the optimizer's work.
         scaler = torch.amp.GradScaler(device.type, init_scale=2.0**8, enabled=dtype == torch.float16)
@@ -150,8 +159,12 @@ def _compiled(network: nn.Module) -> nn.Module:
     return compiled
 
 
-def _distillation_loss(network: VMUNet, segmentation_loss: nn.Module) -> SegmentationWithDistillationLoss:
-    distillation = DualSelfDistillation(network.encoder.output_channels, network.decoder.output_channels)
+def _distillation_loss(
+    stages: tuple[Sequence[StageInfo], Sequence[StageInfo]], segmentation_loss: nn.Module
+) -> SegmentationWithDistillationLoss:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        distillation = DualSelfDistillation.from_stages(*stages)
     weights = dict.fromkeys(distillation.terms, 1.0)
     loss = SegmentationWithDistillationLoss(segmentation_loss, distillation, weights, ramp_epochs=1)
     loss.set_epoch(1)

@@ -4,7 +4,7 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
@@ -49,6 +49,7 @@ class DistilledTraining(TrainerHooks):
 
     Features come from the network itself where it passes them on (`VMUNet`), else from hooks on its modules: those that
     are named, or the stages of nnU-Net's own networks. Hooks leave the network's weights and its inference as they are.
+    Where nnU-Net compiles the network that they are on, the terms are compiled too.
     """
 
     distillation_encoder: Sequence[str] | None = None  # modules, highest resolution first; "name[i]" of a list's maps
@@ -122,7 +123,7 @@ class DistilledTraining(TrainerHooks):
             )
         return SegmentationWithDistillationLoss(
             segmentation_loss,
-            self._synchronised_distillation,
+            self._wrapped_distillation,
             {"projection": self.lambda_projection, "progressive": self.lambda_progressive},
             self._ramp_epochs(),
             not_ignored,
@@ -133,10 +134,14 @@ class DistilledTraining(TrainerHooks):
         )
 
     @cached_property
-    def _synchronised_distillation(self) -> nn.Module:
-        if self.is_ddp and any(True for _ in self.distillation.parameters()):
-            return DistributedDataParallel(self.distillation, device_ids=[self.local_rank])
-        return self.distillation
+    def _wrapped_distillation(self) -> nn.Module:
+        """In the wrappers that nnU-Net gives the network; a network with features of its own records CUDA graphs."""
+        distillation: nn.Module = self.distillation
+        if self._do_i_compile() and not passes_on_features(unwrap_model(self.network)):
+            distillation = cast(nn.Module, torch.compile(distillation))
+        if self.is_ddp and any(True for _ in distillation.parameters()):
+            distillation = DistributedDataParallel(distillation, device_ids=[self.local_rank])
+        return distillation
 
     def trained_modules(self) -> list[nn.Module]:
         return [*super().trained_modules(), self.distillation]
