@@ -162,9 +162,9 @@ class TestCommand:
         """Two networks of a class, one of them with taps, which torch.compile does not see unless told to."""
         compile_anything, compiled = torch.compile, []
 
-        def compile_in_one_piece(module):
+        def compile_in_one_piece(module, **options):
             compiled.append(type(module).__name__)
-            return compile_anything(module, backend="eager", fullgraph=True)
+            return compile_anything(module, backend="eager", fullgraph=True, **options)
 
         def measured(self, suite, label, name, case, check):
             bytes_of_step = 1080 if case.both_terms else 1000

@@ -273,6 +273,7 @@ def test_a_distilled_training_in_3d_is_compiled_and_in_half_precision(tmp_path):
             trainer.run_training()
             trainer.perform_actual_validation()
     assert isinstance(trainer.network, torch._dynamo.OptimizedModule) and trainer.grad_scaler is not None
+    assert isinstance(trainer.loss.distillation, torch._dynamo.OptimizedModule)
     assert all(loss > 0 for loss in trainer.losses) and len(trainer.losses) == 6
     assert all(value > 0 for value in checkpoint_of(trainer)["logging"]["L_proj"])
 

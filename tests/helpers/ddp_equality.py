@@ -188,7 +188,7 @@ def _fp64_and_plain_compiling():
     torch.set_default_dtype(torch.float64)
     with (
         mock.patch.object(dice, "torch", _TorchWithoutFP32()),
-        mock.patch.object(torch, "compile", lambda module: compile_anything(module, backend="aot_eager")),
+        mock.patch.object(torch, "compile", lambda m, **options: compile_anything(m, backend="aot_eager", **options)),
     ):
         try:
             yield

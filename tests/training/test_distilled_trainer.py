@@ -173,7 +173,8 @@ def gradients_of_a_step(trainer):
 def test_a_compiled_network_is_distilled_also_after_one_that_was_not(make, monkeypatch):
     """torch shares what it compiled between networks of a class and does not look whether hooks came to one."""
     compile_anything = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda module: compile_anything(module, backend="eager", fullgraph=True))
+    in_one_piece = {"backend": "eager", "fullgraph": True}
+    monkeypatch.setattr(torch, "compile", lambda module, **options: compile_anything(module, **in_one_piece, **options))
     compiled = {"_do_i_compile": lambda self: True}
     control = make(type("Control", (ShortNnUNet,), compiled), configuration=UNET_2D)
     control.initialize()
@@ -194,14 +195,14 @@ def test_where_nnunet_compiles_the_terms_are_compiled_once_and_train_the_same(ma
     """Whatever the ramp of the epoch is, and with validation in between."""
     compile_anything, pieces = torch.compile, []
 
-    def compile_in_one_piece(module):
+    def compile_in_one_piece(module, **options):
         terms = isinstance(module, DualSelfDistillation)
 
         def backend(graph, inputs):
             pieces.append(type(module))
             return lookup_backend("aot_eager" if terms else "eager")(graph, inputs)
 
-        return compile_anything(module, backend=backend, fullgraph=True)
+        return compile_anything(module, backend=backend, fullgraph=True, **options)
 
     monkeypatch.setattr(torch, "compile", compile_in_one_piece)
     trained = []
@@ -218,6 +219,11 @@ def test_where_nnunet_compiles_the_terms_are_compiled_once_and_train_the_same(ma
     for entry in (lambda c: c, lambda c: c["network_weights"], lambda c: c["nnunetv2_dsvm"]["projections"]):
         ours, theirs = (entry(checkpoint_of(trainer)) for trainer in (compiled, eager))
         assert list(ours) == list(theirs)
+    larger = [
+        [torch.randn(1, s.channels, *(96 // n for n in s.stride)) for s in side] for side in compiled.distilled_stages
+    ]
+    torch.testing.assert_close(compiled.loss.distillation(*larger), compiled.distillation(*larger), rtol=1e-5, atol=0)
+    assert pieces.count(DualSelfDistillation) == 2
 
 
 class TheirNetwork(nn.Module):

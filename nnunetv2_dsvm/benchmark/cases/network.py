@@ -123,7 +123,7 @@ class NetworkCase:
         if isinstance(loss, SegmentationWithDistillationLoss):
             terms = loss.distillation
             loss.distillation = wrapped(
-                cast(nn.Module, torch.compile(terms)) if self.compiled and self.both_terms else terms
+                cast(nn.Module, torch.compile(terms, dynamic=False)) if self.compiled and self.both_terms else terms
             )
         optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=device.type == "cuda")
         # A low scale: with torch's default, 2^16, the first steps overflow and skip the optimizer's work.

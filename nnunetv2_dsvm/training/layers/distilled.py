@@ -138,7 +138,8 @@ class DistilledTraining(TrainerHooks):
         """In the wrappers that nnU-Net gives the network; a network with features of its own records CUDA graphs."""
         distillation: nn.Module = self.distillation
         if self._do_i_compile() and not passes_on_features(unwrap_model(self.network)):
-            distillation = cast(nn.Module, torch.compile(distillation))
+            # For each size anew: which matrices resize a map is decided while it is traced.
+            distillation = cast(nn.Module, torch.compile(distillation, dynamic=False))
         if self.is_ddp and any(True for _ in distillation.parameters()):
             distillation = DistributedDataParallel(distillation, device_ids=[self.local_rank])
         return distillation
