@@ -13,7 +13,7 @@ from nnunetv2_dsvm.cluster.engines import slurm
 from nnunetv2_dsvm.cluster.engines.gpus import visible_gpus
 from nnunetv2_dsvm.cluster.engines.local_queue import LocalQueue
 from nnunetv2_dsvm.cluster.engines.slurm import SlurmOptions
-from nnunetv2_dsvm.cluster.finished import is_trained, open_steps
+from nnunetv2_dsvm.cluster.finished import check_earlier_stages, is_trained, open_steps
 from nnunetv2_dsvm.cluster.locks import Owner, held, owner_of
 from nnunetv2_dsvm.cluster.preparation import check_plans
 from nnunetv2_dsvm.cluster.request import Request, checked_request
@@ -90,6 +90,7 @@ def cross_validate(
     if gpus_per_job > 1 and slurm_options is None:
         raise UserError(f"{gpus_per_job} GPUs a training: on this machine each has one; several are for SLURM")
     check_plans(request)
+    check_earlier_stages(request)
     run = _folder(output)
     check_folder_place(run.path, "choose another folder with -o", (REQUEST,))
     places = [] if slurm_options is not None else _places(device, gpus, per_gpu)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from nnunetv2_dsvm.cluster.preparation import has_splits, missing_commands
 from nnunetv2_dsvm.cluster.progress import SUMMARY
+from nnunetv2_dsvm.cluster.request import BEFORE_CASCADE, CASCADE, Request, folds_of_dataset
 from nnunetv2_dsvm.cluster.run_folder import RESULTS, RunFolder, model_folder
-from nnunetv2_dsvm.cluster.steps import Step
+from nnunetv2_dsvm.cluster.steps import Step, steps_of
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.json_files import read_json_object
 from nnunetv2_dsvm.files.listing import visible_files
@@ -81,6 +82,22 @@ def _images_to_predict(dataset: str) -> set[str]:
 def is_trained(step: Step) -> bool:
     """Whether a training has ended, with its validation."""
     return _validation(step).is_file() and (_fold(step) / FINAL).is_file()
+
+
+def check_earlier_stages(request: Request) -> None:
+    """Raises UserError where a cascade could never begin: it reads what the stage before predicts in all folds."""
+    trainings = [step for step in steps_of(request) if step.kind == "train" and not is_trained(step)]
+    models = dict.fromkeys(step.model for step in trainings if step.model is not None)
+    open_cascades = [model for model in models if model.configuration == CASCADE]
+    for model in open_cascades if request.folds != ("all",) else ():
+        before = model._replace(configuration=BEFORE_CASCADE)
+        others = [fold for fold in folds_of_dataset(model.dataset) if fold not in request.folds]
+        steps = [Step("", "train", model.dataset, model.seed, before, fold) for fold in others]
+        if lacking := [step.fold for step in steps if not is_trained(step)]:
+            raise UserError(
+                f"{CASCADE} of {model.dataset} reads what {before.folder_name} predicts in all folds, but of these "
+                f"{', '.join(lacking)} are neither trained nor named with -f: name all folds, or leave out the cascade"
+            )
 
 
 def has_probabilities(step: Step) -> bool:

@@ -116,7 +116,7 @@ def checked_request(
         if repeated := [str(value) for value in dict.fromkeys(values) if list(values).count(value) > 1]:
             raise UserError(f"{name} named twice: {', '.join(repeated)}")
     for dataset in names:
-        there = _folds_of(dataset)
+        there = folds_of_dataset(dataset)
         if beyond := [fold for fold in chosen if fold != "all" and fold not in there]:
             raise UserError(
                 f"{dataset} has no fold {', '.join(beyond)}, its folds are {', '.join(there)}: beyond them nnU-Net "
@@ -146,7 +146,7 @@ def checked_request(
 
 
 def _folds_of_all(datasets: Sequence[str]) -> list[str]:
-    found = {dataset: _folds_of(dataset) for dataset in datasets}
+    found = {dataset: folds_of_dataset(dataset) for dataset in datasets}
     first, *others = found.values()
     if any(folds != first for folds in others):
         each = "; ".join(f"{dataset}: {', '.join(folds)}" for dataset, folds in found.items())
@@ -154,7 +154,8 @@ def _folds_of_all(datasets: Sequence[str]) -> list[str]:
     return first
 
 
-def _folds_of(dataset: str) -> list[str]:
+def folds_of_dataset(dataset: str) -> list[str]:
+    """Those of splits_final.json, or else nnU-Net's five."""
     return folds_of_splits(dataset) or list(NNUNETS_FOLDS)
 
 

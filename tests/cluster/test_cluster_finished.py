@@ -15,7 +15,7 @@ from nnunetv2_dsvm.cluster.api import cross_validate
 from nnunetv2_dsvm.cluster.commands import commands_of
 from nnunetv2_dsvm.cluster.engines import child
 from nnunetv2_dsvm.cluster.engines.step_run import FAILED, run_step
-from nnunetv2_dsvm.cluster.finished import done_steps, open_steps
+from nnunetv2_dsvm.cluster.finished import check_earlier_stages, done_steps, open_steps
 from nnunetv2_dsvm.cluster.run_folder import RunFolder, State
 from nnunetv2_dsvm.cluster.status import AGAIN, status_of
 from nnunetv2_dsvm.errors import UserError
@@ -35,9 +35,11 @@ def train(fold: int, trainer: str = "A") -> str:
     return f"train__{TINY}__{trainer}__tinyPlans__2d__fold_{fold}"
 
 
-def finish(here, fold: int, time: float, trainer: str = "A", probabilities: tuple[str, ...] = ()) -> Path:
+def finish(
+    here, fold: int, time: float, trainer: str = "A", probabilities: tuple[str, ...] = (), configuration: str = "2d"
+) -> Path:
     """A training that ended then, and its validation of two cases; the folder of this."""
-    model = here.results / f"{trainer}__tinyPlans__2d"
+    model = here.results / f"{trainer}__tinyPlans__{configuration}"
     validation = model / f"fold_{fold}" / "validation"
     validation.mkdir(parents=True, exist_ok=True)
     (model / "dataset.json").write_text('{"file_ending": ".nii.gz"}')
@@ -72,6 +74,25 @@ def do(run: RunFolder, name: str, started: float = 0, file: str = "case.nii.gz")
             (Path(commands[-1][commands[-1].index("-o") + 1]) / file).touch()
     run.write_state(name, State("done", (*step.after, *step.after_any), started=started, ended=started + 10))
     return commands
+
+
+def test_a_cascade_whose_earlier_stage_would_lack_folds_is_refused_at_once(here, tmp_path):
+    both = ("3d_lowres", "3d_cascade_fullres")
+    planned = {"configurations": both, "plans": ["nnUNetResEncUNetLPlans"], "device": "cpu"}
+    with pytest.raises(UserError, match="A__nnUNetResEncUNetLPlans__3d_lowres predicts in all .* these 2, 3, 4 are"):
+        cross_validate([TINY], ["A"], folds=[0, 1], output=tmp_path / "run", **planned)
+    request = asked(configurations=both, trainers=("A",), folds=("1",))
+    said = r"A__tinyPlans__3d_lowres predicts in all folds, but of these 0, 3, 4 are neither trained nor named with -f"
+    finish(here, 2, 100, configuration="3d_lowres")
+    with pytest.raises(UserError, match=said):
+        check_earlier_stages(request)
+    for fold in (0, 3, 4):
+        finish(here, fold, 100, configuration="3d_lowres")
+    check_earlier_stages(request)
+    (here.results / "A__tinyPlans__3d_lowres/fold_4/checkpoint_final.pth").unlink()
+    finish(here, 1, 100, configuration="3d_cascade_fullres")
+    check_earlier_stages(request)  # nothing is to be trained
+    check_earlier_stages(asked(configurations=request.configurations, folds=("all",)))
 
 
 def test_an_ensemble_is_predicted_member_by_member(here, tmp_path):
