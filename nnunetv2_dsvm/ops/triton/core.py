@@ -42,7 +42,7 @@ def core_forward(
     delta, B, C = _parameters(shape, x, weight.to(x.dtype), dt_bias, forward_takes_dt(plan, x.dtype))
     dtype = output_dtype(x.dtype)
     parts, saved = scan_forward(plan, x, delta, A, B, C, dt_bias, save, dtype)
-    return merge_with_skip(shape, parts, x, D, dtype)[0], saved
+    return merge_with_skip(shape, parts, x, D, dtype), saved
 
 
 def core_backward(
@@ -56,10 +56,10 @@ def core_backward(
     delta, B, C = _parameters(shape, x, matrix, dt_bias, backward_takes_dt(plan, saved))
     grad_product = x.new_empty(*x.shape[:2], weight.shape[0])
     grad_dt, grad_B, grad_C = split(grad_product, shape.d_inner, shape.d_state)
-    g = scan_backward(plan, grad, x, delta, A, B, C, dt_bias, saved, grad_dt, grad_B, grad_C)
-    grad_x, grad_D = merge_with_skip(shape, g.x, grad, D, x.dtype, other=x)
-    assert grad_D is not None  # for `other` there is one
+    grad_x, grad_A, grad_D, grad_bias = scan_backward(
+        plan, grad, x, delta, A, B, C, D, dt_bias, saved, grad_dt, grad_B, grad_C
+    )
     columns = grad_product.flatten(0, 1)
     grad_x = torch.addmm(grad_x.flatten(0, 1), columns, matrix).view_as(x)
     grad_weight = torch.mm(columns.t(), x.flatten(0, 1)).to(weight.dtype)
-    return grad_x, grad_weight, g.A.contiguous(), grad_D.contiguous(), g.dt_bias
+    return grad_x, grad_weight, grad_A, grad_D, grad_bias
