@@ -28,6 +28,8 @@ class SS2D(DirectionalScan):
         orders: the walks through it; None: two along each axis, as VM-UNet's four.
     """
 
+    product_weights = ("in_proj.weight", "x_proj", "dt_proj", "out_proj.weight")  # see `cuda_graphs.converted_weights`
+
     def __init__(
         self,
         dim: int,
