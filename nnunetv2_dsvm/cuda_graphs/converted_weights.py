@@ -5,6 +5,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+from nnunetv2_dsvm.ops.side_branch import wait
 
 
 @contextmanager
@@ -34,6 +37,11 @@ def converted_weights(twin: nn.Module, device_type: str) -> Iterator[None]:
             owner[name] = weight
 
 
+def is_converted(node: Node) -> bool:
+    """Whether a node of autograd's gives the gradients of weights that were converted together."""
+    return type(node).__name__ == f"{_Converted.__name__}Backward"
+
+
 def _places(twin: nn.Module) -> list[tuple[dict, str]]:
     """Where modules keep the parameters that they name: in which of their dictionaries, and as what."""
     places = {}
@@ -56,7 +64,10 @@ class _Converted(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        converted = iter(_in_type([g for g in grads if g is not None], torch.float32))
+        given = [g for g in grads if g is not None]
+        if given:
+            wait(given[0].device)
+        converted = iter(_in_type(given, torch.float32))
         return None, *(None if g is None else next(converted) for g in grads)
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from nnunetv2_dsvm.ops.device import on_its_device
+from nnunetv2_dsvm.ops.side_branch import fork, later, product
 
 
 def split(product: Tensor, channels: int, d_state: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,12 +56,17 @@ def _of_dt_and_states(matrix: Tensor, directions: int) -> tuple[Tensor, Tensor]:
 @on_its_device
 def _scan_weights(x_proj: Tensor, dt_proj: Tensor, A_log: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     rank = dt_proj.shape[2]
-    x_proj, dt_proj = x_proj.to(dtype), dt_proj.to(dtype)
-    matrix = _empty_matrix(x_proj, dt_proj, dtype)
+    matrix, A = _empty_matrix(x_proj, dt_proj, dtype), torch.empty_like(A_log)
     of_dt, of_states = _of_dt_and_states(matrix, x_proj.shape[0])
-    torch.bmm(dt_proj, x_proj[:, :rank], out=of_dt)
-    of_states.copy_(x_proj[:, rank:])
-    return matrix, torch.exp(A_log).neg_()
+
+    def compute() -> None:
+        torch.bmm(dt_proj.to(dtype), x_proj[:, :rank].to(dtype), out=of_dt)
+        of_states.copy_(x_proj[:, rank:])
+        torch.exp(A_log, out=A).neg_()
+
+    later(compute, matrix)
+    fork(matrix.device)
+    return matrix, A
 
 
 @torch.library.custom_op("nnunetv2_dsvm::scan_weights_backward", mutates_args=())
@@ -70,11 +76,16 @@ def _scan_weights_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     rank, dtype = dt_proj.shape[2], grad.dtype
     grad_dt, grad_states = _of_dt_and_states(grad, x_proj.shape[0])
-    grad_dt_proj = torch.bmm(grad_dt, x_proj[:, :rank].to(dtype).mT)
-    grad_x_proj = torch.empty_like(x_proj, dtype=dtype)
-    torch.bmm(dt_proj.to(dtype).mT, grad_dt, out=grad_x_proj[:, :rank])
-    grad_x_proj[:, rank:] = grad_states
-    return grad_x_proj.to(x_proj.dtype), grad_dt_proj.to(dt_proj.dtype), grad_A * A
+    grads = torch.empty_like(x_proj), torch.empty_like(dt_proj), torch.empty_like(A)
+
+    def compute() -> None:
+        product(dt_proj.to(dtype).mT, grad_dt, grads[0][:, :rank])
+        product(grad_dt, x_proj[:, :rank].to(dtype).mT, grads[1])
+        grads[0][:, rank:].copy_(grad_states)
+        torch.mul(grad_A, A, out=grads[2])
+
+    later(compute, grad)
+    return grads
 
 
 def _empty_matrix(x_proj: Tensor, dt_proj: Tensor, dtype: torch.dtype) -> Tensor:

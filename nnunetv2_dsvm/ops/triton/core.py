@@ -9,6 +9,7 @@ from torch import Tensor
 from nnunetv2_dsvm.ops.backend import CoreGradients
 from nnunetv2_dsvm.ops.projections import output_dtype, split
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
+from nnunetv2_dsvm.ops.side_branch import product_later
 from nnunetv2_dsvm.ops.triton.elementwise import delta_dtype, softplus
 from nnunetv2_dsvm.ops.triton.launch_plan import LaunchPlan, LaunchSettings
 from nnunetv2_dsvm.ops.triton.scan import (
@@ -61,5 +62,6 @@ def core_backward(
     )
     columns = grad_product.flatten(0, 1)
     grad_x = torch.addmm(grad_x.flatten(0, 1), columns, matrix).view_as(x)
-    grad_weight = torch.mm(columns.t(), x.flatten(0, 1)).to(weight.dtype)
+    grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    product_later(columns.t(), x.flatten(0, 1), grad_weight)
     return grad_x, grad_weight, grad_A, grad_D, grad_bias

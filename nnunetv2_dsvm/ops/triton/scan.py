@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nnunetv2_dsvm.ops.scan_inputs import ScanGradients, ScanInputs, ScanShape, common_dtype
+from nnunetv2_dsvm.ops.side_branch import wait
 from nnunetv2_dsvm.ops.triton.elementwise import delta_dtype, merge, softplus
 from nnunetv2_dsvm.ops.triton.launch_plan import LaunchPlan, LaunchSettings
 from nnunetv2_dsvm.ops.triton.nvrtc_scan import NVRTCScan
@@ -62,7 +63,7 @@ def scan_backward(
     plan: LaunchPlan, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor,
     dt_bias: Tensor, saved: Tensor, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of x, A, D and dt_bias, the skip's too. Those of dt, B and C are written into tensors of their shapes."""
+    """Gradients of x, A, D and dt_bias, with the skip's; those of dt, B and C into tensors of their shapes."""
     g = _kernels_of(saved).backward(plan, grad, x, delta, A, B, C, dt_bias, saved, grad_dt, grad_B, grad_C)
     grad_x, dot = _merge(plan.shape, g.x, grad, D, x.dtype, x)
     assert dot is not None  # for `other` there is one
@@ -73,7 +74,7 @@ def scan_backward(
 
 
 def merge_with_skip(shape: ScanShape, parts: Tensor, skip: Tensor, D: Tensor, dtype: torch.dtype) -> Tensor:
-    """`parts` `(batch, L, K, channels)` summed over K plus skip * D of each direction that visits a token, in `dtype`."""
+    """`parts` `(batch, L, K, channels)` summed over K plus skip * D of directions that visit a token, in `dtype`."""
     return _merge(shape, parts, skip, D, dtype, None)[0]
 
 
@@ -135,5 +136,6 @@ def backward(grad: Tensor, inputs: ScanInputs, saved: Tensor | None, settings: L
     grad_x, grad_A, grad_D, grad_bias = scan_backward(
         plan, grad, x, delta, A, B, C, inputs.D.float(), dt_bias, saved, grad_dt, grad_B, grad_C
     )
+    wait(x.device)  # for the sums, which are converted
     grads = (grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_bias)
     return ScanGradients(*(g.to(t.dtype).contiguous() for g, t in zip(grads, inputs.tensors, strict=True)))

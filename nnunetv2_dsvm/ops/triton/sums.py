@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from nnunetv2_dsvm.ops.side_branch import later
 from nnunetv2_dsvm.ops.triton.runtime import next_power_of_2
 
 # Rows x columns: few columns where there are few and many rows, as after kernels whose programs each leave a row.
@@ -14,19 +15,23 @@ _WARPS = 8
 
 
 def sum_rows(first: Tensor, second: Tensor, like_first: Tensor, like_second: Tensor) -> tuple[Tensor, Tensor]:
-    """The sums of two tensors of equally many rows over these, in shape and type of the last two; one launch."""
+    """The sums of two tensors over their rows, in shape and type of the last two; one launch, as `later`."""
     from nnunetv2_dsvm.ops.triton.kernels.sums import sum_rows_kernel
 
     sums = tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (like_first, like_second))
     columns = [t.numel() for t in sums]
-    sum_rows_kernel[(math.ceil(max(columns) / _TALL[1]), 2)](
-        first, second, *sums, first.shape[0], *columns, BLOCK_R=_TALL[0], BLOCK_C=_TALL[1], num_warps=_WARPS
-    )
+
+    def launch() -> None:
+        sum_rows_kernel[(math.ceil(max(columns) / _TALL[1]), 2)](
+            first, second, *sums, first.shape[0], *columns, BLOCK_R=_TALL[0], BLOCK_C=_TALL[1], num_warps=_WARPS
+        )
+
+    later(launch, sums[0])
     return sums[0], sums[1]
 
 
 def sum_scan(A: Tensor, dt_bias: Tensor, dot: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of A `(K, channels, N)`, dt_bias and D, each `(K, channels)`; one launch.
+    """The gradients of A `(K, channels, N)`, dt_bias and D, each `(K, channels)`; one launch, as `later`.
 
     Args:
         A, dt_bias: of each sequence, `(sequences, K, N, channels)` and `(sequences, K, channels)`.
@@ -37,15 +42,19 @@ def sum_scan(A: Tensor, dt_bias: Tensor, dot: Tensor) -> tuple[Tensor, Tensor, T
     sequences, directions, d_state, channels = A.shape
     sums = A.new_empty(directions, channels, d_state), *(A.new_empty(directions, channels) for _ in range(2))
     of_A, of_bias = (math.ceil(t[0].numel() / _WIDE[1]) for t in (A, dt_bias))
-    sum_scan_kernel[(of_A + of_bias + math.ceil(channels / _TALL[1]),)](
-        A, dt_bias, dot, *sums, sequences, dot.shape[0], channels, directions, d_state, of_A, of_bias,
-        BLOCK_R=_WIDE[0], BLOCK_C=_WIDE[1], DOT_BLOCK_R=_TALL[0], DOT_BLOCK_C=_TALL[1], num_warps=_WARPS,
-    )  # fmt: skip
+
+    def launch() -> None:
+        sum_scan_kernel[(of_A + of_bias + math.ceil(channels / _TALL[1]),)](
+            A, dt_bias, dot, *sums, sequences, dot.shape[0], channels, directions, d_state, of_A, of_bias,
+            BLOCK_R=_WIDE[0], BLOCK_C=_WIDE[1], DOT_BLOCK_R=_TALL[0], DOT_BLOCK_C=_TALL[1], num_warps=_WARPS,
+        )  # fmt: skip
+
+    later(launch, sums[0])
     return sums
 
 
 def sum_blocks(first: Tensor, second: Tensor, first_out: Tensor, second_out: Tensor) -> None:
-    """The sums of two `(blocks, batch, L, K, N)` over blocks of channels into two `(batch, L, K, N)` of equal strides."""
+    """The sums of two `(blocks, batch, L, K, N)` over blocks into two `(batch, L, K, N)` of equal strides."""
     from nnunetv2_dsvm.ops.triton.kernels.sums import sum_blocks_kernel
 
     blocks, batch, length, directions, d_state = first.shape

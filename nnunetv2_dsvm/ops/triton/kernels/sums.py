@@ -35,7 +35,7 @@ def sum_scan_kernel(
     a_programs, bias_programs,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, DOT_BLOCK_R: tl.constexpr, DOT_BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """A scan's sums over the first axis: ga `(rows, K, N, D)` to `(K, D, N)`, gbias `(rows, K, D)`, dot `(dot_rows, D)`.
+    """A scan's sums over rows: ga `(rows, K, N, D)` to `(K, D, N)`, gbias `(rows, K, D)`, dot `(dot_rows, D)`.
 
     The first `a_programs` make that of ga, the next `bias_programs` that of gbias, the others that of dot, which is
     stored for each of the K directions.
@@ -64,7 +64,7 @@ def sum_blocks_kernel(
     first_ptr, second_ptr, first_out_ptr, second_out_ptr, rows, columns, N, blocks, stride_out, stride_k,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """The sums of two `(blocks, rows, K, N)` over their first axis into `(rows, K, N)` of any row and direction stride."""
+    """The sums of two `(blocks, rows, K, N)` over blocks into `(rows, K, N)` of any row and direction stride."""
     r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)[:, None]
     column = tl.arange(0, BLOCK_C)[None, :]
     inside = (r < rows) & (column < columns)
