@@ -49,7 +49,7 @@ def _places(twin: nn.Module) -> list[tuple[dict, str]]:
         for path in getattr(module, "product_weights", ()):
             *path_to_owner, name = path.split(".")
             owner = module.get_submodule(".".join(path_to_owner))._parameters
-            if (weight := owner[name]) is not None and weight.dtype == torch.float32:
+            if (weight := owner.get(name)) is not None and weight.dtype == torch.float32:
                 places[id(owner), name] = owner, name
     return list(places.values())
 
