@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import Node
 from torch.utils import _pytree as pytree
 
-from nnunetv2_dsvm.cuda_graphs.converted_weights import is_converted
+from nnunetv2_dsvm.cuda_graphs.autograd_graph import leaves_reached, weights_are_shared
 from nnunetv2_dsvm.ops.side_branch import side_branch
 
 
@@ -153,11 +152,11 @@ class RecordedCall:
             self.grads: list[Tensor | None] = []
             if wanted:
                 sources = [t for t in self.inputs if t.requires_grad] + [leaves[p] for p in self.parameters]
-                if not _leaves_reached(wanted) <= set(sources):
+                if not leaves_reached(wanted) <= set(sources):
                     raise RuntimeError("a gradient is wanted beyond the module's own parameters")
                 upstream = [g for g in self.grad_outputs if g is not None]
                 # A gradient with two parts is added up on the recorded stream, which does not know of branches.
-                branch = nullcontext() if _are_shared(wanted) else side_branch(memory.stream, memory.side)
+                branch = nullcontext() if weights_are_shared(wanted) else side_branch(memory.stream, memory.side)
                 with _capture(memory) as self.backward, branch:
                     self.grads = list(torch.autograd.grad(wanted, sources, upstream, allow_unused=True))
         self.outputs = [t.detach() for t in tensors]
@@ -188,36 +187,6 @@ class RecordedCall:
         hold = Hold()
         outputs = _Replay.apply(self, hold, *differentiated, *self.parameters)
         return pytree.tree_unflatten(list(outputs), self.spec), weakref.ref(hold)
-
-
-def _nodes(outputs: Sequence[Tensor]) -> Iterator[Node]:
-    """Those of autograd's graph of these outputs, each once."""
-    nodes = [t.grad_fn for t in outputs]
-    seen: set[Node] = set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        yield node
-        nodes += [earlier for earlier, _ in node.next_functions]
-
-
-def _leaf(node: Node) -> Tensor | None:
-    """The tensor into which a node would accumulate its gradient."""
-    return node.variable if type(node).__name__ == "AccumulateGrad" else None  # type: ignore[attr-defined]
-
-
-def _leaves_reached(outputs: Sequence[Tensor]) -> set[Tensor]:
-    """The tensors into which autograd would accumulate gradients of these outputs."""
-    return {leaf for node in _nodes(outputs) if (leaf := _leaf(node)) is not None}
-
-
-def _are_shared(outputs: Sequence[Tensor]) -> bool:
-    """Whether the gradient of a parameter, or of one that was converted with others, has more than one part."""
-    edges = [edge for node in _nodes(outputs) for edge in node.next_functions if edge[0] is not None]
-    to_weights = [edge for edge in edges if _leaf(edge[0]) is not None or is_converted(edge[0])]
-    return len(to_weights) > len(set(to_weights))
 
 
 class _Replay(torch.autograd.Function):

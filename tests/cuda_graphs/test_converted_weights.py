@@ -3,11 +3,12 @@
 import pytest
 import torch
 from helpers.recorded_here import GraphsHere
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.cuda_graphs import CALLS_BEFORE
+from nnunetv2_dsvm.cuda_graphs.autograd_graph import weights_are_shared
 from nnunetv2_dsvm.cuda_graphs.converted_weights import converted_weights
 
 
@@ -66,3 +67,16 @@ def test_conversions_of_weights_and_gradients(network):
     assert plain.single - together.single >= 2 * 14 - 4
     assert {id(p) for p in network.parameters()} == before
     assert torch.equal(y, expected[0])
+
+
+class Halves(nn.Linear):
+    product_weights = ("weight",)
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_weights_that_are_used_twice_are_seen(converted):
+    """As parameters, and as what the parameters were converted to."""
+    layer, x = Halves(3, 3, bias=False), torch.randn(2, 3)
+    with torch.autocast("cpu", torch.bfloat16, enabled=converted), converted_weights(layer, "cpu"):
+        once, twice = layer(x), layer(layer(x))
+    assert weights_are_shared([twice]) and weights_are_shared([once, twice]) and not weights_are_shared([once])
