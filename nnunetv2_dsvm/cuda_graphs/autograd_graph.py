@@ -33,6 +33,10 @@ def leaves_reached(outputs: Sequence[Tensor]) -> set[Tensor]:
 
 def weights_are_shared(outputs: Sequence[Tensor]) -> bool:
     """Whether the gradient of a parameter, or of one that was converted with others, has more than one part."""
-    edges = [edge for node in _nodes(outputs) for edge in node.next_functions if edge[0] is not None]
-    to_weights = [edge for edge in edges if _leaf(edge[0]) is not None or is_converted(edge[0])]
+    to_weights = [
+        (earlier, output)
+        for node in _nodes(outputs)
+        for earlier, output in node.next_functions
+        if earlier is not None and (_leaf(earlier) is not None or is_converted(earlier))
+    ]
     return len(to_weights) > len(set(to_weights))

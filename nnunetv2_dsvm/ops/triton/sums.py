@@ -40,7 +40,7 @@ def sum_scan(A: Tensor, dt_bias: Tensor, dot: Tensor) -> tuple[Tensor, Tensor, T
     from nnunetv2_dsvm.ops.triton.kernels.sums import sum_scan_kernel
 
     sequences, directions, d_state, channels = A.shape
-    sums = A.new_empty(directions, channels, d_state), *(A.new_empty(directions, channels) for _ in range(2))
+    sums = A.new_empty(directions, channels, d_state), torch.empty_like(dt_bias[0]), torch.empty_like(dt_bias[0])
     of_A, of_bias = (math.ceil(t[0].numel() / _WIDE[1]) for t in (A, dt_bias))
 
     def launch() -> None:
