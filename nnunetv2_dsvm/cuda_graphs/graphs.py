@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from nnunetv2_dsvm.cuda_graphs.conditions import state_key, turned_off, watched
+from nnunetv2_dsvm.cuda_graphs.converted_weights import converted_weights
 from nnunetv2_dsvm.cuda_graphs.recorded_call import GraphMemory, NothingToDifferentiate, RecordedCall
 from nnunetv2_dsvm.cuda_graphs.shelf import Shelf, TrainersShelf
 from nnunetv2_dsvm.files.text import first_line
@@ -215,8 +216,14 @@ class CudaGraphs:
             }
         memo: dict[int, Any] = {id(p): leaf for p, leaf in leaves.items()} | {id(b): b for b in module.buffers()}
         twin = copy.deepcopy(module, memo)
-        graph = memory.record(copy.deepcopy(function, memo), x, leaves, self.inputs_stay)
+        run = copy.deepcopy(function, memo)
         inputs, _ = pytree.tree_flatten(x)
+
+        def converted(x: Any) -> Any:
+            with converted_weights(twin, inputs[0].device.type):
+                return run(x)
+
+        graph = memory.record(converted, x, leaves, self.inputs_stay)
         if self._key(twin, inputs, {id(leaf): id(p) for p, leaf in leaves.items()}) != key:
             raise _Changed
         return graph

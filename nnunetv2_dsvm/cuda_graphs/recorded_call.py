@@ -2,13 +2,15 @@
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import Node
 from torch.utils import _pytree as pytree
+
+from nnunetv2_dsvm.cuda_graphs.autograd_graph import leaves_reached, weights_are_shared
+from nnunetv2_dsvm.ops.side_branch import side_branch
 
 
 class NothingToDifferentiate(Exception):
@@ -31,7 +33,8 @@ class GraphMemory:
         self.device = torch.device(device.type, torch.cuda.current_device() if device.index is None else device.index)
         # One stream for all, as the allocator keeps memory by streams; torch's own is on one GPU of a process only.
         # Of high priority, because torch hands out the others in turn: somebody might be using the same.
-        self.stream = torch.cuda.Stream(self.device, priority=-1)
+        self.stream = torch.cuda.Stream(self.device, priority=-2)
+        self.side = torch.cuda.Stream(self.device, priority=-1)  # for what may wait
         self.pool = torch.cuda.graph_pool_handle()
         self._last = self.current_stream(device)
         self._done = torch.cuda.Event()
@@ -151,7 +154,7 @@ class RecordedCall:
                 self._copy(given)
             torch.cuda.synchronize()
             torch.cuda.empty_cache()  # what the calls without a graph left over
-            with _capture(memory) as self.forward, autocast:
+            with _capture(memory) as self.forward, autocast, side_branch(memory.stream, memory.side):
                 output = function(pytree.tree_unflatten(self.inputs, spec))
             tensors, self.spec = pytree.tree_flatten(output)
             wanted = [t for t in tensors if t.requires_grad]
@@ -161,11 +164,13 @@ class RecordedCall:
             self.grads: list[Tensor | None] = []
             if wanted:
                 sources = [t for t in self.inputs if t.requires_grad] + [leaves[p] for p in self.parameters]
-                if not _leaves_reached(wanted) <= set(sources):
+                if not leaves_reached(wanted) <= set(sources):
                     raise RuntimeError("a gradient is wanted beyond the module's own parameters")
                 upstream = [g for g in self.grad_outputs if g is not None]
                 _rehearse(wanted, sources, upstream)
-                with _capture(memory) as self.backward:
+                # A gradient with two parts is added up on the recorded stream, which does not know of branches.
+                branch = nullcontext() if weights_are_shared(wanted) else side_branch(memory.stream, memory.side)
+                with _capture(memory) as self.backward, branch:
                     self.grads = list(torch.autograd.grad(wanted, sources, upstream, allow_unused=True))
         self.outputs = [t.detach() for t in tensors]
         self.output_places = {t.untyped_storage().data_ptr() for t in tensors}
@@ -195,22 +200,6 @@ class RecordedCall:
         hold = Hold()
         outputs = _Replay.apply(self, hold, *differentiated, *self.parameters)
         return pytree.tree_unflatten(list(outputs), self.spec), weakref.ref(hold)
-
-
-def _leaves_reached(outputs: Sequence[Tensor]) -> set[Tensor]:
-    """The tensors into which autograd would accumulate gradients of these outputs."""
-    nodes = [t.grad_fn for t in outputs]
-    seen: set[Node] = set()
-    leaves: set[Tensor] = set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if type(node).__name__ == "AccumulateGrad":
-            leaves.add(node.variable)  # type: ignore[attr-defined]  # nodes of this kind have it
-        nodes += [earlier for earlier, _ in node.next_functions]
-    return leaves
 
 
 class _Replay(torch.autograd.Function):

@@ -17,6 +17,7 @@ from nnunetv2_dsvm.ops.dispatch import BACKENDS, fused_operators, saves_for_back
 from nnunetv2_dsvm.ops.fused_core import core_backend, core_shape
 from nnunetv2_dsvm.ops.projections import output_dtype
 from nnunetv2_dsvm.ops.scan_order import ScanOrder, as_numbers
+from nnunetv2_dsvm.ops.side_branch import fork, later, product, product_later, wait
 
 
 class NormWeights(NamedTuple):
@@ -84,6 +85,7 @@ def _block(
     u, z = _in_projection(fused, x, norm_weight, norm_bias, in_weight, norm_eps, dtype)[1:]
     active = fused.conv_silu_forward(u, conv_weight, conv_bias).flatten(1, -2)
     del u
+    wait(x.device)  # for the scan's weights
     y, saved = fused.core_forward(active, projection, A, D, dt_bias, shape, save)
     del active
     y = y.view(z.shape)
@@ -110,9 +112,14 @@ def _block_backward(
     dtype = grad.dtype
     normalised, u, z = _in_projection(fused, x, norm_weight, norm_bias, in_weight, norm_eps, dtype)
     rows = grad.reshape(-1, grad.shape[-1])
-    gated = fused.layer_norm_forward(y, out_norm_weight, out_norm_bias, z, out_norm_eps, dtype)
-    grad_out_weight = torch.mm(rows.t(), gated.flatten(0, -2)).to(out_weight.dtype)
-    del gated
+    grad_out_weight = torch.empty_like(out_weight)
+
+    def multiply_by_gated(z: Tensor = z) -> None:
+        gated = fused.layer_norm_forward(y, out_norm_weight, out_norm_bias, z, out_norm_eps, dtype)
+        product(rows.t(), gated.flatten(0, -2), grad_out_weight)
+
+    later(multiply_by_gated, grad_out_weight, rows.numel() + z.numel())
+    del multiply_by_gated
     grad_gated = torch.mm(rows, out_weight.to(dtype)).view(z.shape)
     grad_y, grad_out_norm_weight, grad_out_norm_bias, grad_z = fused.layer_norm_backward(
         grad_gated, y, out_norm_weight, out_norm_bias, z, out_norm_eps
@@ -129,12 +136,15 @@ def _block_backward(
     )
     del grad_active, u
     grad_u, grad_z, columns = (t.flatten(0, -2) for t in (grad_u, grad_z, normalised))
-    grad_in_weight = torch.cat([torch.mm(g.t(), columns) for g in (grad_u, grad_z)]).to(in_weight.dtype)
+    grad_in_weight = torch.empty_like(in_weight)
+    for g, of_g in zip((grad_u, grad_z), grad_in_weight.chunk(2), strict=True):
+        product_later(g.t(), columns, of_g)
     to_u, to_z = in_weight.to(dtype).chunk(2)
     grad_normalised = torch.mm(grad_u, to_u).addmm_(grad_z, to_z).view(x.shape)
     grad_x, grad_norm_weight, grad_norm_bias, _ = fused.layer_norm_backward(
         grad_normalised, x, norm_weight, norm_bias, None, norm_eps
     )
+    fork(x.device)
     return (
         grad_x, grad_norm_weight, grad_norm_bias, grad_in_weight, grad_conv_weight, grad_conv_bias,
         grad_projection, grad_A, grad_D, grad_dt_bias, grad_out_norm_weight, grad_out_norm_bias, grad_out_weight,

@@ -14,6 +14,7 @@ from nnunetv2_dsvm.ops.dispatch import BACKENDS, fused_operators, saves_for_back
 from nnunetv2_dsvm.ops.projections import output_dtype
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape, grid_sizes
 from nnunetv2_dsvm.ops.scan_order import ScanOrder, as_numbers, from_numbers
+from nnunetv2_dsvm.ops.side_branch import fork, wait
 
 
 def ss2d_core(
@@ -75,6 +76,7 @@ def _core(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """y, and with `save` what backward starts from."""
     shape = core_shape(x, A, sizes, orders)
+    wait(x.device)  # for the weights
     y, saved = fused_operators(core_backend(backend, x, shape)).core_forward(x, weight, A, D, dt_bias, shape, save)
     return y, x.new_empty(0) if saved is None else saved
 
@@ -86,7 +88,9 @@ def _core_backward(
     sizes: Sequence[int], orders: Sequence[int], backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     shape = core_shape(x, A, sizes, orders)
-    return fused_operators(core_backend(backend, x, shape)).core_backward(grad, saved, x, weight, A, D, dt_bias, shape)
+    grads = fused_operators(core_backend(backend, x, shape)).core_backward(grad, saved, x, weight, A, D, dt_bias, shape)
+    fork(x.device)
+    return grads
 
 
 @_core.register_fake

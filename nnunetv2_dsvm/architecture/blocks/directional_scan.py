@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nnunetv2_dsvm.ops import ScanOrder, selective_scan
 from nnunetv2_dsvm.ops.fused_core import scan_core, uses_core
+from nnunetv2_dsvm.ops.projections import scan_weights
 from nnunetv2_dsvm.ops.scan_order import axis_orders
 
 # Range and floor of the step sizes that the bias of dt starts from (arXiv 2312.00752, section 3.6).
@@ -66,10 +67,10 @@ class DirectionalScan(nn.Module):
         """Input-dependent parameters of all directions, and the scan; `(B, *sizes, d_inner)` to that shape."""
         shape, sizes = x.shape, x.shape[1:-1]
         x = x.flatten(1, -2)
-        A = self._A()
         if self._fused(x):
+            weight, A = scan_weights(self.x_proj, self.dt_proj, self.A_log)
             y = scan_core(
-                x, self._projection(), A, self.D, self.dt_bias,
+                x, weight, A, self.D, self.dt_bias,
                 sizes=sizes, orders=self.orders, backend=self.scan_backend,
             )  # fmt: skip
             return y.view(shape)
@@ -80,7 +81,7 @@ class DirectionalScan(nn.Module):
         if x.dtype == torch.float16:  # y can exceed the range of fp16; the norm after it brings it back
             x, dt, B, C = (t.float() for t in (x, dt, B, C))
         y = selective_scan(
-            x, dt, A, B, C, self.D, self.dt_bias, sizes=sizes, orders=self.orders, backend=self.scan_backend
+            x, dt, self._A(), B, C, self.D, self.dt_bias, sizes=sizes, orders=self.orders, backend=self.scan_backend
         )
         return y.view(shape)
 
@@ -92,13 +93,3 @@ class DirectionalScan(nn.Module):
         # A, D and the bias are used in fp32 at least, also where they are stored in 16 bit and under autocast: exp and
         # softplus amplify their rounding.
         return -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
-
-    def _projection(self) -> Tensor:
-        """The matrix that gives dt, B and C of all directions at once; dt's two factors are multiplied beforehand.
-
-        The product has more operations than its factors one after the other, but is what tensor cores are good at; the
-        factors' rank of 6 … 48 is not. Under autocast it is made in autocast's type, as a product with a factor would.
-        """
-        to_dt = torch.bmm(self.dt_proj, self.x_proj[:, : self.dt_rank])
-        to_states = self.x_proj[:, self.dt_rank :].to(to_dt.dtype)
-        return torch.cat([to_dt.flatten(0, 1), to_states.flatten(0, 1)])

@@ -18,6 +18,8 @@ PATCH_SIZE = 4  # of the published network, along both axes
 class PatchEmbedding(nn.Module):
     """Image `(B, input_channels, *sizes)` to tokens `(B, *(sizes / step), dim)`; sizes divisible by the step."""
 
+    product_weights = ("projection.weight", "projection.bias")
+
     def __init__(self, input_channels: int, dim: int, step: Sequence[int] = (PATCH_SIZE, PATCH_SIZE)) -> None:
         super().__init__()
         step = tuple(step)
@@ -30,6 +32,8 @@ class PatchEmbedding(nn.Module):
 
 class PatchMerging(nn.Module):
     """Lowers the resolution, doubles the channels: `(B, *sizes, dim)` to `(B, *(sizes / step), 2 dim)`."""
+
+    product_weights = ("reduction.weight",)
 
     def __init__(self, dim: int, step: Sequence[int] = (2, 2)) -> None:
         super().__init__()
@@ -52,6 +56,8 @@ class PatchExpanding(nn.Module):
 
     The decoder's stages use out_dim = dim / 2; the last expanding uses out_dim = dim / 4.
     """
+
+    product_weights = ("expand.weight",)
 
     def __init__(self, dim: int, step: Sequence[int], out_dim: int) -> None:
         super().__init__()

@@ -15,6 +15,7 @@ from nnunetv2_dsvm.architecture.blocks.layer_norm import LayerNorm
 from nnunetv2_dsvm.ops import ScanOrder
 from nnunetv2_dsvm.ops.fused_block import NormWeights, ss2d_block
 from nnunetv2_dsvm.ops.layer_norm import layer_norm
+from nnunetv2_dsvm.ops.projections import scan_weights
 
 
 class SS2D(DirectionalScan):
@@ -27,6 +28,8 @@ class SS2D(DirectionalScan):
         axes: of the grid, 2 or 3.
         orders: the walks through it; None: two along each axis, as VM-UNet's four.
     """
+
+    product_weights = ("in_proj.weight", "x_proj", "dt_proj", "out_proj.weight")  # see `cuda_graphs.converted_weights`
 
     def __init__(
         self,
@@ -48,10 +51,10 @@ class SS2D(DirectionalScan):
         """SS2D(norm(x)); fused into one operator where the kernels for that can run."""
         if self._fused(x):
             assert self.conv.bias is not None
+            projection, A = scan_weights(self.x_proj, self.dt_proj, self.A_log)
             return ss2d_block(
-                x, _weights(norm), self.in_proj.weight, self.conv.weight, self.conv.bias, self._projection(),
-                self._A(), self.D, self.dt_bias, _weights(self.out_norm), self.out_proj.weight,
-                self.scan_backend, self.orders,
+                x, _weights(norm), self.in_proj.weight, self.conv.weight, self.conv.bias, projection, A,
+                self.D, self.dt_bias, _weights(self.out_norm), self.out_proj.weight, self.scan_backend, self.orders,
             )  # fmt: skip
         x, z = self.in_proj(norm(x)).chunk(2, dim=-1)
         x = F.silu(channels_last(self.conv(channels_first(x))))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nnunetv2_dsvm.ops.triton.launch_plan import LaunchSettings
 from nnunetv2_dsvm.ops.triton.runtime import next_power_of_2
+from nnunetv2_dsvm.ops.triton.sums import sum_rows
 
 _MAX_BLOCK_C = 64
 _WARPS = 2  # of a program: few, so that the registers of a multiprocessor are used up
@@ -60,7 +61,7 @@ def conv_silu_backward(
             grad, u, weight, bias, grad_weight, grad_bias, images, *sizes, rows, **constants, num_warps=_WARPS
         )
     grad_u = _convolve(grad, weight, settings)
-    return grad_u, grad_weight.sum(0).to(weight.dtype), grad_bias.sum(0).to(bias.dtype)
+    return grad_u, *sum_rows(grad_weight, grad_bias, weight, bias)
 
 
 def _convolve(

@@ -9,6 +9,7 @@ from torch import Tensor
 from nnunetv2_dsvm.ops.backend import CoreGradients
 from nnunetv2_dsvm.ops.projections import output_dtype, split
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
+from nnunetv2_dsvm.ops.side_branch import product_later
 from nnunetv2_dsvm.ops.triton.elementwise import delta_dtype, softplus
 from nnunetv2_dsvm.ops.triton.launch_plan import LaunchPlan, LaunchSettings
 from nnunetv2_dsvm.ops.triton.scan import (
@@ -42,7 +43,7 @@ def core_forward(
     delta, B, C = _parameters(shape, x, weight.to(x.dtype), dt_bias, forward_takes_dt(plan, x.dtype))
     dtype = output_dtype(x.dtype)
     parts, saved = scan_forward(plan, x, delta, A, B, C, dt_bias, save, dtype)
-    return merge_with_skip(shape, parts, x, D, dtype)[0], saved
+    return merge_with_skip(shape, parts, x, D, dtype), saved
 
 
 def core_backward(
@@ -56,10 +57,11 @@ def core_backward(
     delta, B, C = _parameters(shape, x, matrix, dt_bias, backward_takes_dt(plan, saved))
     grad_product = x.new_empty(*x.shape[:2], weight.shape[0])
     grad_dt, grad_B, grad_C = split(grad_product, shape.d_inner, shape.d_state)
-    g = scan_backward(plan, grad, x, delta, A, B, C, dt_bias, saved, grad_dt, grad_B, grad_C)
-    grad_x, grad_D = merge_with_skip(shape, g.x, grad, D, x.dtype, other=x)
-    assert grad_D is not None  # for `other` there is one
+    grad_x, grad_A, grad_D, grad_bias = scan_backward(
+        plan, grad, x, delta, A, B, C, D, dt_bias, saved, grad_dt, grad_B, grad_C
+    )
     columns = grad_product.flatten(0, 1)
     grad_x = torch.addmm(grad_x.flatten(0, 1), columns, matrix).view_as(x)
-    grad_weight = torch.mm(columns.t(), x.flatten(0, 1)).to(weight.dtype)
-    return grad_x, grad_weight, g.A.contiguous(), grad_D.contiguous(), g.dt_bias
+    grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    product_later(columns.t(), x.flatten(0, 1), grad_weight)
+    return grad_x, grad_weight, grad_A, grad_D, grad_bias

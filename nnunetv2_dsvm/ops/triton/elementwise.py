@@ -1,4 +1,4 @@
-"""Launches around the scan: softplus before it, the sums over directions and over blocks of channels after it."""
+"""Launches around the scan: softplus before it, the sum over directions after it."""
 
 import math
 
@@ -29,9 +29,9 @@ def softplus(dt: Tensor, bias: Tensor, delta: Tensor) -> Tensor:
 def merge(
     parts: Tensor, skip: Tensor, scale: Tensor, dtype: torch.dtype, other: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """`parts` `(batch, L, K, channels)` summed over K plus skip * scale, in `dtype`.
+    """`parts` `(batch, L, K, channels)` plus skip * scale, `(K, channels)`, summed over K, in `dtype`.
 
-    The second result is the sum over tokens of skip * other, `(channels,)`.
+    The second result is the sum over some tokens each of skip * other, `(parts, channels)`.
     """
     from nnunetv2_dsvm.ops.triton.kernels.elementwise import merge_kernel
 
@@ -41,20 +41,7 @@ def merge(
     out = torch.empty(batch, length, channels, dtype=dtype, device=skip.device)
     dot = None if other is None else torch.empty(grid[0], channels, dtype=torch.float32, device=skip.device)
     merge_kernel[grid](
-        parts, skip, scale, other, out, dot, rows, channels, skip.stride(1),
+        parts, skip, scale.contiguous(), other, out, dot, rows, channels, skip.stride(1),
         DOT=other is not None, K=directions, BLOCK_R=block_r, BLOCK_D=block_d,
     )  # fmt: skip
-    return out, None if dot is None else dot.sum(0)
-
-
-def sum_blocks(parts: Tensor, out: Tensor) -> None:
-    """The sum of `(blocks, batch, L, K, N)` over blocks of channels into `out` `(batch, L, K, N)`."""
-    from nnunetv2_dsvm.ops.triton.kernels.elementwise import sum_blocks_kernel
-
-    blocks, batch, length, directions, d_state = parts.shape
-    rows, columns = batch * length, directions * d_state
-    block_c = next_power_of_2(columns)
-    block_r = max(1, 1024 // block_c)
-    sum_blocks_kernel[(math.ceil(rows / block_r),)](
-        parts, out, rows, columns, d_state, blocks, out.stride(1), out.stride(2), BLOCK_R=block_r, BLOCK_C=block_c
-    )
+    return out, dot

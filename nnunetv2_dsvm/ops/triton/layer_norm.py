@@ -7,12 +7,12 @@ from torch import Tensor
 
 from nnunetv2_dsvm.ops.triton.launch_plan import LaunchSettings
 from nnunetv2_dsvm.ops.triton.runtime import next_power_of_2
+from nnunetv2_dsvm.ops.triton.sums import sum_rows
 
 # Elements of a program's tile, rows x channels, and its warps: few, so that many programs wait for memory at once.
 _FORWARD_TILE = 2048
 _BACKWARD_TILE = 1024
 _WARPS = 2
-_SUM_TILE = (256, 16)  # rows x channels
 _PROGRAMS_PER_PROCESSOR = 8  # of the backward, each of which sums the parameters' gradients over its rows
 
 
@@ -58,7 +58,7 @@ def norm_backward(
     settings: LaunchSettings,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """As `FusedOperators.layer_norm_backward`."""
-    from nnunetv2_dsvm.ops.triton.kernels.norm import norm_backward_kernel, sum_rows_kernel
+    from nnunetv2_dsvm.ops.triton.kernels.norm import norm_backward_kernel
 
     grad, x = grad.contiguous(), x.contiguous()
     channels = x.shape[-1]
@@ -76,8 +76,4 @@ def norm_backward(
         rows, units, 0 if gates is None else gates.stride(0), eps, row_blocks, GATED=gates is not None,
         UNIT=unit, **blocks,
     )  # fmt: skip
-    sums = torch.empty_like(weight), torch.empty_like(weight)
-    sum_rows_kernel[(math.ceil(channels / _SUM_TILE[1]), 2)](
-        grad_weight, grad_bias, *sums, programs, channels, BLOCK_R=_SUM_TILE[0], BLOCK_D=_SUM_TILE[1], num_warps=8
-    )
-    return grad_x, *sums, grad_gate
+    return grad_x, *sum_rows(grad_weight, grad_bias, weight, bias), grad_gate

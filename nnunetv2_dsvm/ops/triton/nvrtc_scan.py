@@ -6,9 +6,9 @@ from torch import Tensor
 from nnunetv2_dsvm.ops.nvrtc import launch_plan as nvrtc_plan
 from nnunetv2_dsvm.ops.nvrtc import scan as nvrtc
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
-from nnunetv2_dsvm.ops.triton.elementwise import sum_blocks
 from nnunetv2_dsvm.ops.triton.launch_plan import LaunchPlan, LaunchSettings
 from nnunetv2_dsvm.ops.triton.scan_kernels import DirectionGradients, ScanKernels
+from nnunetv2_dsvm.ops.triton.sums import sum_blocks
 
 
 def _launch(kernel: str, plan: LaunchPlan) -> nvrtc_plan.LaunchPlan:
@@ -54,6 +54,5 @@ class NVRTCScan(ScanKernels):
         grid = nvrtc_plan.grid_numbers(plan.shape.sizes, plan.shape.orders)
         g = nvrtc.scan_backward(launch, grid, grad, x, delta, A, B, C, dt_bias, saved, grad_dt, grad_B, grad_C)
         if g.parts:
-            for parts, out in zip(g.parts, (grad_B, grad_C), strict=True):
-                sum_blocks(parts, out)
-        return DirectionGradients(g.x, g.A.sum(0).transpose(1, 2), g.dt_bias.sum(0))
+            sum_blocks(*g.parts, grad_B, grad_C)
+        return DirectionGradients(g.x, g.A, g.dt_bias)

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from nnunetv2_dsvm.ops.scan_inputs import ScanGradients, ScanInputs, ScanShape, common_dtype
+from nnunetv2_dsvm.ops.side_branch import wait
 from nnunetv2_dsvm.ops.triton.elementwise import delta_dtype, merge, softplus
 from nnunetv2_dsvm.ops.triton.launch_plan import LaunchPlan, LaunchSettings
 from nnunetv2_dsvm.ops.triton.nvrtc_scan import NVRTCScan
-from nnunetv2_dsvm.ops.triton.scan_kernels import DirectionGradients, ScanKernels
+from nnunetv2_dsvm.ops.triton.scan_kernels import ScanKernels
+from nnunetv2_dsvm.ops.triton.sums import sum_scan
 from nnunetv2_dsvm.ops.triton.triton_scan import TritonScan
 
 # Fastest first; the last runs every call.
@@ -58,27 +60,32 @@ def scan_forward(
 
 
 def scan_backward(
-    plan: LaunchPlan, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, dt_bias: Tensor,
-    saved: Tensor, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
-) -> DirectionGradients:  # fmt: skip
-    """Gradients, without those of the skip. Those of dt, B and C are written into tensors of their shapes."""
-    return _kernels_of(saved).backward(plan, grad, x, delta, A, B, C, dt_bias, saved, grad_dt, grad_B, grad_C)
+    plan: LaunchPlan, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor,
+    dt_bias: Tensor, saved: Tensor, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x, A, D and dt_bias, with the skip's; those of dt, B and C into tensors of their shapes."""
+    g = _kernels_of(saved).backward(plan, grad, x, delta, A, B, C, dt_bias, saved, grad_dt, grad_B, grad_C)
+    grad_x, dot = _merge(plan.shape, g.x, grad, D, x.dtype, x)
+    assert dot is not None  # for `other` there is one
+    grad_A, grad_bias, grad_D = sum_scan(g.A, g.dt_bias, dot)
+    if plan.shape.step > 1:
+        grad_D = _visits(plan.shape, x.device).mT @ (grad.float() * x).sum(0)
+    return grad_x, grad_A, grad_D, grad_bias
 
 
-def merge_with_skip(
-    shape: ScanShape, parts: Tensor, skip: Tensor, D: Tensor, dtype: torch.dtype, other: Tensor | None = None
+def merge_with_skip(shape: ScanShape, parts: Tensor, skip: Tensor, D: Tensor, dtype: torch.dtype) -> Tensor:
+    """`parts` `(batch, L, K, channels)` summed over K plus skip * D of directions that visit a token, in `dtype`."""
+    return _merge(shape, parts, skip, D, dtype, None)[0]
+
+
+def _merge(
+    shape: ScanShape, parts: Tensor, skip: Tensor, D: Tensor, dtype: torch.dtype, other: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """`parts` `(batch, L, K, channels)` summed over K plus skip * D of each direction that visits a token, in `dtype`.
-
-    The second result is each direction's sum of skip * other over its tokens, `(K, channels)`.
-    """
+    """`merge_with_skip`, and the second result of `merge`."""
     if shape.step == 1:
-        out, dot = merge(parts, skip, D.sum(0), dtype, other)
-        return out, None if dot is None else dot.expand_as(D)
-    visits = _visits(shape, skip.device)
-    out, _ = merge(parts, skip, torch.zeros_like(D[0]), torch.float32)
-    out = torch.addcmul(out, skip.float(), visits @ D).to(dtype)
-    return out, None if other is None else visits.mT @ (skip.float() * other).sum(0)
+        return merge(parts, skip, D, dtype, other)
+    out, dot = merge(parts, skip, torch.zeros_like(D), torch.float32, other)
+    return torch.addcmul(out, skip.float(), _visits(shape, skip.device) @ D).to(dtype), dot
 
 
 def _visits(shape: ScanShape, device: torch.device) -> Tensor:
@@ -113,7 +120,7 @@ def forward(inputs: ScanInputs, save: bool, settings: LaunchSettings) -> tuple[T
     # A direction alone can exceed the range of float16 where the sum does not.
     dtype = torch.float32 if x.dtype == torch.float16 else x.dtype
     parts, saved = scan_forward(plan, x, delta, A, B, C, dt_bias, save, dtype)
-    return merge_with_skip(plan.shape, parts, x, inputs.D.float(), x.dtype)[0], saved
+    return merge_with_skip(plan.shape, parts, x, inputs.D.float(), x.dtype), saved
 
 
 def backward(grad: Tensor, inputs: ScanInputs, saved: Tensor | None, settings: LaunchSettings) -> ScanGradients:
@@ -126,8 +133,9 @@ def backward(grad: Tensor, inputs: ScanInputs, saved: Tensor | None, settings: L
     dtype = _kernels_of(saved).dt_dtype or inputs.dt.dtype
     grad_dt = torch.empty_like(inputs.dt, dtype=dtype, memory_format=torch.contiguous_format)
     grad_B, grad_C = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (B, C))
-    g = scan_backward(plan, grad, x, delta, A, B, C, dt_bias, saved, grad_dt, grad_B, grad_C)
-    grad_x, grad_D = merge_with_skip(plan.shape, g.x, grad, inputs.D.float(), x.dtype, other=x)
-    assert grad_D is not None  # for `other` there is one
-    grads = (grad_x, grad_dt, g.A, grad_B, grad_C, grad_D, g.dt_bias)
+    grad_x, grad_A, grad_D, grad_bias = scan_backward(
+        plan, grad, x, delta, A, B, C, inputs.D.float(), dt_bias, saved, grad_dt, grad_B, grad_C
+    )
+    wait(x.device)  # for the sums, which are converted
+    grads = (grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_bias)
     return ScanGradients(*(g.to(t.dtype).contiguous() for g, t in zip(grads, inputs.tensors, strict=True)))

@@ -14,8 +14,8 @@ class DirectionGradients(NamedTuple):
     """Gradients of the scan that backward does not write into tensors it is given."""
 
     x: Tensor  # of each direction, (batch, L, K, channels)
-    A: Tensor
-    dt_bias: Tensor
+    A: Tensor  # (sequences, K, N, channels), to be summed over the first, images or their chunks
+    dt_bias: Tensor  # (sequences, K, channels), likewise
 
 
 class ScanKernels(ABC):

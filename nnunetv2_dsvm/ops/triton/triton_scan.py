@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
-from nnunetv2_dsvm.ops.triton.elementwise import sum_blocks
 from nnunetv2_dsvm.ops.triton.launch_plan import LaunchPlan, LaunchSettings, Tile, grid_arguments
 from nnunetv2_dsvm.ops.triton.runtime import next_power_of_2
 from nnunetv2_dsvm.ops.triton.scan_kernels import DirectionGradients, ScanKernels
+from nnunetv2_dsvm.ops.triton.sums import sum_blocks
 
 
 def chunk_states(
@@ -126,6 +126,5 @@ class TritonScan(ScanKernels):
             HAS_FINAL_DH=chunks > 1, INTERVAL=interval, **plan.constants(tile, (grad, x, delta), (B, C)),
             **tile._asdict(), num_warps=1,
         )  # fmt: skip
-        sum_blocks(gb, grad_B)
-        sum_blocks(gc, grad_C)
-        return DirectionGradients(gx, ga.sum(0).transpose(1, 2), gbias.sum(0))
+        sum_blocks(gb, gc, grad_B, grad_C)
+        return DirectionGradients(gx, ga, gbias)

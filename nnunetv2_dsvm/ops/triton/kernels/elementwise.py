@@ -29,7 +29,7 @@ def merge_kernel(
     parts_ptr, skip_ptr, scale_ptr, other_ptr, out_ptr, dot_ptr, rows, D, stride_skip,
     DOT: tl.constexpr, K: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """The sum of `(rows, K, D)` over K plus skip * scale, `(rows, D)`.
+    """The sum of `(rows, K, D)` over K plus skip times the sum of scale `(K, D)` over K, `(rows, D)`.
 
     With DOT also the sum of skip * other over this program's rows, `(programs, D)`.
     """
@@ -37,7 +37,10 @@ def merge_kernel(
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
     mask = (r < rows) & (d < D)
     skip = tl.load(skip_ptr + r * stride_skip + d, mask=mask, other=0.0).to(tl.float32)
-    out = skip * tl.load(scale_ptr + d, mask=d < D, other=0.0)
+    scale = tl.load(scale_ptr + d, mask=d < D, other=0.0)
+    for k in tl.static_range(1, K):
+        scale += tl.load(scale_ptr + k * D + d, mask=d < D, other=0.0)
+    out = skip * scale
     for k in tl.static_range(K):
         out += tl.load(parts_ptr + (r * K + k) * D + d, mask=mask, other=0.0).to(tl.float32)
     tl.store(out_ptr + r * D + d, out.to(out_ptr.dtype.element_ty), mask=mask)
@@ -46,18 +49,3 @@ def merge_kernel(
         dot = tl.sum(skip * other, axis=0)
         column = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
         tl.store(dot_ptr + tl.program_id(0).to(tl.int64) * D + column, dot, mask=column < D)
-
-
-@triton.jit(do_not_specialize=["rows"])  # a single row would be a constant, which has no methods
-def sum_blocks_kernel(
-    parts_ptr, out_ptr, rows, columns, N, blocks, stride_out, stride_k, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr
-):  # fmt: skip
-    """The sum of `(blocks, rows, K, N)` over its first axis into `(rows, K, N)` of any row and direction stride."""
-    r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)[:, None]
-    column = tl.arange(0, BLOCK_C)[None, :]
-    mask = (r < rows) & (column < columns)
-    total = tl.zeros([BLOCK_R, BLOCK_C], dtype=tl.float32)
-    for block in range(blocks):
-        total += tl.load(parts_ptr + (block * rows.to(tl.int64) + r) * columns + column, mask=mask, other=0.0)
-    out = out_ptr + r * stride_out + (column // N) * stride_k + column % N
-    tl.store(out, total.to(out_ptr.dtype.element_ty), mask=mask)

@@ -71,21 +71,3 @@ def norm_backward_kernel(
     column = tl.arange(0, BLOCK_D)
     tl.store(gweight_ptr + tl.program_id(0) * D + column, tl.sum(gweight, axis=0), mask=column < D)
     tl.store(gbias_ptr + tl.program_id(0) * D + column, tl.sum(gbias, axis=0), mask=column < D)
-
-
-@triton.jit(do_not_specialize=["rows"])
-def sum_rows_kernel(
-    first_ptr, second_ptr, first_out_ptr, second_out_ptr, rows, D, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr
-):  # fmt: skip
-    """The sums of two `(rows, D)` over their rows, `(D,)`: those of weight and bias after `norm_backward_kernel`."""
-    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
-    first, second = tl.program_id(1) == 0, tl.program_id(1) == 1
-    total = tl.zeros([BLOCK_R, BLOCK_D], dtype=tl.float32)
-    for start in range(0, rows, BLOCK_R):
-        r = start + tl.arange(0, BLOCK_R)[:, None]
-        at, mask = r * D + d[None, :], (r < rows) & (d[None, :] < D)
-        total += tl.load(first_ptr + at, mask=mask & first, other=0.0)
-        total += tl.load(second_ptr + at, mask=mask & second, other=0.0)
-    total = tl.sum(total, axis=0)
-    tl.store(first_out_ptr + d, total, mask=(d < D) & first)
-    tl.store(second_out_ptr + d, total, mask=(d < D) & second)

@@ -1,0 +1,82 @@
+"""The weights of a recorded call's products, converted together: the same bits by fewer conversions."""
+
+import pytest
+import torch
+from helpers.recorded_here import GraphsHere
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+from nnunetv2_dsvm.cuda_graphs import CALLS_BEFORE
+from nnunetv2_dsvm.cuda_graphs.autograd_graph import weights_are_shared
+from nnunetv2_dsvm.cuda_graphs.converted_weights import converted_weights
+
+
+class Conversions(TorchDispatchMode):
+    """Counts the conversions of one tensor, and those of many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.single = self.together = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.single += func is torch.ops.aten._to_copy.default
+        self.together += func is torch.ops.aten._foreach_copy_.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def network(one_thread) -> VMUNet:
+    sizes = {"dims": (8, 16), "encoder_depths": (1, 1), "decoder_depths": (1, 1), "d_state": 2}
+    return VMUNet(1, 2, **sizes, drop_path_rate=0.0).train()
+
+
+def _step(network: VMUNet, x: Tensor, dtype: torch.dtype) -> list[Tensor | None]:
+    network.zero_grad()
+    with torch.autocast("cpu", dtype):
+        y = network(x)
+    y.float().square().mean().backward()
+    return [y.detach().clone(), *(None if p.grad is None else p.grad.clone() for p in network.parameters())]
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b is None or torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_recorded_step_has_the_bits_of_one_that_is_not(network, dtype):
+    network.cuda_graphs = GraphsHere(training=True)
+    x = torch.randn(1, 1, 16, 16)
+    steps = [_step(network, x, dtype) for _ in range(CALLS_BEFORE + 2)]
+    assert len(network.cuda_graphs.graphs) == 1
+    assert all(_equal(a, b) for step in steps[1:] for a, b in zip(steps[0], step, strict=True))
+    assert all(type(p) is torch.nn.Parameter and p.dtype == torch.float32 for p in network.parameters())
+
+
+def test_conversions_of_weights_and_gradients(network):
+    """Each weight that learns has one of its own and one of its gradient; those of a frozen block are apart."""
+    network.encoder.stages[0].requires_grad_(False)
+    x, before = torch.randn(1, 1, 16, 16), {id(p) for p in network.parameters()}
+    with Conversions() as plain:
+        expected = _step(network, x, torch.bfloat16)
+    with Conversions() as together, torch.autocast("cpu", torch.bfloat16):
+        with converted_weights(network, "cpu"):
+            y = network(x)
+        y.float().square().mean().backward()
+    assert together.together == 3 and plain.together == 0
+    assert plain.single - together.single >= 2 * 14 - 4
+    assert {id(p) for p in network.parameters()} == before
+    assert torch.equal(y, expected[0])
+
+
+class Halves(nn.Linear):
+    product_weights = ("weight",)
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_weights_that_are_used_twice_are_seen(converted):
+    """As parameters, and as what the parameters were converted to."""
+    layer, x = Halves(3, 3, bias=False), torch.randn(2, 3)
+    with torch.autocast("cpu", torch.bfloat16, enabled=converted), converted_weights(layer, "cpu"):
+        once, twice = layer(x), layer(layer(x))
+    assert weights_are_shared([twice]) and weights_are_shared([once, twice]) and not weights_are_shared([once])

@@ -1,0 +1,78 @@
+"""What is put off while a graph is recorded: nothing reads it too early, and nothing overwrites what it reads."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nnunetv2_dsvm.architecture.blocks.layer_norm import LayerNorm
+from nnunetv2_dsvm.architecture.blocks.vss_block import VSSBlock
+from nnunetv2_dsvm.cuda_graphs.converted_weights import converted_weights
+from nnunetv2_dsvm.ops import side_branch
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the streams are none of a GPU's")
+
+
+class Stream:
+    """Of no GPU: which streams have waited for which."""
+
+    cuda_stream = 1
+
+    def __init__(self) -> None:
+        self.waited: list[Stream] = []
+
+    def wait_stream(self, other: "Stream") -> None:
+        self.waited.append(other)
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """(the recorded stream, the one beside it), for calls on the CPU."""
+    main, side = Stream(), Stream()
+    monkeypatch.setattr(side_branch, "stream_of", lambda device: main.cuda_stream)
+    return main, side
+
+
+def _gradients(network: nn.Module, x: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32), converted_weights(network, "cpu"):
+        y = network(x)
+    return [y, *torch.autograd.grad(y.float().square().sum(), [x, *network.parameters()])]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "blocks", "dtype"), [((1, 2), 2, torch.bfloat16), ((1, 1, 2), 1, torch.float32)], ids=str
+)
+def test_a_network_has_the_bits_of_one_that_puts_nothing_off(recorded, sizes, blocks, dtype):
+    network = nn.Sequential(
+        *(VSSBlock(2, 1, scan_backend="triton", axes=len(sizes)) for _ in range(blocks)), LayerNorm(2)
+    )
+    x = torch.randn(1, *sizes, 2, requires_grad=True)
+    expected = _gradients(network, x, dtype)
+    with side_branch.side_branch(*recorded):
+        got = _gradients(network, x, dtype)
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+    main, side = recorded
+    # In each block forward for its weights and backward for its gradients; at the end what comes after the last.
+    assert side.waited == [main] * (2 * blocks + 1) and main.waited == [side] * (2 * blocks + 1)
+
+
+def test_order_and_sizes(recorded):
+    """Small work waits for the fork, and keeps what it reads until it is waited for; large work does not wait."""
+    out, done = torch.empty(1), []
+    with side_branch.side_branch(*recorded):
+        side_branch.later(lambda: done.append("small"), out)
+        side_branch.later(lambda: done.append("large"), out, elements=1 << 26)
+        assert done == ["large"]
+        side_branch.fork(out.device)
+        assert done == ["large", "small"] and not recorded[0].waited
+        side_branch.later(lambda: done.append("last"), out)
+    assert done[-1] == "last" and len(recorded[0].waited) == 2
+    side_branch.later(lambda: done.append("at once"), out)
+    assert done[-1] == "at once"
+
+
+def test_products_in_the_type_of_the_result():
+    a, b = torch.randn(2, 3).bfloat16(), torch.randn(3, 4).bfloat16()
+    for dtype in (torch.bfloat16, torch.float32):
+        out = torch.empty(2, 4, dtype=dtype)
+        side_branch.product_later(a, b, out)
+        assert torch.equal(out, (a @ b).to(dtype))
