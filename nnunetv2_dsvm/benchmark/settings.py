@@ -64,12 +64,13 @@ class SuiteImages:
 
 
 _ONE_IMAGE = (ImageShape(1, 256, 256),)  # of two processes that share a CPU
-# The shapes of published trainings: 256² at batch 32, and 512² at nnU-Net's batch 12 and one image at a time.
+# The shapes of published trainings: 256² at batch 32, and 512² at nnU-Net's batch 12 and one image at a time. The
+# network's also large images and the small ones of the quickstart's plans.
 _PUBLISHED = (ImageShape(32, 256, 256), ImageShape(12, 512, 512), ImageShape(1, 512, 512))
 _GPU_IMAGES = SuiteImages(
     scan=_PUBLISHED,
     core=_PUBLISHED,
-    network=_PUBLISHED,
+    network=(*_PUBLISHED, ImageShape(2, 1024, 1024), ImageShape(8, 112, 128)),
     scaling=(ImageShape(64, 256, 256),),
     sharing=_ONE_IMAGE,
     # As nnU-Net plans BraTS or LiTS, and the Hippocampus.
