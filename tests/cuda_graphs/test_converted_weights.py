@@ -6,6 +6,7 @@ from helpers.recorded_here import GraphsHere
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nnunetv2_dsvm.architecture.blocks.resampling import PatchEmbedding
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.cuda_graphs import CALLS_BEFORE
 from nnunetv2_dsvm.cuda_graphs.autograd_graph import weights_are_shared
@@ -80,3 +81,40 @@ def test_weights_that_are_used_twice_are_seen(converted):
     with torch.autocast("cpu", torch.bfloat16, enabled=converted), converted_weights(layer, "cpu"):
         once, twice = layer(x), layer(layer(x))
     assert weights_are_shared([twice]) and weights_are_shared([once, twice]) and not weights_are_shared([once])
+
+
+class OneOfTwo(nn.Module):
+    """A part of it is never called, as a head without a loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused = Halves(3, 3, bias=False), Halves(3, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.used(x)
+
+
+def test_a_weight_that_has_no_part_in_the_result_has_no_gradient():
+    """An optimiser with weight decay would shrink it for a gradient of zeros, and leaves it alone without."""
+    network = OneOfTwo()
+    with torch.autocast("cpu", torch.bfloat16), converted_weights(network, "cpu"):
+        y = network(torch.randn(2, 3))
+    grads = torch.autograd.grad(y.float().sum(), [network.used.weight, network.unused.weight], allow_unused=True)
+    assert grads[0] is not None and grads[1] is None
+
+
+class OtherEmbedding(PatchEmbedding):
+    """A user's, with a projection of another name."""
+
+    def __init__(self, dim: int) -> None:
+        nn.Module.__init__(self)
+        self.stem = nn.Conv2d(1, dim, 4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stem(x)
+
+
+def test_a_subclass_without_a_module_that_its_class_names_is_recorded_too():
+    embedding, x = OtherEmbedding(3), torch.randn(1, 1, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16), converted_weights(embedding, "cpu"):
+        assert embedding(x).shape == (1, 3, 2, 2)

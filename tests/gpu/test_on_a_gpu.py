@@ -11,6 +11,7 @@ from helpers.tiny_dataset import TinyDataset, plan_and_preprocess_here, write_ra
 from helpers.unets import CONFIGURATIONS, UNET_3D
 
 from nnunetv2_dsvm.architecture.blocks.vss_block import VSSBlock
+from nnunetv2_dsvm.architecture.relatives.light_m_unet import LightMUNet
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.benchmark.cases.core import CoreCase
 from nnunetv2_dsvm.benchmark.cases.network import DiceAndCrossEntropy
@@ -287,3 +288,17 @@ def test_u_mamba_trains_in_16_bit_as_in_fp32(network, dtype):
         torch.manual_seed(1)
         losses.append(losses_of(u_mamba(network, 2).cuda(), computed, size=32))
     check_goes_as_in_fp32(*losses)
+
+
+def test_no_recording_goes_backward_through_indices_that_nothing_has_written():
+    """Max pooling of volumes adds its gradient where the kept index says; a recorded forward has not run yet."""
+    strides = [[1, 1, 1], [2, 2, 2]]
+    network = LightMUNet(1, 2, strides, channels=8, encoder_blocks=[1, 1], decoder_blocks=[1]).cuda().train()
+    network.cuda_graphs.training = True
+    image = torch.randn(2, 1, 32, 32, 32, device="cuda")
+    for _ in range(4):
+        used = torch.full((1 << 29,), 1 << 40, device="cuda")  # 4 GiB that the recording is given next
+        del used
+        network(image).square().mean().backward()
+        torch.cuda.synchronize()
+    assert len(network.cuda_graphs.graphs) == 1

@@ -1,11 +1,15 @@
 """What is put off while a graph is recorded: nothing reads it too early, and nothing overwrites what it reads."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from nnunetv2_dsvm.architecture.blocks.layer_norm import LayerNorm
 from nnunetv2_dsvm.architecture.blocks.vss_block import VSSBlock
+from nnunetv2_dsvm.cuda_graphs.autograd_graph import weights_are_shared
 from nnunetv2_dsvm.cuda_graphs.converted_weights import converted_weights
 from nnunetv2_dsvm.ops import side_branch
 
@@ -76,3 +80,20 @@ def test_products_in_the_type_of_the_result():
         out = torch.empty(2, 4, dtype=dtype)
         side_branch.product_later(a, b, out)
         assert torch.equal(out, (a @ b).to(dtype))
+
+
+class Twice(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+def test_a_weight_that_is_computed_from_a_parameter_is_not_read_before_its_gradient_is_there(recorded):
+    """Autograd multiplies the gradient of the weight on the recorded stream: such networks get no branch."""
+    norm = LayerNorm(4)
+    parametrize.register_parametrization(norm, "weight", Twice())
+    x = torch.randn(3, 4)
+    expected = torch.autograd.grad(norm(x).square().sum(), list(norm.parameters()))
+    y = norm(x)
+    with nullcontext() if weights_are_shared([y]) else side_branch.side_branch(*recorded):
+        got = torch.autograd.grad(y.square().sum(), list(norm.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
