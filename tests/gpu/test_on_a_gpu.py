@@ -293,7 +293,7 @@ def test_u_mamba_trains_in_16_bit_as_in_fp32(network, dtype):
 def test_no_recording_goes_backward_through_indices_that_nothing_has_written():
     """Max pooling of volumes adds its gradient where the kept index says; a recorded forward has not run yet."""
     strides = [[1, 1, 1], [2, 2, 2]]
-    network = LightMUNet(1, 2, strides, channels=8, encoder_blocks=[1, 1], decoder_blocks=[1]).cuda().train()
+    network = LightMUNet(1, 2, strides=strides, channels=8, encoder_blocks=[1, 1], decoder_blocks=[1]).cuda().train()
     network.cuda_graphs.training = True
     image = torch.randn(2, 1, 32, 32, 32, device="cuda")
     for _ in range(4):
