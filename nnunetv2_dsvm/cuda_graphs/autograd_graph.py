@@ -7,6 +7,9 @@ from torch.autograd.graph import Node
 
 from nnunetv2_dsvm.cuda_graphs.converted_weights import is_converted
 
+# The operators that put the gradients of weights off, and which of their tensors are no weights.
+_ACTIVATIONS = {"layer_norm": (0, 3), "ss2d_block": (0,), "ss2d_core": (0,), "scan_weights": ()}
+
 
 def _nodes(outputs: Sequence[Tensor]) -> Iterator[Node]:
     """Those of autograd's graph of these outputs, each once."""
@@ -40,3 +43,26 @@ def weights_are_shared(outputs: Sequence[Tensor]) -> bool:
         if earlier is not None and (_leaf(earlier) is not None or is_converted(earlier))
     ]
     return len(to_weights) > len(set(to_weights))
+
+
+def weights_are_computed(outputs: Sequence[Tensor]) -> bool:
+    """Whether an operator that puts gradients off has a weight that is made of parameters by something else.
+
+    A parametrized weight, say, whose gradient autograd goes on with at once.
+    """
+    return any(
+        position not in _ACTIVATIONS[operator] and earlier is not None and not _waits_or_ends(earlier)
+        for node in _nodes(outputs)
+        if (operator := _operator(node)) is not None
+        for position, (earlier, _) in enumerate(node.next_functions)
+    )
+
+
+def _waits_or_ends(node: Node) -> bool:
+    return _leaf(node) is not None or is_converted(node) or _operator(node) == "scan_weights"
+
+
+def _operator(node: Node) -> str | None:
+    """Which of ours that put gradients off a node is of."""
+    name = type(node).__name__
+    return next((operator for operator in _ACTIVATIONS if f"nnunetv2_dsvm_{operator}_default" in name), None)

@@ -48,7 +48,10 @@ def _places(twin: nn.Module) -> list[tuple[dict, str]]:
     for module in twin.modules():
         for path in getattr(module, "product_weights", ()):
             *path_to_owner, name = path.split(".")
-            owner = module.get_submodule(".".join(path_to_owner))._parameters
+            try:
+                owner = module.get_submodule(".".join(path_to_owner))._parameters
+            except AttributeError:  # of a subclass that has another layer there
+                continue
             if (weight := owner.get(name)) is not None and weight.dtype == torch.float32:
                 places[id(owner), name] = owner, name
     return list(places.values())
@@ -59,6 +62,7 @@ class _Converted(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)  # or weights that nothing used would get zeros instead of no gradient
         return tuple(_in_type(tensors, dtype))
 
     @staticmethod

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from nnunetv2_dsvm.cuda_graphs.autograd_graph import leaves_reached, weights_are_shared
+from nnunetv2_dsvm.cuda_graphs.autograd_graph import leaves_reached, weights_are_computed, weights_are_shared
 from nnunetv2_dsvm.ops.side_branch import side_branch
 
 
@@ -109,18 +109,6 @@ def _capture(memory: GraphMemory) -> Iterator[torch.cuda.CUDAGraph]:
         raise
 
 
-def _rehearse(outputs: Sequence[Tensor], sources: Sequence[Tensor], upstream: Sequence[Tensor]) -> None:
-    """Goes backward from all outputs once before that is recorded, on whatever values there are.
-
-    The calls before went backward from those only that have a weight in the loss, not from the lowest of nnU-Net's deep
-    supervision, say. What its kernels make at their first launch cannot be made during a recording.
-    """
-    torch.autograd.grad(outputs, sources, upstream, allow_unused=True, retain_graph=True)
-    torch.cuda.synchronize()
-    torch.cuda.empty_cache()
-    torch._C._cuda_clearCublasWorkspaces()  # or the recording would use those of here, which do not stay
-
-
 class RecordedCall:
     """`function(x)`, recorded once to be run on other tensors of x's sizes.
 
@@ -167,9 +155,9 @@ class RecordedCall:
                 if not leaves_reached(wanted) <= set(sources):
                     raise RuntimeError("a gradient is wanted beyond the module's own parameters")
                 upstream = [g for g in self.grad_outputs if g is not None]
-                _rehearse(wanted, sources, upstream)
-                # A gradient with two parts is added up on the recorded stream, which does not know of branches.
-                branch = nullcontext() if weights_are_shared(wanted) else side_branch(memory.stream, memory.side)
+                # What autograd itself does with a gradient is done on the recorded stream, which does not know of branches.
+                alone = weights_are_shared(wanted) or weights_are_computed(wanted)
+                branch = nullcontext() if alone else side_branch(memory.stream, memory.side)
                 with _capture(memory) as self.backward, branch:
                     self.grads = list(torch.autograd.grad(wanted, sources, upstream, allow_unused=True))
         self.outputs = [t.detach() for t in tensors]

@@ -11,14 +11,9 @@ STATES = 16
 WARP_CHANNELS = 16
 RESIDENT = {"scan_forward": 16, "scan_backward": 12, "scan_chunks": 24}  # warps of a multiprocessor, by registers
 BLOCK_WARPS = (12, 6, 4, 3, 2, 1)
-CHUNK_WARPS = (
-    12,
-    6,
-)  # of "scan_chunks"; smaller blocks share w among too few, and a multiprocessor's memory holds fewer
-CHUNKS_SHARE = {
-    "scan_forward": 0.75,
-    "scan_backward": 0.27,
-}  # of a kernel's time, what makes its chunks' entering states
+# Of "scan_chunks"; smaller blocks share w among too few, and a multiprocessor's memory holds fewer.
+CHUNK_WARPS = (12, 6)
+CHUNKS_SHARE = {"scan_forward": 0.75, "scan_backward": 0.27}  # of a kernel's time: its chunks' entering states
 MAX_AXES = 3  # of grids
 MAX_WALKS = 8  # directions of a grid that is no image, whose walks are arguments
 
