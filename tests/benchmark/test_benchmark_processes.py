@@ -144,7 +144,11 @@ class TestPlannedMemory:
         for name, reserved in take.items():
             measured = [dataclasses.replace(one, peak=TrainingPeak(0, round(reserved), round(0.9e9)))]
             found = BenchmarkResults({}, choose_settings(device="cpu"), [], measured)
-            monkeypatch.setattr(run_module, "benchmark", lambda *_, found=found, **__: found)
+            monkeypatch.setattr(
+                run_module,
+                "benchmark",
+                lambda *_, show_memory, found=found, **__: show_memory(found.planned_memory) or found,
+            )
             assert benchmark("--json", str(tmp_path / "a.json")) == (name == "too much")
             assert ("more memory than planned" in (shown := capsys.readouterr()).err) == (name == "too much")
             (row,) = json.loads((tmp_path / "a.json").read_text())["planned_memory"]
