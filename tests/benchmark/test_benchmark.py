@@ -301,6 +301,19 @@ class TestCommand:
         assert rows[1]["note"] == note and f"reference: REFUSED: {note}" in printed
         assert {r["note"] for r in rows[2:]} == {"failed: ZeroDivisionError: division by zero"} and len(rows) == 6
 
+    def test_an_error_of_the_timing_in_turns_is_a_failure_of_both(self, monkeypatch):
+        def measured(self, suite, label, name, case, check):
+            return BenchmarkResult(suite, label, name, Measurement(None, timing, timing, 9, 9))
+
+        timing = Timing(1.0, 1.0, 1.0, 1)
+        monkeypatch.setattr(Runner, "measured", measured)
+        monkeypatch.setattr("nnunetv2_dsvm.benchmark.suites.time_inference", lambda *_: {}["missing"])
+        sizes = {"dims": (8, 16), "encoder_depths": (1, 1), "decoder_depths": (1, 1), "d_state": 2, "size": (16, 16)}
+        settings = dataclasses.replace(choose_settings(device="cpu", quick=True, **sizes), network_volumes=())
+        results = list(suites.distillation(Runner(settings, lambda _: None)))
+        assert len(results) == 2 and all(r.failed and r.measurement is None for r in results)
+        assert {r.note for r in results} == {"failed: KeyError: 'missing'"}
+
     def test_needs_no_nnunet(self):
         code = "import sys; sys.modules['nnunetv2'] = None; import nnunetv2_dsvm.benchmark.table"
         subprocess.run([sys.executable, "-c", code], check=True)

@@ -156,9 +156,10 @@ class TestPlannedMemory:
         assert f"{(take['too much'] + 0.9e9) / one.planned:.3f} |" in shown.out
         assert benchmark("--json", os.devnull) == 1  # written where it is, for nothing can replace a device
 
-    def test_a_training_that_does_not_fit_is_a_failure(self, monkeypatch):
+    @pytest.mark.parametrize("kind", [RuntimeError, AttributeError])
+    def test_a_training_that_does_not_fit_is_a_failure(self, monkeypatch, kind):
         def too_large(*_):
-            raise RuntimeError("Traceback\ntorch.OutOfMemoryError: CUDA out of memory.")
+            raise kind("Traceback\ntorch.OutOfMemoryError: CUDA out of memory.")
 
         monkeypatch.setattr(planned_memory, "run_isolated", too_large)
         monkeypatch.setattr(
