@@ -104,5 +104,5 @@ def measure_planned(progress: Callable[[str], None]) -> Iterator[PlannedTraining
         progress(f"memory: {training.target_gb} GB, {training.patch_size}, {training.precision}")
         try:
             yield replace(training, peak=run_isolated(measure_training_memory, training.case()))
-        except RuntimeError as error:
-            yield replace(training, peak=last_line(error))
+        except Exception as error:
+            yield replace(training, peak=f"{type(error).__name__}: {last_line(error)}")

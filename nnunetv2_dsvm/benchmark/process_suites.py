@@ -14,7 +14,6 @@ from nnunetv2_dsvm.benchmark.result import BenchmarkResult
 from nnunetv2_dsvm.benchmark.runner import Runner, broken, refused
 from nnunetv2_dsvm.benchmark.scaling import measure_scaling, rank_counts
 from nnunetv2_dsvm.benchmark.sharing import TOGETHER, measure_sharing
-from nnunetv2_dsvm.files.text import last_line
 from nnunetv2_dsvm.ops.testing import WrongResult
 
 _LEAST_STEPS = 30  # of a scaling
@@ -59,7 +58,7 @@ def _one_and_two(runner: Runner, label: str, case: NetworkCase) -> Iterator[Benc
             times = measure_sharing(case, processes, runner.settings.effort)
         except WrongResult as wrong:
             yield refused(result, wrong)
-        except RuntimeError as failure:
+        except Exception as failure:
             yield broken(result, failure)
         else:
             measurement = Measurement(times.inference, times.forward, times.training, None, None)
@@ -75,8 +74,10 @@ def _on_several(runner: Runner, images: ImageShape, case: NetworkCase, ranks: in
         return [replace(result, note=str(indivisible))]
     except torch.OutOfMemoryError:
         return [replace(result, note=f"does not fit into the memory of these {ranks} GPUs")]
-    except (WrongResult, RuntimeError) as failure:
-        return [replace(result, note=last_line(failure), failed=True)]
+    except WrongResult as wrong:
+        return [refused(result, wrong)]
+    except Exception as failure:
+        return [broken(result, failure)]
     return [
         replace(result, measurement=Measurement(None, times.forward, times.training, None, None)),
         replace(

@@ -1,6 +1,7 @@
 """The benchmark as one call."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,8 @@ def benchmark(
     *,
     progress: Callable[[str], None] = _silent,
     show: Callable[[list[BenchmarkResult]], None] = _silent,
+    show_memory: "Callable[[list[PlannedTraining]], None]" = _silent,
+    keep: Callable[[BenchmarkResults], None] = _silent,
 ) -> BenchmarkResults:
     """Check and measure; a wrong result gets no speed.
 
@@ -81,7 +84,9 @@ def benchmark(
         settings: what is measured, see `choose_settings`.
         chosen: names of `SUITES`.
         progress: told what begins.
-        show: given the results of each suite when it has ended, for whoever does not want to wait for all.
+        show: given the results of each suite but "memory" when it has ended, also by an exception as Ctrl-C's.
+        show_memory: likewise those of "memory".
+        keep: given all that was found so far, after each result, for whoever does not want to lose it.
 
     Raises:
         UserError: see `check_suites`.
@@ -89,15 +94,31 @@ def benchmark(
     check_suites(chosen, settings.device)
     where = environment(torch.device(settings.device))
     runner = Runner(settings, progress)
-    results = []
+    found = BenchmarkResults(where, settings, [], [])
     for suite, results_of in _RESULTS_OF.items():
         if suite in chosen:
-            of_suite = list(results_of(runner))
-            results += of_suite
-            show(of_suite)
-    planned: list[PlannedTraining] = []
+            with _shown(show) as of_suite:
+                for result in results_of(runner):
+                    of_suite.append(result)
+                    found.results.append(result)
+                    keep(found)
     if "memory" in chosen:
         from nnunetv2_dsvm.benchmark.planned_memory import measure_planned
 
-        planned += measure_planned(progress)
-    return BenchmarkResults(where, settings, results, planned)
+        with _shown(show_memory) as trainings:
+            for training in measure_planned(progress):
+                trainings.append(training)
+                found.planned_memory.append(training)
+                keep(found)
+    return found
+
+
+@contextmanager
+def _shown(show: Callable[[list[Any]], None]) -> Iterator[list[Any]]:
+    """A list that is shown at the end, however the block ends, if anything has come into it."""
+    lines: list[Any] = []
+    try:
+        yield lines
+    finally:
+        if lines:
+            show(lines)

@@ -1,6 +1,7 @@
 """Checks and measures one case after another; a wrong result gets no speed."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -50,11 +51,12 @@ class Runner:
             return refused(result, wrong)
         except torch.OutOfMemoryError:
             return replace(result, note=f"does not fit into the memory of this {self.device.type} device")
-        except RuntimeError as failure:
+        except Exception as failure:  # of whatever kind: the other cases go on
             return broken(result, failure)
         finally:
             if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+                with suppress(RuntimeError):  # after some errors every call fails, and each line says so
+                    torch.cuda.empty_cache()
 
 
 def refused(result: BenchmarkResult, wrong: WrongResult) -> BenchmarkResult:
@@ -62,6 +64,7 @@ def refused(result: BenchmarkResult, wrong: WrongResult) -> BenchmarkResult:
     return replace(result, note=f"wrong result, no speed reported: {wrong}", failed=True)
 
 
-def broken(result: BenchmarkResult, failure: RuntimeError) -> BenchmarkResult:
-    """The line of a case that ended with an error."""
-    return replace(result, note=f"failed: {last_line(failure)}", failed=True)
+def broken(result: BenchmarkResult, failure: Exception) -> BenchmarkResult:
+    """The line of a case that ended with an error; it has no number."""
+    note = f"failed: {type(failure).__name__}: {last_line(failure)}"
+    return replace(result, measurement=None, note=note, failed=True)

@@ -16,7 +16,7 @@ from nnunetv2_dsvm.benchmark.cases.scan import ScanCase
 from nnunetv2_dsvm.benchmark.cases.workload import DTYPES
 from nnunetv2_dsvm.benchmark.measuring.timing import time_inference, time_training
 from nnunetv2_dsvm.benchmark.result import BenchmarkResult
-from nnunetv2_dsvm.benchmark.runner import Runner
+from nnunetv2_dsvm.benchmark.runner import Runner, broken
 from nnunetv2_dsvm.ops import backend_report
 from nnunetv2_dsvm.ops.dispatch import BACKENDS, fused_backend
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
@@ -168,7 +168,10 @@ def _in_turns(runner: Runner, label: str, cases: Mapping[str, NetworkCase]) -> l
         runner.progress(f"distillation: {label}, in turns")
         # torch.compile would take the code of a network with taps for one without, unless it looks at hooks.
         with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False):
-            return _retimed_in_turns(runner, results, cases)
+            try:
+                return _retimed_in_turns(runner, results, cases)
+            except Exception as failure:
+                return [broken(result, failure) for result in results]
     return results
 
 

@@ -155,7 +155,7 @@ class RecordedCall:
                 if not leaves_reached(wanted) <= set(sources):
                     raise RuntimeError("a gradient is wanted beyond the module's own parameters")
                 upstream = [g for g in self.grad_outputs if g is not None]
-                # What autograd itself does with a gradient is done on the recorded stream, which does not know of branches.
+                # What autograd itself does with gradients is done on the recorded stream, which knows of no branch.
                 alone = weights_are_shared(wanted) or weights_are_computed(wanted)
                 branch = nullcontext() if alone else side_branch(memory.stream, memory.side)
                 with _capture(memory) as self.backward, branch:

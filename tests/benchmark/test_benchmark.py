@@ -270,6 +270,50 @@ class TestCommand:
         (result,) = suites.scan(Runner(settings, lambda _: None))
         assert result.measurement is None and "does not fit" in result.note and not result.failed
 
+    @pytest.mark.parametrize(
+        ("error", "status"),
+        [(AttributeError("no weight"), 1), (RuntimeError("Traceback\nKeyError: 3"), 1), (KeyboardInterrupt(), 130)],
+        ids=lambda v: type(v).__name__,
+    )
+    def test_what_was_measured_before_an_error_is_kept(
+        self, error, status, monkeypatch, in_this_process, capsys, tmp_path
+    ):
+        """Of two lines the second one fails: a row of its own, or with Ctrl-C the end of the run."""
+        file, timing = tmp_path / "numbers.json", Timing(1.0, 1.0, 1.0, 1)
+
+        def measured(case, effort):
+            if case.backend == "reference":
+                (kept,) = json.loads(file.read_text())["results"]
+                assert kept["implementation"] == "torch_chunked" and not kept["failed"]
+                raise error
+            return Measurement(timing, timing, timing, 9, 9)
+
+        monkeypatch.setattr("nnunetv2_dsvm.benchmark.runner.measure", measured)
+        options = ("--suite", "scan,sharing", "--backends", "torch_chunked,reference", "--json", str(file))
+        monkeypatch.setattr("nnunetv2_dsvm.benchmark.process_suites.measure_sharing", lambda *_: 1 / 0)
+        assert benchmark(*options) == status
+        rows, printed = json.loads(file.read_text())["results"], capsys.readouterr().out
+        assert rows[0]["measurement"]["training"]["median"] == 1 and " 1000 " in printed
+        if status == 130:
+            assert len(rows) == 1
+            return
+        note = f"failed: {type(error).__name__}: {str(error).splitlines()[-1]}"
+        assert rows[1]["note"] == note and f"reference: REFUSED: {note}" in printed
+        assert {r["note"] for r in rows[2:]} == {"failed: ZeroDivisionError: division by zero"} and len(rows) == 6
+
+    def test_an_error_of_the_timing_in_turns_is_a_failure_of_both(self, monkeypatch):
+        def measured(self, suite, label, name, case, check):
+            return BenchmarkResult(suite, label, name, Measurement(None, timing, timing, 9, 9))
+
+        timing = Timing(1.0, 1.0, 1.0, 1)
+        monkeypatch.setattr(Runner, "measured", measured)
+        monkeypatch.setattr("nnunetv2_dsvm.benchmark.suites.time_inference", lambda *_: {}["missing"])
+        sizes = {"dims": (8, 16), "encoder_depths": (1, 1), "decoder_depths": (1, 1), "d_state": 2, "size": (16, 16)}
+        settings = dataclasses.replace(choose_settings(device="cpu", quick=True, **sizes), network_volumes=())
+        results = list(suites.distillation(Runner(settings, lambda _: None)))
+        assert len(results) == 2 and all(r.failed and r.measurement is None for r in results)
+        assert {r.note for r in results} == {"failed: KeyError: 'missing'"}
+
     def test_needs_no_nnunet(self):
         code = "import sys; sys.modules['nnunetv2'] = None; import nnunetv2_dsvm.benchmark.table"
         subprocess.run([sys.executable, "-c", code], check=True)

@@ -144,7 +144,11 @@ class TestPlannedMemory:
         for name, reserved in take.items():
             measured = [dataclasses.replace(one, peak=TrainingPeak(0, round(reserved), round(0.9e9)))]
             found = BenchmarkResults({}, choose_settings(device="cpu"), [], measured)
-            monkeypatch.setattr(run_module, "benchmark", lambda *_, found=found, **__: found)
+            monkeypatch.setattr(
+                run_module,
+                "benchmark",
+                lambda *_, show_memory, found=found, **__: show_memory(found.planned_memory) or found,
+            )
             assert benchmark("--json", str(tmp_path / "a.json")) == (name == "too much")
             assert ("more memory than planned" in (shown := capsys.readouterr()).err) == (name == "too much")
             (row,) = json.loads((tmp_path / "a.json").read_text())["planned_memory"]
@@ -152,9 +156,10 @@ class TestPlannedMemory:
         assert f"{(take['too much'] + 0.9e9) / one.planned:.3f} |" in shown.out
         assert benchmark("--json", os.devnull) == 1  # written where it is, for nothing can replace a device
 
-    def test_a_training_that_does_not_fit_is_a_failure(self, monkeypatch):
+    @pytest.mark.parametrize("kind", [RuntimeError, AttributeError])
+    def test_a_training_that_does_not_fit_is_a_failure(self, monkeypatch, kind):
         def too_large(*_):
-            raise RuntimeError("Traceback\ntorch.OutOfMemoryError: CUDA out of memory.")
+            raise kind("Traceback\ntorch.OutOfMemoryError: CUDA out of memory.")
 
         monkeypatch.setattr(planned_memory, "run_isolated", too_large)
         monkeypatch.setattr(

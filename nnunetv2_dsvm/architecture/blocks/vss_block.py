@@ -47,16 +47,20 @@ class SS2D(DirectionalScan):
         self.out_proj = nn.Linear(d_inner, dim, bias=False)
         self.reset_scan_parameters()
 
-    def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
-        """SS2D(norm(x)); fused into one operator where the kernels for that can run."""
-        if self._fused(x):
+    def forward(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
+        """SS2D(norm(x)), or without a norm SS2D(x).
+
+        With the norm it is one fused operator where the kernels for that can run; without, `scan` is, and the
+        norm behind it.
+        """
+        if norm is not None and self._fused(x):
             assert self.conv.bias is not None
             projection, A = scan_weights(self.x_proj, self.dt_proj, self.A_log)
             return ss2d_block(
                 x, _weights(norm), self.in_proj.weight, self.conv.weight, self.conv.bias, projection, A,
                 self.D, self.dt_bias, _weights(self.out_norm), self.out_proj.weight, self.scan_backend, self.orders,
             )  # fmt: skip
-        x, z = self.in_proj(norm(x)).chunk(2, dim=-1)
+        x, z = self.in_proj(x if norm is None else norm(x)).chunk(2, dim=-1)
         x = F.silu(channels_last(self.conv(channels_first(x))))
         y = self.scan(x)
         return self.out_proj(layer_norm(y, *_weights(self.out_norm), gate=z, dtype=z.dtype))

@@ -17,7 +17,8 @@ _CHUNKS = 4  # of the channels, that one scan takes in turn
 class AtrousSS2D(SS2D):
     """SS2D whose K = step ** 2 walks share the pixels among them, `(B, H, W, dim)` to the same shape.
 
-    Sizes that are no multiple of the step are filled with zeros between the convolution and the scan.
+    Sizes that are no multiple of the step are filled with zeros between the convolution and the scan: it is called
+    without a norm, for the fused operator would not fill them.
     """
 
     def __init__(self, dim: int, step: int, scan_backend: str) -> None:
@@ -93,7 +94,7 @@ class ParallelMamba(RecomputesAPart):
     def forward(self, x: Tensor) -> Tensor:
         convolved = channels_last(self.convs(channels_first(x)))
         chunks = torch.cat(self.norm(x).roll(self.shift, -1).chunk(_CHUNKS, -1))  # as a batch
-        scanned = called(self.ss2d, chunks, nn.Identity(), recompute=self.gradient_checkpointing)
+        scanned = called(self.ss2d, chunks, recompute=self.gradient_checkpointing)
         scanned = scanned + self.skip_scale * chunks
         scanned = torch.cat(scanned.unflatten(0, (_CHUNKS, x.shape[0])).unbind(), -1).roll(-self.shift, -1)
         return self.merge(self.attention(convolved), self.attention(self.proj(self.norm(scanned))))

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--repeats", type=int, help="at least so many timed calls (default: 3 on a CPU, else 10)")
     parser.add_argument("--quick", action="store_true", help="tiny shapes, to see that everything works")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too, after each result")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from nnunetv2_dsvm.benchmark.measuring.environment import environment
-    from nnunetv2_dsvm.benchmark.run import benchmark, check_suites
+    from nnunetv2_dsvm.benchmark.run import BenchmarkResults, benchmark, check_suites
     from nnunetv2_dsvm.benchmark.settings import choose_settings
     from nnunetv2_dsvm.benchmark.table import as_json, as_table, planned_memory_table
 
@@ -80,15 +80,20 @@ def run(args: argparse.Namespace) -> int:
         quick=args.quick,
     )
     check_suites(args.suite, settings.device)
-    print(_headline(environment(torch.device(settings.device)), settings.dtype))
+    print(_headline(environment(torch.device(settings.device)), settings.dtype), flush=True)
+
+    def keep(found: BenchmarkResults) -> None:
+        if args.json and not _is_device(args.json):
+            write_text(args.json, as_json(found))
+
     found = benchmark(
         settings,
         args.suite,
         progress=lambda text: print(f"measuring {text} …", file=sys.stderr, flush=True),
         show=lambda results: print(as_table(results), flush=True),
+        show_memory=lambda found: print(f"\n{SUITES['memory'].title}\n\n{planned_memory_table(found)}", flush=True),
+        keep=keep,
     )
-    if found.planned_memory:
-        print(f"\n{SUITES['memory'].title}\n\n{planned_memory_table(found.planned_memory)}", flush=True)
     if args.json:
         _write(args.json, as_json(found))
     if found.failed:
@@ -99,10 +104,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write(path: Path, text: str) -> None:
-    if path.exists() and not path.is_file():  # a device or a pipe, which nothing can replace
+    if _is_device(path):
         path.write_text(text, encoding="utf-8")
     else:
         write_text(path, text)
+
+
+def _is_device(path: Path) -> bool:
+    """Whether a device or a pipe lies there, which nothing can replace, and which is written once."""
+    return path.exists() and not path.is_file()
 
 
 def _headline(where: dict[str, Any], dtype: str) -> str:
