@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.label_maps import label_maps
-from helpers.tiny_dataset import PLANS, TinyDataset, plan_and_preprocess, write_raw_dataset
+from helpers.tiny_dataset import PLANS, make_tiny_dataset
 
 TRAINER = "nnUNetTrainerDSVM_journey"
 MODEL = f"{TRAINER}__{PLANS}__2d"
@@ -36,9 +36,7 @@ class Journey:
     """A dataset and the user's environment; `run` is one command typed by the user, `run_here` one in this process."""
 
     def __init__(self, root: Path) -> None:
-        self.dataset = TinyDataset(root)
-        write_raw_dataset(self.dataset, test_cases=2)
-        plan_and_preprocess(self.dataset)
+        self.dataset = make_tiny_dataset(root, test_cases=2)
         self.environment = {"nnUNet_extTrainer": str(root / "users_trainers"), "NNUNETV2_DSVM_SEED": "1"}
         (root / "users_trainers").mkdir()
         (root / "users_trainers" / "my_trainer.py").write_text(USERS_TRAINER)
