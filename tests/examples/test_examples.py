@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from helpers.commands_here import run_script
 from helpers.litter import scatter
-from helpers.places import EXAMPLES, TESTS
+from helpers.places import EXAMPLES
+from helpers.quick_nnunet import few_voxels_drawn
 from helpers.tiny_dataset import PLANS, TinyDataset
 from nnunetv2.run.run_training import run_training_entry
 from PIL import Image
@@ -24,8 +26,15 @@ TRAINER = "nnUNetTrainerDSVM_mini"
 
 # The example's trainer with a tiny network and two steps, so that the scripts end in seconds.
 MINI = f"""
+import sys
+
 from custom_trainer import nnUNetTrainerDSVM_ownWeights
+from helpers.quick_nnunet import threads_for_processes
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
+
+if "pytest" not in sys.modules:  # in a process of its own
+    threads = threads_for_processes()  # processes that import torch take longer than training here
+    threads.__enter__()
 
 
 class {TRAINER}(nnUNetTrainerDSVM_ownWeights):
@@ -44,37 +53,11 @@ class {TRAINER}(nnUNetTrainerDSVM_ownWeights):
 """
 
 
-# Two of nnU-Net's commands, quicker for a few small pictures: the one starts six processes that each import torch, the
-# other draws 10⁸ foreground voxels, however few there are. cross_validate takes commands from beside its Python: so the
-# quicker one plans before it.
+# Planning and prediction run in this process, which has torch loaded already. cross_validate takes commands from beside
+# its Python: so the one here plans before it.
 CROSS_VALIDATE = f"""#!/bin/sh
 if [ "$1" = cross_validate ] && [ -z "$PLANS" ]; then nnUNetv2_plan_and_preprocess -d "$3" -c 2d; fi
 exec {Path(sys.executable).parent / "nnUNetv2_dsvm"} "$@"
-"""
-PREDICT = f"""#!/bin/sh
-exec {Path(sys.executable).parent / "nnUNetv2_predict"} "$@" -npp 0 -nps 0
-"""
-PLAN = f"""#!{sys.executable}
-import os
-import sys
-
-os.environ["nnUNet_n_proc_DA"] = "1"  # nnU-Net cannot plan with 0
-sys.path.append({str(TESTS)!r})
-from helpers.dataset_miniatures import threads_for_processes
-from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
-from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import plan_and_preprocess_entry
-
-original = DatasetFingerprintExtractor.__init__
-
-
-def few_samples(self, *arguments, **options):
-    original(self, *arguments, **options)
-    self.num_foreground_voxels_for_intensitystats = 1e5
-
-
-DatasetFingerprintExtractor.__init__ = few_samples
-with threads_for_processes():
-    plan_and_preprocess_entry()
 """
 
 
@@ -89,10 +72,8 @@ class Workplace:
         (trainers / "custom_trainer.py").write_text((EXAMPLES / "custom_trainer.py").read_text(encoding="utf-8"))
         (trainers / "mini.py").write_text(MINI)
         (root / "bin").mkdir()
-        for name, text in (("predict", PREDICT), ("plan_and_preprocess", PLAN), ("dsvm", CROSS_VALIDATE)):
-            command = root / "bin" / f"nnUNetv2_{name}"
-            command.write_text(text)
-            command.chmod(0o755)
+        (root / "bin" / "nnUNetv2_dsvm").write_text(CROSS_VALIDATE)
+        (root / "bin" / "nnUNetv2_dsvm").chmod(0o755)
         self.variables = {
             **self.dataset.environment,
             "nnUNet_def_n_proc": "1",
@@ -112,15 +93,22 @@ class Workplace:
         with mock.patch.dict(os.environ, self.variables), mock.patch.object(sys, "argv", list(map(str, arguments))):
             function()
 
-    def run(self, command: list, **variables: str) -> str:
-        done = subprocess.run(
-            [str(word) for word in command],
-            env={**os.environ, **self.variables, **variables},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            cwd=self.root,
-        )
+    def plan(self, *arguments: str) -> None:
+        with few_voxels_drawn():  # nnU-Net cannot plan with 0 processes
+            self.dataset.command_here("nnUNetv2_plan_and_preprocess", *arguments, nnUNet_n_proc_DA="1")
+
+    def predict(self, *arguments: str) -> None:
+        self.dataset.command_here("nnUNetv2_predict", *arguments, "-npp", 0, "-nps", 0)
+
+    def run(self, script: list, **variables: str) -> str:
+        with mock.patch.dict(os.environ, self.variables):
+            done = run_script(
+                script,
+                commands={"nnUNetv2_plan_and_preprocess": self.plan, "nnUNetv2_predict": self.predict},
+                folder=self.root / "bin",
+                environment=variables,
+                within=self.root,
+            )
         assert done.returncode == 0, done.stdout[-6000:]
         return done.stdout
 

@@ -175,18 +175,11 @@ def write_raw_dataset(
     (dataset.raw / "dataset.json").write_text(json.dumps(description))
 
 
-def plan_and_preprocess(dataset: TinyDataset) -> None:
-    """Runs nnUNetv2_plan_and_preprocess for the configuration 2d, and adds the plans `tinyPlans` of a tiny VM-UNet."""
-    number = dataset.name[len("Dataset") :].split("_")[0]
-    arguments = ["-d", number, "-c", "2d", "-np", "1", "-npfp", "1"]
-    dataset.command("nnUNetv2_plan_and_preprocess", *arguments, nnUNet_n_proc_DA="1")  # nnU-Net cannot plan with 0
-    write_tiny_plans(dataset)
-
-
 def plan_and_preprocess_here(dataset: TinyDataset, cascade: dict[str, dict] | None = None, **tiny: Any) -> None:
-    """The same in this process, `dataset.here()`. The command imports torch in each of its processes.
+    """Plans and preprocesses 2d in this process, `dataset.here()`, and adds the plans `tinyPlans` of a tiny VM-UNet.
 
-    The configurations `cascade` join the plans; `tiny` are options of `write_tiny_plans`.
+    The command imports torch in each of its processes. The configurations `cascade` join the plans; `tiny` are options
+    of `write_tiny_plans`.
     """
     api.extract_fingerprint_dataset(901, QuickFingerprint, 1, verbose=False, show_progress_bar=False)
     with mock.patch.dict(os.environ, nnUNet_n_proc_DA="1"):  # nnU-Net cannot plan with 0

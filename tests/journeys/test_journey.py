@@ -1,4 +1,8 @@
-"""The whole journey on a generated dataset, by nnU-Net's own commands in processes of their own."""
+"""The whole journey on a generated dataset, by nnU-Net's own commands.
+
+The first training and the first prediction are processes of their own, with nnU-Net's background workers; the other
+commands run in this process, which has imported torch already.
+"""
 
 import json
 from pathlib import Path
@@ -6,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.label_maps import label_maps
-from helpers.tiny_dataset import PLANS, TinyDataset, plan_and_preprocess, write_raw_dataset
+from helpers.tiny_dataset import PLANS, make_tiny_dataset
 
 TRAINER = "nnUNetTrainerDSVM_journey"
 MODEL = f"{TRAINER}__{PLANS}__2d"
@@ -29,47 +33,48 @@ class {TRAINER}(nnUNetTrainerDSVM_FixedOrientation):
 
 
 class Journey:
-    """A dataset and the user's environment; `run` is one command typed by the user."""
+    """A dataset and the user's environment; `run` is one command typed by the user, `run_here` one in this process."""
 
     def __init__(self, root: Path) -> None:
-        self.dataset = TinyDataset(root)
-        write_raw_dataset(self.dataset, test_cases=2)
-        plan_and_preprocess(self.dataset)
-        self.environment = {"nnUNet_extTrainer": str(root / "my_trainers"), "NNUNETV2_DSVM_SEED": "1"}
-        (root / "my_trainers").mkdir()
-        (root / "my_trainers" / "my_trainer.py").write_text(USERS_TRAINER)
+        self.dataset = make_tiny_dataset(root, test_cases=2)
+        self.environment = {"nnUNet_extTrainer": str(root / "users_trainers"), "NNUNETV2_DSVM_SEED": "1"}
+        (root / "users_trainers").mkdir()
+        (root / "users_trainers" / "my_trainer.py").write_text(USERS_TRAINER)
         self.root = root
         self.model = self.dataset.results / MODEL
 
     def run(self, name: str, *arguments: object, **environment: str) -> str:
         return self.dataset.command(name, *map(str, arguments), **{**self.environment, **environment}).stdout
 
-    def train(self, fold: str, *options: str) -> str:
-        return self.run(
-            "nnUNetv2_train", "901", "2d", fold, "-tr", TRAINER, "-p", PLANS, "-device", "cpu", "--npz", *options
-        )
+    def run_here(self, name: str, *arguments: object, **environment: str) -> str:
+        return self.dataset.command_here(name, *arguments, **{**self.environment, **environment})
 
-    def predict(self, output: Path, **environment: str) -> str:
+    def training(self, fold: str, *options: str) -> list[str]:
+        what = ["901", "2d", fold, "-tr", TRAINER, "-p", PLANS, "-device", "cpu", "--npz"]
+        return ["nnUNetv2_train", *what, *options]
+
+    def prediction(self, output: Path) -> list[object]:
         # fmt: off
-        return self.run(
+        return [
             "nnUNetv2_predict", "-d", "901", "-i", self.dataset.raw / "imagesTs", "-o", output, "-c", "2d",
-            "-f", *FOLDS, "-tr", TRAINER, "-p", PLANS, "-device", "cpu", "-npp", 1, "-nps", 1, **environment,
-        )
+            "-f", *FOLDS, "-tr", TRAINER, "-p", PLANS, "-device", "cpu", "-npp", 1, "-nps", 1,
+        ]
         # fmt: on
 
 
 @pytest.fixture(scope="module")
 def journey(tmp_path_factory):
     journey = Journey(tmp_path_factory.mktemp("journey"))
-    for fold in FOLDS:
-        journey.train(fold)
+    journey.run(*journey.training(FOLDS[0]))
+    for fold in FOLDS[1:]:
+        journey.run_here(*journey.training(fold))
     return journey
 
 
 @pytest.fixture(scope="module")
 def prediction(journey):
     output = journey.root / "predicted"
-    journey.predict(output)
+    journey.run(*journey.prediction(output))
     return output
 
 
@@ -97,23 +102,23 @@ def test_validation_and_continuation_of_a_finished_fold(journey):
     dice, weights = foreground_dice(summary), checkpoint.stat().st_size
     for option in ("--val", "--c"):
         summary.unlink()
-        assert "Validation complete" in journey.train("0", option)
+        assert "Validation complete" in journey.run_here(*journey.training("0", option))
         assert foreground_dice(summary) == pytest.approx(dice, abs=1e-6)
     assert checkpoint.stat().st_size == pytest.approx(weights, rel=0.01)
 
 
 @pytest.mark.slow
 def test_best_configuration_postprocessing_and_evaluation(journey, prediction):
-    out = journey.run("nnUNetv2_find_best_configuration", "901", "-c", "2d", "-tr", TRAINER, "-p", PLANS, "-np", 1)
+    out = journey.run_here("nnUNetv2_find_best_configuration", "901", "-c", "2d", "-tr", TRAINER, "-p", PLANS, "-np", 1)
     assert TRAINER in out
     crossval = journey.model / "crossval_results_folds_0_1_2_3_4"
     processed = journey.root / "postprocessed"
     # fmt: off
-    journey.run(
+    journey.run_here(
         "nnUNetv2_apply_postprocessing", "-i", prediction, "-o", processed, "-np", 1,
         "-pp_pkl_file", crossval / "postprocessing.pkl", "-plans_json", crossval / "plans.json",
     )
-    journey.run(
+    journey.run_here(
         "nnUNetv2_evaluate_folder", journey.dataset.raw / "labelsTs", processed, "-np", 1,
         "-djfile", journey.model / "dataset.json", "-pfile", journey.model / "plans.json",
     )
@@ -125,7 +130,7 @@ def test_best_configuration_postprocessing_and_evaluation(journey, prediction):
 @pytest.mark.slow
 def test_report_on_the_five_folds(journey):
     out = journey.root / "report"
-    shown = journey.run(
+    shown = journey.run_here(
         "nnUNetv2_dsvm", "report", "-d", "901", "-tr", TRAINER, "-p", PLANS, "-c", "2d", "-f", *FOLDS, "-o", out
     )
     assert str(out / "report.html") in shown
@@ -140,14 +145,14 @@ def test_report_on_the_five_folds(journey):
 def test_a_model_installed_from_a_zip_predicts_the_same(journey, prediction, tmp_path):
     archive = tmp_path / "model.zip"
     # fmt: off
-    journey.run(
+    journey.run_here(
         "nnUNetv2_export_model_to_zip", "-d", "901", "-o", archive, "-c", "2d", "-tr", TRAINER, "-p", PLANS,
         "-f", *FOLDS,
     )
     # fmt: on
     elsewhere = {"nnUNet_results": str(tmp_path / "results")}
-    journey.run("nnUNetv2_install_pretrained_model_from_zip", archive, **elsewhere)
-    journey.predict(tmp_path / "again", **elsewhere)
+    journey.run_here("nnUNetv2_install_pretrained_model_from_zip", archive, **elsewhere)
+    journey.run_here(*journey.prediction(tmp_path / "again"), **elsewhere)
     expected, got = label_maps(prediction), label_maps(tmp_path / "again")
     assert len(expected) == 2 and list(got) == list(expected)
     for name, labels in expected.items():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from helpers.label_maps import label_maps
 from helpers.pages import DOCUMENTATION, blocks
+from helpers.quick_nnunet import few_voxels_drawn
 from helpers.short_trainers import ShortDistilled
 from helpers.tiny_dataset import TinyDataset, write_raw_dataset
 
@@ -37,7 +38,8 @@ class Journey3D:
         self.dataset = TinyDataset(root)
         write_raw_dataset(self.dataset)
         arguments = ["-d", "901", "-c", "2d", "3d_fullres", "-np", "1", "1", "-npfp", "1"]
-        self.dataset.command("nnUNetv2_plan_and_preprocess", *arguments, nnUNet_n_proc_DA="1")
+        with few_voxels_drawn():  # nnU-Net cannot plan with 0 processes
+            self.dataset.command_here("nnUNetv2_plan_and_preprocess", *arguments, nnUNet_n_proc_DA="1")
         self.model = self.dataset.results / f"{TRAINER}__{PLANS}__{CONFIGURATION}"
         self.train(1)  # which writes the folder of trainers, too
         self.dataset.command(
