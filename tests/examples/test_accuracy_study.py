@@ -29,10 +29,11 @@ def known(plan, stage, dice, parameters):
 
 
 def test_first_half_hour_begins_with_nnunets_network_and_volumes(plan):
-    first = plan.trainings({})[:16]
+    first = plan.trainings({})[:24]
     assert {(t.dataset, t.fold, t.epochs) for t in first} == {("Dataset004_Hippocampus", 0, 50)}
     counted = Counter((t.trainer.removeprefix("nnUNetTrainer").removesuffix("_study"), t.configuration) for t in first)
-    pairs = [("", "2d"), ("", "3d_fullres"), ("Distilled", "2d"), ("Distilled", "3d_fullres")]
+    own = ("", "Distilled", "Distilled_tenth", "Distilled_hundredth")
+    pairs = [(name, configuration) for name in own for configuration in ("2d", "3d_fullres")]
     volumes = [(name, "3d_fullres") for name in ("VMUNet", "DSVM", "DSVM_stem", "DSVM_fullResolution")]
     assert counted == dict.fromkeys([*pairs, *volumes], 2)  # two seeds each
 

@@ -216,16 +216,18 @@ def test_heads_that_were_not_trained_stay_off(make):
     assert len(trainer.network.decoder.seg_layers) == 1
 
 
-@pytest.mark.parametrize(
-    ("trainer_class", "seed", "recorded"),
-    [(ShortDSVM, "1", True), (ShortDSVM_deepSupervision, "", True), (ShortDSVM_deepSupervision, "1", False)],
-)
-def test_seeded_deep_supervision_records_no_cuda_graphs(make, monkeypatch, trainer_class, seed, recorded):
-    monkeypatch.setenv("NNUNETV2_DSVM_SEED", seed)
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("trainer_class", [ShortDSVM, ShortDSVM_deepSupervision], ids=lambda c: c.__name__)
+def test_cuda_graphs_are_recorded_with_a_seed_too_unless_the_network_is_compiled(
+    make, monkeypatch, trainer_class, compiled
+):
+    monkeypatch.setenv("NNUNETV2_DSVM_SEED", "1")
+    monkeypatch.setattr(trainer_class, "_do_i_compile", lambda self: compiled)
+    monkeypatch.setattr(torch, "compile", lambda module, **options: module)
     trainer = make(trainer_class)
     trainer.initialize()
-    assert trainer.network.cuda_graphs.training is recorded
-    assert trainer.distillation.cuda_graphs.training is recorded
+    assert trainer.network.cuda_graphs.training is not compiled
+    assert trainer.distillation.cuda_graphs.training is not compiled
 
 
 def test_deep_supervision_weights_load_for_inference(make, tiny_dataset):
