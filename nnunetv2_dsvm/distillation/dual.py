@@ -1,7 +1,7 @@
 """Dual self-distillation: the global and the local term side by side, each optional."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import nn
@@ -111,3 +111,11 @@ class DualSelfDistillation(nn.Module):
         self, features: tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]], mask: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
         return {name: term(*features, mask) for name, term in self.terms.items()}
+
+
+def compiled_terms(distillation: nn.Module) -> nn.Module:
+    """A `DualSelfDistillation` by torch.compile.
+
+    For each size of the maps anew: which matrices resize a map is decided while it is traced.
+    """
+    return cast(nn.Module, torch.compile(distillation, dynamic=False))

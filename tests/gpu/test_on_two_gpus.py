@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from helpers.places import TESTS
-from helpers.tiny_dataset import PLANS, TinyDataset, plan_and_preprocess_here, write_raw_dataset
+from helpers.tiny_dataset import PLANS, make_tiny_dataset
 from helpers.tiny_volumes import VOLUME, VOLUMES
 from helpers.unets import CONFIGURATIONS, UNET_3D
 from torch import distributed as dist
@@ -97,11 +97,7 @@ def test_two_gpus_with_graphs_take_the_steps_of_one_without(deep_supervision):
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    dataset = TinyDataset(tmp_path_factory.mktemp("two_gpus"))
-    write_raw_dataset(dataset)
-    with dataset.here():
-        plan_and_preprocess_here(dataset, {**CONFIGURATIONS, **VOLUMES})
-    return dataset
+    return make_tiny_dataset(tmp_path_factory.mktemp("two_gpus"), {**CONFIGURATIONS, **VOLUMES})
 
 
 @pytest.mark.parametrize(("trainer", "configuration"), [("ShortDistilled", UNET_3D), ("ShortDSVM", VOLUME)])

@@ -10,7 +10,7 @@ from helpers.short_trainers import (
     checkpoint_of,
     without_pictures,
 )
-from helpers.tiny_dataset import TinyDataset, plan_and_preprocess_here, write_raw_dataset
+from helpers.tiny_dataset import make_tiny_dataset
 from helpers.tiny_volumes import VOLUME, VOLUMES
 
 from nnunetv2_dsvm.cuda_graphs import CALLS_BEFORE
@@ -20,11 +20,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    dataset = TinyDataset(tmp_path_factory.mktemp("repeatable"))
-    write_raw_dataset(dataset)
-    with dataset.here():
-        plan_and_preprocess_here(dataset, VOLUMES)
-    return dataset
+    return make_tiny_dataset(tmp_path_factory.mktemp("repeatable"), VOLUMES)
 
 
 def trained(dataset, trainer_class, configuration, folder):

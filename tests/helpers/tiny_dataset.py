@@ -215,10 +215,13 @@ def write_tiny_plans(
     (dataset.preprocessed / f"{PLANS}.json").write_text(json.dumps(plans, indent=1))
 
 
-def make_tiny_dataset(root: Path, **raw: Any) -> TinyDataset:
-    """Writes, plans and preprocesses a dataset below `root` (options: see `write_raw_dataset`)."""
+def make_tiny_dataset(root: Path, further: dict[str, dict] | None = None, **raw: Any) -> TinyDataset:
+    """Writes, plans and preprocesses a dataset below `root`, with further configurations.
+
+    Further options: see `write_raw_dataset`.
+    """
     dataset = TinyDataset(Path(root))
     write_raw_dataset(dataset, **raw)
     with dataset.here():
-        plan_and_preprocess_here(dataset)
+        plan_and_preprocess_here(dataset, further)
     return dataset

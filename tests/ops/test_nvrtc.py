@@ -109,7 +109,8 @@ def test_without_a_writable_home_it_compiles_for_itself(tmp_path, counted, monke
 def test_the_plan_covers_all_channels_and_tokens(name, batch, channels, length):
     p = launch_plan.plan(name, batch, length, channels, 132)
     assert (p.blocks - 1) * p.warps * 16 < channels <= p.blocks * p.warps * 16
-    assert (p.chunks - 1) * p.chunk_length < length <= p.chunks * p.chunk_length
+    chunk_length = p.chunk_intervals * launch_plan.INTERVAL
+    assert (p.chunks - 1) * chunk_length < length <= p.chunks * chunk_length
     assert p.chunks == 1 or p.chunk_intervals >= 4 or length < 8 * launch_plan.INTERVAL
 
 
@@ -191,9 +192,9 @@ def test_delta_is_made_in_the_kernel_in_one_chunk_and_in_several(hopper):
     settings = LaunchSettings(processors=132)
     one, several = (LaunchPlan(ScanShape.of_grid(*s, 192), CUDA, settings) for s in ((32, (64, 64)), (12, (128, 128))))
     bf16, fp32 = (torch.empty(0, dtype=dtype) for dtype in (BF16, torch.float32))
-    assert forward_takes_dt(one, BF16) and backward_takes_dt(one, bf16)
-    assert not forward_takes_dt(one, torch.float16) and not backward_takes_dt(one, fp32)
-    assert forward_takes_dt(several, BF16) and backward_takes_dt(several, bf16)
+    assert forward_takes_dt(one, BF16) and backward_takes_dt(bf16)
+    assert not forward_takes_dt(one, torch.float16) and not backward_takes_dt(fp32)
+    assert forward_takes_dt(several, BF16) and backward_takes_dt(bf16)
 
 
 OTHER_GRIDS = {

@@ -10,7 +10,7 @@ import torch
 from helpers.ddp_equality import IGNORE
 from helpers.quick_nnunet import threads_for_processes
 from helpers.short_trainers import ShortDistilled, ShortNnUNet, ShortRun, assert_equal, checkpoint_of
-from helpers.tiny_dataset import TinyDataset, plan_and_preprocess_here, write_raw_dataset
+from helpers.tiny_dataset import make_tiny_dataset
 from helpers.unets import CASCADE_3D, CONFIGURATIONS, RESENC_3D, UNET_2D, UNET_3D
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
@@ -31,11 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
 @pytest.fixture(scope="module")
 def tiny_dataset(tmp_path_factory):
     """With nnU-Net's networks in the configurations of helpers/unets.py. Read only."""
-    dataset = TinyDataset(tmp_path_factory.mktemp("unets"))
-    write_raw_dataset(dataset)
-    with dataset.here():
-        plan_and_preprocess_here(dataset, CONFIGURATIONS)
-    return dataset
+    return make_tiny_dataset(tmp_path_factory.mktemp("unets"), CONFIGURATIONS)
 
 
 class ShortTermsOff(ShortDistilled):

@@ -17,7 +17,7 @@ from helpers.short_trainers import (
     predictor_of,
     train_one_epoch,
 )
-from helpers.tiny_dataset import TinyDataset, plan_and_preprocess_here, write_raw_dataset
+from helpers.tiny_dataset import make_tiny_dataset
 from helpers.tiny_volumes import VOLUME, VOLUMES
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 
@@ -35,13 +35,9 @@ PLANNED = {"2d": (4, 4), VOLUME: (1, 4, 4)}  # patch embeddings
 @pytest.fixture(scope="module")
 def tiny_dataset(tmp_path_factory):
     """With volumes, of whose slices a patch is no multiple of the network's stride. Read only."""
-    dataset = TinyDataset(tmp_path_factory.mktemp("settings"))
-    write_raw_dataset(dataset)
     configuration = copy.deepcopy(VOLUMES[VOLUME])
     configuration["architecture"]["arch_kwargs"]["strides"][1] = list(PLANNED[VOLUME])
-    with dataset.here():
-        plan_and_preprocess_here(dataset, {VOLUME: configuration})
-    return dataset
+    return make_tiny_dataset(tmp_path_factory.mktemp("settings"), {VOLUME: configuration})
 
 
 class NoScan(ShortRun, variants.nnUNetTrainerDSVM_noScan):

@@ -22,7 +22,7 @@ from helpers.short_trainers import (
     train_one_epoch,
     z_score,
 )
-from helpers.tiny_dataset import SHAPE, TinyDataset, plan_and_preprocess_here, tiny_case, write_raw_dataset
+from helpers.tiny_dataset import SHAPE, make_tiny_dataset, tiny_case
 from helpers.tiny_volumes import CASCADE, LOW, NETWORK_3D, PATCH, VOLUME, VOLUMES
 from helpers.unets import CONFIGURATIONS as UNETS
 from helpers.unets import UNET_3D
@@ -38,11 +38,7 @@ pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
 @pytest.fixture(scope="module")
 def tiny_dataset(tmp_path_factory):
     """With the configurations of helpers/tiny_volumes.py, and nnU-Net's 3D network. Read only."""
-    dataset = TinyDataset(tmp_path_factory.mktemp("volumes"))
-    write_raw_dataset(dataset)
-    with dataset.here():
-        plan_and_preprocess_here(dataset, {**UNETS, **VOLUMES})
-    return dataset
+    return make_tiny_dataset(tmp_path_factory.mktemp("volumes"), {**UNETS, **VOLUMES})
 
 
 def trained(make, trainer_class, run, configuration=VOLUME, **options):

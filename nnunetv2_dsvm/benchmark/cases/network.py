@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from nnunetv2_dsvm.benchmark.cases.plain_conv_unet import plain_conv_unet
 from nnunetv2_dsvm.benchmark.cases.workload import DTYPES, Workload, autocast
 from nnunetv2_dsvm.cuda_graphs import CudaGraphs
 from nnunetv2_dsvm.distillation import DualSelfDistillation
+from nnunetv2_dsvm.distillation.dual import compiled_terms
 from nnunetv2_dsvm.planning.plan_strides import strides_of_plan
 from nnunetv2_dsvm.training.features import BothSides, passes_on_features, return_features, stages_of
 from nnunetv2_dsvm.training.loss import SegmentationWithDistillationLoss
@@ -122,9 +123,7 @@ class NetworkCase:
         run: Callable[[Tensor], Any] = wrapped(_compiled(network) if self.compiled else network)
         if isinstance(loss, SegmentationWithDistillationLoss):
             terms = loss.distillation
-            loss.distillation = wrapped(
-                cast(nn.Module, torch.compile(terms, dynamic=False)) if self.compiled and self.both_terms else terms
-            )
+            loss.distillation = wrapped(compiled_terms(terms) if self.compiled and self.both_terms else terms)
         optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=device.type == "cuda")
         # A low scale: with torch's default, 2^16, the first steps overflow and skip the optimizer's work.
         scaler = torch.amp.GradScaler(device.type, init_scale=2.0**8, enabled=dtype == torch.float16)

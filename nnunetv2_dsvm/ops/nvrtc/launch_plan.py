@@ -27,11 +27,6 @@ class LaunchPlan(NamedTuple):
     chunk_intervals: int
     chunk_warps: int  # of a block of the kernel that makes the chunks' entering states
 
-    @property
-    def chunk_length(self) -> int:
-        """Tokens."""
-        return self.chunk_intervals * INTERVAL
-
 
 def shared_bytes(name: str, warps: int) -> int:
     """Shared memory of a block of the kernel `name`, as `Block` in its source."""

@@ -54,7 +54,7 @@ def core_backward(
     plan = LaunchPlan(shape, x.device, settings)
     grad, x, A, dt_bias = grad.contiguous(), x.contiguous(), A.contiguous(), dt_bias.contiguous()
     matrix = weight.to(x.dtype)
-    delta, B, C = _parameters(shape, x, matrix, dt_bias, backward_takes_dt(plan, saved))
+    delta, B, C = _parameters(shape, x, matrix, dt_bias, backward_takes_dt(saved))
     grad_product = x.new_empty(*x.shape[:2], weight.shape[0])
     grad_dt, grad_B, grad_C = split(grad_product, shape.d_inner, shape.d_state)
     grad_x, grad_A, grad_D, grad_bias = scan_backward(

@@ -21,6 +21,7 @@ class NVRTCScan(ScanKernels):
 
     states_dtype = torch.bfloat16
     dt_dtype = torch.bfloat16  # whatever dt was
+    takes_dt = True
 
     def supports(self, shape: ScanShape, dtype: torch.dtype, device: torch.device) -> bool:
         """bfloat16 and orders without a step, on GPUs where it runs."""
@@ -31,10 +32,6 @@ class NVRTCScan(ScanKernels):
     def interval(self, settings: LaunchSettings) -> int:
         """The kernels' own."""
         return nvrtc_plan.INTERVAL
-
-    def takes_dt(self, plan: LaunchPlan, backward: bool) -> bool:
-        """Always."""
-        return True
 
     def forward(
         self, plan: LaunchPlan, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, dt_bias: Tensor,

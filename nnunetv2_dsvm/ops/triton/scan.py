@@ -41,12 +41,12 @@ def saved_states(shape: ScanShape, dtype: torch.dtype, settings: LaunchSettings,
 
 def forward_takes_dt(plan: LaunchPlan, dtype: torch.dtype) -> bool:
     """Whether `scan_forward` gets dt in place of delta, for inputs that are all of `dtype`."""
-    return _kernels(plan.shape, dtype, plan.device).takes_dt(plan, backward=False)
+    return _kernels(plan.shape, dtype, plan.device).takes_dt
 
 
-def backward_takes_dt(plan: LaunchPlan, saved: Tensor) -> bool:
+def backward_takes_dt(saved: Tensor) -> bool:
     """Whether `scan_backward` gets dt in place of delta."""
-    return _kernels_of(saved).takes_dt(plan, backward=True)
+    return _kernels_of(saved).takes_dt
 
 
 def scan_forward(

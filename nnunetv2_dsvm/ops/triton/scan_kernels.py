@@ -27,10 +27,12 @@ class ScanKernels(ABC):
     Attributes:
         states_dtype: of the states that forward saves; backward is the one whose states they are.
         dt_dtype: of the gradient of dt that backward writes; None: of any.
+        takes_dt: whether both make delta from dt themselves.
     """
 
     states_dtype: torch.dtype
     dt_dtype: torch.dtype | None = None
+    takes_dt: bool = False
 
     @abstractmethod
     def supports(self, shape: ScanShape, dtype: torch.dtype, device: torch.device) -> bool:
@@ -39,10 +41,6 @@ class ScanKernels(ABC):
     @abstractmethod
     def interval(self, settings: LaunchSettings) -> int:
         """Tokens between saved states."""
-
-    def takes_dt(self, plan: LaunchPlan, backward: bool) -> bool:
-        """Whether forward, or backward, makes delta from dt itself in such a call."""
-        return False
 
     @abstractmethod
     def forward(

@@ -4,7 +4,7 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunetv2_dsvm.architecture.stage_info import StageInfo
 from nnunetv2_dsvm.architecture.unwrapping import unwrap_model
 from nnunetv2_dsvm.distillation.distances import DistanceKind, FeatureDistance
-from nnunetv2_dsvm.distillation.dual import DualSelfDistillation, Term
+from nnunetv2_dsvm.distillation.dual import DualSelfDistillation, Term, compiled_terms
 from nnunetv2_dsvm.distillation.features import ProjectionKind
 from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.training.features import (
@@ -138,8 +138,7 @@ class DistilledTraining(TrainerHooks):
         """In the wrappers that nnU-Net gives the network; a network with features of its own records CUDA graphs."""
         distillation: nn.Module = self.distillation
         if self._do_i_compile() and not passes_on_features(unwrap_model(self.network)):
-            # For each size anew: which matrices resize a map is decided while it is traced.
-            distillation = cast(nn.Module, torch.compile(distillation, dynamic=False))
+            distillation = compiled_terms(self.distillation)
         if self.is_ddp and any(True for _ in distillation.parameters()):
             distillation = DistributedDataParallel(distillation, device_ids=[self.local_rank])
         return distillation
