@@ -22,6 +22,7 @@ from nnunetv2_dsvm.benchmark.cases.network import DiceAndCrossEntropy
 from nnunetv2_dsvm.benchmark.correctness import check_core
 from nnunetv2_dsvm.cuda_graphs import CALLS_BEFORE
 from nnunetv2_dsvm.distillation import DualSelfDistillation
+from nnunetv2_dsvm.distillation.dual import compiled_terms
 from nnunetv2_dsvm.ops import ScanOrder, ss2d_scan
 from nnunetv2_dsvm.ops.backends.triton import Triton
 from nnunetv2_dsvm.ops.dispatch import fused_operators
@@ -265,6 +266,35 @@ def test_the_terms_of_3d_maps_have_the_same_bits_twice_and_the_values_of_fp64(di
     for ours, right in zip(got, wanted, strict=True):
         assert (ours.cpu().double() - right).norm() <= tolerance * right.norm()
     assert not [str(w.message) for w in recwarn if "does not have a deterministic implementation" in str(w.message)]
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+def test_compiled_terms_have_the_values_and_the_accumulated_gradients_of_eager_ones(masked, monkeypatch):
+    """From CUDA graphs, whose memory the next call takes: of several steps, each with two calls and maps of its own."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    torch.manual_seed(0)
+    sizes, channels = [(16, 12, 20), (8, 6, 10), (4, 3, 5)], [8, 16, 24]
+    eager = DualSelfDistillation(channels, channels, dims=3).cuda()
+    compiled = compiled_terms(copy.deepcopy(eager))
+    random = torch.Generator("cuda").manual_seed(1)
+    for _ in range(5):
+        values: dict[str, list[torch.Tensor]] = {"eager": [], "compiled": []}
+        for module in (eager, compiled):
+            module.zero_grad(set_to_none=True)
+        for _ in range(2):
+            encoder, decoder = (
+                [torch.randn(2, c, *s, device="cuda", generator=random) for c, s in zip(channels, sizes, strict=True)]
+                for _ in range(2)
+            )
+            mask = (torch.rand(2, 1, 32, 24, 40, device="cuda", generator=random) < 0.7).float() if masked else None
+            for name, module in (("eager", eager), ("compiled", compiled)):
+                maps = [m.clone().requires_grad_() for m in (*encoder, *decoder)]
+                loss = sum(module(maps[:3], maps[3:], mask).values())
+                loss.backward()
+                values[name] += [loss.detach().clone(), *(m.grad.clone() for m in maps if m.grad is not None)]
+        gradients = [[p.grad for p in module.parameters()] for module in (eager, compiled)]
+        for a, b in zip([*values["eager"], *gradients[0]], [*values["compiled"], *gradients[1]], strict=True):
+            assert (a - b).norm() <= 1e-5 * a.norm()
 
 
 def test_a_distilled_training_in_3d_is_compiled_and_in_half_precision(tmp_path):
