@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.cuda_graphs import CALLS_BEFORE
+from nnunetv2_dsvm.cuda_graphs.averaged_gradients import in_ddp
 from nnunetv2_dsvm.distillation import DualSelfDistillation
 from nnunetv2_dsvm.training.guards.distributed import parameters_that_differ
 from nnunetv2_dsvm.training.loss import SegmentationWithDistillationLoss
@@ -71,11 +72,14 @@ def _rank(rank: int, port: int, deep_supervision: bool) -> None:
     torch.backends.cudnn.allow_tf32 = False  # half a batch is convolved by other kernels than a whole one
     dist.init_process_group("nccl", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     network, distillation = _network_and_distillation(True, deep_supervision)
-    wrapped = [DistributedDataParallel(m, device_ids=[rank]) for m in (network, distillation)]
+    wrapped = [in_ddp(m) for m in (network, distillation)]
     loss = SegmentationWithDistillationLoss(CrossEntropy(), wrapped[1], WEIGHTS, 0)
     losses, gradients = _steps(*wrapped, loss, slice(2 * rank, 2 * rank + 2))
     assert len(network.cuda_graphs.graphs) == len(distillation.cuda_graphs.graphs) == 1
     assert parameters_that_differ([network, distillation]) == []
+    for module in (network, distillation):
+        places = module.cuda_graphs.gradient_places
+        assert all(p.grad.data_ptr() == places[p].data_ptr() for p in module.parameters())
     dist.all_reduce(losses, op=dist.ReduceOp.AVG)
     if rank == 0:
         plain = _network_and_distillation(False, deep_supervision)
