@@ -1,9 +1,12 @@
 """DDP with CUDA graphs against one process with the whole batch; needs two GPUs (for the CPU see test_ddp.py)."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 
 import pytest
 import torch
@@ -24,6 +27,7 @@ from nnunetv2_dsvm.training.loss import SegmentationWithDistillationLoss
 
 pytestmark = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 STEPS = 2 * CALLS_BEFORE + 4
+COMMAND_SECONDS = 400  # some ten compilations on each rank
 WEIGHTS = {"projection": 1.0, "progressive": 1.0}
 
 
@@ -111,11 +115,26 @@ def test_nnunets_command_trains_volumes_on_two_gpus(dataset, tmp_path, trainer, 
     environment = {**dataset.environment, "nnUNet_extTrainer": str(tmp_path), "nnUNet_results": str(tmp_path)}
     if trainer == "ShortDistilled":
         environment["nnUNet_compile"] = "t"
+    environment["PYTHONFAULTHANDLER"] = "1"
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
     what = ["901", configuration, "0", "-tr", trainer, "-p", PLANS, "-num_gpus", "2"]
     command = [sys.executable, "-m", "nnunetv2.run.run_training", *what]
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    log = tmp_path / "log"
+    with open(log, "w") as output:
+        run = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        run.wait(timeout=COMMAND_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(run.pid, signal.SIGABRT)  # each process says where it is
+        time.sleep(2)
+        pytest.fail(f"not over after {COMMAND_SECONDS} s:\n{log.read_text()[-20000:]}")
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+    assert run.returncode == 0, log.read_text()[-6000:]
     checkpoint = torch.load(next(tmp_path.rglob("checkpoint_final.pth")), weights_only=False)
     terms = torch.tensor(checkpoint["logging"]["L_proj"])
     assert len(terms) == 3 and terms.isfinite().all() and (terms > 0).all()
