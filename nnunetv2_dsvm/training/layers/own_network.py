@@ -108,7 +108,7 @@ class OwnNetwork(TrainerHooks):
             )
         network.cuda_graphs.training = self._records_graphs(network)
         if self.is_ddp and network.cuda_graphs.training:
-            self.network = in_ddp(network)
+            self.network = in_ddp(network)  # instead of nnU-Net's, which copies each gradient twice
 
     def _records_graphs(self, network: SegmentationNetwork) -> bool:
         # Batch norms that are synchronised wait for other processes.
