@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunetv2_dsvm import cuda_graphs
 from nnunetv2_dsvm.benchmark.cases.network import NetworkCase
 from nnunetv2_dsvm.benchmark.measuring.timing import Effort, Timing, time_training
+from nnunetv2_dsvm.cuda_graphs.averaged_gradients import in_ddp
 from nnunetv2_dsvm.ops.testing import WrongResult
 from nnunetv2_dsvm.training.guards.distributed import parameters_that_differ
 
@@ -74,15 +75,15 @@ def time_rank(rank: int, ranks: int, port: int, case: NetworkCase, repeats: int,
     try:
         modules: list[DistributedDataParallel] = []
 
-        def in_ddp(module: nn.Module) -> nn.Module:
-            modules.append(DistributedDataParallel(module, device_ids=[rank] if cuda else None))
+        def wrapped(module: nn.Module) -> nn.Module:
+            modules.append(in_ddp(module))
             return modules[-1]
 
         # As many steps on every rank, or one would wait for ever.
         effort = Effort(2 * cuda_graphs.CALLS_BEFORE + 2 if cuda else 1, repeats, repeats, 0.0, 0.0)
         device = torch.device(case.device, rank) if cuda else torch.device(case.device)
         # In turns, and the ranks together: without all-reduces a rank could run on while the other is slow.
-        work = {"ddp": case.build(in_ddp, seed=rank), "alone": case.build(seed=rank)}
+        work = {"ddp": case.build(wrapped, seed=rank), "alone": case.build(seed=rank)}
         times = time_training(work, device, effort)
         differing = parameters_that_differ(m.module for m in modules)
         first = differing[0] if differing else ""

@@ -67,6 +67,7 @@ class CudaGraphs:
         self.inference = inference
         self.training = training
         self.inputs_stay = inputs_stay
+        self.gradient_places: dict[Tensor, Tensor] = {}  # where recordings leave those of parameters
         # Held to launch a graph, never to record one: a recording waits for autograd's thread, which may call us.
         self._lock = threading.Lock()
         self._shared: dict[torch.device, Shelf] = {}
@@ -223,7 +224,7 @@ class CudaGraphs:
             with converted_weights(twin, inputs[0].device.type):
                 return run(x)
 
-        graph = memory.record(converted, x, leaves, self.inputs_stay)
+        graph = memory.record(converted, x, leaves, self.inputs_stay, self.gradient_places)
         if self._key(twin, inputs, {id(leaf): id(p) for p, leaf in leaves.items()}) != key:
             raise _Changed
         return graph

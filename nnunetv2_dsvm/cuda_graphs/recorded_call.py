@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from nnunetv2_dsvm.cuda_graphs import averaged_gradients
 from nnunetv2_dsvm.cuda_graphs.autograd_graph import leaves_reached, weights_are_computed, weights_are_shared
 from nnunetv2_dsvm.ops.side_branch import side_branch
 
@@ -53,11 +54,12 @@ class GraphMemory:
         self.pool = torch.cuda.graph_pool_handle()
 
     def record(
-        self, function: Callable[[Any], Any], x: Any, leaves: Mapping[Tensor, Tensor], inputs_stay: bool
-    ) -> "RecordedCall":
+        self, function: Callable[[Any], Any], x: Any, leaves: Mapping[Tensor, Tensor], inputs_stay: bool,
+        gradient_places: Mapping[Tensor, Tensor],
+    ) -> "RecordedCall":  # fmt: skip
         """Records `function(x)`; see `RecordedCall`."""
         try:
-            return RecordedCall(self, function, x, leaves, inputs_stay)
+            return RecordedCall(self, function, x, leaves, inputs_stay, gradient_places)
         except Exception:
             torch.cuda.synchronize(self.device)
             raise
@@ -118,11 +120,12 @@ class RecordedCall:
         x: what it is recorded with.
         leaves: the parameters, and what `function` uses in the place of each: a leaf on the same memory.
         inputs_stay: x stays where it is in memory, and is read there.
+        gradient_places: where backward has to leave the gradients of parameters; of others, in the graph's memory.
     """
 
     def __init__(
         self, memory: GraphMemory, function: Callable[[Any], Any], x: Any, leaves: Mapping[Tensor, Tensor],
-        inputs_stay: bool,
+        inputs_stay: bool, gradient_places: Mapping[Tensor, Tensor],
     ) -> None:  # fmt: skip
         given, spec = pytree.tree_flatten(x)
         device, grad = given[0].device, torch.is_grad_enabled()
@@ -158,8 +161,12 @@ class RecordedCall:
                 # What autograd itself does with gradients is done on the recorded stream, which knows of no branch.
                 alone = weights_are_shared(wanted) or weights_are_computed(wanted)
                 branch = nullcontext() if alone else side_branch(memory.stream, memory.side)
-                with _capture(memory) as self.backward, branch:
-                    self.grads = list(torch.autograd.grad(wanted, sources, upstream, allow_unused=True))
+                places: list[Tensor | None] = [None] * (len(sources) - len(self.parameters))
+                places += [gradient_places.get(p) for p in self.parameters]
+                with _capture(memory) as self.backward:
+                    with branch:
+                        grads = torch.autograd.grad(wanted, sources, upstream, allow_unused=True)
+                    self.grads = averaged_gradients.put(grads, places)
         self.outputs = [t.detach() for t in tensors]
         self.output_places = {t.untyped_storage().data_ptr() for t in tensors}
 
@@ -169,9 +176,7 @@ class RecordedCall:
 
     def keep_gradients(self) -> None:
         """Moves gradients that wait for the optimiser, or are being accumulated, out of the next replay's way."""
-        for parameter, grad in zip(self.parameters, self.grads[len(self.grads) - len(self.parameters) :], strict=True):
-            if grad is not None and parameter.grad is not None and parameter.grad.data_ptr() == grad.data_ptr():
-                parameter.grad = parameter.grad.clone()
+        averaged_gradients.keep(self.parameters, self.grads[len(self.grads) - len(self.parameters) :])
 
     def infer(self, inputs: Sequence[Tensor]) -> Any:
         """The result for these inputs, a copy."""

@@ -179,5 +179,5 @@ def rank_without_ddp(rank, ranks, port, case, repeats, answers):
             with self.no_sync():
                 return super().forward(*inputs)
 
-    scaling.DistributedDataParallel = NotShared
+    scaling.in_ddp = NotShared
     scaling.time_rank(rank, ranks, port, case, repeats, answers)

@@ -1,9 +1,12 @@
 """DDP with CUDA graphs against one process with the whole batch; needs two GPUs (for the CPU see test_ddp.py)."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 
 import pytest
 import torch
@@ -17,12 +20,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.cuda_graphs import CALLS_BEFORE
+from nnunetv2_dsvm.cuda_graphs.averaged_gradients import in_ddp
 from nnunetv2_dsvm.distillation import DualSelfDistillation
 from nnunetv2_dsvm.training.guards.distributed import parameters_that_differ
 from nnunetv2_dsvm.training.loss import SegmentationWithDistillationLoss
 
 pytestmark = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 STEPS = 2 * CALLS_BEFORE + 4
+COMMAND_SECONDS = 400  # some ten compilations on each rank
 WEIGHTS = {"projection": 1.0, "progressive": 1.0}
 
 
@@ -71,11 +76,14 @@ def _rank(rank: int, port: int, deep_supervision: bool) -> None:
     torch.backends.cudnn.allow_tf32 = False  # half a batch is convolved by other kernels than a whole one
     dist.init_process_group("nccl", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     network, distillation = _network_and_distillation(True, deep_supervision)
-    wrapped = [DistributedDataParallel(m, device_ids=[rank]) for m in (network, distillation)]
+    wrapped = [in_ddp(m) for m in (network, distillation)]
     loss = SegmentationWithDistillationLoss(CrossEntropy(), wrapped[1], WEIGHTS, 0)
     losses, gradients = _steps(*wrapped, loss, slice(2 * rank, 2 * rank + 2))
     assert len(network.cuda_graphs.graphs) == len(distillation.cuda_graphs.graphs) == 1
     assert parameters_that_differ([network, distillation]) == []
+    for module in (network, distillation):
+        places = module.cuda_graphs.gradient_places
+        assert all(p.grad.data_ptr() == places[p].data_ptr() for p in module.parameters())
     dist.all_reduce(losses, op=dist.ReduceOp.AVG)
     if rank == 0:
         plain = _network_and_distillation(False, deep_supervision)
@@ -107,11 +115,26 @@ def test_nnunets_command_trains_volumes_on_two_gpus(dataset, tmp_path, trainer, 
     environment = {**dataset.environment, "nnUNet_extTrainer": str(tmp_path), "nnUNet_results": str(tmp_path)}
     if trainer == "ShortDistilled":
         environment["nnUNet_compile"] = "t"
+    environment["PYTHONFAULTHANDLER"] = "1"
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
     what = ["901", configuration, "0", "-tr", trainer, "-p", PLANS, "-num_gpus", "2"]
     command = [sys.executable, "-m", "nnunetv2.run.run_training", *what]
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    log = tmp_path / "log"
+    with open(log, "w") as output:
+        run = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        run.wait(timeout=COMMAND_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(run.pid, signal.SIGABRT)  # each process says where it is
+        time.sleep(2)
+        pytest.fail(f"not over after {COMMAND_SECONDS} s:\n{log.read_text()[-20000:]}")
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+    assert run.returncode == 0, log.read_text()[-6000:]
     checkpoint = torch.load(next(tmp_path.rglob("checkpoint_final.pth")), weights_only=False)
     terms = torch.tensor(checkpoint["logging"]["L_proj"])
     assert len(terms) == 3 and terms.isfinite().all() and (terms > 0).all()

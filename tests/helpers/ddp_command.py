@@ -11,7 +11,6 @@ from torch import distributed as dist
 from helpers.ddp_equality import OnCPU
 from helpers.ddp_rank import without_device_ids
 from helpers.short_trainers import ShortDSVM, without_pictures
-from nnunetv2_dsvm.training.layers import distilled
 
 KILL_RANK_1_AFTER = "KILL_RANK_1_AFTER"  # so many steps
 _run_ddp = run_training.run_ddp
@@ -37,6 +36,6 @@ def run_ddp_on_cpu(rank, *arguments):
     torch.set_num_threads(1)
     run_training.setup_ddp = lambda rank, ranks: dist.init_process_group("gloo", rank=rank, world_size=ranks)
     torch.cuda.set_device = lambda device: None
-    nnunet_module.DDP = distilled.DistributedDataParallel = without_device_ids
+    nnunet_module.DDP = without_device_ids
     with without_pictures():
         _run_ddp(rank, *arguments)

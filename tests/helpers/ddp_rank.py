@@ -16,10 +16,10 @@ from torch import distributed as dist
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
+from helpers import ddp_graphs
 from helpers.ddp_equality import OnCPU, records, tiny_plans
 from helpers.short_trainers import ShortDSVM, without_pictures
 from nnunetv2_dsvm.architecture.unwrapping import unwrap_model
-from nnunetv2_dsvm.training.layers import distilled
 
 
 class CPUTrainer(OnCPU, ShortDSVM):
@@ -117,12 +117,13 @@ def with_synced_batch_norms(network: torch.nn.Module) -> torch.nn.Module:
 def main(rank: int, port: str, folder: str) -> None:
     torch.set_num_threads(1)
     torch.nn.SyncBatchNorm.convert_sync_batchnorm = with_synced_batch_norms
-    nnunet_module.DDP = distilled.DistributedDataParallel = without_device_ids
+    nnunet_module.DDP = without_device_ids
     fork = multiprocessing.get_context("fork")
     nnunet_module.multiprocessing.get_context = lambda method: fork
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     dist.init_process_group("gloo", rank=rank, world_size=2)
     results: dict[str, Any] = {"equality": records(rank)}
+    results["graphs"] = ddp_graphs.steps(rank)
     results["collectives"] = record_collectives()
     os.environ["NNUNETV2_DSVM_SEED"] = "3"
     with without_pictures():

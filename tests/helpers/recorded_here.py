@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from nnunetv2_dsvm.cuda_graphs import CudaGraphs
+from nnunetv2_dsvm.cuda_graphs import CudaGraphs, averaged_gradients
 from nnunetv2_dsvm.cuda_graphs.recorded_call import GraphMemory, Hold
 
 PAUSE = 0.001  # seconds in which other threads may write where they should not
 
 
 class RecordedHere:
-    def __init__(self, function, x: Tensor, leaves: dict[Tensor, Tensor]) -> None:
+    def __init__(self, function, x: Tensor, leaves: dict[Tensor, Tensor], places: dict[Tensor, Tensor]) -> None:
         self.function, self.leaves = function, leaves
+        self.places = [places.get(parameter) for parameter in leaves]
         self.input = torch.empty_like(x)
         self.output: Tensor | None = None
         self.replays = 0
@@ -41,7 +42,7 @@ class RecordedHere:
         return _Replayed.apply(self, hold, inputs, *self.leaves), weakref.ref(hold)
 
     def keep_gradients(self) -> None:
-        pass
+        averaged_gradients.keep(list(self.leaves), self.places)
 
 
 class _Replayed(torch.autograd.Function):
@@ -56,7 +57,8 @@ class _Replayed(torch.autograd.Function):
     def backward(ctx, grad):
         grads = torch.autograd.grad(ctx.output, list(ctx.recorded.leaves.values()), grad, allow_unused=True)
         ctx.hold = None
-        return None, None, None, *grads
+        grads = averaged_gradients.put(grads, ctx.recorded.places)
+        return None, None, None, *(None if g is None else g.detach() for g in grads)
 
 
 class MemoryHere(GraphMemory):
@@ -77,8 +79,8 @@ class MemoryHere(GraphMemory):
     def renew(self) -> None:
         pass
 
-    def record(self, function, x, leaves, inputs_stay) -> RecordedHere:
-        recorded = RecordedHere(function, pytree.tree_flatten(x)[0][0], leaves)
+    def record(self, function, x, leaves, inputs_stay, gradient_places) -> RecordedHere:
+        recorded = RecordedHere(function, pytree.tree_flatten(x)[0][0], leaves, gradient_places)
         if type(self).while_recording is not None:
             type(self).while_recording()
         return recorded

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from helpers import ddp_graphs
 from helpers.ddp_equality import CASES, records
 from helpers.places import HELPERS
 from helpers.scan_inputs import relative_error
@@ -86,6 +87,17 @@ def test_two_ranks_are_one_process_with_the_whole_batch(results, case):
     # nnU-Net clips the network's gradients to a norm of 12; ASP-VMUNet's first ones are larger.
     clipped = [float(norm) == pytest.approx(12, rel=1e-5) for norm in norms]
     assert case == "batch_norm" or all(clipped) == (case == "mse-clipped") == any(clipped)
+
+
+@pytest.mark.parametrize("step", ddp_graphs.STEPS)
+def test_graphs_leave_gradients_where_ddp_averages_them(results, step):
+    (first, expected, written), (second, _, _) = (rank["graphs"][step] for rank in results[0])
+    for gradient, without_graphs in zip(first, expected, strict=True):
+        assert relative_error(gradient, without_graphs) <= 1e-6
+    if step != "not averaged":
+        assert_equal(first, second)
+    if step in ("replayed", "again", "replayed after all"):
+        assert written == len(first) + 1  # by the graph, and to divide; DDP copies none
 
 
 def test_every_other_variant_has_the_graph_of_one_of_these():

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_dsvm.architecture.stage_info import StageInfo
 from nnunetv2_dsvm.architecture.unwrapping import unwrap_model
+from nnunetv2_dsvm.cuda_graphs.averaged_gradients import in_ddp
 from nnunetv2_dsvm.distillation.distances import DistanceKind, FeatureDistance
 from nnunetv2_dsvm.distillation.dual import DualSelfDistillation, Term, compiled_terms
 from nnunetv2_dsvm.distillation.features import ProjectionKind
@@ -140,7 +140,7 @@ class DistilledTraining(TrainerHooks):
         if self._do_i_compile() and not passes_on_features(unwrap_model(self.network)):
             distillation = compiled_terms(self.distillation)
         if self.is_ddp and any(True for _ in distillation.parameters()):
-            distillation = DistributedDataParallel(distillation, device_ids=[self.local_rank])
+            distillation = in_ddp(distillation)
         return distillation
 
     def trained_modules(self) -> list[nn.Module]:

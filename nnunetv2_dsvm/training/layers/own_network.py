@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, per_axis
 from nnunetv2_dsvm.architecture.unwrapping import unwrap_model
+from nnunetv2_dsvm.cuda_graphs.averaged_gradients import in_ddp
 from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.training.layers.trainer_hooks import TrainerHooks
 
@@ -106,6 +107,8 @@ class OwnNetwork(TrainerHooks):
                 f"{type(network).__name__}: leave out the class that it comes from"
             )
         network.cuda_graphs.training = self._records_graphs(network)
+        if self.is_ddp and network.cuda_graphs.training:
+            self.network = in_ddp(network)  # instead of nnU-Net's, which copies each gradient twice
 
     def _records_graphs(self, network: SegmentationNetwork) -> bool:
         # Batch norms that are synchronised wait for other processes.
