@@ -29,8 +29,9 @@ def norm_forward_kernel(
     d = tl.arange(0, BLOCK_D)[None, :]
     inside = (r < rows) & (d < D)
     x = tl.load(x_ptr + r * D + d, mask=inside, other=0.0).to(tl.float32)
-    weight = tl.load(weight_ptr + d, mask=d < D, other=0.0)
-    bias = tl.load(bias_ptr + d, mask=d < D, other=0.0)
+    column = tl.arange(0, BLOCK_D)  # of one axis: of two, rows would be turned to the layout of their loads, and back
+    weight = tl.load(weight_ptr + column, mask=column < D, other=0.0)[None, :]
+    bias = tl.load(bias_ptr + column, mask=column < D, other=0.0)[None, :]
     normalised, _ = _normalised(x, inside, D, eps)
     out = normalised * weight + bias
     if GATED:
@@ -62,7 +63,7 @@ def merge_norm_kernel(
     rounded = merged.to(parts_ptr.dtype.element_ty)
     if KEEP:
         tl.store(merged_ptr + r * D + d, rounded, mask=inside)
-    column = tl.arange(0, BLOCK_D)  # of one axis: of two, rows would be turned to the layout of their loads, and back
+    column = tl.arange(0, BLOCK_D)
     weight = tl.load(weight_ptr + column, mask=column < D, other=0.0)[None, :]
     bias = tl.load(bias_ptr + column, mask=column < D, other=0.0)[None, :]
     normalised, _ = _normalised(rounded.to(tl.float32), inside, D, eps)
