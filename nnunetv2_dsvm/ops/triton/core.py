@@ -40,8 +40,9 @@ def _scan(
     """Of a contiguous x: y of each direction without the skip, `(batch, L, K, channels)`, and the saved states."""
     plan = LaunchPlan(shape, x.device, settings)
     A, dt_bias = A.contiguous(), dt_bias.contiguous()
-    delta, B, C = _parameters(shape, x, weight.to(x.dtype), dt_bias, forward_takes_dt(plan, x.dtype))
-    return scan_forward(plan, x, delta, A, B, C, dt_bias, save, output_dtype(x.dtype))
+    raw = forward_takes_dt(plan, x.dtype, save)
+    delta, B, C = _parameters(shape, x, weight.to(x.dtype), dt_bias, raw)
+    return scan_forward(plan, x, delta, A, B, C, dt_bias, save, output_dtype(x.dtype), raw)
 
 
 def core_forward(
