@@ -60,6 +60,7 @@ def merge_norm_kernel(
     merged = tl.load(skip_ptr + r * stride_skip + d, mask=inside, other=0.0).to(tl.float32) * scale
     for k in tl.static_range(K):
         merged += tl.load(parts_ptr + (r * K + k) * D + d, mask=inside, other=0.0).to(tl.float32)
+    gate = tl.load(gate_ptr + r * D + d, mask=inside, other=0.0).to(tl.float32)
     rounded = merged.to(parts_ptr.dtype.element_ty)
     if KEEP:
         tl.store(merged_ptr + r * D + d, rounded, mask=inside)
@@ -67,7 +68,6 @@ def merge_norm_kernel(
     weight = tl.load(weight_ptr + column, mask=column < D, other=0.0)[None, :]
     bias = tl.load(bias_ptr + column, mask=column < D, other=0.0)[None, :]
     normalised, _ = _normalised(rounded.to(tl.float32), inside, D, eps)
-    gate = tl.load(gate_ptr + r * D + d, mask=inside, other=0.0).to(tl.float32)
     out = (normalised * weight + bias) * (gate * tl.sigmoid(gate))
     tl.store(out_ptr + r * D + d, out.to(out_ptr.dtype.element_ty), mask=inside)
 
