@@ -85,6 +85,11 @@ def test_cuda_kernels_without_gradients_in_half_precision(shape):
     weight *= shape.d_inner**-0.5
     y, trained = (scan_core(x, w, A, D, bias, sizes=shape.sizes) for w in (weight, weight.clone().requires_grad_()))
     assert y.dtype == torch.float32 and relative_l2(y, trained) <= TOLERANCE[torch.float16]
+    halves = [t.half() for t in (weight, A, D, bias)]  # of a network that is in half precision itself
+    as_floats, as_halves = (
+        scan_core(x, *parameters, sizes=shape.sizes) for parameters in ([t.float() for t in halves], halves)
+    )
+    assert relative_l2(as_halves, as_floats) <= TOLERANCE[torch.float16]
 
 
 def _gradients(seed: int = 0) -> list[torch.Tensor]:

@@ -39,7 +39,7 @@ def _scan(
 ) -> tuple[Tensor, Tensor | None]:
     """Of a contiguous x: y of each direction without the skip, `(batch, L, K, channels)`, and the saved states."""
     plan = LaunchPlan(shape, x.device, settings)
-    A, dt_bias = A.contiguous(), dt_bias.contiguous()
+    A, dt_bias = A.float().contiguous(), dt_bias.float().contiguous()  # of a network in 16 bit they are not fp32
     raw = forward_takes_dt(plan, x.dtype, save)
     delta, B, C = _parameters(shape, x, weight.to(x.dtype), dt_bias, raw)
     return scan_forward(plan, x, delta, A, B, C, dt_bias, save, output_dtype(x.dtype), raw)
@@ -75,7 +75,7 @@ def core_backward(
 ) -> CoreGradients:  # fmt: skip
     """As `FusedOperators.core_backward`."""
     plan = LaunchPlan(shape, x.device, settings)
-    grad, x, A, dt_bias = grad.contiguous(), x.contiguous(), A.contiguous(), dt_bias.contiguous()
+    grad, x, A, dt_bias = grad.contiguous(), x.contiguous(), A.float().contiguous(), dt_bias.float().contiguous()
     matrix = weight.to(x.dtype)
     delta, B, C = _parameters(shape, x, matrix, dt_bias, backward_takes_dt(saved))
     grad_product = x.new_empty(*x.shape[:2], weight.shape[0])
