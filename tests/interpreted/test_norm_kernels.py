@@ -33,7 +33,7 @@ def test_norm_of_merged_directions(directions, channels, kind):
     parts_kind = torch.float32 if kind == torch.float16 else kind
     parts = torch.randn(3, 15, directions, channels).to(parts_kind) + 1
     skip, gate = torch.randn(3, 15, 2 * channels).to(kind)[..., :channels], torch.randn(3, 15, channels).to(kind)
-    scale, weight, bias = torch.randn(directions, channels), torch.randn(channels), torch.randn(channels)
+    scale, weight, bias = torch.randn(directions, channels).to(kind), torch.randn(channels), torch.randn(channels)
     out, merged = merge_norm_forward(parts, skip, scale, weight, bias, gate, 1e-3, kind, True)
     assert out.dtype == kind and merged.dtype == parts_kind
     assert relative_error(merged, parts.double().sum(2) + skip.double() * scale.double().sum(0)) <= TOLERANCE[kind]

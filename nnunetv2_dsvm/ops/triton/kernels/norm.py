@@ -54,9 +54,9 @@ def merge_norm_kernel(
     r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)[:, None]
     d = tl.arange(0, BLOCK_D)[None, :]
     inside = (r < rows) & (d < D)
-    scale = tl.load(scale_ptr + d, mask=d < D, other=0.0)
+    scale = tl.load(scale_ptr + d, mask=d < D, other=0.0).to(tl.float32)
     for k in tl.static_range(1, K):
-        scale += tl.load(scale_ptr + k * D + d, mask=d < D, other=0.0)
+        scale += tl.load(scale_ptr + k * D + d, mask=d < D, other=0.0).to(tl.float32)
     merged = tl.load(skip_ptr + r * stride_skip + d, mask=inside, other=0.0).to(tl.float32) * scale
     for k in tl.static_range(K):
         merged += tl.load(parts_ptr + (r * K + k) * D + d, mask=inside, other=0.0).to(tl.float32)
