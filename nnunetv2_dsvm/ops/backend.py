@@ -40,6 +40,17 @@ class FusedOperators(ABC):
         """
 
     @abstractmethod
+    def core_norm_forward(
+        self, x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, norm_weight: Tensor, norm_bias: Tensor,
+        gate: Tensor, shape: ScanShape, save: bool, eps: float, dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+        """`layer_norm_forward` of `core_forward`'s y, with a gate of y's shape.
+
+        Returns:
+            The norm's result `(batch, L, d_inner)` in `dtype`, and with `save` y and what `core_backward` starts from.
+        """
+
+    @abstractmethod
     def core_backward(
         self, grad: Tensor, saved: Tensor, x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor,
         shape: ScanShape,

@@ -23,13 +23,14 @@ from nnunetv2_dsvm.benchmark.correctness import check_core
 from nnunetv2_dsvm.cuda_graphs import CALLS_BEFORE
 from nnunetv2_dsvm.distillation import DualSelfDistillation
 from nnunetv2_dsvm.distillation.dual import compiled_terms
-from nnunetv2_dsvm.ops import ScanOrder, ss2d_scan
+from nnunetv2_dsvm.ops import ScanOrder, selective_scan, ss2d_scan
 from nnunetv2_dsvm.ops.backends.triton import Triton
 from nnunetv2_dsvm.ops.dispatch import fused_operators
+from nnunetv2_dsvm.ops.fused_core import scan_core
 from nnunetv2_dsvm.ops.nvrtc import scan as nvrtc_scan
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
 from nnunetv2_dsvm.ops.scan_order import atrous_orders
-from nnunetv2_dsvm.ops.testing import AUTOCAST_TOLERANCE, TOLERANCE, check_scan, compare, random_inputs
+from nnunetv2_dsvm.ops.testing import AUTOCAST_TOLERANCE, TOLERANCE, check_scan, compare, random_inputs, relative_l2
 from nnunetv2_dsvm.training.loss import SegmentationWithDistillationLoss
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -59,7 +60,7 @@ CUDA_SHAPES = [(1, 1, 1, 8), (2, 5, 7, 24), (1, 1, 200, 16), (1, 200, 1, 72), (1
 def cuda_kernels(monkeypatch):
     """Skips where they do not run."""
     monkeypatch.delenv(nvrtc_scan.VARIABLE, raising=False)
-    supported, reason = nvrtc_scan.supports(torch.device("cuda"), torch.bfloat16, 16, 64)
+    supported, reason = nvrtc_scan.supports(torch.device("cuda"), torch.bfloat16, 16, 64, True)
     if not supported:
         pytest.skip(reason)
 
@@ -69,6 +70,27 @@ def cuda_kernels(monkeypatch):
 def test_cuda_kernels(shape):
     """The output and each gradient against the plain loop in fp64."""
     assert check_scan("triton", grid(*shape), torch.bfloat16, torch.device("cuda"), "reference") > 0
+
+
+@pytest.mark.parametrize("shape", CUDA_SHAPES, ids=lambda s: "x".join(map(str, s)))
+@pytest.mark.usefixtures("cuda_kernels")
+def test_cuda_kernels_without_gradients_in_half_precision(shape):
+    """From delta against the plain loop in fp64, from dt against the core that trains, which is Triton's."""
+    shape = grid(*shape)
+    inputs = random_inputs(shape, torch.float16, torch.device("cuda"))
+    y = selective_scan(*inputs, sizes=shape.sizes, backend="triton")
+    expected = selective_scan(*(t.double().cpu() for t in inputs), sizes=shape.sizes, backend="reference")
+    assert relative_l2(y, expected) <= TOLERANCE[torch.float16]
+    x, _, A, _, _, D, bias = inputs
+    weight = torch.randn(shape.directions * (shape.d_inner + 2 * shape.d_state), shape.d_inner, device="cuda")
+    weight *= shape.d_inner**-0.5
+    y, trained = (scan_core(x, w, A, D, bias, sizes=shape.sizes) for w in (weight, weight.clone().requires_grad_()))
+    assert y.dtype == torch.float32 and relative_l2(y, trained) <= TOLERANCE[torch.float16]
+    halves = [t.half() for t in (weight, A, D, bias)]  # of a network that is in half precision itself
+    as_floats, as_halves = (
+        scan_core(x, *parameters, sizes=shape.sizes) for parameters in ([t.float() for t in halves], halves)
+    )
+    assert relative_l2(as_halves, as_floats) <= TOLERANCE[torch.float16]
 
 
 def _gradients(seed: int = 0) -> list[torch.Tensor]:

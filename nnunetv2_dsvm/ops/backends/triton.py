@@ -21,6 +21,14 @@ class TritonOperators(FusedOperators):
     ) -> tuple[Tensor, Tensor | None]:
         return core.core_forward(x, weight, A, D, dt_bias, shape, save, self.settings)
 
+    def core_norm_forward(
+        self, x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, norm_weight: Tensor, norm_bias: Tensor,
+        gate: Tensor, shape: ScanShape, save: bool, eps: float, dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+        return core.core_norm_forward(
+            x, weight, A, D, dt_bias, norm_weight, norm_bias, gate, shape, save, eps, dtype, self.settings
+        )
+
     def core_backward(
         self, grad: Tensor, saved: Tensor, x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor,
         shape: ScanShape,

@@ -1,4 +1,4 @@
-"""Launches of LayerNorm's kernels, optionally gated by SiLU."""
+"""Launches of LayerNorm's kernels, optionally gated by SiLU; also of the sum of the scan's directions."""
 
 import math
 
@@ -11,6 +11,7 @@ from nnunetv2_dsvm.ops.triton.sums import sum_rows
 
 # Elements of a program's tile, rows x channels, and its warps: few, so that many programs wait for memory at once.
 _FORWARD_TILE = 2048
+_MERGE_TILE = 1024
 _BACKWARD_TILE = 1024
 _WARPS = 2
 _PROGRAMS_PER_PROCESSOR = 8  # of the backward, each of which sums the parameters' gradients over its rows
@@ -51,6 +52,28 @@ def norm_forward(
         GATED=gates is not None, UNIT=unit, **blocks,
     )  # fmt: skip
     return out
+
+
+def merge_norm_forward(
+    parts: Tensor, skip: Tensor, scale: Tensor, weight: Tensor, bias: Tensor, gate: Tensor, eps: float,
+    dtype: torch.dtype, keep: bool,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """`norm_forward` of what `elementwise.merge` makes of the first three in the type of `parts`, and with `keep` that.
+
+    Both `(batch, L, channels)`, in one launch.
+    """
+    from nnunetv2_dsvm.ops.triton.kernels.norm import merge_norm_kernel
+
+    batch, length, directions, channels = parts.shape
+    out = torch.empty(batch, length, channels, dtype=dtype, device=parts.device)
+    merged = torch.empty_like(out, dtype=parts.dtype) if keep else None
+    rows = batch * length
+    blocks, (units, unit) = _blocks(rows, channels, _MERGE_TILE), _units(channels)
+    merge_norm_kernel[(math.ceil(rows / blocks["BLOCK_R"]),)](
+        parts, skip, scale.contiguous(), weight, bias, gate.contiguous(), merged, out, rows, units, skip.stride(1), eps,
+        KEEP=keep, K=directions, UNIT=unit, **blocks,
+    )  # fmt: skip
+    return out, merged
 
 
 def norm_backward(

@@ -1,4 +1,7 @@
-"""Triton kernels: LayerNorm over the last axis, optionally times SiLU of a gate. Statistics and arithmetic in fp32."""
+"""Triton kernels: LayerNorm over the last axis, optionally times SiLU of a gate, and of the scan's directions at once.
+
+Statistics and arithmetic in fp32.
+"""
 
 import triton
 import triton.language as tl
@@ -26,13 +29,46 @@ def norm_forward_kernel(
     d = tl.arange(0, BLOCK_D)[None, :]
     inside = (r < rows) & (d < D)
     x = tl.load(x_ptr + r * D + d, mask=inside, other=0.0).to(tl.float32)
-    weight = tl.load(weight_ptr + d, mask=d < D, other=0.0)
-    bias = tl.load(bias_ptr + d, mask=d < D, other=0.0)
+    column = tl.arange(0, BLOCK_D)  # of one axis: of two, rows would be turned to the layout of their loads, and back
+    weight = tl.load(weight_ptr + column, mask=column < D, other=0.0)[None, :]
+    bias = tl.load(bias_ptr + column, mask=column < D, other=0.0)[None, :]
     normalised, _ = _normalised(x, inside, D, eps)
     out = normalised * weight + bias
     if GATED:
         gate = tl.load(gate_ptr + r * stride_gate + d, mask=inside, other=0.0).to(tl.float32)
         out *= gate * tl.sigmoid(gate)
+    tl.store(out_ptr + r * D + d, out.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def merge_norm_kernel(
+    parts_ptr, skip_ptr, scale_ptr, weight_ptr, bias_ptr, gate_ptr, merged_ptr, out_ptr,
+    rows, units, stride_skip, eps,
+    KEEP: tl.constexpr, K: tl.constexpr, UNIT: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """`merge_kernel`, whose result KEEP leaves in memory, and `norm_forward_kernel`, gated, of it.
+
+    The norm reads what `merge_kernel` would have written: rounded to the type of the parts.
+    """
+    D = units * UNIT
+    r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)[:, None]
+    d = tl.arange(0, BLOCK_D)[None, :]
+    inside = (r < rows) & (d < D)
+    scale = tl.load(scale_ptr + d, mask=d < D, other=0.0).to(tl.float32)
+    for k in tl.static_range(1, K):
+        scale += tl.load(scale_ptr + k * D + d, mask=d < D, other=0.0).to(tl.float32)
+    merged = tl.load(skip_ptr + r * stride_skip + d, mask=inside, other=0.0).to(tl.float32) * scale
+    for k in tl.static_range(K):
+        merged += tl.load(parts_ptr + (r * K + k) * D + d, mask=inside, other=0.0).to(tl.float32)
+    gate = tl.load(gate_ptr + r * D + d, mask=inside, other=0.0).to(tl.float32)
+    rounded = merged.to(parts_ptr.dtype.element_ty)
+    if KEEP:
+        tl.store(merged_ptr + r * D + d, rounded, mask=inside)
+    column = tl.arange(0, BLOCK_D)
+    weight = tl.load(weight_ptr + column, mask=column < D, other=0.0)[None, :]
+    bias = tl.load(bias_ptr + column, mask=column < D, other=0.0)[None, :]
+    normalised, _ = _normalised(rounded.to(tl.float32), inside, D, eps)
+    out = (normalised * weight + bias) * (gate * tl.sigmoid(gate))
     tl.store(out_ptr + r * D + d, out.to(out_ptr.dtype.element_ty), mask=inside)
 
 
