@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nnunetv2_dsvm.architecture.blocks.convolution import channels_last, convolution
 from nnunetv2_dsvm.architecture.blocks.layer_norm import LayerNorm
+from nnunetv2_dsvm.ops.resampling import Resampling
 
 PATCH_SIZE = 4  # of the published network, along both axes
 
@@ -42,13 +43,7 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(prod(step) * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, *sizes, dim = x.shape
-        n = len(sizes)
-        coarse = [size // factor for size, factor in zip(sizes, self.step, strict=True)]
-        x = x.view(batch, *(length for pair in zip(coarse, self.step, strict=True) for length in pair), dim)
-        # Neighbours in the official order (0, 0), (1, 0), (0, 1), (1, 1) of (row, column): the first axis fastest.
-        x = x.permute(0, *range(1, 2 * n, 2), *range(2 * n, 0, -2), 2 * n + 1)
-        return self.reduction(self.norm(x.reshape(batch, *coarse, prod(self.step) * dim)))
+        return self.reduction(self.norm(x, Resampling(self.step, merging=True)))
 
 
 class PatchExpanding(nn.Module):
@@ -66,19 +61,7 @@ class PatchExpanding(nn.Module):
         self.norm = LayerNorm(out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(shuffle_pixels(self.expand(x), self.step))
-
-
-def shuffle_pixels(x: Tensor, step: Sequence[int]) -> Tensor:
-    """`(B, *sizes, prod(step) * C)` to `(B, *(step * sizes), C)`, the offsets along the axes slower than the channel.
-
-    `torch.pixel_shuffle` has the channel slowest.
-    """
-    batch, *sizes, _ = x.shape
-    n = len(sizes)
-    x = x.view(batch, *sizes, *step, -1)
-    x = x.permute(0, *(axis for i in range(1, n + 1) for axis in (i, n + i)), 2 * n + 1)
-    return x.reshape(batch, *(s * size for s, size in zip(step, sizes, strict=True)), -1)
+        return self.norm(self.expand(x), Resampling(self.step, merging=False))
 
 
 def pad_to_multiple(x: Tensor, multiple: int | Sequence[int]) -> Tensor:
