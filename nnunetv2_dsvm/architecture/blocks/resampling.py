@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nnunetv2_dsvm.architecture.blocks.convolution import channels_last, convolution
 from nnunetv2_dsvm.architecture.blocks.layer_norm import LayerNorm
+from nnunetv2_dsvm.ops.dispatch import fused_backend
 from nnunetv2_dsvm.ops.resampling import Resampling
 
 PATCH_SIZE = 4  # of the published network, along both axes
@@ -28,7 +29,22 @@ class PatchEmbedding(nn.Module):
         self.norm = LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(channels_last(self.projection(x)))
+        if fused_backend(x.device, x.dtype) is None:
+            return self.norm(channels_last(self.projection(x)))
+        # The same as a product of patches, whose channels come out last: the convolution's copies of the tokens to and
+        # from that order, forward and backward, are several times as large as the image.
+        weight = self.projection.weight
+        return self.norm(F.linear(_patches(x, weight.shape[2:]), weight.flatten(1), self.projection.bias))
+
+
+def _patches(x: Tensor, step: Sequence[int]) -> Tensor:
+    """Image `(B, C, *sizes)` to `(B, *(sizes / step), C * prod(step))`, in the order of a convolution's weights."""
+    batch, channels, *sizes = x.shape
+    n = len(sizes)
+    coarse = [size // factor for size, factor in zip(sizes, step, strict=True)]
+    x = x.view(batch, channels, *(length for pair in zip(coarse, step, strict=True) for length in pair))
+    x = x.permute(0, *range(2, 2 * n + 2, 2), 1, *range(3, 2 * n + 2, 2))
+    return x.reshape(batch, *coarse, channels * prod(step))
 
 
 class PatchMerging(nn.Module):
