@@ -116,6 +116,7 @@ class DualSelfDistillation(nn.Module):
 def compiled_terms(distillation: nn.Module) -> nn.Module:
     """A `DualSelfDistillation` by torch.compile.
 
-    For each size of the maps anew: which matrices resize a map is decided while it is traced.
+    For each size of the maps anew: which matrices resize a map is decided while it is traced. On a GPU its many small
+    kernels are replayed as torch's CUDA graphs.
     """
-    return cast(nn.Module, torch.compile(distillation, dynamic=False))
+    return cast(nn.Module, torch.compile(distillation, dynamic=False, mode="reduce-overhead"))

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from nnunetv2_dsvm.ops.resampling import Resampling
 from nnunetv2_dsvm.ops.scan_inputs import ScanGradients, ScanInputs, ScanShape
 from nnunetv2_dsvm.ops.scan_order import ScanOrder
 
@@ -40,6 +41,17 @@ class FusedOperators(ABC):
         """
 
     @abstractmethod
+    def core_norm_forward(
+        self, x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, norm_weight: Tensor, norm_bias: Tensor,
+        gate: Tensor, shape: ScanShape, save: bool, eps: float, dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+        """`layer_norm_forward` of `core_forward`'s y, with a gate of y's shape.
+
+        Returns:
+            The norm's result `(batch, L, d_inner)` in `dtype`, and with `save` y and what `core_backward` starts from.
+        """
+
+    @abstractmethod
     def core_backward(
         self, grad: Tensor, saved: Tensor, x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor,
         shape: ScanShape,
@@ -48,14 +60,19 @@ class FusedOperators(ABC):
 
     @abstractmethod
     def layer_norm_forward(
-        self, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, eps: float, dtype: torch.dtype
-    ) -> Tensor:
-        """LayerNorm over the last axis, times SiLU(gate) if there is a gate, in `dtype`; see `layer_norm`."""
+        self, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, eps: float, dtype: torch.dtype,
+        resampling: Resampling | None = None,
+    ) -> Tensor:  # fmt: skip
+        """LayerNorm over the last axis, of x or resampled, times SiLU(gate) if there is a gate, in `dtype`.
+
+        As `layer_norm`. A gate and a resampling do not come together.
+        """
 
     @abstractmethod
     def layer_norm_backward(
-        self, grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        self, grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, eps: float,
+        resampling: Resampling | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
         """The gradients of x, weight, bias and gate (empty without one) from `grad`, that of the result."""
 
     @abstractmethod

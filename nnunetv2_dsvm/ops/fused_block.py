@@ -86,14 +86,15 @@ def _block(
     active = fused.conv_silu_forward(u, conv_weight, conv_bias).flatten(1, -2)
     del u
     wait(x.device)  # for the scan's weights
-    y, saved = fused.core_forward(active, projection, A, D, dt_bias, shape, save)
+    gated, y, saved = fused.core_norm_forward(
+        active, projection, A, D, dt_bias, out_norm_weight, out_norm_bias, z.flatten(1, -2), shape, save, out_norm_eps,
+        dtype,
+    )  # fmt: skip
     del active
-    y = y.view(z.shape)
-    gated = fused.layer_norm_forward(y, out_norm_weight, out_norm_bias, z, out_norm_eps, dtype)
-    out = F.linear(gated, out_weight.to(dtype))
-    if saved is None:
+    out = F.linear(gated.view(z.shape), out_weight.to(dtype))
+    if y is None or saved is None:
         return out, x.new_empty(0), x.new_empty(0)
-    return out, y, saved
+    return out, y.view(z.shape), saved
 
 
 @torch.library.custom_op("nnunetv2_dsvm::ss2d_block_backward", mutates_args=())

@@ -22,13 +22,15 @@ from nnunetv2_dsvm.benchmark.cases.network import DiceAndCrossEntropy
 from nnunetv2_dsvm.benchmark.correctness import check_core
 from nnunetv2_dsvm.cuda_graphs import CALLS_BEFORE
 from nnunetv2_dsvm.distillation import DualSelfDistillation
-from nnunetv2_dsvm.ops import ScanOrder, ss2d_scan
+from nnunetv2_dsvm.distillation.dual import compiled_terms
+from nnunetv2_dsvm.ops import ScanOrder, selective_scan, ss2d_scan
 from nnunetv2_dsvm.ops.backends.triton import Triton
 from nnunetv2_dsvm.ops.dispatch import fused_operators
+from nnunetv2_dsvm.ops.fused_core import scan_core
 from nnunetv2_dsvm.ops.nvrtc import scan as nvrtc_scan
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
 from nnunetv2_dsvm.ops.scan_order import atrous_orders
-from nnunetv2_dsvm.ops.testing import AUTOCAST_TOLERANCE, TOLERANCE, check_scan, compare, random_inputs
+from nnunetv2_dsvm.ops.testing import AUTOCAST_TOLERANCE, TOLERANCE, check_scan, compare, random_inputs, relative_l2
 from nnunetv2_dsvm.training.loss import SegmentationWithDistillationLoss
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -58,7 +60,7 @@ CUDA_SHAPES = [(1, 1, 1, 8), (2, 5, 7, 24), (1, 1, 200, 16), (1, 200, 1, 72), (1
 def cuda_kernels(monkeypatch):
     """Skips where they do not run."""
     monkeypatch.delenv(nvrtc_scan.VARIABLE, raising=False)
-    supported, reason = nvrtc_scan.supports(torch.device("cuda"), torch.bfloat16, 16, 64)
+    supported, reason = nvrtc_scan.supports(torch.device("cuda"), torch.bfloat16, 16, 64, True)
     if not supported:
         pytest.skip(reason)
 
@@ -68,6 +70,27 @@ def cuda_kernels(monkeypatch):
 def test_cuda_kernels(shape):
     """The output and each gradient against the plain loop in fp64."""
     assert check_scan("triton", grid(*shape), torch.bfloat16, torch.device("cuda"), "reference") > 0
+
+
+@pytest.mark.parametrize("shape", CUDA_SHAPES, ids=lambda s: "x".join(map(str, s)))
+@pytest.mark.usefixtures("cuda_kernels")
+def test_cuda_kernels_without_gradients_in_half_precision(shape):
+    """From delta against the plain loop in fp64, from dt against the core that trains, which is Triton's."""
+    shape = grid(*shape)
+    inputs = random_inputs(shape, torch.float16, torch.device("cuda"))
+    y = selective_scan(*inputs, sizes=shape.sizes, backend="triton")
+    expected = selective_scan(*(t.double().cpu() for t in inputs), sizes=shape.sizes, backend="reference")
+    assert relative_l2(y, expected) <= TOLERANCE[torch.float16]
+    x, _, A, _, _, D, bias = inputs
+    weight = torch.randn(shape.directions * (shape.d_inner + 2 * shape.d_state), shape.d_inner, device="cuda")
+    weight *= shape.d_inner**-0.5
+    y, trained = (scan_core(x, w, A, D, bias, sizes=shape.sizes) for w in (weight, weight.clone().requires_grad_()))
+    assert y.dtype == torch.float32 and relative_l2(y, trained) <= TOLERANCE[torch.float16]
+    halves = [t.half() for t in (weight, A, D, bias)]  # of a network that is in half precision itself
+    as_floats, as_halves = (
+        scan_core(x, *parameters, sizes=shape.sizes) for parameters in ([t.float() for t in halves], halves)
+    )
+    assert relative_l2(as_halves, as_floats) <= TOLERANCE[torch.float16]
 
 
 def _gradients(seed: int = 0) -> list[torch.Tensor]:
@@ -265,6 +288,35 @@ def test_the_terms_of_3d_maps_have_the_same_bits_twice_and_the_values_of_fp64(di
     for ours, right in zip(got, wanted, strict=True):
         assert (ours.cpu().double() - right).norm() <= tolerance * right.norm()
     assert not [str(w.message) for w in recwarn if "does not have a deterministic implementation" in str(w.message)]
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+def test_compiled_terms_have_the_values_and_the_accumulated_gradients_of_eager_ones(masked, monkeypatch):
+    """From CUDA graphs, whose memory the next call takes: of several steps, each with two calls and maps of its own."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    torch.manual_seed(0)
+    sizes, channels = [(16, 12, 20), (8, 6, 10), (4, 3, 5)], [8, 16, 24]
+    eager = DualSelfDistillation(channels, channels, dims=3).cuda()
+    compiled = compiled_terms(copy.deepcopy(eager))
+    random = torch.Generator("cuda").manual_seed(1)
+    for _ in range(5):
+        values: dict[str, list[torch.Tensor]] = {"eager": [], "compiled": []}
+        for module in (eager, compiled):
+            module.zero_grad(set_to_none=True)
+        for _ in range(2):
+            encoder, decoder = (
+                [torch.randn(2, c, *s, device="cuda", generator=random) for c, s in zip(channels, sizes, strict=True)]
+                for _ in range(2)
+            )
+            mask = (torch.rand(2, 1, 32, 24, 40, device="cuda", generator=random) < 0.7).float() if masked else None
+            for name, module in (("eager", eager), ("compiled", compiled)):
+                maps = [m.clone().requires_grad_() for m in (*encoder, *decoder)]
+                loss = sum(module(maps[:3], maps[3:], mask).values())
+                loss.backward()
+                values[name] += [loss.detach().clone(), *(m.grad.clone() for m in maps if m.grad is not None)]
+        gradients = [[p.grad for p in module.parameters()] for module in (eager, compiled)]
+        for a, b in zip([*values["eager"], *gradients[0]], [*values["compiled"], *gradients[1]], strict=True):
+            assert (a - b).norm() <= 1e-5 * a.norm()
 
 
 def test_a_distilled_training_in_3d_is_compiled_and_in_half_precision(tmp_path):

@@ -97,6 +97,22 @@ def test_core_in_orders_of_its_own():
     )
 
 
+@pytest.mark.parametrize("orders", [None, atrous_orders(2, 2)[:1]], ids=["all", "atrous"])
+def test_core_with_the_norm_after_it(orders):
+    """y, which backward gets, is the core's to the bit; in inference the result is the same."""
+    fused, shape = Triton().fused, ScanShape(1, (2, 2), 2, 1, 1 if orders else 4, orders)
+    x, _, A, _, _, D, bias = (t.detach() for t in grid_inputs(shape, torch.float16))
+    weight = torch.randn(shape.directions * (shape.d_inner + 2 * shape.d_state), shape.d_inner)
+    core = x, weight, A.float(), D.float(), bias.float()
+    norm, gate = (torch.randn(2), torch.randn(2)), torch.randn(x.shape).half()
+    out, y, saved = fused.core_norm_forward(*core, *norm, gate, shape, True, 1e-5, torch.float16)
+    expected_y, expected_saved = fused.core_forward(*core, shape, True)
+    assert torch.equal(y, expected_y) and torch.equal(saved, expected_saved)
+    assert torch.equal(out, fused.layer_norm_forward(y, *norm, gate, 1e-5, torch.float16))
+    inference = fused.core_norm_forward(*core, *norm, gate, shape, False, 1e-5, torch.float16)
+    assert torch.equal(inference[0], out) and inference[1:] == (None, None)
+
+
 @pytest.mark.parametrize("sizes", [(2, 3), (2, 1, 3)], ids=["image", "volume"])
 def test_block(sizes):
     """The VSS block on the fused operators against itself on the reference scan in fp64."""

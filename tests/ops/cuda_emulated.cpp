@@ -22,12 +22,13 @@ int main(int, char** arguments) {
     std::normal_distribution<float> normal;
     auto drawn = [&](size_t size) {
         std::vector<u16> v(size);
-        for (auto& element : v) element = bf16(normal(random));
+        for (auto& element : v) element = HALF ? f16_bits(normal(random)) : bf16(normal(random));
         return v;
     };
-    auto wide = [](u16 v) { return (double)__uint_as_float((u32)v << 16); };
+    auto of_bf16 = [](u16 v) { return (double)__uint_as_float((u32)v << 16); };
+    auto wide = [&](u16 v) { return HALF ? (double)f16(v) : of_bf16(v); };
     const auto x = drawn(rows * D), gy = drawn(rows * D);
-    auto product = drawn(rows * columns);  // of a row: delta in fp16, or RAW dt in bf16, then b and c of each direction
+    auto product = drawn(rows * columns);  // of a row: delta in fp16, or RAW dt, then b and c of each direction
     for (int i = 0; i < rows * columns; ++i)
         if (i % columns < K * D && !RAW) product[i] = f16_bits(0.002f + 0.05f * fabsf(normal(random)));
     std::vector<float> bias(K * D);
@@ -113,11 +114,13 @@ int main(int, char** arguments) {
     p.stride_x = D, p.stride_delta = p.stride_b = columns, p.stride_bk = 2 * N;
     const Index grid = {blocks, K * chunks, batch};
 #ifdef FORWARD
-    std::vector<u16> out(y.size(), nan16), boundary(states.size(), nan16);
-    p.initial_state = entering32.data(), p.y = out.data(), p.saved_states = boundary.data();
+    typedef std::conditional_t<HALF, float, u16> Output;
+    std::vector<Output> out(y.size(), HALF ? (Output)NAN : (Output)nan16);
+    std::vector<u16> boundary(states.size(), nan16);
+    p.initial_state = entering32.data(), p.y = (Outputs*)out.data(), p.saved_states = boundary.data();
     launch<Block>(grid, THREADS, scan_forward, p);
-    check("y", y, [&](size_t i) { return wide(out[i]); });
-    check("states", states, [&](size_t i) { return wide(boundary[i]); });
+    check("y", y, [&](size_t i) { return HALF ? (double)out[i] : wide((u16)out[i]); }, HALF ? 1e-3 : 1e-2);
+    check("states", states, [&](size_t i) { return of_bf16(boundary[i]); });
 #else
     std::vector<u16> boundary(states.size()), out(y.size(), nan16), gproduct(product.size(), nan16);
     for (size_t i = 0; i < states.size(); ++i) boundary[i] = bf16(states[i]);

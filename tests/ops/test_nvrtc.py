@@ -31,19 +31,19 @@ def empty_cache(tmp_path, monkeypatch):
 
 @needs_nvrtc
 @pytest.mark.parametrize(
-    ("capability", "warps", "raw", "walks", "of_gradient"),
+    ("capability", "warps", "raw", "walks", "of_gradient", "half"),
     [
-        ((8, 0), 4, False, 0, False),
-        ((8, 6), 3, True, 0, True),
-        ((9, 0), 4, True, 0, False),
-        ((9, 0), 2, False, 6, True),
-        ((9, 0), 1, True, 0, False),
+        ((8, 0), 4, False, 0, False, False),
+        ((8, 6), 3, True, 0, True, False),
+        ((9, 0), 4, True, 0, False, False),
+        ((9, 0), 2, False, 6, True, False),
+        ((9, 0), 1, True, 0, False, True),
     ],
 )
 @pytest.mark.parametrize("name", launch_plan.RESIDENT)
-def test_compiles(empty_cache, name, capability, warps, raw, walks, of_gradient):
+def test_compiles(empty_cache, name, capability, warps, raw, walks, of_gradient, half):
     """The sources themselves assert that `shared_bytes` is the size of their shared memory."""
-    macros = launch_plan.macros(name, warps, raw, walks, of_gradient)
+    macros = launch_plan.macros(name, warps, raw, walks, of_gradient, half and name != "scan_backward")
     assert nvrtc.cubin(name, capability, macros)[:4] == b"\x7fELF"
     assert launch_plan.shared_bytes(name, warps) <= 227 * 1024
 
@@ -141,10 +141,11 @@ def not_turned_off(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ((CUDA, torch.float16, 16, 64), "takes bfloat16, not torch.float16"),
-        ((CUDA, BF16, 8, 64), "d_state 16, not 8"),
-        ((CUDA, BF16, 16, 36), "multiple of 8 channels, not 36"),
-        ((torch.device("cpu"), BF16, 16, 64), "NVIDIA GPUs, not on cpu"),
+        ((CUDA, torch.float16, 16, 64, True), "float16 without a backward, not torch.float16 with one"),
+        ((CUDA, torch.float32, 16, 64, False), "takes bfloat16, or float16 without a backward, not torch.float32"),
+        ((CUDA, BF16, 8, 64, True), "d_state 16, not 8"),
+        ((CUDA, BF16, 16, 36, True), "multiple of 8 channels, not 36"),
+        ((torch.device("cpu"), BF16, 16, 64, True), "NVIDIA GPUs, not on cpu"),
     ],
 )
 def test_refuses_with_the_reason(arguments, reason):
@@ -184,7 +185,8 @@ def test_forward_saves_for_the_kernel_that_backward_will_use(hopper):
     """The same bytes: bfloat16 twice as often."""
     shape = ScanShape.of_grid(2, (16, 16), 64)
     assert saved_states(shape, BF16) == ((2, 4, 8, 16, 64), BF16)
-    assert saved_states(shape, torch.float32) == ((2, 4, 4, 16, 64), torch.float32)
+    for dtype in (torch.float32, torch.float16):
+        assert saved_states(shape, dtype) == ((2, 4, 4, 16, 64), torch.float32)
     assert saved_states(shape._replace(d_state=8), BF16)[1] == torch.float32
 
 
@@ -192,9 +194,12 @@ def test_delta_is_made_in_the_kernel_in_one_chunk_and_in_several(hopper):
     settings = LaunchSettings(processors=132)
     one, several = (LaunchPlan(ScanShape.of_grid(*s, 192), CUDA, settings) for s in ((32, (64, 64)), (12, (128, 128))))
     bf16, fp32 = (torch.empty(0, dtype=dtype) for dtype in (BF16, torch.float32))
-    assert forward_takes_dt(one, BF16) and backward_takes_dt(bf16)
-    assert not forward_takes_dt(one, torch.float16) and not backward_takes_dt(fp32)
-    assert forward_takes_dt(several, BF16) and backward_takes_dt(bf16)
+    for plan in (one, several):
+        assert all(forward_takes_dt(plan, BF16, save) for save in (False, True))
+        assert forward_takes_dt(plan, torch.float16, save=False) and not forward_takes_dt(
+            plan, torch.float16, save=True
+        )
+    assert backward_takes_dt(bf16) and not backward_takes_dt(fp32)
 
 
 OTHER_GRIDS = {
@@ -255,7 +260,7 @@ def _raises(error):
 )
 def test_what_fails_on_the_gpu_is_a_reason_and_the_triton_kernels_go_on(hopper, name, value, reason):
     hopper.setattr(scan, name, value)
-    supported, why = scan.supports(CUDA, BF16, 16, 64)
+    supported, why = scan.supports(CUDA, BF16, 16, 64, True)
     assert not supported and reason in why and "\n" not in why
     assert saved_states(ScanShape.of_grid(1, (8, 8), 64), BF16)[1] == torch.float32
 
@@ -275,7 +280,7 @@ def test_it_is_used_where_it_was_measured_unless_turned_off(hopper, capability, 
     hopper.setattr(torch.cuda, "get_device_capability", lambda index: capability)
     if variable is not None:
         hopper.setenv("NNUNETV2_DSVM_NVRTC", variable)
-    used, why = scan.supports(CUDA, BF16, 16, 64)
+    used, why = scan.supports(CUDA, BF16, 16, 64, True)
     assert used == reason.startswith("CUDA C++") and reason in why
     told = scan.in_words(CUDA)
-    assert told.startswith("; in bfloat16 CUDA C++") if used else reason in told
+    assert told.startswith("; CUDA C++ by NVRTC in bfloat16") if used else reason in told

@@ -28,6 +28,7 @@ class Case(NamedTuple):
     chunk_intervals: int
     batch: int
     orders: tuple[ScanOrder, ...] | None = None
+    half: bool = False  # fp16 in place of bf16
 
     @property
     def walks(self) -> int:
@@ -51,7 +52,7 @@ CASES = {
 
 def _built(folder: Path, name: str, case: Case, *flags: str, of_gradient: bool = False) -> Path | None:
     """The program, or None where the compiler does not know a flag."""
-    macros = launch_plan.macros(name, case.warps, case.raw, case.walks, of_gradient)
+    macros = launch_plan.macros(name, case.warps, case.raw, case.walks, of_gradient, case.half)
     macros["FORWARD" if name == "scan_forward" else "BACKWARD"] = 1
     files = [HERE / "cuda_emulation.h", nvrtc.SOURCES / "scan_common.cuh", nvrtc.SOURCES / f"{name}.cu"]
     source = "\n".join(path.read_text(encoding="utf-8") for path in [*files, HERE / "cuda_emulated.cpp"])
@@ -75,17 +76,27 @@ def test_results(tmp_path, name, case):
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+@pytest.mark.parametrize("case", ["blocks_and_chunks", "volume"])
+def test_forward_in_half_precision(tmp_path, case):
+    case = CASES[case]._replace(half=True)
+    run = _run(_built(tmp_path, "scan_forward", case), case)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
 CHUNKS = {
     "image": Case(2, True, (13, 21), 40, 3, 2),
     "volume": Case(1, False, (5, 7, 9), 24, 1, 1),
 }
 
 
-@pytest.mark.parametrize("case", CHUNKS)
-@pytest.mark.parametrize("of_gradient", [False, True])
-def test_entering_states_of_chunks(tmp_path, of_gradient, case):
+@pytest.mark.parametrize(
+    ("case", "of_gradient", "half"),
+    [("image", False, False), ("image", True, False), ("volume", False, True), ("volume", True, False)],
+)
+def test_entering_states_of_chunks(tmp_path, case, of_gradient, half):
     """Some channels forget theirs before a chunk ends, and leave out what is left of it."""
-    run = _run(_built(tmp_path, "scan_chunks", CHUNKS[case], of_gradient=of_gradient), CHUNKS[case])
+    case = CHUNKS[case]._replace(half=half)
+    run = _run(_built(tmp_path, "scan_chunks", case, of_gradient=of_gradient), case)
     assert run.returncode == 0, run.stdout + run.stderr
 
 

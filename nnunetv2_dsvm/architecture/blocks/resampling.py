@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from nnunetv2_dsvm.architecture.blocks.convolution import channels_last, convolution
 from nnunetv2_dsvm.architecture.blocks.layer_norm import LayerNorm
+from nnunetv2_dsvm.ops.dispatch import fused_backend
+from nnunetv2_dsvm.ops.resampling import Resampling
 
 PATCH_SIZE = 4  # of the published network, along both axes
 
@@ -27,7 +29,22 @@ class PatchEmbedding(nn.Module):
         self.norm = LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(channels_last(self.projection(x)))
+        if fused_backend(x.device, x.dtype) is None:
+            return self.norm(channels_last(self.projection(x)))
+        # The same as a product of patches, whose channels come out last: the convolution's copies of the tokens to and
+        # from that order, forward and backward, are several times as large as the image.
+        weight = self.projection.weight
+        return self.norm(F.linear(_patches(x, weight.shape[2:]), weight.flatten(1), self.projection.bias))
+
+
+def _patches(x: Tensor, step: Sequence[int]) -> Tensor:
+    """Image `(B, C, *sizes)` to `(B, *(sizes / step), C * prod(step))`, in the order of a convolution's weights."""
+    batch, channels, *sizes = x.shape
+    n = len(sizes)
+    coarse = [size // factor for size, factor in zip(sizes, step, strict=True)]
+    x = x.view(batch, channels, *(length for pair in zip(coarse, step, strict=True) for length in pair))
+    x = x.permute(0, *range(2, 2 * n + 2, 2), 1, *range(3, 2 * n + 2, 2))
+    return x.reshape(batch, *coarse, channels * prod(step))
 
 
 class PatchMerging(nn.Module):
@@ -42,13 +59,7 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(prod(step) * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, *sizes, dim = x.shape
-        n = len(sizes)
-        coarse = [size // factor for size, factor in zip(sizes, self.step, strict=True)]
-        x = x.view(batch, *(length for pair in zip(coarse, self.step, strict=True) for length in pair), dim)
-        # Neighbours in the official order (0, 0), (1, 0), (0, 1), (1, 1) of (row, column): the first axis fastest.
-        x = x.permute(0, *range(1, 2 * n, 2), *range(2 * n, 0, -2), 2 * n + 1)
-        return self.reduction(self.norm(x.reshape(batch, *coarse, prod(self.step) * dim)))
+        return self.reduction(self.norm(x, Resampling(self.step, merging=True)))
 
 
 class PatchExpanding(nn.Module):
@@ -66,19 +77,7 @@ class PatchExpanding(nn.Module):
         self.norm = LayerNorm(out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(shuffle_pixels(self.expand(x), self.step))
-
-
-def shuffle_pixels(x: Tensor, step: Sequence[int]) -> Tensor:
-    """`(B, *sizes, prod(step) * C)` to `(B, *(step * sizes), C)`, the offsets along the axes slower than the channel.
-
-    `torch.pixel_shuffle` has the channel slowest.
-    """
-    batch, *sizes, _ = x.shape
-    n = len(sizes)
-    x = x.view(batch, *sizes, *step, -1)
-    x = x.permute(0, *(axis for i in range(1, n + 1) for axis in (i, n + i)), 2 * n + 1)
-    return x.reshape(batch, *(s * size for s, size in zip(step, sizes, strict=True)), -1)
+        return self.norm(self.expand(x), Resampling(self.step, merging=False))
 
 
 def pad_to_multiple(x: Tensor, multiple: int | Sequence[int]) -> Tensor:

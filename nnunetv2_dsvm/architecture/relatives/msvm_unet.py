@@ -11,13 +11,13 @@ from nnunetv2_dsvm.architecture.blocks.checkpointed_blocks import Blocks
 from nnunetv2_dsvm.architecture.blocks.convolution import all_channels_first, channels_last
 from nnunetv2_dsvm.architecture.blocks.initial_weights import linear_weights_truncated_normal
 from nnunetv2_dsvm.architecture.blocks.layer_norm import LayerNorm
-from nnunetv2_dsvm.architecture.blocks.resampling import shuffle_pixels
 from nnunetv2_dsvm.architecture.blocks.stochastic_depth import drop_path_rates
 from nnunetv2_dsvm.architecture.blocks.vmamba2_block import VMamba2Block
 from nnunetv2_dsvm.architecture.concatenating_decoder import ConcatenatingDecoder
 from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, check_heads
 from nnunetv2_dsvm.architecture.stage_info import FeaturesOutput, StageInfo, doubling_stages
 from nnunetv2_dsvm.architecture.vmamba2_encoder import VMamba2Encoder
+from nnunetv2_dsvm.ops.resampling import Resampling
 
 _LEVELS = 4
 _KERNELS = (1, 3, 5)
@@ -166,4 +166,4 @@ class _Expanding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(F.relu(self.batch_norm(self.expand(x.permute(0, 3, 1, 2)))))
-        return self.norm(shuffle_pixels(channels_last(x).contiguous(), (self.scale, self.scale)))
+        return self.norm(channels_last(x).contiguous(), Resampling((self.scale, self.scale), merging=False))

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from nnunetv2_dsvm.ops.backend import Backend, CoreGradients, FusedOperators, Orders
 from nnunetv2_dsvm.ops.nvrtc import scan as nvrtc_scan
+from nnunetv2_dsvm.ops.resampling import Resampling
 from nnunetv2_dsvm.ops.scan_inputs import ScanGradients, ScanInputs, ScanShape
 from nnunetv2_dsvm.ops.triton import conv_silu, core, layer_norm, resized_mse, runtime, scan
 from nnunetv2_dsvm.ops.triton.launch_plan import MAX_AXES, MAX_D_STATE, LaunchSettings
@@ -21,6 +22,14 @@ class TritonOperators(FusedOperators):
     ) -> tuple[Tensor, Tensor | None]:
         return core.core_forward(x, weight, A, D, dt_bias, shape, save, self.settings)
 
+    def core_norm_forward(
+        self, x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, norm_weight: Tensor, norm_bias: Tensor,
+        gate: Tensor, shape: ScanShape, save: bool, eps: float, dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+        return core.core_norm_forward(
+            x, weight, A, D, dt_bias, norm_weight, norm_bias, gate, shape, save, eps, dtype, self.settings
+        )
+
     def core_backward(
         self, grad: Tensor, saved: Tensor, x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor,
         shape: ScanShape,
@@ -28,14 +37,16 @@ class TritonOperators(FusedOperators):
         return core.core_backward(grad, saved, x, weight, A, D, dt_bias, shape, self.settings)
 
     def layer_norm_forward(
-        self, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, eps: float, dtype: torch.dtype
-    ) -> Tensor:
-        return layer_norm.norm_forward(x, weight, bias, gate, eps, dtype)
+        self, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, eps: float, dtype: torch.dtype,
+        resampling: Resampling | None = None,
+    ) -> Tensor:  # fmt: skip
+        return layer_norm.norm_forward(x, weight, bias, gate, eps, dtype, resampling)
 
     def layer_norm_backward(
-        self, grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return layer_norm.norm_backward(grad, x, weight, bias, gate, eps, self.settings)
+        self, grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, eps: float,
+        resampling: Resampling | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+        return layer_norm.norm_backward(grad, x, weight, bias, gate, eps, resampling, self.settings)
 
     def conv_silu_forward(self, u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return conv_silu.conv_silu_forward(u, weight, bias, self.settings)

@@ -12,14 +12,14 @@ from nnunetv2_dsvm.ops.nvrtc.launch_plan import INTERVAL, STATES, WARP_CHANNELS,
 
 def entering_states(
     launch: LaunchPlan, grid: tuple[int, ...], v: Tensor, delta: Tensor, A: Tensor, W: Tensor, bias: Tensor,
-    of_gradient: bool,
+    raw: bool, of_gradient: bool,
 ) -> Tensor | None:  # fmt: skip
     """h at each chunk's start, or the gradient of h that enters it from behind, fp32 `(batch, K, chunks, N, channels)`.
 
     Args:
         launch, grid: of the kernel that gets it; None where its images are one chunk.
-        v, W: x and B, of the gradient those of y and C, aligned, in bfloat16.
-        delta, A, bias: as in `scan.scan_forward`.
+        v, W: x and B, of the gradient those of y and C, aligned, in bfloat16, x and B also in float16.
+        delta, A, bias, raw: as in `scan.scan_forward`.
         of_gradient: which.
     """
     if launch.chunks == 1:
@@ -29,7 +29,7 @@ def entering_states(
     entering = torch.empty(batch, directions, launch.chunks, STATES, channels, dtype=torch.float32, device=v.device)
     ends, time = torch.empty_like(entering), torch.empty_like(entering[:, :, :, 0])
     walks = 0 if len(grid) == 2 else directions
-    chosen = macros("scan_chunks", warps, delta.dtype == torch.bfloat16, walks, of_gradient)
+    chosen = macros("scan_chunks", warps, raw, walks, of_gradient, v.dtype == torch.float16)
     given = arguments("scan_chunks", len(grid))(
         *addresses(v, delta, W, A, bias, ends, time), v.stride(1), delta.stride(1), W.stride(1), W.stride(2),
         length, channels, grid, launch.chunks, launch.chunk_intervals, math.ceil(length / INTERVAL),

@@ -86,7 +86,9 @@ def plan(
     return LaunchPlan(warps, math.ceil(total / warps), chunks, chunk_intervals, chunk_warps)
 
 
-def macros(name: str, warps: int, raw: bool = False, walks: int = 0, of_gradient: bool = False) -> dict[str, int]:
+def macros(
+    name: str, warps: int, raw: bool = False, walks: int = 0, of_gradient: bool = False, half: bool = False
+) -> dict[str, int]:
     """What the source `name` is specialised on.
 
     Args:
@@ -94,11 +96,13 @@ def macros(name: str, warps: int, raw: bool = False, walks: int = 0, of_gradient
         raw: it gets dt in place of delta.
         walks: unless of an image, K.
         of_gradient: "scan_chunks" makes dh.
+        half: of float16 in place of bfloat16; not the backward.
     """
     return ({"OF_GRADIENT": int(of_gradient)} if name == "scan_chunks" else {}) | {
         "WARPS": warps,
         "PER_PROCESSOR": RESIDENT[name] // warps,
         "RAW": int(raw),
+        "HALF": int(half),
         "SHARED_BYTES": shared_bytes(name, warps),
         "WALKS": walks,
     }

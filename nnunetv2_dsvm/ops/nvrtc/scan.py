@@ -22,14 +22,17 @@ from nnunetv2_dsvm.ops.nvrtc.launch_plan import (
     macros,
     shared_bytes,
 )
+from nnunetv2_dsvm.ops.projections import output_dtype
 
 VARIABLE = "NNUNETV2_DSVM_NVRTC"
 _MIN_CAPABILITY = (9, 0)  # its instructions Ampere has, too, but less shared memory
 _MEASURED = (9, 0)
 
 
-def load_kernel(name: str, device: torch.device, warps: int, raw: bool = False, walks: int = 0) -> Kernel:
-    return kernel(name, macros(name, warps, raw, walks), device, shared_bytes(name, warps))
+def load_kernel(
+    name: str, device: torch.device, warps: int, raw: bool = False, walks: int = 0, half: bool = False
+) -> Kernel:
+    return kernel(name, macros(name, warps, raw, walks, half=half), device, shared_bytes(name, warps))
 
 
 def device_problem(device: torch.device) -> str:
@@ -66,10 +69,10 @@ def gpu_problem(index: int) -> str:
     return ""
 
 
-def supports(device: torch.device, dtype: torch.dtype, d_state: int, channels: int) -> tuple[bool, str]:
-    """bfloat16 on Hopper or newer, 16 states, a multiple of 8 channels."""
-    if dtype != torch.bfloat16:  # fp16, fp32 gain nothing in forward, and lose digits to bfloat16 states in backward
-        return False, f"it takes bfloat16, not {dtype}"
+def supports(device: torch.device, dtype: torch.dtype, d_state: int, channels: int, save: bool) -> tuple[bool, str]:
+    """bfloat16, or float16 where nothing is saved, on Hopper or newer, 16 states, a multiple of 8 channels."""
+    if dtype != torch.bfloat16 and (save or dtype != torch.float16):  # they would lose digits to states in bfloat16
+        return False, f"it takes bfloat16, or float16 without a backward, not {dtype}{' with one' * save}"
     if d_state != STATES:
         return False, f"it takes d_state {STATES}, not {d_state}"
     if channels % 8:
@@ -83,41 +86,48 @@ def in_words(device: torch.device) -> str:
     if device.type != "cuda" or torch.version.hip is not None:
         return ""
     problem = device_problem(device)
-    return f"; CUDA C++ is not used: {problem}" if problem else "; in bfloat16 CUDA C++ by NVRTC"
+    return (
+        f"; CUDA C++ is not used: {problem}"
+        if problem
+        else "; CUDA C++ by NVRTC in bfloat16, and in float16 without gradients"
+    )
 
 
-def _launch(name: str, launch: LaunchPlan, grid: tuple[int, ...], delta: Tensor, given: ctypes.Structure) -> None:
-    """On the GPU of `delta`, which is dt where it is in bfloat16."""
+def _launch(
+    name: str, launch: LaunchPlan, grid: tuple[int, ...], x: Tensor, delta: Tensor, raw: bool, given: ctypes.Structure
+) -> None:
+    """On the GPU of `delta`, which is dt if `raw`."""
     batch, _, directions, _ = delta.shape
     walks = 0 if len(grid) == 2 else directions
-    chosen = load_kernel(name, delta.device, launch.warps, delta.dtype == torch.bfloat16, walks)
+    chosen = load_kernel(name, delta.device, launch.warps, raw, walks, x.dtype == torch.float16)
     chosen.launch((launch.blocks, directions * launch.chunks, batch), 32 * launch.warps, given)
 
 
 def scan_forward(
     launch: LaunchPlan, grid: tuple[int, ...], x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
-    bias: Tensor, saved_states: Tensor | None,
+    bias: Tensor, raw: bool, saved_states: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    """y of each direction without the skip, `(batch, L, K, channels)`, bfloat16.
+    """y of each direction without the skip, `(batch, L, K, channels)`, in `projections.output_dtype`.
 
     Args:
         launch: of `launch_plan.plan`.
         grid: `launch_plan.grid_numbers`.
-        x, delta, A, B, C: laid out as `ScanKernels.forward` takes them; x, B and C in bfloat16.
-        bias: of dt, contiguous, fp32: in place of delta in float16 there may be dt in bfloat16.
+        x, delta, A, B, C: laid out as `ScanKernels.forward` takes them; x, B and C all in bfloat16 or all in float16.
+        bias: of dt, contiguous, fp32.
+        raw: there is dt, in the type of x, in place of delta in float16.
         saved_states: gets h before every `INTERVAL`-th token, `(batch, K, intervals, N, channels)`, bf16; may be None.
     """
     x, delta, B, C = all_aligned(x, delta, B, C)
     batch, length, channels = x.shape
     directions = A.shape[0]
-    initial_state = entering_states(launch, grid, x, delta, A, B, bias, of_gradient=False)
-    y = torch.empty(batch, length, directions, channels, dtype=x.dtype, device=x.device)
+    initial_state = entering_states(launch, grid, x, delta, A, B, bias, raw, of_gradient=False)
+    y = torch.empty(batch, length, directions, channels, dtype=output_dtype(x.dtype), device=x.device)
     given = arguments("scan_forward", len(grid))(
         *addresses(x, delta, B, C, A, initial_state, bias, y, saved_states),
         x.stride(1), delta.stride(1), B.stride(1), B.stride(2),
         length, channels, grid, launch.chunks, launch.chunk_intervals, math.ceil(length / INTERVAL),
     )  # fmt: skip
-    _launch("scan_forward", launch, grid, delta, given)
+    _launch("scan_forward", launch, grid, x, delta, raw, given)
     return y
 
 
@@ -137,6 +147,7 @@ def scan_backward(
     Args:
         launch: of `launch_plan.plan`.
         grid: `launch_plan.grid_numbers`.
+        delta: in float16, or in its place dt in bfloat16.
         bias: as in `scan_forward`.
         saved_states: h before every `INTERVAL`-th token, `(batch, K, intervals, N, channels)`, bfloat16.
         grad_dt, grad_B, grad_C: written; the last two only where there is one block of channels.
@@ -144,8 +155,8 @@ def scan_backward(
     grad = aligned(grad)
     x, delta, B, C = all_aligned(x, delta, B, C)
     batch, length, channels = x.shape
-    directions, sequences = A.shape[0], batch * launch.chunks
-    final_dh = entering_states(launch, grid, grad, delta, A, C, bias, of_gradient=True)
+    directions, sequences, raw = A.shape[0], batch * launch.chunks, delta.dtype == torch.bfloat16
+    final_dh = entering_states(launch, grid, grad, delta, A, C, bias, raw, of_gradient=True)
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=x.device)
@@ -164,5 +175,5 @@ def scan_backward(
         grad_B.stride(1), grad_B.stride(2),
         length, channels, grid, launch.chunks, launch.chunk_intervals, saved_states.shape[2], batch,
     )  # fmt: skip
-    _launch("scan_backward", launch, grid, delta, given)
+    _launch("scan_backward", launch, grid, x, delta, raw, given)
     return Gradients(gx, ga, gbias, parts)

@@ -1,4 +1,4 @@
-// What enters the chunks of the selective scan in K directions, for bf16: forward h, OF_GRADIENT dh from behind.
+// What enters the chunks of the selective scan in K directions, for bf16 or, HALF, fp16: forward h, OF_GRADIENT dh from behind.
 //
 // A chunk by itself leaves h = sum of exp2(a2 S) u b over its tokens, S being the sum of delta behind a token. That has no
 // recurrence: the walk goes from the chunk's end to its start, and where S has brought eight states of a warp below FORGOTTEN
@@ -18,8 +18,8 @@ struct Arguments {
 };
 
 struct Group {  // of four tokens, at one distance in shared memory
-    // Of this interval and the next: w twice in a word, by eight states, of a token for the lanes with its q; zeros for the
-    // others.
+    // Of this interval and the next: w as `of_states` makes it, by eight states, of a token for the lanes with its q; zeros
+    // for the others.
     u32 w[2][4][2][4][8];
 };
 
@@ -96,10 +96,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_chunks
             const int t = i >> 1;
             const uint4 v = block.raw_w[t][i & 1];
             uint4* const to = (uint4*)block.groups[t >> 2].w[s & 1][t & 3][i & 1][t & 3];
-            to[0] = make_uint4(__byte_perm(v.x, 0, 0x1010), __byte_perm(v.x, 0, 0x3232),
-                               __byte_perm(v.y, 0, 0x1010), __byte_perm(v.y, 0, 0x3232));
-            to[1] = make_uint4(__byte_perm(v.z, 0, 0x1010), __byte_perm(v.z, 0, 0x3232),
-                               __byte_perm(v.w, 0, 0x1010), __byte_perm(v.w, 0, 0x3232));
+            const uint2 v0 = of_states(v.x), v1 = of_states(v.y), v2 = of_states(v.z), v3 = of_states(v.w);
+            to[0] = make_uint4(v0.x, v0.y, v1.x, v1.y);
+            to[1] = make_uint4(v2.x, v2.y, v3.x, v3.y);
         });
     };
 
@@ -123,18 +122,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_chunks
         auto place = [](int group) { return OF_GRADIENT ? group : GROUPS - 1 - group; };
         float2 *const mine = &at<float2>(block.prepared, at_mine), *const theirs = &at<float2>(block.prepared, at_theirs);
         u32 v_words = at<const u32>(raw[place(0)][0], at_raw), delta_words = at<const u32>(raw[place(0)][1], at_raw);
-        u32 v_even, v_odd;
+        Channels v_ahead;
         auto prepare = [&](int group) {
             const float2 delta = delta_of(delta_words, make_float2(bias[0], bias[1]));
             mine[(group & 1) * 48] = delta;
-            if (OF_GRADIENT) {
-                v_even = v_words & 0xffffu;
-                v_odd = v_words >> 16;
-            } else {
-                const float2 x = unpack_bf16(v_words);
-                v_even = split(x.x * delta.x);
-                v_odd = split(x.y * delta.y);
-            }
+            const float2 x = unpack(v_words);
+            v_ahead = OF_GRADIENT ? of_channels(v_words) : of_channels(x.x * delta.x, x.y * delta.y);
         };
         prepare(0);
         v_words = at<const u32>(raw[place(1)][0], at_raw);
@@ -143,7 +136,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_chunks
         for (int group = 0; group < GROUPS; ++group) {
             const Group& now = block.groups[place(group)];
             __syncwarp();
-            const u32 even = v_even, odd = v_odd;
+            const Channels v = v_ahead;
             prepare(group + 1);  // after the last one again, which nobody reads
             const auto& ahead = raw[place(min(group + 2, GROUPS - 1))];
             v_words = at<const u32>(ahead[0], at_raw);
@@ -162,7 +155,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_chunks
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
                     const u32 w = at<const u32>(now.w[0][OF_GRADIENT ? i : 3 - i][half], at_w);
-                    const float4 product = multiply_bf16(even, odd, w, make_float4(0.f, 0.f, 0.f, 0.f));
+                    const float4 product = outer_product(v, w, make_float4(0.f, 0.f, 0.f, 0.f));
                     h[half].x += exp2_(sums[i].x * a2[half][0]) * product.x;
                     h[half].y += exp2_(sums[i].x * a2[half][1]) * product.y;
                     h[half].z += exp2_(sums[i].y * a2[half][2]) * product.z;

@@ -39,12 +39,56 @@ __device__ __forceinline__ u32 split(float v) {
     return pack_bf16(v - high, high);
 }
 
-// Eight bf16 values, each twice in a word, in the order 4m + (0, 2, 1, 3).
+// The factors of an outer product on the tensor cores, one of two channels and one of a state. HALF: what crosses memory is in
+// fp16; TF32 holds that as it is, and has fp32's range for the other factor. Else it is in bf16.
+#if HALF
+struct Channels { float even, odd, even_rest, odd_rest; };
+
+__device__ __forceinline__ float2 unpack(u32 word) { return unpack_f16(word); }
+
+__device__ __forceinline__ Channels of_channels(u32 word) {
+    const float2 v = unpack_f16(word);
+    return {v.x, v.y, 0.f, 0.f};
+}
+
+__device__ __forceinline__ Channels of_channels(float even, float odd) {
+    const float even_high = __uint_as_float(__float_as_uint(even) & 0xffffe000u);
+    const float odd_high = __uint_as_float(__float_as_uint(odd) & 0xffffe000u);
+    return {even_high, odd_high, even - even_high, odd - odd_high};
+}
+
+// Of two states.
+__device__ __forceinline__ uint2 of_states(u32 word) {
+    const float2 v = unpack_f16(word);
+    return make_uint2(__float_as_uint(v.x), __float_as_uint(v.y));
+}
+
+__device__ __forceinline__ float4 outer_product(const Channels& u, u32 b, float4 c) {
+    const float of_state = __uint_as_float(b);
+    return multiply_tf32(u.even, u.odd, u.even_rest, u.odd_rest, of_state, of_state, c);
+}
+#else
+struct Channels { u32 even, odd; };  // two bf16 values each, whose sum is meant
+
+__device__ __forceinline__ float2 unpack(u32 word) { return unpack_bf16(word); }
+__device__ __forceinline__ Channels of_channels(u32 word) { return {word & 0xffffu, word >> 16}; }
+__device__ __forceinline__ Channels of_channels(float even, float odd) { return {split(even), split(odd)}; }
+
+// Of two states: each twice in a word.
+__device__ __forceinline__ uint2 of_states(u32 word) {
+    return make_uint2(__byte_perm(word, 0, 0x1010), __byte_perm(word, 0, 0x3232));
+}
+
+__device__ __forceinline__ float4 outer_product(const Channels& u, u32 b, float4 c) {
+    return multiply_bf16(u.even, u.odd, b, c);
+}
+#endif
+
+// `of_states` of eight, in the order 4m + (0, 2, 1, 3).
 __device__ __forceinline__ void widen(uint4 v, u32* to) {
-    *(uint4*)to = make_uint4(__byte_perm(v.x, 0, 0x1010), __byte_perm(v.y, 0, 0x1010),
-                             __byte_perm(v.x, 0, 0x3232), __byte_perm(v.y, 0, 0x3232));
-    *(uint4*)(to + 4) = make_uint4(__byte_perm(v.z, 0, 0x1010), __byte_perm(v.w, 0, 0x1010),
-                                   __byte_perm(v.z, 0, 0x3232), __byte_perm(v.w, 0, 0x3232));
+    const uint2 v0 = of_states(v.x), v1 = of_states(v.y), v2 = of_states(v.z), v3 = of_states(v.w);
+    *(uint4*)to = make_uint4(v0.x, v1.x, v0.y, v1.y);
+    *(uint4*)(to + 4) = make_uint4(v2.x, v3.x, v2.y, v3.y);
 }
 
 // What lies `bytes` behind `from`.
@@ -59,10 +103,10 @@ __device__ __forceinline__ float softplus(float v) {
     return fmaxf(v, 0.f) + (e < 0.01f ? e * (1.f - 0.5f * e) : log2_(1.f + e) * LN_2);
 }
 
-// delta of two channels from their word: RAW, dt in bf16 still without bias and softplus; else delta itself in fp16.
+// delta of two channels from their word: RAW, dt still without bias and softplus; else delta itself in fp16.
 __device__ __forceinline__ float2 delta_of(u32 word, float2 bias) {
     if (!RAW) return unpack_f16(word);
-    const float2 dt = unpack_bf16(word);
+    const float2 dt = unpack(word);
     return make_float2(softplus(dt.x + bias.x), softplus(dt.y + bias.y));
 }
 

@@ -1,11 +1,21 @@
-// Forward of the selective scan in K directions, for bf16: y of each direction without the skip, and the sparse states.
+// Forward of the selective scan in K directions, for bf16 or, HALF, fp16: y of each direction without the skip, and the
+// sparse states. Of fp16 y is fp32, because a sum over states can exceed 65504.
 // The outer product u b is a matrix product as in the backward.
+
+#if HALF
+typedef float2 Outputs;  // of two channels
+__device__ __forceinline__ Outputs outputs(float even, float odd) { return make_float2(even, odd); }
+#else
+typedef u32 Outputs;
+__device__ __forceinline__ Outputs outputs(float even, float odd) { return pack_bf16(even, odd); }
+#endif
 
 struct Arguments {
     const u16 *x, *delta, *b, *c;  // (batch, L, channels), (batch, L, K, channels) as RAW says, (batch, L, K, N)
     const float *a, *initial_state;     // (K, channels, N); (batch, K, chunks, N, channels) or null
     const float* bias;             // of dt, if RAW; (K, channels)
-    u16 *y, *saved_states;             // (batch, L, K, channels); (batch, K, intervals, N, channels) or null
+    Outputs* y;                        // (batch, L, K, channels)
+    u16* saved_states;                 // (batch, K, intervals, N, channels) or null
     i64 stride_x, stride_delta, stride_b, stride_bk;
     int length, channels;
     GRID;
@@ -13,8 +23,8 @@ struct Arguments {
 };
 
 struct Group {  // of four tokens, at one distance in shared memory
-    // Of this interval and the next. b twice in a word, states 4m + (0, 2, 1, 3), of a token for the lanes with its q;
-    // zeros for the others.
+    // Of this interval and the next. b as `of_states` makes it, states 4m + (0, 2, 1, 3), of a token for the lanes with its
+    // q; zeros for the others.
     u32 b[2][4][4][STATES];
     float c[2][4][STATES];
 };
@@ -45,7 +55,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_forwar
     const i64 row0 = (i64)here.image * p.length;
     const int first = here.chunk * p.chunk_intervals, end = min(first + p.chunk_intervals, p.intervals);
 
-    i64 at_y = 2 * ((row0 * DIRECTIONS + k) * p.channels + channel);
+    i64 at_y = (int)sizeof(Outputs) / 2 * ((row0 * DIRECTIONS + k) * p.channels + channel);
     keep(at_y);
 
     float a2[2][4], initial_state[2][4], bias[2];
@@ -94,8 +104,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_forwar
             const uint4 v = block.raw_bc[t][i & 3];
             Group& group = block.groups[t >> 2];
             if (i & 2) {
-                const float2 v0 = unpack_bf16(v.x), v1 = unpack_bf16(v.y);
-                const float2 v2 = unpack_bf16(v.z), v3 = unpack_bf16(v.w);
+                const float2 v0 = unpack(v.x), v1 = unpack(v.y), v2 = unpack(v.z), v3 = unpack(v.w);
                 float4* to = (float4*)&group.c[s & 1][t & 3][8 * half];
                 to[0] = make_float4(v0.x, v0.y, v1.x, v1.y);
                 to[1] = make_float4(v2.x, v2.y, v3.x, v3.y);
@@ -131,12 +140,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_forwar
         // The words of a group are read two groups ahead, and prepared one group ahead.
         float2 *const mine = &at<float2>(block.prepared, at_mine), *const theirs = &at<float2>(block.prepared, at_theirs);
         u32 x_words = at<const u32>(raw[0][0], at_raw), delta_words = at<const u32>(raw[0][1], at_raw);
-        u32 u_even, u_odd;
+        Channels u_ahead;
         auto prepare = [&](int group) {
-            const float2 x = unpack_bf16(x_words), delta = delta_of(delta_words, make_float2(bias[0], bias[1]));
+            const float2 x = unpack(x_words), delta = delta_of(delta_words, make_float2(bias[0], bias[1]));
             mine[(group & 1) * 48] = delta;
-            u_even = split(x.x * delta.x);
-            u_odd = split(x.y * delta.y);
+            u_ahead = of_channels(x.x * delta.x, x.y * delta.y);
         };
         prepare(0);
         x_words = at<const u32>(raw[1][0], at_raw);
@@ -145,7 +153,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_forwar
         for (int group = 0; group < GROUPS; ++group) {
             const Group& now = block.groups[group];
             __syncwarp();
-            const u32 even = u_even, odd = u_odd;
+            const Channels u = u_ahead;
             prepare(group + 1);  // after the last one again, which nobody reads
             const auto& ahead = raw[min(group + 2, GROUPS - 1)];
             x_words = at<const u32>(ahead[0], at_raw);
@@ -163,7 +171,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_forwar
                     h[j].y *= exp2_(delta.x * a2[0][2 * j + 1]);
                     h[j].z *= exp2_(delta.y * a2[1][2 * j]);
                     h[j].w *= exp2_(delta.y * a2[1][2 * j + 1]);
-                    h[j] = multiply_bf16(even, odd, j ? b.y : b.x, h[j]);
+                    h[j] = outer_product(u, j ? b.y : b.x, h[j]);
                 }
                 y[i][0] = h[0].x * c.x + h[0].y * c.y + h[1].x * c.z + h[1].y * c.w;
                 y[i][1] = h[0].z * c.x + h[0].w * c.y + h[1].z * c.z + h[1].w * c.w;
@@ -175,8 +183,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, PER_PROCESSOR) scan_forwar
             }
             const int row = rows[4 * group + q];
             if (exists && row >= 0) {
-                u32* const y = (u32*)((char*)p.y + (at_y + (size_t)(u32)row * (u32)(2 * DIRECTIONS * p.channels)));
-                *y = pack_bf16(sums.x, sums.z);
+                const u32 of_row = (int)sizeof(Outputs) / 2 * DIRECTIONS * p.channels;
+                *(Outputs*)((char*)p.y + (at_y + (size_t)(u32)row * of_row)) = outputs(sums.x, sums.z);
             }
         }
     }

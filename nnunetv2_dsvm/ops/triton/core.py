@@ -12,6 +12,7 @@ from nnunetv2_dsvm.ops.scan_inputs import ScanShape
 from nnunetv2_dsvm.ops.side_branch import product_later
 from nnunetv2_dsvm.ops.triton.elementwise import delta_dtype, softplus
 from nnunetv2_dsvm.ops.triton.launch_plan import LaunchPlan, LaunchSettings
+from nnunetv2_dsvm.ops.triton.layer_norm import merge_norm_forward, norm_forward
 from nnunetv2_dsvm.ops.triton.scan import (
     backward_takes_dt,
     forward_takes_dt,
@@ -33,17 +34,39 @@ def _parameters(
     return softplus(dt, dt_bias, delta), B, C
 
 
+def _scan(
+    x: Tensor, weight: Tensor, A: Tensor, dt_bias: Tensor, shape: ScanShape, save: bool, settings: LaunchSettings
+) -> tuple[Tensor, Tensor | None]:
+    """Of a contiguous x: y of each direction without the skip, `(batch, L, K, channels)`, and the saved states."""
+    plan = LaunchPlan(shape, x.device, settings)
+    A, dt_bias = A.float().contiguous(), dt_bias.float().contiguous()  # of a network in 16 bit they are not fp32
+    raw = forward_takes_dt(plan, x.dtype, save)
+    delta, B, C = _parameters(shape, x, weight.to(x.dtype), dt_bias, raw)
+    return scan_forward(plan, x, delta, A, B, C, dt_bias, save, output_dtype(x.dtype), raw)
+
+
 def core_forward(
     x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, shape: ScanShape, save: bool,
     settings: LaunchSettings,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """As `FusedOperators.core_forward`."""
-    plan = LaunchPlan(shape, x.device, settings)
-    x, A, dt_bias = x.contiguous(), A.contiguous(), dt_bias.contiguous()
-    delta, B, C = _parameters(shape, x, weight.to(x.dtype), dt_bias, forward_takes_dt(plan, x.dtype))
-    dtype = output_dtype(x.dtype)
-    parts, saved = scan_forward(plan, x, delta, A, B, C, dt_bias, save, dtype)
-    return merge_with_skip(shape, parts, x, D, dtype), saved
+    x = x.contiguous()
+    parts, saved = _scan(x, weight, A, dt_bias, shape, save, settings)
+    return merge_with_skip(shape, parts, x, D, parts.dtype), saved
+
+
+def core_norm_forward(
+    x: Tensor, weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor, norm_weight: Tensor, norm_bias: Tensor,
+    gate: Tensor, shape: ScanShape, save: bool, eps: float, dtype: torch.dtype, settings: LaunchSettings,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+    """As `FusedOperators.core_norm_forward`."""
+    x = x.contiguous()
+    parts, saved = _scan(x, weight, A, dt_bias, shape, save, settings)
+    if shape.step == 1:
+        out, y = merge_norm_forward(parts, x, D, norm_weight, norm_bias, gate, eps, dtype, save)
+        return out, y, saved
+    y = merge_with_skip(shape, parts, x, D, parts.dtype)
+    return norm_forward(y, norm_weight, norm_bias, gate, eps, dtype), y if save else None, saved
 
 
 def core_backward(
@@ -52,7 +75,7 @@ def core_backward(
 ) -> CoreGradients:  # fmt: skip
     """As `FusedOperators.core_backward`."""
     plan = LaunchPlan(shape, x.device, settings)
-    grad, x, A, dt_bias = grad.contiguous(), x.contiguous(), A.contiguous(), dt_bias.contiguous()
+    grad, x, A, dt_bias = grad.contiguous(), x.contiguous(), A.float().contiguous(), dt_bias.float().contiguous()
     matrix = weight.to(x.dtype)
     delta, B, C = _parameters(shape, x, matrix, dt_bias, backward_takes_dt(saved))
     grad_product = x.new_empty(*x.shape[:2], weight.shape[0])

@@ -23,11 +23,11 @@ class NVRTCScan(ScanKernels):
     dt_dtype = torch.bfloat16  # whatever dt was
     takes_dt = True
 
-    def supports(self, shape: ScanShape, dtype: torch.dtype, device: torch.device) -> bool:
-        """bfloat16 and orders without a step, on GPUs where it runs."""
+    def supports(self, shape: ScanShape, dtype: torch.dtype, device: torch.device, save: bool) -> bool:
+        """What `ops/nvrtc` takes, in orders without a step, on GPUs where it runs."""
         if shape.step > 1 or len(shape.sizes) > nvrtc_plan.MAX_AXES or shape.directions > nvrtc_plan.MAX_WALKS:
             return False
-        return nvrtc.supports(device, dtype, shape.d_state, shape.d_inner)[0]
+        return nvrtc.supports(device, dtype, shape.d_state, shape.d_inner, save)[0]
 
     def interval(self, settings: LaunchSettings) -> int:
         """The kernels' own."""
@@ -35,12 +35,12 @@ class NVRTCScan(ScanKernels):
 
     def forward(
         self, plan: LaunchPlan, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, dt_bias: Tensor,
-        saved: Tensor | None, dtype: torch.dtype,
+        saved: Tensor | None, dtype: torch.dtype, raw: bool,
     ) -> Tensor:  # fmt: skip
-        """As `ScanKernels.forward`; `dtype` is bfloat16."""
+        """As `ScanKernels.forward`; `dtype` is x's `projections.output_dtype`."""
         launch = _launch("scan_forward", plan)
         grid = nvrtc_plan.grid_numbers(plan.shape.sizes, plan.shape.orders)
-        return nvrtc.scan_forward(launch, grid, x, delta, A, B, C, dt_bias, saved)
+        return nvrtc.scan_forward(launch, grid, x, delta, A, B, C, dt_bias, raw, saved)
 
     def backward(
         self, plan: LaunchPlan, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,

@@ -18,8 +18,8 @@ from nnunetv2_dsvm.ops.triton.triton_scan import TritonScan
 SCAN_KERNELS: tuple[ScanKernels, ...] = (NVRTCScan(), TritonScan())
 
 
-def _kernels(shape: ScanShape, dtype: torch.dtype, device: torch.device) -> ScanKernels:
-    return next(kernels for kernels in SCAN_KERNELS if kernels.supports(shape, dtype, device))
+def _kernels(shape: ScanShape, dtype: torch.dtype, device: torch.device, save: bool) -> ScanKernels:
+    return next(kernels for kernels in SCAN_KERNELS if kernels.supports(shape, dtype, device, save))
 
 
 def _kernels_of(saved: Tensor) -> ScanKernels:
@@ -36,12 +36,12 @@ def _saved_states(kernels: ScanKernels, shape: ScanShape, settings: LaunchSettin
 
 def saved_states(shape: ScanShape, dtype: torch.dtype, settings: LaunchSettings, like: Tensor) -> Tensor:
     """Uninitialised states, as forward saves them for inputs that are all of `dtype` on the device of `like`."""
-    return _saved_states(_kernels(shape, dtype, like.device), shape, settings, like)
+    return _saved_states(_kernels(shape, dtype, like.device, save=True), shape, settings, like)
 
 
-def forward_takes_dt(plan: LaunchPlan, dtype: torch.dtype) -> bool:
-    """Whether `scan_forward` gets dt in place of delta, for inputs that are all of `dtype`."""
-    return _kernels(plan.shape, dtype, plan.device).takes_dt
+def forward_takes_dt(plan: LaunchPlan, dtype: torch.dtype, save: bool) -> bool:
+    """Whether `scan_forward` takes dt in place of delta, for inputs that are all of `dtype`."""
+    return _kernels(plan.shape, dtype, plan.device, save).takes_dt
 
 
 def backward_takes_dt(saved: Tensor) -> bool:
@@ -51,12 +51,15 @@ def backward_takes_dt(saved: Tensor) -> bool:
 
 def scan_forward(
     plan: LaunchPlan, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, dt_bias: Tensor, save: bool,
-    dtype: torch.dtype,
+    dtype: torch.dtype, raw: bool,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """In `dtype`, the output of each direction without the skip, `(batch, L, K, channels)`, and the saved states."""
-    kernels = _kernels(plan.shape, common_dtype(x, B, C), plan.device)
+    """In `dtype`, the output of each direction without the skip, `(batch, L, K, channels)`, and the saved states.
+
+    If `raw`, delta is dt.
+    """
+    kernels = _kernels(plan.shape, common_dtype(x, B, C), plan.device, save)
     saved = _saved_states(kernels, plan.shape, plan.settings, x) if save else None
-    return kernels.forward(plan, x, delta, A, B, C, dt_bias, saved, dtype), saved
+    return kernels.forward(plan, x, delta, A, B, C, dt_bias, saved, dtype, raw), saved
 
 
 def scan_backward(
@@ -119,7 +122,7 @@ def forward(inputs: ScanInputs, save: bool, settings: LaunchSettings) -> tuple[T
     plan, x, delta, A, B, C, dt_bias = _prepare(inputs, settings)
     # A direction alone can exceed the range of float16 where the sum does not.
     dtype = torch.float32 if x.dtype == torch.float16 else x.dtype
-    parts, saved = scan_forward(plan, x, delta, A, B, C, dt_bias, save, dtype)
+    parts, saved = scan_forward(plan, x, delta, A, B, C, dt_bias, save, dtype, raw=False)
     return merge_with_skip(plan.shape, parts, x, inputs.D.float(), x.dtype), saved
 
 

@@ -21,8 +21,8 @@ class DirectionGradients(NamedTuple):
 class ScanKernels(ABC):
     """Forward and backward of all directions, without the skip D x.
 
-    delta is after softplus, or dt itself where `takes_dt`; A and dt_bias are contiguous fp32; B and C have the same
-    strides; x, delta, B and C are read in place.
+    delta is after softplus, or may be dt itself where `takes_dt`; A and dt_bias are contiguous fp32; B and C have the
+    same strides; x, delta, B and C are read in place.
 
     Attributes:
         states_dtype: of the states that forward saves; backward is the one whose states they are.
@@ -35,8 +35,8 @@ class ScanKernels(ABC):
     takes_dt: bool = False
 
     @abstractmethod
-    def supports(self, shape: ScanShape, dtype: torch.dtype, device: torch.device) -> bool:
-        """Whether it runs such a call; `dtype` is the common one of x, B and C."""
+    def supports(self, shape: ScanShape, dtype: torch.dtype, device: torch.device, save: bool) -> bool:
+        """Whether it runs such a call; `dtype` is the common one of x, B and C, and with `save` a backward follows."""
 
     @abstractmethod
     def interval(self, settings: LaunchSettings) -> int:
@@ -45,10 +45,10 @@ class ScanKernels(ABC):
     @abstractmethod
     def forward(
         self, plan: LaunchPlan, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, dt_bias: Tensor,
-        saved: Tensor | None, dtype: torch.dtype,
+        saved: Tensor | None, dtype: torch.dtype, raw: bool,
     ) -> Tensor:  # fmt: skip
         """The output of each direction `(batch, L, K, channels)` in `dtype`; states `(batch, K, n, N, channels)` into
-        `saved`, unless None: one before every `interval`-th token."""
+        `saved`, unless None: one before every `interval`-th token. If `raw`, delta is dt."""
 
     @abstractmethod
     def backward(

@@ -61,7 +61,7 @@ class TritonScan(ScanKernels):
 
     states_dtype = torch.float32
 
-    def supports(self, shape: ScanShape, dtype: torch.dtype, device: torch.device) -> bool:
+    def supports(self, shape: ScanShape, dtype: torch.dtype, device: torch.device, save: bool) -> bool:
         """Whatever the backend does."""
         return True
 
@@ -71,9 +71,9 @@ class TritonScan(ScanKernels):
 
     def forward(
         self, plan: LaunchPlan, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, dt_bias: Tensor,
-        saved: Tensor | None, dtype: torch.dtype,
+        saved: Tensor | None, dtype: torch.dtype, raw: bool,
     ) -> Tensor:  # fmt: skip
-        """As `ScanKernels.forward`."""
+        """As `ScanKernels.forward`; not of dt."""
         from nnunetv2_dsvm.ops.triton.kernels.scan_forward import forward_kernel
 
         batch, _, channels, d_state, directions, _ = plan.shape

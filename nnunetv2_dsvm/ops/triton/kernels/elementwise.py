@@ -37,9 +37,9 @@ def merge_kernel(
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
     mask = (r < rows) & (d < D)
     skip = tl.load(skip_ptr + r * stride_skip + d, mask=mask, other=0.0).to(tl.float32)
-    scale = tl.load(scale_ptr + d, mask=d < D, other=0.0)
+    scale = tl.load(scale_ptr + d, mask=d < D, other=0.0).to(tl.float32)
     for k in tl.static_range(1, K):
-        scale += tl.load(scale_ptr + k * D + d, mask=d < D, other=0.0)
+        scale += tl.load(scale_ptr + k * D + d, mask=d < D, other=0.0).to(tl.float32)
     out = skip * scale
     for k in tl.static_range(K):
         out += tl.load(parts_ptr + (r * K + k) * D + d, mask=mask, other=0.0).to(tl.float32)

@@ -14,17 +14,22 @@ def _sum_of_rows(parts_ptr, c, rows, columns, BLOCK_R: tl.constexpr, BLOCK_C: tl
     return tl.sum(total, axis=0)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "first_programs"])
 def sum_rows_kernel(
-    first_ptr, second_ptr, first_out_ptr, second_out_ptr, rows, first_columns, second_columns,
+    first_ptr, second_ptr, first_out_ptr, second_out_ptr, rows, first_columns, second_columns, first_programs,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """The sums of two `(rows, columns)` over their rows: of a norm's, or a convolution's, weight and bias."""
-    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    if tl.program_id(1) == 0:
+    """The sums of two `(rows, columns)` over their rows: of a norm's, or a convolution's, weight and bias.
+
+    The first `first_programs` make that of the first.
+    """
+    program = tl.program_id(0)
+    if program < first_programs:
+        c = program * BLOCK_C + tl.arange(0, BLOCK_C)
         total = _sum_of_rows(first_ptr, c, rows, first_columns, BLOCK_R, BLOCK_C)
         tl.store(first_out_ptr + c, total.to(first_out_ptr.dtype.element_ty), mask=c < first_columns)
     else:
+        c = (program - first_programs) * BLOCK_C + tl.arange(0, BLOCK_C)
         total = _sum_of_rows(second_ptr, c, rows, second_columns, BLOCK_R, BLOCK_C)
         tl.store(second_out_ptr + c, total.to(second_out_ptr.dtype.element_ty), mask=c < second_columns)
 
