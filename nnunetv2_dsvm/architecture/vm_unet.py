@@ -68,6 +68,7 @@ class VMUNet(SegmentationNetwork):
         torch.Size([2, 3, 56, 40])
     """
 
+    gradients_last = ("encoder.patch_embedding", "encoder.stages.0")  # see `cuda_graphs.two_parts`
     encoder: VMUNetEncoder
     decoder: VMUNetDecoder
 

@@ -11,10 +11,10 @@ from nnunetv2_dsvm.cuda_graphs.converted_weights import is_converted
 _ACTIVATIONS = {"layer_norm": (0, 3), "ss2d_block": (0,), "ss2d_core": (0,), "scan_weights": ()}
 
 
-def _nodes(outputs: Sequence[Tensor]) -> Iterator[Node]:
-    """Those of autograd's graph of these outputs, each once."""
+def _nodes(outputs: Sequence[Tensor], without: Node | None = None) -> Iterator[Node]:
+    """Those of autograd's graph of these outputs, each once, but for one and what only that leads to."""
     nodes = [t.grad_fn for t in outputs]
-    seen: set[Node] = set()
+    seen: set[Node] = set() if without is None else {without}
     while nodes:
         node = nodes.pop()
         if node is None or node in seen:
@@ -29,9 +29,9 @@ def _leaf(node: Node) -> Tensor | None:
     return node.variable if type(node).__name__ == "AccumulateGrad" else None  # type: ignore[attr-defined]
 
 
-def leaves_reached(outputs: Sequence[Tensor]) -> set[Tensor]:
-    """The tensors into which autograd would accumulate gradients of these outputs."""
-    return {leaf for node in _nodes(outputs) if (leaf := _leaf(node)) is not None}
+def leaves_reached(outputs: Sequence[Tensor], without: Node | None = None) -> set[Tensor]:
+    """The tensors into which autograd would accumulate gradients of these outputs, if it stopped at a node."""
+    return {leaf for node in _nodes(outputs, without) if (leaf := _leaf(node)) is not None}
 
 
 def weights_are_shared(outputs: Sequence[Tensor]) -> bool:

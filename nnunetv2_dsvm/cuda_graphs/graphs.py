@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from nnunetv2_dsvm.cuda_graphs.averaged_gradients import AveragedGradients
 from nnunetv2_dsvm.cuda_graphs.conditions import state_key, turned_off, watched
-from nnunetv2_dsvm.cuda_graphs.converted_weights import converted_weights
 from nnunetv2_dsvm.cuda_graphs.recorded_call import GraphMemory, NothingToDifferentiate, RecordedCall
 from nnunetv2_dsvm.cuda_graphs.shelf import Shelf, TrainersShelf
+from nnunetv2_dsvm.cuda_graphs.two_parts import Cut
 from nnunetv2_dsvm.files.text import first_line
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class CudaGraphs:
         self.inference = inference
         self.training = training
         self.inputs_stay = inputs_stay
-        self.gradient_places: dict[Tensor, Tensor] = {}  # where recordings leave those of parameters
+        self.averaged = AveragedGradients()
         # Held to launch a graph, never to record one: a recording waits for autograd's thread, which may call us.
         self._lock = threading.Lock()
         self._shared: dict[torch.device, Shelf] = {}
@@ -219,12 +220,13 @@ class CudaGraphs:
         twin = copy.deepcopy(module, memo)
         run = copy.deepcopy(function, memo)
         inputs, _ = pytree.tree_flatten(x)
+        cut = Cut(getattr(module, "gradients_last", ()) if self.averaged.places else ())
 
         def converted(x: Any) -> Any:
-            with converted_weights(twin, inputs[0].device.type):
+            with cut.within(twin, inputs[0].device.type):
                 return run(x)
 
-        graph = memory.record(converted, x, leaves, self.inputs_stay, self.gradient_places)
+        graph = memory.record(converted, x, leaves, self.inputs_stay, self.averaged, cut)
         if self._key(twin, inputs, {id(leaf): id(p) for p, leaf in leaves.items()}) != key:
             raise _Changed
         return graph

@@ -11,7 +11,8 @@ from torch.utils import _pytree as pytree
 
 from nnunetv2_dsvm.cuda_graphs import averaged_gradients
 from nnunetv2_dsvm.cuda_graphs.autograd_graph import leaves_reached, weights_are_computed, weights_are_shared
-from nnunetv2_dsvm.ops.side_branch import side_branch
+from nnunetv2_dsvm.cuda_graphs.two_parts import Cut, gradients_in_two_parts
+from nnunetv2_dsvm.ops.side_branch import side_branch, wait
 
 
 class NothingToDifferentiate(Exception):
@@ -55,14 +56,23 @@ class GraphMemory:
 
     def record(
         self, function: Callable[[Any], Any], x: Any, leaves: Mapping[Tensor, Tensor], inputs_stay: bool,
-        gradient_places: Mapping[Tensor, Tensor],
+        averaged: averaged_gradients.AveragedGradients, cut: Cut,
     ) -> "RecordedCall":  # fmt: skip
         """Records `function(x)`; see `RecordedCall`."""
         try:
-            return RecordedCall(self, function, x, leaves, inputs_stay, gradient_places)
+            return RecordedCall(self, function, x, leaves, inputs_stay, averaged, cut)
         except Exception:
             torch.cuda.synchronize(self.device)
             raise
+
+    def mark(self) -> torch.cuda.Event | None:
+        """While a graph is recorded: an event that each replay records here. None: this torch knows of none."""
+        try:
+            event = torch.cuda.Event(external=True)
+        except TypeError:
+            return None
+        event.record()
+        return event
 
     def wait(self, stream: torch.cuda.Stream) -> None:
         """Before a graph runs on `stream`, which must be the current one."""
@@ -120,16 +130,19 @@ class RecordedCall:
         x: what it is recorded with.
         leaves: the parameters, and what `function` uses in the place of each: a leaf on the same memory.
         inputs_stay: x stays where it is in memory, and is read there.
-        gradient_places: where backward has to leave the gradients of parameters; of others, in the graph's memory.
+        averaged: where backward has to leave the gradients of parameters; of others, in the graph's memory.
+        cut: of `function`, when it has been called; between the two parts of a backward whose gradients are averaged.
     """
 
     def __init__(
         self, memory: GraphMemory, function: Callable[[Any], Any], x: Any, leaves: Mapping[Tensor, Tensor],
-        inputs_stay: bool, gradient_places: Mapping[Tensor, Tensor],
+        inputs_stay: bool, averaged: averaged_gradients.AveragedGradients, cut: Cut,
     ) -> None:  # fmt: skip
         given, spec = pytree.tree_flatten(x)
         device, grad = given[0].device, torch.is_grad_enabled()
-        self.inputs_stay = inputs_stay
+        self.inputs_stay, self.averaged = inputs_stay, averaged
+        self.first: set[Tensor] = set()
+        self.first_is_there: torch.cuda.Event | None = None
         self.parameters = [p for p in leaves if grad and p.requires_grad]
         autocast = torch.autocast(
             device.type,
@@ -161,11 +174,20 @@ class RecordedCall:
                 # What autograd itself does with gradients is done on the recorded stream, which knows of no branch.
                 alone = weights_are_shared(wanted) or weights_are_computed(wanted)
                 branch = nullcontext() if alone else side_branch(memory.stream, memory.side)
-                places: list[Tensor | None] = [None] * (len(sources) - len(self.parameters))
-                places += [gradient_places.get(p) for p in self.parameters]
+                of_inputs: list[Tensor | None] = [None] * (len(sources) - len(self.parameters))
+                of_sources = [*of_inputs, *self.parameters]
+                places = [None if p is None else averaged.places.get(p) for p in of_sources]
+
+                def between(positions: list[int], grads: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+                    wait(device)
+                    self.first = {p for i in positions if (p := of_sources[i]) is not None}
+                    put = averaged_gradients.put(grads, [places[i] for i in positions])
+                    self.first_is_there = memory.mark()
+                    return put
+
                 with _capture(memory) as self.backward:
                     with branch:
-                        grads = torch.autograd.grad(wanted, sources, upstream, allow_unused=True)
+                        grads = gradients_in_two_parts(wanted, sources, upstream, cut.tensor, between)
                     self.grads = averaged_gradients.put(grads, places)
         self.outputs = [t.detach() for t in tensors]
         self.output_places = {t.untyped_storage().data_ptr() for t in tensors}
@@ -216,5 +238,6 @@ class _Replay(torch.autograd.Function):
             if kept is not None and grad is not None:
                 kept.copy_(grad)
         recorded.backward.replay()
+        recorded.averaged.replayed(recorded.first, recorded.first_is_there)
         del hold
         return None, None, *(None if g is None else g.detach() for g in recorded.grads)

@@ -80,9 +80,10 @@ def _rank(rank: int, port: int, deep_supervision: bool) -> None:
     loss = SegmentationWithDistillationLoss(CrossEntropy(), wrapped[1], WEIGHTS, 0)
     losses, gradients = _steps(*wrapped, loss, slice(2 * rank, 2 * rank + 2))
     assert len(network.cuda_graphs.graphs) == len(distillation.cuda_graphs.graphs) == 1
+    assert 0 < len(network.cuda_graphs.graphs[0].first) < len(list(network.parameters()))  # averaged ahead
     assert parameters_that_differ([network, distillation]) == []
     for module in (network, distillation):
-        places = module.cuda_graphs.gradient_places
+        places = module.cuda_graphs.averaged.places
         assert all(p.grad.data_ptr() == places[p].data_ptr() for p in module.parameters())
     dist.all_reduce(losses, op=dist.ReduceOp.AVG)
     if rank == 0:

@@ -47,7 +47,7 @@ def steps(rank: int) -> dict[str, tuple[list[torch.Tensor], list[torch.Tensor], 
     ours, theirs = in_ddp(network), DistributedDataParallel(plain)
     for _ in range(CALLS_BEFORE):
         _step(ours, REPLAYED, True, "none", rank)
-    (bucket,) = {place._base for place in network.cuda_graphs.gradient_places.values()}
+    (bucket,) = {place._base for place in network.cuda_graphs.averaged.places.values()}
     records = {}
     for seed, (name, (sizes, averaged, before)) in enumerate(STEPS.items()):
         replays = [graph.replays for graph in network.cuda_graphs.graphs]

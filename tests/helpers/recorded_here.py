@@ -79,8 +79,8 @@ class MemoryHere(GraphMemory):
     def renew(self) -> None:
         pass
 
-    def record(self, function, x, leaves, inputs_stay, gradient_places) -> RecordedHere:
-        recorded = RecordedHere(function, pytree.tree_flatten(x)[0][0], leaves, gradient_places)
+    def record(self, function, x, leaves, inputs_stay, averaged, cut) -> RecordedHere:
+        recorded = RecordedHere(function, pytree.tree_flatten(x)[0][0], leaves, averaged.places)
         if type(self).while_recording is not None:
             type(self).while_recording()
         return recorded
