@@ -4,8 +4,8 @@
     python examples/accuracy_study/tables.py documentation/study.md --check
 
 Between `<!-- study: NAME -->` and `<!-- end of study: NAME -->` go the tables of the stage NAME of `plan.json`, one for
-each data set and configuration; `<!-- study: state -->` says how much of the plan is finished, `<!-- study: note -->`
-what the columns are.
+each data set and configuration, with `NAME in short` Dice and the first difference alone; `<!-- study: state -->` says
+how much of the plan is finished, `<!-- study: note -->` what the columns are.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from nnunetv2_dsvm.evaluation.paired_statistics import (
 from nnunetv2_dsvm.evaluation.summary import case_mean, statistic
 from nnunetv2_dsvm.files.atomic_write import write_text
 
-BLOCK = re.compile(r"(<!-- study: (\w+) -->\n).*?(<!-- end of study: \2 -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- study: (\w+)((?: in short)?) -->\n).*?(<!-- end of study: \2\3 -->)", re.DOTALL)
 Case = Mapping[str, Mapping[str, float]]  # label -> metric -> value, NaN where it is undefined
 NOTE = (
     "Dice and HD95: mean over the labels of the mean over the cases of all folds named, mean over the seeds ± their "
@@ -133,12 +133,13 @@ class Measured:
         return [mine[patient] - others[patient] for patient in sorted(mine)]
 
 
-def tables(plan: Plan, stage: Stage, store: Store) -> str:
+def tables(plan: Plan, stage: Stage, store: Store, in_short: bool = False) -> str:
     """All tables of a stage, as Markdown."""
     done = results.finished(store.folder)
     wanted = plan.trainings_of(stage, done)
     parts = [f"**{stage.title}**: {sum(t.name in done for t in wanted)} of {len(wanted)} trainings are finished."]
-    if unknown := len(stage.models) - len(plan.models_of(stage, done)):
+    unknown = len(stage.models) - len(plan.models_of(stage, done))
+    if unknown and not in_short:
         parts[0] += f" Up to {unknown} more models are chosen by the results of others, or are the same as those named."
     for dataset in stage.datasets:
         for configuration in stage.configurations:
@@ -149,7 +150,10 @@ def tables(plan: Plan, stage: Stage, store: Store) -> str:
                     found.append(Measured(model, ended, len(planned), store))
             if found:
                 unit = plan.datasets[dataset]["distances"]
-                parts.append(f"{dataset}, {configuration}, {stage.epochs} epochs:\n\n{table(found, stage, unit)}")
+                lines = table_in_short(found, stage) if in_short else table(found, stage, unit)
+                parts.append(f"{dataset}, {configuration}, {stage.epochs} epochs:\n\n{lines}")
+    if in_short:  # a line less
+        parts[:2] = [" ".join(parts[:2])]
     return "\n\n".join(parts)
 
 
@@ -180,6 +184,24 @@ def table(found: Sequence[Measured], stage: Stage, unit: str) -> str:
             numbers(model.rows, "epoch_seconds", ".1f"), numbers(model.rows, "peak_memory_mib", ",.0f", " MiB"),
             numbers(model.rows, "hours", ".2f"), numbers(model.rows, "parameters", ",.0f"),
         ])  # fmt: skip
+    return markdown(heads, lines)
+
+
+def table_in_short(found: Sequence[Measured], stage: Stage) -> str:
+    """Dice, and the difference from the first model that the stage compares with."""
+    other = next((m for name in stage.against for m in found if m.model == name), None)
+    lines = []
+    for model in found:
+        s = None if other in (None, model) else paired_statistics([model.minus(other)])[0]
+        cell = f"{s.mean:+.2f} [{s.ci_low:+.2f}, {s.ci_high:+.2f}]" if s and s.n > 1 else ""
+        folds = " ".join(str(fold) for fold in sorted({t.fold for t in model.trainings}))
+        lines.append([model.title, folds, " ".join(map(str, model.folds_of_seeds)), model.spread("Dice", 4), cell])
+    against = f"points minus {short(other.model)}" if other else "difference"
+    return markdown(["model", "folds", "seeds", "Dice", against], lines)
+
+
+def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table whose first column alone is text."""
     rule = ["---", *["---:"] * (len(heads) - 1)]
     return "\n".join(f"| {' | '.join(line)} |" for line in (heads, rule, *lines))
 
@@ -220,10 +242,10 @@ def filled(text: str, plan: Plan, store: Store) -> str:
     """A text with what belongs between its markers."""
 
     def block(match: re.Match[str]) -> str:
-        name = match[2]
+        name, in_short = match[2], bool(match[3])
         fixed = {"state": state(plan, store.folder), "note": NOTE}
-        content = fixed[name] if name in fixed else tables(plan, plan.stage(name), store)
-        return f"{match[1]}\n{content}\n\n{match[3]}"
+        content = fixed[name] if name in fixed else tables(plan, plan.stage(name), store, in_short)
+        return f"{match[1]}\n{content}\n\n{match[4]}"
 
     return BLOCK.sub(block, text)
 

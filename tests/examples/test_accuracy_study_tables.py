@@ -72,6 +72,9 @@ def test_a_table_is_paired_by_patient_and_corrected_for_its_comparisons(plan, tm
     assert text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text
     assert filled(text, only, Store.read(tmp_path)) == text
 
+    brief = filled(marked.replace("study: fine -->", "study: fine in short -->"), only, Store.read(tmp_path))
+    in_short = [[cell.strip() for cell in line.split("|")[1:-1]] for line in brief.splitlines() if line[:2] == "| "]
+
     named = {t.name: (t.trainer, t.seed, t.fold) for t in only.trainings({})}
     rows = {
         (*named[row["training"]], row["case"], row["label"]): float(row["Dice"])
@@ -102,6 +105,7 @@ def test_a_table_is_paired_by_patient_and_corrected_for_its_comparisons(plan, tm
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
         assert cells[1:4] == ["0 1", "1 2", "3"] and cells[6] == str(2 * 4)  # in each seed
         assert cells[4] == f"{np.mean(of_seeds):.4f} ± {np.std(of_seeds, ddof=1):.4f}"
+        assert [model.removesuffix("_study"), "0 1", "1 2", cells[4], shown[0].partition(", d")[0]] in in_short
     smaller, larger = sorted(p_values)
     expected = [min(1.0, 2 * smaller), max(min(1.0, 2 * smaller), larger)]
     assert sorted(float(p) for p in re.findall(r"p ([\d.]+) \|", text)) == pytest.approx(expected, abs=0.01)
