@@ -1,10 +1,11 @@
 """How much GPU memory a training takes, from measured coefficients.
 
 Measured: trainings of nnUNetTrainerDSVM by nnU-Net's own steps on an H200 (torch 2.11, Triton 3.6), of images and
-volumes, of six sizes of network, in bf16 and fp16; see NOTES.md for which of them the coefficients were fitted to and how
-well they meet the others. For the fused GPU kernels: plain PyTorch and mamba-ssm need more. Images with other strides
-than the published ones were not measured, and volumes with those of three plans: their margin is larger. A network
-without its scan was not measured either, and is estimated as the one with it, parameters apart.
+volumes, of four sizes of network, in bf16 and fp16; see NOTES.md for which of them the coefficients were fitted to, how
+well they meet the others, and what is known from earlier kernels. For the fused GPU kernels: plain PyTorch and
+mamba-ssm need more. Of volumes three plans' strides were measured, of images none but the published ones: the margin of
+other strides is larger. A network without its scan was not measured either, and is estimated as the one with it,
+parameters apart.
 """
 
 import math
