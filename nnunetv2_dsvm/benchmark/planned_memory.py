@@ -28,15 +28,15 @@ class _Images(NamedTuple):
     strides: tuple[tuple[int, ...], ...] = ()
 
 
-# None was among those the estimate was made from; of volumes, none was.
+# None is among those that the estimate was made from or compared with; nor are the volumes' strides.
 _IMAGES = (
-    _Images((448, 576), "bfloat16", 1, 9),
-    _Images((192, 256), "bfloat16", 3, 2),
-    _Images((128, 96), "bfloat16", 1, 4),
-    _Images((416, 352), "float16", 1, 4),
-    _Images((128, 160, 128), "bfloat16", 1, 3, ((1, 1, 1), (4, 4, 4), (2, 2, 2), (2, 2, 2), (2, 2, 2))),
-    _Images((24, 224, 192), "bfloat16", 1, 4, ((1, 1, 1), (2, 4, 4), (2, 2, 2), (1, 2, 2), (1, 2, 2))),
-    _Images((40, 56, 40), "float16", 2, 3, ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))),
+    _Images((640, 416), "bfloat16", 1, 9),
+    _Images((160, 224), "bfloat16", 3, 2),
+    _Images((288, 352), "bfloat16", 1, 61),
+    _Images((96, 128), "float16", 1, 4),
+    _Images((112, 160, 160), "bfloat16", 1, 3, ((1, 1, 1), (4, 4, 4), (2, 2, 2), (2, 2, 2), (1, 2, 2))),
+    _Images((48, 160, 192), "bfloat16", 1, 4, ((1, 1, 1), (2, 4, 4), (2, 2, 2), (2, 2, 2), (1, 2, 2))),
+    _Images((96, 96, 96), "float16", 2, 3, ((1, 1, 1), (4, 4, 4), (2, 2, 2), (2, 2, 2))),
 )
 
 

@@ -1,10 +1,11 @@
 """How much GPU memory a training takes, from measured coefficients.
 
-Fitted to 41 trainings of nnUNetTrainerDSVM by nnU-Net's own steps on an H200 (torch 2.11, Triton 3.6): patches from
-64x64 to 1024x1024, batches from 2 to 283, six sizes of network, bf16 and fp16; see NOTES.md. For the fused GPU kernels:
-plain PyTorch and mamba-ssm need more. For volumes, and for images with other strides than the published ones, the same
-coefficients are taken with their sizes: no such training was measured, which is why their margin is larger. A network
-without its scan was not measured either, and is estimated as the one with it, parameters apart.
+Measured: trainings of nnUNetTrainerDSVM by nnU-Net's own steps on an H200 (torch 2.11, Triton 3.6), of images and
+volumes, of four sizes of network, in bf16 and fp16; see NOTES.md for which of them the coefficients were fitted to, how
+well they meet the others, and what is known from earlier kernels. For the fused GPU kernels: plain PyTorch and
+mamba-ssm need more. Of volumes three plans' strides were measured, of images none but the published ones: the margin of
+other strides is larger. A network without its scan was not measured either, and is estimated as the one with it,
+parameters apart.
 """
 
 import math
@@ -22,21 +23,18 @@ from nnunetv2_dsvm.ops.backend import SAVED_STATES_INTERVAL
 Precision = Literal["bfloat16", "float16"]
 
 GIGABYTE = 10**9
-CUDA_CONTEXT = 0.95 * GIGABYTE  # what CUDA takes beside torch's own memory; 0.92 measured
-# Over the fit, whose errors are -7 to +4 percent; and where only its coefficients are known.
-_MARGIN, _MARGIN_UNMEASURED = 1.06, 1.15
+CUDA_CONTEXT = 0.95 * GIGABYTE  # what CUDA takes beside torch's own memory; 0.93 measured
+# Trainings that were not fitted took 0.95 to 1.02 of what the coefficients give, of volumes with strides that were not
+# among the fitted ones up to 1.08.
+_MARGIN, _MARGIN_OTHER_STRIDES = 1.06, 1.10
 # Bytes. Of every training, and per parameter: weights, gradients and their copies, AdamW's two moments, 16-bit weights.
 _ALWAYS, _PER_PARAMETER = 0.2e9, 24.97
-# Per element, batch included: of the states that a block keeps, for it and for what is as large; of the stages'
-# features; of the logits; and of what the largest stage's backward needs once, in the widest tensor of all directions.
-_PER_KEPT_STATE, _PER_FEATURE, _PER_LOGIT, _PER_PROJECTED = 14.35, 79.23, 51.72, 5.952
-_PER_DEEPEST_CHANNEL = 10440.0  # and image: partial sums of gradients, which small images do not fill
-# Of the last expanding's full-size channels, C/4, two 16-bit tensors are kept and backward makes three of their size.
-# Of published strides they are four times the first stage's features, which the fit counts there; in 3D up to sixteen
-# times, of images with a patch embedding of 2×2 as many.
-_PER_FULL_SIZE_CHANNEL = 10.0
-# In fp16 the distillation computes in fp32, in bf16 it does not.
-_FP16_PER_FEATURE, _FP16_PER_BLOCK_ELEMENT = 25.19, 7.284
+# Per element, batch included: of the states that backward starts from; of the tokens of each block; of the full-size
+# channels, C/4, that the last expanding makes; of the logits; and of the largest stage's tokens in all directions,
+# which backward has once. The first is what the kernels allocate.
+_PER_STATE, _PER_BLOCK_ELEMENT, _PER_FULL_SIZE_CHANNEL, _PER_LOGIT, _PER_PROJECTED = 4.0, 25.30, 6.635, 51.72, 13.59
+# In fp16 Triton's kernels run the scan, with larger tensors between them than bf16's.
+_FP16_PER_BLOCK_ELEMENT, _FP16_PER_PROJECTED = 7.455, 10.27
 
 
 def training_memory(
@@ -64,7 +62,6 @@ def training_memory(
     tokens = [pixels // math.prod(stride) for stride in strides]
     blocks = [down + up for down, up in zip(sizes.encoder_depths, reversed(sizes.decoder_depths), strict=True)]
 
-    features = sum(count * dim for count, dim in zip(tokens, dims, strict=True))
     in_blocks = sum(count * dim * n for count, dim, n in zip(tokens, dims, blocks, strict=True))
     states = sum(
         math.ceil(count / SAVED_STATES_INTERVAL) * directions * d_state * 2 * dim * n
@@ -72,17 +69,16 @@ def training_memory(
     )
     projected = tokens[0] * directions * (2 * dims[0] + 2 * d_state)
     per_image = (
-        _PER_KEPT_STATE * states
-        + _PER_FEATURE * features
-        + _PER_FULL_SIZE_CHANNEL * (pixels * dims[0] // 4 - 4 * tokens[0] * dims[0])
+        _PER_STATE * states
+        + _PER_BLOCK_ELEMENT * in_blocks
+        + _PER_FULL_SIZE_CHANNEL * (pixels * dims[0] // 4)
         + _PER_LOGIT * pixels * num_classes
         + _PER_PROJECTED * projected
-        + _PER_DEEPEST_CHANNEL * dims[-1]
     )
     if precision == "float16":
-        per_image += _FP16_PER_FEATURE * features + _FP16_PER_BLOCK_ELEMENT * in_blocks
+        per_image += _FP16_PER_BLOCK_ELEMENT * in_blocks + _FP16_PER_PROJECTED * projected
     parameters = _parameters(input_channels, num_classes, sizes)
-    margin = _MARGIN_UNMEASURED if "strides" in sizes else _MARGIN
+    margin = _MARGIN_OTHER_STRIDES if "strides" in sizes else _MARGIN
     return margin * (_ALWAYS + _PER_PARAMETER * parameters + batch_size * per_image) + CUDA_CONTEXT
 
 

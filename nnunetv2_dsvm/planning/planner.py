@@ -57,7 +57,7 @@ class DSVMPlanner(ExperimentPlanner):
         dataset_name_or_id: with a fingerprint in nnUNet_preprocessed.
         gpu_memory_target_in_gb: 10^9 bytes, CUDA's own included: what the card is sold with.
         preset: of `VMUNet`; None: by the target (`PRESET_FROM_GB`).
-        precision: what the GPU will train in; the trainers take bf16 where it has it. fp16 takes a little more.
+        precision: what the GPU will train in; the trainers take bf16 where it has it. fp16 takes about a quarter more.
         for_cpu: the training will run on a CPU; the target then limits the patch only.
         patch_embedding_stride: None: the published one; else that of `VMUNetSizes.with_patch_embedding_stride`.
         plans_name, preprocessor_name, overwrite_target_spacing, suppress_transpose: as nnU-Net's.

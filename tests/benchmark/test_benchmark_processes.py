@@ -134,7 +134,7 @@ class TestPlannedMemory:
         volumes = [t for t in trainings if len(t.patch_size) == 3]
         assert len(volumes) == 12 and all(t.batch_size >= 2 and t.case().plans() for t in volumes)
         for t in volumes:  # the planner's own way from such a patch to a network
-            spacing = {24: (5, 1.56, 1.56)}.get(t.patch_size[0], (1, 1, 1))
+            spacing = {48: (3, 0.76, 0.76)}.get(t.patch_size[0], (1, 1, 1))
             strides = strides_of_plan(get_pool_and_conv_props(spacing, t.patch_size, 4, 999999)[1])
             assert [list(step) for step in t.strides] == strides
 

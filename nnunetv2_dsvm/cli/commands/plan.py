@@ -34,7 +34,7 @@ def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "-precision", choices=("bfloat16", "float16"),
-        help="what the GPU will train in: float16 for those without bf16, which then need a little more memory "
+        help="what the GPU will train in: float16 for those without bf16, which then need about a quarter more memory "
         "(default: as the GPU that is here, else bfloat16)",
     )  # fmt: skip
     parser.add_argument(
