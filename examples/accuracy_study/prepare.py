@@ -29,7 +29,7 @@ from nnunetv2_dsvm.evaluation.prediction_set import case_names, file_ending
 from nnunetv2_dsvm.files.atomic_write import replaced_folder
 from nnunetv2_dsvm.files.json_files import read_json_object, write_json
 from nnunetv2_dsvm.files.listing import visible_files
-from nnunetv2_dsvm.nnunet.commands import find_command
+from nnunetv2_dsvm.nnunet.commands import runnable
 from nnunetv2_dsvm.nnunet.folders import check_folder_variables
 from nnunetv2_dsvm.nnunet.names import DATASET_JSON, FINGERPRINT_JSON, SPLITS_JSON, TRAINING_LABELS
 
@@ -135,7 +135,7 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
     def run(name: str, *arguments: str) -> None:
-        subprocess.run([find_command(name), *arguments], check=True)
+        subprocess.run(runnable([name, *arguments]), check=True)
 
     with ThreadPoolExecutor(len(datasets)) as executor:
         for _ in executor.map(lambda dataset: prepare(dataset, plan, run), datasets):

@@ -1,24 +1,21 @@
 """The commands of each step, nnU-Net's own and this package's, as a user would type them."""
 
-import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from nnunetv2_dsvm.cluster.choice import POSTPROCESSING, choosing, members
 from nnunetv2_dsvm.cluster.preparation import dataset_number, missing_commands, processes_of_a_command
 from nnunetv2_dsvm.cluster.progress import SUMMARY
 from nnunetv2_dsvm.cluster.request import BEFORE_CASCADE, CASCADE, Request
-from nnunetv2_dsvm.cluster.run_folder import RunFolder, model_folder, results_folder
+from nnunetv2_dsvm.cluster.run_folder import RunFolder, model_folder
 from nnunetv2_dsvm.cluster.steps import Step
 from nnunetv2_dsvm.files.atomic_write import replaced_folder, set_aside
-from nnunetv2_dsvm.files.json_files import read_json_object
 from nnunetv2_dsvm.nnunet.folders import nnunet_folder
 from nnunetv2_dsvm.nnunet.names import CHECKPOINTS, FINAL, PLANS_JSON
 
 Commands = list[list[str]]
-INFORMATION, POSTPROCESSING = "inference_information.json", "postprocessing.pkl"  # of nnU-Net's choice
 
 
 @contextmanager
@@ -39,8 +36,8 @@ def commands_of(run: RunFolder, step: Step) -> Iterator[Commands]:
     elif step.kind == "train":
         yield [_train(request, step)]
     elif step.kind == "best":
-        yield [_find_best(request, step)]
-        _keep_choice(run, step)
+        with choosing(run, step) as commands:
+            yield commands
     elif step.kind == "evaluate":
         yield _evaluate(request, step)
     else:
@@ -74,32 +71,9 @@ def _is_whole(checkpoint: Path) -> bool:
     return not b"PK".startswith(begin) or zipfile.is_zipfile(checkpoint)
 
 
-def _find_best(request: Request, step: Step) -> list[str]:
-    return [
-        "nnUNetv2_find_best_configuration", dataset_number(step.dataset), "-c", *request.configurations,
-        "-tr", *request.trainers, "-p", *request.plans, "-f", *request.folds, "-np", processes_of_a_command(),
-        *([] if request.ensembles else ["--disable_ensembling"]),
-    ]  # fmt: skip
-
-
-def _keep_choice(run: RunFolder, step: Step) -> None:
-    file = results_folder(step.seed) / step.dataset / INFORMATION
-    best, final = _best(file), run.choice(step.dataset, step.seed)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with replaced_folder(final) as partial:
-        shutil.copyfile(file, partial / INFORMATION)
-        shutil.copyfile(best["postprocessing_file"], partial / POSTPROCESSING)
-        shutil.copyfile(best["some_plans_file"], partial / PLANS_JSON)
-
-
-def _best(information: Path) -> dict[str, Any]:
-    return read_json_object(information)["best_model_or_ensemble"]
-
-
 def _predict(run: RunFolder, step: Step, output: Path) -> Commands:
     request, choice = run.request, run.choice(step.dataset, step.seed)
-    best = _best(choice / INFORMATION)
-    members = [(m["trainer"], m["plans_identifier"], m["configuration"]) for m in best["selected_model_or_models"]]
+    chosen = members(choice)
     raw = nnunet_folder("raw")
     assert raw is not None  # the request was checked
     images, beside, commands = raw / step.dataset / "imagesTs", output.parent, []
@@ -110,16 +84,16 @@ def _predict(run: RunFolder, step: Step, output: Path) -> Commands:
             "-tr", trainer, "-p", plans, "-c", configuration, "-f", *request.folds, "-device", request.device, *options,
         ])  # fmt: skip
 
-    folders = [beside / f"member_{number}" for number in range(len(members))]
-    for folder, (trainer, plans, configuration) in zip(folders, members, strict=True):
-        options = ["--save_probabilities"] if len(members) > 1 else []
+    folders = [beside / f"member_{number}" for number in range(len(chosen))]
+    for folder, (trainer, plans, configuration) in zip(folders, chosen, strict=True):
+        options = ["--save_probabilities"] if len(chosen) > 1 else []
         if configuration == CASCADE:
             earlier = folder.with_name(f"{folder.name}_{BEFORE_CASCADE}")
             predict(trainer, plans, BEFORE_CASCADE, earlier)
             options += ["-prev_stage_predictions", str(earlier)]
         predict(trainer, plans, configuration, folder, *options)
     together = folders[0]
-    if len(members) > 1:
+    if len(chosen) > 1:
         together = beside / "ensemble"
         commands.append(
             ["nnUNetv2_ensemble", "-i", *map(str, folders), "-o", str(together), "-np", processes_of_a_command()]

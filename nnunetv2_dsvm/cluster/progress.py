@@ -3,10 +3,13 @@
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.files.json_files import read_json_object
 from nnunetv2_dsvm.files.listing import visible_files
 
 SUMMARY = "summary.json"  # of nnU-Net's validation, which writes it last
@@ -60,12 +63,28 @@ def training_progress(fold: Path) -> Progress | None:
 
 
 def validation_dice(validation: Path) -> float | None:
-    """nnU-Net's mean foreground Dice, from the folder of a finished validation; None where there is none."""
+    """nnU-Net's mean foreground Dice, from the folder of a finished validation; None where there is none.
+
+    It is NaN where a class is neither in a case nor predicted.
+    """
     try:
         content = json.loads((validation / SUMMARY).read_text(encoding="utf-8"))
         return float(content["foreground_mean"]["Dice"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def undefined_classes(validations: Sequence[Path]) -> list[str]:
+    """The classes without a Dice in any of these finished validations: no case has them, nor has its prediction.
+
+    Empty where a summary cannot be read.
+    """
+    try:
+        means = [read_json_object(validation / SUMMARY).get("mean", {}) for validation in validations]
+    except UserError:
+        return []
+    defined = {name for mean in means for name, metrics in mean.items() if not math.isnan(metrics["Dice"])}
+    return [name for name in dict.fromkeys(name for mean in means for name in mean) if name not in defined]
 
 
 def _tail_of(file: Path) -> str:

@@ -132,9 +132,9 @@ def _interval(dice: Sequence[Sequence[float]]) -> tuple[float, float]:
         dice: of each case by label, NaN where a label is neither there nor predicted.
     """
     values = np.array(dice)
-    if len(values) < 2:
-        return math.nan, math.nan
     defined, filled = ~np.isnan(values), np.nan_to_num(values)
+    if len(values) < 2 or not defined.any():
+        return math.nan, math.nan
 
     def foreground_mean(drawn: np.ndarray, axis: int) -> np.ndarray:  # axis: -1, before the labels'
         sums, numbers = (np.take(of, drawn, axis=0).sum(axis=axis - 1) for of in (filled, defined))

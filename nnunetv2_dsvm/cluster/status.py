@@ -7,7 +7,7 @@ from typing import Any
 
 from nnunetv2_dsvm.cluster.finished import done_steps, is_trained
 from nnunetv2_dsvm.cluster.locks import owner_of
-from nnunetv2_dsvm.cluster.progress import training_progress, validation_dice
+from nnunetv2_dsvm.cluster.progress import training_progress, undefined_classes, validation_dice
 from nnunetv2_dsvm.cluster.run_folder import RunFolder, State, model_folder
 from nnunetv2_dsvm.cluster.steps import Step
 
@@ -27,8 +27,8 @@ class StepStatus:
         job: of SLURM.
         by: who runs it.
         epoch, epochs, pseudo_dice, seconds_per_epoch, seconds_left: of a training that runs or was interrupted.
-        dice: of a finished training's validation, nnU-Net's foreground mean.
-        reason: why it failed, or does not begin.
+        dice: of a finished training's validation, nnU-Net's foreground mean; None where a class has none.
+        reason: why it failed, does not begin, or has no Dice.
         tail: the last lines of the log of one that failed.
         log: its file.
     """
@@ -118,10 +118,9 @@ def status_of(run: RunFolder, queue: Mapping[str, str]) -> list[StepStatus]:
             how,
             job=job if in_queue else "",
             by=str(owner) if owner is not None else "",
-            reason=reason,
             tail=state.tail if how == FAILED and state is not None else (),
             log=str(run.log(step.name)) if run.log(step.name).is_file() else "",
-            **_of_training(step, how),
+            **{"reason": reason, **_of_training(step, how)},
         )
     return list(found.values())
 
@@ -140,7 +139,12 @@ def _of_training(step: Step, how: str) -> dict[str, Any]:
         return {}
     model = model_folder(step.model)
     if how == DONE:
-        return {"dice": validation_dice(model.validation_folder(step.fold))}
+        validation = model.validation_folder(step.fold)
+        dice = validation_dice(validation)
+        if dice is None or not math.isnan(dice):
+            return {"dice": dice}
+        classes = ", ".join(undefined_classes([validation]))
+        return {"reason": f"Dice undefined: class {classes} is neither in its cases nor predicted"}
     begun = how in (RUNNING, INTERRUPTED, QUEUED) and not is_trained(step)
     progress = training_progress(model.fold_folder(step.fold)) if begun else None
     if progress is None:

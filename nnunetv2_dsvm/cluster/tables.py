@@ -20,11 +20,12 @@ _HEADS = (
 )  # fmt: skip
 _PAIR_HEADS = ("difference", "cases", "Dice", "95 % interval", "p (Holm)")
 NOTE = (
-    "Dice: mean over the classes, of the validation cases of all folds together. Interval: of that number, "
-    f"confidence {CONFIDENCE:.0%}, percentiles of {RESAMPLES:,} bootstrap resamples of the cases; of several seeds, of "
-    "each case's mean over them. GPU memory: the most that the GPU of a training had in use. Hours: all epochs of all "
-    "folds, of several seeds their mean. Differences: over the same cases, the first model minus the second; p: "
-    "two-sided Wilcoxon signed-rank test, corrected for the number of pairs by Holm."
+    "Dice: mean over the classes, of the validation cases of all folds together, without a class that is neither in a "
+    f"case nor predicted. Interval: of that number, confidence {CONFIDENCE:.0%}, percentiles of {RESAMPLES:,} "
+    "bootstrap resamples of the cases; of several seeds, of each case's mean over them. GPU memory: the most that the "
+    "GPU of a training had in use. Hours: all epochs of all folds, of several seeds their mean. Differences: over the "
+    "same cases, the first model minus the second; p: two-sided Wilcoxon signed-rank test, corrected for the number of "
+    "pairs by Holm."
 )
 
 

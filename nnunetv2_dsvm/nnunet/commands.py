@@ -17,10 +17,24 @@ from typing import IO
 from nnunetv2_dsvm.errors import UserError
 
 SILENCE_BEFORE_HEARTBEAT_S = 20
+_OWN = "nnUNetv2_dsvm"
+
+
+def runnable(command: Sequence[str]) -> list[str]:
+    """A command as a process is started with it: nnU-Net's with the path of its script, this package's by this Python.
+
+    The latter needs no script, which an uninstalled copy of the package has not.
+
+    Raises:
+        UserError: nnU-Net's script is missing.
+    """
+    if command[0] == _OWN:
+        return [sys.executable, "-m", "nnunetv2_dsvm.cli.main", *command[1:]]
+    return [find_command(command[0]), *command[1:]]
 
 
 def find_command(name: str) -> str:
-    """The path of a console script: of this Python's environment if it is there, else the first on PATH.
+    """The path of a console script of nnU-Net's: of this Python's environment if it is there, else the first on PATH.
 
     Raises:
         UserError: there is none.
@@ -43,13 +57,13 @@ def run_command(command: Sequence[str], *, environment: Mapping[str, str], log_f
         UserError: the command is missing or ended with another exit status than 0.
         KeyboardInterrupt: passed on after the command and all processes it started have ended.
     """
-    executable = find_command(command[0])
+    full = runnable(command)
     print(f"\n$ {shlex.join(command)}", flush=True)
     log_file.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     # A session of its own: nnU-Net starts worker processes, and an interrupt must end them all, not some of them.
     process = subprocess.Popen(
-        [executable, *command[1:]],
+        full,
         env=dict(environment),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

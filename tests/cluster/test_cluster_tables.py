@@ -110,8 +110,15 @@ def test_intervals_and_holm_of_three_models_with_classes_that_some_cases_lack(tm
         largest = max(largest, min(1, (3 - rank) * p[which]))
         assert float(found[which]["p_value_holm"]) == pytest.approx(largest)
 
+    for file in drawn.results.glob("B__*/fold_*/validation/summary.json"):  # nothing there, and nothing predicted
+        summary = json.loads(file.read_text())
+        for case in summary["metric_per_case"]:
+            case["metrics"]["1"]["Dice"] = case["metrics"]["2"]["Dice"] = np.nan
+        file.write_text(json.dumps(summary))
     write_results(run.write_request(asked(datasets=(drawn.name,), plans=("nnUNetPlans",), trainers=("B",))))
-    assert len(rows(run, "results.csv")) == 1 and not (run.path / "differences.csv").exists()  # those of the other call
+    (row,) = rows(run, "results.csv")
+    assert [row[name] for name in ("cases", "dice", "ci95_low", "ci95_high")] == ["0", "", "", ""]
+    assert not (run.path / "differences.csv").exists()  # those of the other call
 
 
 def test_each_seed_has_its_report_with_the_whole_table(two_seeds):

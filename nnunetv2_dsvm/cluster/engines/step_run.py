@@ -19,7 +19,7 @@ from nnunetv2_dsvm.cluster.run_folder import RunFolder, State, model_folder, var
 from nnunetv2_dsvm.cluster.steps import Step
 from nnunetv2_dsvm.errors import Refusal, UserError
 from nnunetv2_dsvm.files.text import last_line
-from nnunetv2_dsvm.nnunet.commands import find_command
+from nnunetv2_dsvm.nnunet.commands import runnable
 from nnunetv2_dsvm.nnunet.unfinished_folds import what_a_fold_lacks
 
 DONE, FAILED, HELD, INTERRUPTED = 0, 1, 75, 143  # exit statuses; 75: try again later (sysexits.h)
@@ -94,8 +94,7 @@ def _work(run: RunFolder, step: Step, log: Path, lock: int, gpu: GpuMemory) -> N
     with commands_of(run, step) as commands:
         for command in commands:
             _say(log, f"$ {shlex.join(command)}")
-            full = [find_command(command[0]), *command[1:]]
-            status = child.run(full, environment, log, [lock], gpu)
+            status = child.run(runnable(command), environment, log, [lock], gpu)
             if -status in child.STOPS or status - 128 in child.STOPS:  # SLURM tells all of a job's processes
                 raise child.Stopped(abs(status) % 128)
             if status != 0:
