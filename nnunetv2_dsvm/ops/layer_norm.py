@@ -56,10 +56,11 @@ def layer_norm(
 
 def _resampled_by_kernel(x: Tensor, resampling: Resampling) -> bool:
     """Whether the grid is one that the kernels know; what has no whole steps is refused by the resampling itself."""
-    _, *sizes, _ = x.shape
+    _, *sizes, channels = x.shape
     step, merging = resampling
     tokens = x.shape[0] * prod(sizes) * (1 if merging else prod(step))
-    whole = not merging or not any(size % factor for size, factor in zip(sizes, step, strict=True))
+    divided = zip(sizes, step, strict=True) if merging else [(channels, prod(step))]
+    whole = not any(size % factor for size, factor in divided)
     return whole and len(sizes) <= _MAX_AXES and tokens < _MAX_TOKENS
 
 

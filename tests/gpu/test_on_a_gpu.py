@@ -292,7 +292,7 @@ def test_the_terms_of_3d_maps_have_the_same_bits_twice_and_the_values_of_fp64(di
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
 def test_compiled_terms_have_the_values_and_the_accumulated_gradients_of_eager_ones(masked, monkeypatch):
-    """Of several steps, each with two calls and maps of its own: CUDA graphs of torch's would take the first's memory."""
+    """Of several steps, each with two calls and own maps: CUDA graphs of torch's would take the first's memory."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     torch.manual_seed(0)
     sizes, channels = [(16, 12, 20), (8, 6, 10), (4, 3, 5)], [8, 16, 24]

@@ -74,6 +74,15 @@ def test_norm_of_another_resolution(coarse, step, channels, merging):
         assert relative_error(got, right) <= 1e-5, name
 
 
+@pytest.mark.parametrize(("sizes", "step", "merging"), [((4, 4, 30), (2, 2), False), ((4, 5, 8), (2, 2), True)])
+def test_what_has_no_whole_steps_is_refused(sizes, step, merging):
+    """Not written beyond the result's memory."""
+    resampling = Resampling(step, merging)
+    weights = torch.ones(2, resampling.shape((1, *sizes))[-1])
+    with pytest.raises(RuntimeError, match="invalid for input of size"):
+        layer_norm(torch.randn(1, *sizes), *weights, 1e-5, resampling=resampling)
+
+
 def resampled(x, coarse, step, merging):
     """One token of the finer grid after the other: merging counts along the first axis fastest, expanding the last."""
     channels = x.shape[-1] if merging else x.shape[-1] // math.prod(step)
