@@ -17,7 +17,8 @@ DOCUMENTATION = ROOT / "documentation"
 PAGES = [README, *sorted(DOCUMENTATION.glob("*.md"))]
 RUN = ("bash", "python")  # languages whose blocks are run; the others are shown
 MARK = re.compile(r"<!-- not run: (.*) -->")
-OF_THE_STUDY = re.compile(r"<!-- (end of )?study: \w+( in short)? -->")  # between which examples/accuracy_study writes its tables
+# Between these examples/accuracy_study writes its tables.
+OF_THE_STUDY = re.compile(r"<!-- (end of )?study: \w+( in short)? -->")
 
 
 @dataclass(frozen=True)
