@@ -27,6 +27,9 @@ class AveragedGradients:
         self._writes: Mapping[int, int] = {}
         self._stream: torch.cuda.Stream | None = None
 
+    def __reduce__(self) -> tuple:
+        return type(self), ()  # a copy of a module in DDP gets buckets of its own
+
     def replayed(self, first: Set[Tensor], event: "torch.cuda.Event | None") -> None:
         """Call it after a backward is replayed, which records `event` when the gradients of `first` are in place."""
         self._first, self._event = first, event
@@ -39,8 +42,10 @@ class AveragedGradients:
         """
         return self._writes.get(_memory(bucket)) == bucket._version and all(p in self._first for p in parameters)
 
-    def average(self, group: distributed.ProcessGroup, bucket: distributed.GradBucket) -> torch.futures.Future[Tensor]:
+    def average(self, _: None, bucket: distributed.GradBucket) -> torch.futures.Future[Tensor]:
         """DDP's hook: without one, it would divide each gradient by itself, also those that lie in the bucket."""
+        group = distributed.group.WORLD  # not handed over: DDP with a group in its hook cannot be copied
+        assert group is not None  # or there would be no DDP
         parameters, gradients = bucket.parameters(), bucket.buffer()
         self.places.update(zip(parameters, bucket.gradients(), strict=True))  # DDP makes other buckets after a step
         if distributed.get_backend(group) != "nccl":  # Gloo cannot average in every torch
@@ -75,7 +80,7 @@ def in_ddp(module: nn.Module) -> DistributedDataParallel:
     if graphs is None:
         return DistributedDataParallel(module, device_ids=ids)
     wrapped = DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
-    wrapped.register_comm_hook(wrapped.process_group, graphs.averaged.average)
+    wrapped.register_comm_hook(None, graphs.averaged.average)
     return wrapped
 
 

@@ -55,4 +55,6 @@ def steps(rank: int) -> dict[str, tuple[list[torch.Tensor], list[torch.Tensor], 
         found, expected = (_step(n, sizes[rank], averaged, before, 2 * seed + rank) for n in (ours, theirs))
         assert ([graph.replays for graph in network.cuda_graphs.graphs] != replays) == (sizes[rank] == REPLAYED), name
         records[name] = found, expected, bucket._version - before_step
+    copied = copy.deepcopy(ours)  # as for an average of the weights
+    records["of a copy"] = (*(_step(n, REPLAYED, True, "none", 100 + rank) for n in (copied, theirs)), 0)
     return records

@@ -89,7 +89,7 @@ def test_two_ranks_are_one_process_with_the_whole_batch(results, case):
     assert case == "batch_norm" or all(clipped) == (case == "mse-clipped") == any(clipped)
 
 
-@pytest.mark.parametrize("step", ddp_graphs.STEPS)
+@pytest.mark.parametrize("step", [*ddp_graphs.STEPS, "of a copy"])
 def test_graphs_leave_gradients_where_ddp_averages_them(results, step):
     (first, expected, written), (second, _, _) = (rank["graphs"][step] for rank in results[0])
     for gradient, without_graphs in zip(first, expected, strict=True):
