@@ -138,8 +138,7 @@ def tables(plan: Plan, stage: Stage, store: Store, in_short: bool = False) -> st
     done = results.finished(store.folder)
     wanted = plan.trainings_of(stage, done)
     parts = [f"**{stage.title}**: {sum(t.name in done for t in wanted)} of {len(wanted)} trainings are finished."]
-    unknown = len(stage.models) - len(plan.models_of(stage, done))
-    if unknown and not in_short:
+    if unknown := len(stage.models) - len(plan.models_of(stage, done)):
         parts[0] += f" Up to {unknown} more models are chosen by the results of others, or are the same as those named."
     for dataset in stage.datasets:
         for configuration in stage.configurations:
@@ -152,9 +151,7 @@ def tables(plan: Plan, stage: Stage, store: Store, in_short: bool = False) -> st
                 unit = plan.datasets[dataset]["distances"]
                 lines = table_in_short(found, stage) if in_short else table(found, stage, unit)
                 parts.append(f"{dataset}, {configuration}, {stage.epochs} epochs:\n\n{lines}")
-    if in_short:  # a line less
-        parts[:2] = [" ".join(parts[:2])]
-    return "\n\n".join(parts)
+    return "\n\n".join(parts[1:] if in_short and parts[1:] else parts)
 
 
 def table(found: Sequence[Measured], stage: Stage, unit: str) -> str:
@@ -188,14 +185,14 @@ def table(found: Sequence[Measured], stage: Stage, unit: str) -> str:
 
 
 def table_in_short(found: Sequence[Measured], stage: Stage) -> str:
-    """Dice, and the difference from the first model that the stage compares with."""
+    """Dice of what is finished, and the difference from the first model that the stage compares with."""
     other = next((m for name in stage.against for m in found if m.model == name), None)
     lines = []
     for model in found:
         s = None if other in (None, model) else paired_statistics([model.minus(other)])[0]
         cell = f"{s.mean:+.2f} [{s.ci_low:+.2f}, {s.ci_high:+.2f}]" if s and s.n > 1 else ""
         folds = " ".join(str(fold) for fold in sorted({t.fold for t in model.trainings}))
-        lines.append([model.title, folds, " ".join(map(str, model.folds_of_seeds)), model.spread("Dice", 4), cell])
+        lines.append([short(model.model), folds, " ".join(map(str, model.folds_of_seeds)), model.spread("Dice", 4), cell])
     against = f"points minus {short(other.model)}" if other else "difference"
     return markdown(["model", "folds", "seeds", "Dice", against], lines)
 
