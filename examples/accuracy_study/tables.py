@@ -192,7 +192,8 @@ def table_in_short(found: Sequence[Measured], stage: Stage) -> str:
         s = None if other in (None, model) else paired_statistics([model.minus(other)])[0]
         cell = f"{s.mean:+.2f} [{s.ci_low:+.2f}, {s.ci_high:+.2f}]" if s and s.n > 1 else ""
         folds = " ".join(str(fold) for fold in sorted({t.fold for t in model.trainings}))
-        lines.append([short(model.model), folds, " ".join(map(str, model.folds_of_seeds)), model.spread("Dice", 4), cell])
+        seeds = " ".join(map(str, model.folds_of_seeds))
+        lines.append([short(model.model), folds, seeds, model.spread("Dice", 4), cell])
     against = f"points minus {short(other.model)}" if other else "difference"
     return markdown(["model", "folds", "seeds", "Dice", against], lines)
 
