@@ -23,7 +23,7 @@ class Products(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
-            self.columns += [t.shape[1] for t in args if t.ndim == 2]
+            self.columns += [t.shape[1] for t in args[-2:]]
         self.convolved |= func is torch.ops.aten.convolution.default
         return func(*args, **(kwargs or {}))
 
@@ -41,6 +41,8 @@ def test_logits_and_gradients(classes, sizes, dtype):
     x = _tokens(*sizes).to(dtype).requires_grad_()
     wide = x.detach().double().requires_grad_()
     grad = torch.randn(2, classes, *sizes, dtype=dtype)  # classes first in memory
+    grad[..., 0] += 64  # with its neighbour in the row it nearly cancels, in the gradient of the bias
+    grad[..., 1] -= 64
     with Products() as products:
         with torch.autocast("cpu", dtype):
             y = layer(x)

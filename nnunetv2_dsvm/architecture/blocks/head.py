@@ -37,11 +37,7 @@ def head(axes: int) -> Callable[..., Convolution]:
 
 
 def _by_rows(layer: Convolution, x: Tensor) -> Tensor | None:
-    """The head as a product of rows of several pixels with a block-diagonal matrix that has the weights in each block.
-
-    One pixel's two classes are 4 bytes, and cuBLAS has only slow products of such rows, forward and backward. Zeros for
-    further classes would be cut off again, and the gradient padded to four times its size; several pixels of all
-    classes lie in memory as they are. That most of the matrix is zeros costs no time: reading x takes longer.
+    """The head as `_ByRows`.
 
     None where the convolution is as good, where the kernels do not run, and in a program that torch compiles, exports
     or traces.
@@ -54,9 +50,35 @@ def _by_rows(layer: Convolution, x: Tensor) -> Tensor | None:
     x = channels_last(x)
     *sizes, channels = x.shape
     pixels = _ALIGNMENT // gcd(_ALIGNMENT, layer.out_channels)
-    if pixels == 1 or x.numel() // channels % pixels:
+    if layer.bias is None or pixels == 1 or x.numel() // channels % pixels:
         return None
-    weight = layer.weight.to(dtype).flatten(1).unsqueeze(-1).expand(-1, -1, pixels)
-    matrix = torch.diag_embed(weight, dim1=0, dim2=2).view(-1, pixels * channels)
-    bias = None if layer.bias is None else layer.bias.to(dtype).repeat(pixels)
-    return channels_first(F.linear(x.reshape(-1, pixels * channels), matrix, bias).view(*sizes, layer.out_channels))
+    rows = x.reshape(-1, pixels * channels).to(dtype)
+    logits = cast(Tensor, _ByRows.apply(rows, layer.weight.to(dtype).flatten(1), layer.bias.to(dtype), pixels))
+    return channels_first(logits.view(*sizes, layer.out_channels))
+
+
+class _ByRows(torch.autograd.Function):
+    """A product of rows of several pixels with a block-diagonal matrix that has the weights in each block.
+
+    One pixel's two classes are 4 bytes, and cuBLAS has only slow products of such rows, forward and backward. Zeros for
+    further classes would be cut off again, and the gradient padded to four times its size; several pixels of all
+    classes lie in memory as they are. That most of the matrix is zeros costs no time: reading x takes longer.
+    """
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor, pixels: int) -> Tensor:
+        blocks = torch.diag_embed(weight.unsqueeze(-1).expand(-1, -1, pixels), dim1=0, dim2=2)
+        matrix = blocks.view(-1, rows.shape[1])
+        ctx.save_for_backward(rows, matrix)
+        ctx.blocks = blocks.shape
+        return F.linear(rows, matrix, bias.repeat(pixels))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        rows, matrix = ctx.saved_tensors
+        pixels, classes = ctx.blocks[:2]
+        of_weight = torch.mm(grad.t(), rows).view(ctx.blocks).diagonal(dim1=0, dim2=2).sum(-1)
+        # Of positive and negative numbers, which may cancel: not of sums that are rounded to 16 bit.
+        of_bias = grad.sum(0, dtype=torch.float32).view(pixels, classes).sum(0)
+        return torch.mm(grad, matrix), of_weight, of_bias.to(grad.dtype), None
