@@ -76,23 +76,30 @@ class FusedOperators(ABC):
         """The gradients of x, weight, bias and gate (empty without one) from `grad`, that of the result."""
 
     @abstractmethod
-    def conv_silu_forward(self, u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """silu(conv(u) + bias), a depthwise convolution with zeros around u.
+    def convolution_forward(self, u: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
+        """conv(u) + bias, a depthwise convolution with zeros around u, or silu of that.
 
         Args:
             u: `(B, *sizes, C)`; fp32, fp16 or bf16.
             weight: `(C, 1, k, …)`, k odd.
-            bias: `(C,)`.
+            bias: `(C,)`, or None for 0.
+            silu: whether SiLU follows.
 
         Returns:
             u's shape, contiguous, in u's dtype. Weights are not rounded to it.
         """
 
     @abstractmethod
-    def conv_silu_backward(
-        self, grad: Tensor, u: Tensor, weight: Tensor, bias: Tensor
+    def convolution_backward(
+        self, grad: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, own: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradients of u, weight and bias from `grad`, that of the result; contiguous, and overwritten."""
+        """The gradients of u, weight and bias (also without one) from `grad`, that of the result.
+
+        Args:
+            grad, u, weight, bias, silu: as before.
+            own: whether it is called by an operator that needs `grad` no more, which is overwritten, and whose
+                gradients of parameters may be put off (`side_branch.later`).
+        """
 
     @abstractmethod
     def resized_mse(self, student: Tensor, teacher: Tensor, upstream: Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from nnunetv2_dsvm.architecture.blocks.directional_scan import DirectionalScan
 from nnunetv2_dsvm.architecture.blocks.layer_norm import LayerNorm
 from nnunetv2_dsvm.architecture.blocks.vss_block import DropPath
+from nnunetv2_dsvm.ops.depthwise_convolution import depthwise_convolution
 from nnunetv2_dsvm.ops.layer_norm import layer_norm
 
 
@@ -34,7 +35,7 @@ class UngatedSS2D(DirectionalScan):
     def forward(self, x: Tensor) -> Tensor:
         x = self.in_proj(x)
         dtype = x.dtype
-        x = F.silu(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        x = depthwise_convolution(x, self.conv.weight, activation="silu")
         norm = self.out_norm
         return self.out_proj(layer_norm(self.scan(x), norm.weight, norm.bias, norm.eps, dtype=dtype))
 

@@ -17,6 +17,7 @@ from nnunetv2_dsvm.architecture.concatenating_decoder import ConcatenatingDecode
 from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, check_heads
 from nnunetv2_dsvm.architecture.stage_info import FeaturesOutput, StageInfo, doubling_stages
 from nnunetv2_dsvm.architecture.vmamba2_encoder import VMamba2Encoder
+from nnunetv2_dsvm.ops.depthwise_convolution import depthwise_convolution
 from nnunetv2_dsvm.ops.resampling import Resampling
 
 _LEVELS = 4
@@ -137,10 +138,7 @@ class _MultiScaleFFN(nn.Module):
         self.fc2 = nn.Linear(wide, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = F.gelu(self.fc1(x)).permute(0, 3, 1, 2)
-        kernel = self._kernel()
-        mixed = F.conv2d(hidden, kernel, padding=_KERNELS[-1] // 2, groups=len(kernel))
-        return self.fc2(mixed.permute(0, 2, 3, 1))
+        return self.fc2(depthwise_convolution(F.gelu(self.fc1(x)), self._kernel()))
 
     def _kernel(self) -> Tensor:
         """h and its three convolutions are one convolution: the kernels, centred, and 1 in the middle."""
@@ -165,5 +163,6 @@ class _Expanding(nn.Module):
         self.norm = LayerNorm(out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(F.relu(self.batch_norm(self.expand(x.permute(0, 3, 1, 2)))))
-        return self.norm(channels_last(x).contiguous(), Resampling((self.scale, self.scale), merging=False))
+        x = channels_last(F.relu(self.batch_norm(self.expand(x.permute(0, 3, 1, 2)))))
+        x = depthwise_convolution(x, self.conv.weight, self.conv.bias)
+        return self.norm(x.contiguous(), Resampling((self.scale, self.scale), merging=False))

@@ -7,7 +7,7 @@ from nnunetv2_dsvm.ops.backend import Backend, CoreGradients, FusedOperators, Or
 from nnunetv2_dsvm.ops.nvrtc import scan as nvrtc_scan
 from nnunetv2_dsvm.ops.resampling import Resampling
 from nnunetv2_dsvm.ops.scan_inputs import ScanGradients, ScanInputs, ScanShape
-from nnunetv2_dsvm.ops.triton import conv_silu, core, layer_norm, resized_mse, runtime, scan
+from nnunetv2_dsvm.ops.triton import convolution, core, layer_norm, resized_mse, runtime, scan
 from nnunetv2_dsvm.ops.triton.launch_plan import MAX_AXES, MAX_D_STATE, LaunchSettings
 
 
@@ -48,13 +48,13 @@ class TritonOperators(FusedOperators):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
         return layer_norm.norm_backward(grad, x, weight, bias, gate, eps, resampling, self.settings)
 
-    def conv_silu_forward(self, u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return conv_silu.conv_silu_forward(u, weight, bias, self.settings)
+    def convolution_forward(self, u: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
+        return convolution.convolution_forward(u, weight, bias, silu, self.settings)
 
-    def conv_silu_backward(
-        self, grad: Tensor, u: Tensor, weight: Tensor, bias: Tensor
+    def convolution_backward(
+        self, grad: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, own: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return conv_silu.conv_silu_backward(grad, u, weight, bias, self.settings)
+        return convolution.convolution_backward(grad, u, weight, bias, silu, own, self.settings)
 
     def resized_mse(self, student: Tensor, teacher: Tensor, upstream: Tensor | None) -> Tensor:
         return resized_mse.resized_mse(student, teacher, upstream)

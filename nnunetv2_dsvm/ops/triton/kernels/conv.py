@@ -1,4 +1,4 @@
-"""Triton kernels: depthwise convolution of channels-last images and volumes with SiLU after it, and its gradients.
+"""Triton kernels: depthwise convolution of channels-last images and volumes, SiLU after it or not, and its gradients.
 
 A program walks down some rows of G strips of COLUMNS pixels, for a block of channels. The pixels of a strip's row are
 tensors of their own, `[G, BLOCK_C]`: a lane loads each once and reaches its neighbours by naming another of its
@@ -83,24 +83,38 @@ def _load_weights(weight_ptr, c, C, TAPS: tl.constexpr, MIRRORED: tl.constexpr):
     return weights
 
 
+@triton.jit
+def _store_sums(
+    gweight_ptr, gbias_ptr, gweight, gbias, c, C, K: tl.constexpr, MIRRORED: tl.constexpr, BLOCK_C: tl.constexpr
+):  # fmt: skip
+    """This program's, `(programs, C, K²)` and `(programs, C)`."""
+    program = (tl.program_id(0) // tl.cdiv(C, BLOCK_C)) * tl.num_programs(1) + tl.program_id(1)
+    column = program.to(tl.int64) * C + c
+    tl.store(gbias_ptr + column, tl.sum(gbias, axis=0, keep_dims=True), mask=c < C)
+    for t in tl.static_range(K * K):
+        tap = gweight_ptr + (K * K - 1 - t if MIRRORED else t)
+        tl.store(tap + column * (K * K), tl.sum(gweight[t], axis=0, keep_dims=True), mask=c < C)
+
+
 @triton.jit(do_not_specialize=_SIZES)
 def conv_kernel(
     u_ptr, weight_ptr, bias_ptr, grad_ptr, out_ptr, images, D, H, W, C, rows,
-    ACTIVATED: tl.constexpr, PLANES: tl.constexpr, K: tl.constexpr,
+    TRANSPOSED: tl.constexpr, ACTIVATED: tl.constexpr, PLANES: tl.constexpr, K: tl.constexpr,
     COLUMNS: tl.constexpr, G: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """`(images, H, W, C)`: silu(conv(u) + bias) if ACTIVATED, else the transposed convolution, without bias.
+    """`(images, H, W, C)`: conv(u), or if TRANSPOSED the transposed convolution, plus a bias if there is one.
 
-    With `grad` the gradient of silu's argument in the place of silu. PLANES is K for volumes, of D images each, else 1.
+    If ACTIVATED, silu of that; with `grad` the gradient of silu's argument in the place of silu. PLANES is K for
+    volumes, of D images each, else 1.
     Each row of u is loaded once and added to the sums of the K rows of the output that it is part of.
     """
     N: tl.constexpr = COLUMNS + K - 1
     c, x, first, row, y0, y1 = _strips(images, H, W, C, rows, COLUMNS, G, BLOCK_C)
     z = 0 if PLANES == 1 else _plane(D, W, C, COLUMNS, G, BLOCK_C)
     plane = row * H
-    weights = _load_weights(weight_ptr, c, C, PLANES * K * K, not ACTIVATED)
+    weights = _load_weights(weight_ptr, c, C, PLANES * K * K, TRANSPOSED)
     start = tl.zeros([G, BLOCK_C], dtype=tl.float32)
-    if ACTIVATED:
+    if bias_ptr is not None:
         start += tl.load(bias_ptr + c, mask=c < C, other=0.0).to(tl.float32)
     sums = ()
     for _ in tl.static_range((K - 1) * COLUMNS):
@@ -139,17 +153,21 @@ def conv_kernel(
 
 @triton.jit(do_not_specialize=_SIZES)
 def conv_silu_backward_kernel(
-    grad_ptr, u_ptr, weight_ptr, bias_ptr, gweight_ptr, gbias_ptr, images, H, W, C, rows,
+    grad_ptr, u_ptr, weight_ptr, bias_ptr, gv_ptr, gweight_ptr, gbias_ptr, images, H, W, C, rows,
     K: tl.constexpr, COLUMNS: tl.constexpr, G: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """`grad`, of silu(v) for v = conv(u) + bias, becomes that of v, in place; gradients of weight and bias per program.
+    """From `grad`, of silu(v) for v = conv(u) + bias, that of v; gradients of weight and bias per program.
 
-    The latter are `(programs, C, K²)` and `(programs, C)`, for a deterministic sum afterwards.
+    Without `gv` the first is in place. The latter are `(programs, C, K²)` and `(programs, C)`, for a deterministic sum
+    afterwards.
     """
     N: tl.constexpr = COLUMNS + K - 1
     c, x, first, row, y0, y1 = _strips(images, H, W, C, rows, COLUMNS, G, BLOCK_C)
     weights = _load_weights(weight_ptr, c, C, K * K, False)
-    bias = tl.load(bias_ptr + c, mask=c < C, other=0.0).to(tl.float32)
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + c, mask=c < C, other=0.0).to(tl.float32)
+    else:
+        bias = tl.zeros([G, BLOCK_C], dtype=tl.float32)
     gbias = tl.zeros([G, BLOCK_C], dtype=tl.float32)
     gweight = ()
     for _ in tl.static_range(K * K):
@@ -169,7 +187,7 @@ def conv_silu_backward_kernel(
         below = y + 1 + K // 2
         waiting_u = _load_row(u_ptr + first + below * row, more & (below < H), c, x, W, C, -(K // 2), N)
         waiting_grad = _load_row(grad_ptr + first + (y + 1) * row, more, c, x, W, C, 0, COLUMNS)
-        done = grad_ptr + first + y * row
+        done = (grad_ptr if gv_ptr is None else gv_ptr) + first + y * row
         for j in tl.static_range(COLUMNS):
             v = bias
             for t in tl.static_range(K * K):
@@ -183,11 +201,68 @@ def conv_silu_backward_kernel(
                 added += (gweight[t] + u[t // K * N + j + t % K] * g,)
             gweight = added
         u = u[N:]
-    program = (tl.program_id(0) // tl.cdiv(C, BLOCK_C)) * tl.num_programs(1) + tl.program_id(1)
-    column = program.to(tl.int64) * C + c
-    tl.store(gbias_ptr + column, tl.sum(gbias, axis=0, keep_dims=True), mask=c < C)
-    for t in tl.static_range(K * K):
-        tl.store(gweight_ptr + column * (K * K) + t, tl.sum(gweight[t], axis=0, keep_dims=True), mask=c < C)
+    _store_sums(gweight_ptr, gbias_ptr, gweight, gbias, c, C, K, False, BLOCK_C)
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def conv_backward_kernel(
+    grad_ptr, u_ptr, weight_ptr, gu_ptr, gweight_ptr, gbias_ptr, images, H, W, C, rows,
+    K: tl.constexpr, COLUMNS: tl.constexpr, G: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """From `grad`, of conv(u) + bias, the gradient of u; gradients of weight and bias per program.
+
+    The latter are `(programs, C, K²)` and `(programs, C)`, for a deterministic sum afterwards. A row of `grad` is read
+    once for both: it is added to the K rows of u's gradient around it, and multiplied by the K rows of u.
+    """
+    N: tl.constexpr = COLUMNS + K - 1
+    c, x, first, row, y0, y1 = _strips(images, H, W, C, rows, COLUMNS, G, BLOCK_C)
+    weights = _load_weights(weight_ptr, c, C, K * K, True)
+    gbias = tl.zeros([G, BLOCK_C], dtype=tl.float32)
+    gweight = ()  # mirrored as the weights are
+    for _ in tl.static_range(K * K):
+        gweight += (gbias,)
+    sums = ()
+    for _ in tl.static_range((K - 1) * COLUMNS):
+        sums += (gbias,)
+    top, bottom = tl.maximum(y0 - K // 2, 0), tl.minimum(y1 + K // 2, H)
+    u = ()  # K - 1 rows, and in the loop K; of this program's alone, so that each pixel of u is multiplied once
+    for i in tl.static_range(K - 1):
+        y = top + i - K // 2
+        u += _widen(_load_row(u_ptr + first + y * row, (y >= y0) & (y < y1), c, x, W, C, 0, COLUMNS))
+    below = top + K // 2
+    waiting_u = _load_row(u_ptr + first + below * row, (below >= y0) & (below < y1), c, x, W, C, 0, COLUMNS)
+    waiting_grad = _load_row(grad_ptr + first + top * row, True, c, x, W, C, -(K // 2), N)
+    for y in range(top, y1 + K // 2):
+        u += _widen(waiting_u)
+        grad = _widen(waiting_grad)
+        # In registers while this row is computed.
+        below = y + 1 + K // 2
+        waiting_u = _load_row(u_ptr + first + below * row, (below >= y0) & (below < y1), c, x, W, C, 0, COLUMNS)
+        waiting_grad = _load_row(grad_ptr + first + (y + 1) * row, y + 1 < bottom, c, x, W, C, -(K // 2), N)
+        added = ()
+        for i in tl.static_range(K):
+            for j in tl.static_range(COLUMNS):
+                total = sums[i * COLUMNS + j] if i < K - 1 else tl.zeros([G, BLOCK_C], dtype=tl.float32)
+                for k in tl.static_range(K):
+                    total += grad[j + k] * weights[(K - 1 - i) * K + k]
+                added += (total,)
+        multiplied = ()
+        for t in tl.static_range(K * K):
+            total = gweight[t]
+            for j in tl.static_range(COLUMNS):
+                total += grad[j + t % K] * u[(K - 1 - t // K) * COLUMNS + j]
+            multiplied += (total,)
+        gweight = multiplied
+        own = (y >= y0) & (y < y1)
+        for j in tl.static_range(COLUMNS):
+            gbias += tl.where(own, grad[j + K // 2], 0.0)
+        done = gu_ptr + first + (y - K // 2) * row
+        for j in tl.static_range(COLUMNS):
+            inside = (x + j < W) & (c < C) & (y - K // 2 >= y0)
+            tl.store(done + j * C, added[j].to(gu_ptr.dtype.element_ty), mask=inside)
+        sums = added[COLUMNS:]
+        u = u[COLUMNS:]
+    _store_sums(gweight_ptr, gbias_ptr, gweight, gbias, c, C, K, True, BLOCK_C)
 
 
 @triton.jit(do_not_specialize=_SIZES)
