@@ -59,7 +59,7 @@ def convolution_backward(
     grad: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, own: bool, settings: LaunchSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `FusedOperators.convolution_backward`."""
-    from nnunetv2_dsvm.ops.triton.kernels.conv import (
+    from nnunetv2_dsvm.ops.triton.kernels.conv_backward import (
         conv_backward_kernel,
         conv_silu_backward_kernel,
         volume_weight_kernel,
