@@ -102,6 +102,34 @@ class FusedOperators(ABC):
         """
 
     @abstractmethod
+    def batch_statistics(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance (the mean square) of each channel of `(B, H, W, C)` over all pixels; `(C,)`, fp32."""
+
+    @abstractmethod
+    def normalised_convolution_forward(
+        self, u: Tensor, mean: Tensor, var: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor,
+        bias: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """conv(relu(norm(u))) + bias, a depthwise convolution of images with zeros around what the ReLU gives.
+
+        Args:
+            u: `(B, H, W, C)`; fp32, fp16 or bf16.
+            mean, var, norm_weight, norm_bias, eps: of the norm, channel by channel; `(C,)`, fp32.
+            weight: `(C, 1, k, k)`, k odd.
+            bias: `(C,)`.
+        """
+
+    @abstractmethod
+    def normalised_convolution_backward(
+        self, grad: Tensor, u: Tensor, mean: Tensor, var: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float,
+        weight: Tensor, bias: Tensor, batch: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+        """The gradients of u, norm_weight, norm_bias, weight and bias from `grad`, that of the result.
+
+        With `batch`, mean and variance are those of u and change with it.
+        """
+
+    @abstractmethod
     def resized_mse(self, student: Tensor, teacher: Tensor, upstream: Tensor | None) -> Tensor:
         """The value of `resized_mse.resized_mse`, or the student's gradient where `upstream`, the value's, is given."""
 

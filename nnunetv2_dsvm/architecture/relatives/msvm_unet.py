@@ -17,6 +17,7 @@ from nnunetv2_dsvm.architecture.concatenating_decoder import ConcatenatingDecode
 from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, check_heads
 from nnunetv2_dsvm.architecture.stage_info import FeaturesOutput, StageInfo, doubling_stages
 from nnunetv2_dsvm.architecture.vmamba2_encoder import VMamba2Encoder
+from nnunetv2_dsvm.ops.convolution import normalised
 from nnunetv2_dsvm.ops.convolution.depthwise import depthwise_convolution
 from nnunetv2_dsvm.ops.resampling import Resampling
 
@@ -163,6 +164,20 @@ class _Expanding(nn.Module):
         self.norm = LayerNorm(out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = channels_last(F.relu(self.batch_norm(self.expand(x.permute(0, 3, 1, 2)))))
-        x = depthwise_convolution(x, self.conv.weight, self.conv.bias)
+        x = self._convolved(self.expand(x.permute(0, 3, 1, 2)))
         return self.norm(x.contiguous(), Resampling((self.scale, self.scale), merging=False))
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        """conv(ReLU(batch_norm(x))), channels first to channels last."""
+        norm, conv = self.batch_norm, self.conv
+        by_kernel = type(norm) is nn.BatchNorm2d and normalised.supports(channels_last(x), conv.weight)
+        if not by_kernel or norm.momentum is None:  # None: means of all batches so far
+            return depthwise_convolution(channels_last(F.relu(norm(x))), conv.weight, conv.bias)
+        assert norm.running_mean is not None and norm.running_var is not None and conv.bias is not None
+        if norm.training:
+            assert norm.num_batches_tracked is not None
+            norm.num_batches_tracked.add_(1)
+        return normalised.normalised_convolution(
+            channels_last(x), norm.running_mean, norm.running_var, norm.weight, norm.bias, conv.weight, conv.bias,
+            training=norm.training, momentum=norm.momentum, eps=norm.eps,
+        )  # fmt: skip

@@ -83,16 +83,26 @@ def load_weights(weight_ptr, c, C, TAPS: tl.constexpr, MIRRORED: tl.constexpr):
     return weights
 
 
+@triton.jit
+def rectified(row, scale, shift, exists, x, W, FIRST: tl.constexpr):
+    """relu(scale * row + shift) of pixels from the strips' pixel FIRST on; 0 outside the row or unless it `exists`."""
+    active = ()
+    for j in tl.static_range(len(row)):
+        value = tl.maximum(row[j] * scale + shift, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        active += (tl.where((x + FIRST + j >= 0) & (x + FIRST + j < W) & exists, value, 0.0),)
+    return active
+
+
 @triton.jit(do_not_specialize=SIZES)
 def conv_kernel(
-    u_ptr, weight_ptr, bias_ptr, grad_ptr, out_ptr, images, D, H, W, C, rows,
+    u_ptr, weight_ptr, bias_ptr, scale_ptr, shift_ptr, grad_ptr, out_ptr, images, D, H, W, C, rows,
     TRANSPOSED: tl.constexpr, ACTIVATED: tl.constexpr, PLANES: tl.constexpr, K: tl.constexpr,
     COLUMNS: tl.constexpr, G: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """`(images, H, W, C)`: conv(u), or if TRANSPOSED the transposed convolution, plus a bias if there is one.
 
     If ACTIVATED, silu of that; with `grad` the gradient of silu's argument in the place of silu. PLANES is K for
-    volumes, of D images each, else 1.
+    volumes, of D images each, else 1. With a scale the convolution is of relu(scale * u + shift), of images alone.
     Each row of u is loaded once and added to the sums of the K rows of the output that it is part of.
     """
     N: tl.constexpr = COLUMNS + K - 1
@@ -103,6 +113,9 @@ def conv_kernel(
     start = tl.zeros([G, BLOCK_C], dtype=tl.float32)
     if bias_ptr is not None:
         start += tl.load(bias_ptr + c, mask=c < C, other=0.0).to(tl.float32)
+    if scale_ptr is not None:
+        scale = tl.load(scale_ptr + c, mask=c < C, other=0.0)
+        shift = tl.load(shift_ptr + c, mask=c < C, other=0.0)
     sums = ()
     for _ in tl.static_range((K - 1) * COLUMNS):
         sums += (start,)
@@ -111,6 +124,8 @@ def conv_kernel(
     # Rows above the image are passed over: they would add nothing and finish nothing.
     for y in range(top, y1 + K // 2):
         u = widen(waiting)
+        if scale_ptr is not None:
+            u = rectified(u, scale, shift, y < bottom, x, W, -(K // 2))
         # In registers while this row is computed.
         below = u_ptr + first + (y + 1) * row
         waiting = load_rows(below, y + 1 < bottom, z, D, plane, c, x, W, C, -(K // 2), N, PLANES)

@@ -3,7 +3,15 @@
 import triton
 import triton.language as tl
 
-from nnunetv2_dsvm.ops.triton.kernels.conv import SIZES, load_row, load_weights, plane_of_strips, strips, widen
+from nnunetv2_dsvm.ops.triton.kernels.conv import (
+    SIZES,
+    load_row,
+    load_weights,
+    plane_of_strips,
+    rectified,
+    strips,
+    widen,
+)
 
 
 @triton.jit
@@ -74,18 +82,27 @@ def conv_silu_backward_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def conv_backward_kernel(
-    grad_ptr, u_ptr, weight_ptr, gu_ptr, gweight_ptr, gbias_ptr, images, H, W, C, rows,
+    grad_ptr, u_ptr, weight_ptr, scale_ptr, shift_ptr, mean_ptr, gu_ptr, gweight_ptr, gbias_ptr, gscale_ptr, gshift_ptr,
+    images, H, W, C, rows,
     K: tl.constexpr, COLUMNS: tl.constexpr, G: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """From `grad`, of conv(u) + bias, the gradient of u; gradients of weight and bias per program.
 
     The latter are `(programs, C, K²)` and `(programs, C)`, for a deterministic sum afterwards. A row of `grad` is read
     once for both: it is added to the K rows of u's gradient around it, and multiplied by the K rows of u.
+
+    With a scale the convolution is of relu(v) for v = scale * u + shift. Then `gu` is the gradient of v; its product
+    with u - mean, and itself, are summed per program too.
     """
     N: tl.constexpr = COLUMNS + K - 1
     c, x, first, row, y0, y1 = strips(images, H, W, C, rows, COLUMNS, G, BLOCK_C)
     weights = load_weights(weight_ptr, c, C, K * K, True)
     gbias = tl.zeros([G, BLOCK_C], dtype=tl.float32)
+    if scale_ptr is not None:
+        scale = tl.load(scale_ptr + c, mask=c < C, other=0.0)
+        shift = tl.load(shift_ptr + c, mask=c < C, other=0.0)
+        mean = tl.load(mean_ptr + c, mask=c < C, other=0.0)
+        gshift, gscale = gbias, gbias
     gweight = ()  # mirrored as the weights are
     for _ in tl.static_range(K * K):
         gweight += (gbias,)
@@ -94,14 +111,24 @@ def conv_backward_kernel(
         sums += (gbias,)
     top, bottom = tl.maximum(y0 - K // 2, 0), tl.minimum(y1 + K // 2, H)
     u = ()  # K - 1 rows, and in the loop K; of this program's alone, so that each pixel of u is multiplied once
+    loaded = ()  # the same without the activation
     for i in tl.static_range(K - 1):
         y = top + i - K // 2
-        u += widen(load_row(u_ptr + first + y * row, (y >= y0) & (y < y1), c, x, W, C, 0, COLUMNS))
+        of_u = load_row(u_ptr + first + y * row, (y >= y0) & (y < y1), c, x, W, C, 0, COLUMNS)
+        if scale_ptr is not None:
+            loaded += of_u
+            u += rectified(widen(of_u), scale, shift, (y >= y0) & (y < y1), x, W, 0)
+        else:
+            u += widen(of_u)
     below = top + K // 2
     waiting_u = load_row(u_ptr + first + below * row, (below >= y0) & (below < y1), c, x, W, C, 0, COLUMNS)
     waiting_grad = load_row(grad_ptr + first + top * row, True, c, x, W, C, -(K // 2), N)
     for y in range(top, y1 + K // 2):
-        u += widen(waiting_u)
+        if scale_ptr is not None:
+            loaded += waiting_u
+            u += rectified(widen(waiting_u), scale, shift, (below >= y0) & (below < y1), x, W, 0)
+        else:
+            u += widen(waiting_u)
         grad = widen(waiting_grad)
         # In registers while this row is computed.
         below = y + 1 + K // 2
@@ -126,11 +153,20 @@ def conv_backward_kernel(
             gbias += tl.where(own, grad[j + K // 2], 0.0)
         done = gu_ptr + first + (y - K // 2) * row
         for j in tl.static_range(COLUMNS):
+            g = added[j]
+            if scale_ptr is not None:
+                g = tl.where(u[j] > 0.0, g, 0.0)
+                gshift += g
+                gscale += g * (loaded[j].to(tl.float32) - mean)
             inside = (x + j < W) & (c < C) & (y - K // 2 >= y0)
-            tl.store(done + j * C, added[j].to(gu_ptr.dtype.element_ty), mask=inside)
+            tl.store(done + j * C, g.to(gu_ptr.dtype.element_ty), mask=inside)
         sums = added[COLUMNS:]
         u = u[COLUMNS:]
+        if scale_ptr is not None:
+            loaded = loaded[COLUMNS:]
     _store_sums(gweight_ptr, gbias_ptr, gweight, gbias, c, C, K, True, BLOCK_C)
+    if scale_ptr is not None:
+        _store_sums(gscale_ptr, gshift_ptr, (gscale,), gshift, c, C, 1, False, BLOCK_C)
 
 
 @triton.jit(do_not_specialize=SIZES)
