@@ -23,6 +23,8 @@ class UngatedSS2D(DirectionalScan):
         scan_backend: `"auto"` or a name of `nnunetv2_dsvm.ops.BACKEND_NAMES`.
     """
 
+    product_weights = ("in_proj.weight", "x_proj", "dt_proj", "out_proj.weight")  # see `cuda_graphs.converted_weights`
+
     def __init__(self, dim: int, ratio: int = 1, d_state: int = 1, scan_backend: str = "auto") -> None:
         d_inner = ratio * dim
         super().__init__(d_inner, math.ceil(dim / 16), d_state, scan_backend=scan_backend)
@@ -42,6 +44,8 @@ class UngatedSS2D(DirectionalScan):
 
 class FeedForward(nn.Module):
     """Two linear layers with a GELU between, four times as wide inside."""
+
+    product_weights = ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -85,6 +89,8 @@ class VMamba2Block(nn.Module):
 
 class HalvingConvolution(nn.Module):
     """`(B, H, W, in_channels)` to `(B, ⌈H/2⌉, ⌈W/2⌉, out_channels)`: a 3×3 convolution with stride 2, and a norm."""
+
+    product_weights = ("conv.weight", "conv.bias")
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

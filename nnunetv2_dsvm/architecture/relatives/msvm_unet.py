@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -129,6 +128,8 @@ class MSVMUNet(SegmentationNetwork):
 class _MultiScaleFFN(nn.Module):
     """A FFN that adds to its hidden channels three depthwise convolutions of them."""
 
+    product_weights = ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")  # see `cuda_graphs.converted_weights`
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         wide = 4 * dim
@@ -143,16 +144,14 @@ class _MultiScaleFFN(nn.Module):
 
     def _kernel(self) -> Tensor:
         """h and its three convolutions are one convolution: the kernels, centred, and 1 in the middle."""
-        largest = _KERNELS[-1]
-        sized = zip(self.convs.parameters(), _KERNELS, strict=True)
-        kernels = [F.pad(weight, [(largest - size) // 2] * 4) for weight, size in sized]
-        identity = torch.zeros_like(kernels[-1])
-        identity[:, :, largest // 2, largest // 2] = 1
-        return sum(kernels, identity)
+        of_one, of_three, of_five = self.convs.parameters()
+        return F.pad(F.pad(1 + of_one, [1] * 4) + of_three, [1] * 4) + of_five
 
 
 class _Expanding(nn.Module):
     """Large-kernel patch expanding: `(B, H, W, dim)` to `(B, scale H, scale W, out_dim)`."""
+
+    product_weights = ("expand.weight", "expand.bias")
 
     def __init__(self, dim: int, scale: int, out_dim: int) -> None:
         super().__init__()

@@ -40,12 +40,17 @@ _VOLUME = _Plan(columns=4, lane_bytes=4, programs=8)
 _VOLUME_SUMS = _Plan(columns=4, lane_bytes=4, programs=4)
 
 
-class NormBefore(NamedTuple):
-    """What images are before the convolution, channel by channel: relu(scale * u + shift). Tensors `(C,)`, fp32."""
+class Norm(NamedTuple):
+    """Of images before the convolution, channel by channel, with ReLU after it; tensors `(C,)`, fp32."""
 
-    scale: Tensor
-    shift: Tensor
-    mean: Tensor  # of u, which the sums for the gradient of the scale start from
+    mean: Tensor
+    var: Tensor
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+
+_NO_NORM = (None,) * len(Norm._fields)
 
 
 def convolution_forward(
@@ -87,21 +92,21 @@ def convolution_backward(
     return grad_u, *sum_rows(*sums, weight, _like_bias(weight, bias), put_off=own)
 
 
-def plain_forward(u: Tensor, weight: Tensor, bias: Tensor, norm: NormBefore, settings: LaunchSettings) -> Tensor:
-    """conv(relu(scale * u + shift)) + bias of contiguous images."""
+def plain_forward(u: Tensor, weight: Tensor, bias: Tensor, norm: Norm, settings: LaunchSettings) -> Tensor:
+    """conv(relu(norm(u))) + bias of contiguous images."""
     out = torch.empty_like(u)
     _convolve(u, weight, bias, norm, None, out, settings, ACTIVATED=False, TRANSPOSED=False)
     return out
 
 
 def plain_backward(
-    grad: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, norm: NormBefore | None, settings: LaunchSettings,
+    grad: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm | None, settings: LaunchSettings,
     *, put_off: bool = False,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor] | None]:  # fmt: skip
     """The gradients of contiguous images, weight and bias; nothing follows the convolution.
 
-    With `norm` the first is that of scale * u + shift, and besides them its product with u - mean and itself are given,
-    summed over the pixels, `(C,)`.
+    With `norm` the first is that of norm(u), and besides them its product with u - mean and itself are given, summed
+    over the pixels, `(C,)`.
     """
     from nnunetv2_dsvm.ops.triton.kernels.conv_backward import conv_backward_kernel
 
@@ -112,7 +117,7 @@ def plain_backward(
     of_norm = None if norm is None else (torch.empty_like(sums[1]), torch.empty_like(sums[1]))
     grad_u = torch.empty_like(u)
     conv_backward_kernel[grid](
-        grad.contiguous(), u, weight.contiguous(), *(norm or (None, None, None)), grad_u, *sums,
+        grad.contiguous(), u, weight.contiguous(), *(norm or _NO_NORM), grad_u, *sums,
         *(of_norm or (None, None)), images, *sizes, rows, **constants, num_warps=_WARPS,
     )  # fmt: skip
     grads = grad_u, *sum_rows(*sums, weight, _like_bias(weight, bias), put_off=put_off)
@@ -131,7 +136,7 @@ def _like_bias(weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _convolve(
-    u: Tensor, weight: Tensor, bias: Tensor | None, norm: NormBefore | None, grad: Tensor | None, out: Tensor,
+    u: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm | None, grad: Tensor | None, out: Tensor,
     settings: LaunchSettings, **constants: bool,
 ) -> None:  # fmt: skip
     """Launches `conv_kernel`, whose result is written to `out`."""
@@ -141,9 +146,8 @@ def _convolve(
     plan = _FORWARD if norm is None else _NORM_FORWARD
     plan = _VOLUME if volumes else _LARGE_FORWARD if weight.shape[-1] > 3 else plan
     grid, rows, of_plan = _launch(u, weight, plan, settings)
-    scale, shift = (None, None) if norm is None else norm[:2]
     conv_kernel[grid](
-        u, weight.contiguous(), bias, scale, shift, grad, out, *_sizes(u), rows,
+        u, weight.contiguous(), bias, *(norm or _NO_NORM), grad, out, *_sizes(u), rows,
         PLANES=of_plan["K"] if volumes else 1, **constants, **of_plan, num_warps=_WARPS,
     )  # fmt: skip
 

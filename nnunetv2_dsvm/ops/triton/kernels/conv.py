@@ -84,6 +84,14 @@ def load_weights(weight_ptr, c, C, TAPS: tl.constexpr, MIRRORED: tl.constexpr):
 
 
 @triton.jit
+def load_norm(mean_ptr, var_ptr, weight_ptr, bias_ptr, eps, c, C):
+    """(mean, scale, shift) of channels whose norm is scale * u + shift."""
+    mean = tl.load(mean_ptr + c, mask=c < C, other=0.0)
+    scale = tl.load(weight_ptr + c, mask=c < C, other=0.0) / tl.sqrt(tl.load(var_ptr + c, mask=c < C, other=1.0) + eps)
+    return mean, scale, tl.load(bias_ptr + c, mask=c < C, other=0.0) - mean * scale
+
+
+@triton.jit
 def rectified(row, scale, shift, exists, x, W, FIRST: tl.constexpr):
     """relu(scale * row + shift) of pixels from the strips' pixel FIRST on; 0 outside the row or unless it `exists`."""
     active = ()
@@ -95,14 +103,15 @@ def rectified(row, scale, shift, exists, x, W, FIRST: tl.constexpr):
 
 @triton.jit(do_not_specialize=SIZES)
 def conv_kernel(
-    u_ptr, weight_ptr, bias_ptr, scale_ptr, shift_ptr, grad_ptr, out_ptr, images, D, H, W, C, rows,
+    u_ptr, weight_ptr, bias_ptr, mean_ptr, var_ptr, norm_weight_ptr, norm_bias_ptr, eps, grad_ptr, out_ptr,
+    images, D, H, W, C, rows,
     TRANSPOSED: tl.constexpr, ACTIVATED: tl.constexpr, PLANES: tl.constexpr, K: tl.constexpr,
     COLUMNS: tl.constexpr, G: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """`(images, H, W, C)`: conv(u), or if TRANSPOSED the transposed convolution, plus a bias if there is one.
 
     If ACTIVATED, silu of that; with `grad` the gradient of silu's argument in the place of silu. PLANES is K for
-    volumes, of D images each, else 1. With a scale the convolution is of relu(scale * u + shift), of images alone.
+    volumes, of D images each, else 1. With a mean the convolution is of relu(norm(u)), of images alone.
     Each row of u is loaded once and added to the sums of the K rows of the output that it is part of.
     """
     N: tl.constexpr = COLUMNS + K - 1
@@ -113,9 +122,8 @@ def conv_kernel(
     start = tl.zeros([G, BLOCK_C], dtype=tl.float32)
     if bias_ptr is not None:
         start += tl.load(bias_ptr + c, mask=c < C, other=0.0).to(tl.float32)
-    if scale_ptr is not None:
-        scale = tl.load(scale_ptr + c, mask=c < C, other=0.0)
-        shift = tl.load(shift_ptr + c, mask=c < C, other=0.0)
+    if mean_ptr is not None:
+        _, scale, shift = load_norm(mean_ptr, var_ptr, norm_weight_ptr, norm_bias_ptr, eps, c, C)
     sums = ()
     for _ in tl.static_range((K - 1) * COLUMNS):
         sums += (start,)
@@ -124,7 +132,7 @@ def conv_kernel(
     # Rows above the image are passed over: they would add nothing and finish nothing.
     for y in range(top, y1 + K // 2):
         u = widen(waiting)
-        if scale_ptr is not None:
+        if mean_ptr is not None:
             u = rectified(u, scale, shift, y < bottom, x, W, -(K // 2))
         # In registers while this row is computed.
         below = u_ptr + first + (y + 1) * row

@@ -5,6 +5,7 @@ import triton.language as tl
 
 from nnunetv2_dsvm.ops.triton.kernels.conv import (
     SIZES,
+    load_norm,
     load_row,
     load_weights,
     plane_of_strips,
@@ -82,8 +83,8 @@ def conv_silu_backward_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def conv_backward_kernel(
-    grad_ptr, u_ptr, weight_ptr, scale_ptr, shift_ptr, mean_ptr, gu_ptr, gweight_ptr, gbias_ptr, gscale_ptr, gshift_ptr,
-    images, H, W, C, rows,
+    grad_ptr, u_ptr, weight_ptr, mean_ptr, var_ptr, norm_weight_ptr, norm_bias_ptr, eps, gu_ptr, gweight_ptr, gbias_ptr,
+    gscale_ptr, gshift_ptr, images, H, W, C, rows,
     K: tl.constexpr, COLUMNS: tl.constexpr, G: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """From `grad`, of conv(u) + bias, the gradient of u; gradients of weight and bias per program.
@@ -91,17 +92,15 @@ def conv_backward_kernel(
     The latter are `(programs, C, K²)` and `(programs, C)`, for a deterministic sum afterwards. A row of `grad` is read
     once for both: it is added to the K rows of u's gradient around it, and multiplied by the K rows of u.
 
-    With a scale the convolution is of relu(v) for v = scale * u + shift. Then `gu` is the gradient of v; its product
-    with u - mean, and itself, are summed per program too.
+    With a mean the convolution is of relu(v) for v = norm(u). Then `gu` is the gradient of v; its product with
+    u - mean, and itself, are summed per program too, `(programs, C)`.
     """
     N: tl.constexpr = COLUMNS + K - 1
     c, x, first, row, y0, y1 = strips(images, H, W, C, rows, COLUMNS, G, BLOCK_C)
     weights = load_weights(weight_ptr, c, C, K * K, True)
     gbias = tl.zeros([G, BLOCK_C], dtype=tl.float32)
-    if scale_ptr is not None:
-        scale = tl.load(scale_ptr + c, mask=c < C, other=0.0)
-        shift = tl.load(shift_ptr + c, mask=c < C, other=0.0)
-        mean = tl.load(mean_ptr + c, mask=c < C, other=0.0)
+    if mean_ptr is not None:
+        mean, scale, shift = load_norm(mean_ptr, var_ptr, norm_weight_ptr, norm_bias_ptr, eps, c, C)
         gshift, gscale = gbias, gbias
     gweight = ()  # mirrored as the weights are
     for _ in tl.static_range(K * K):
@@ -115,7 +114,7 @@ def conv_backward_kernel(
     for i in tl.static_range(K - 1):
         y = top + i - K // 2
         of_u = load_row(u_ptr + first + y * row, (y >= y0) & (y < y1), c, x, W, C, 0, COLUMNS)
-        if scale_ptr is not None:
+        if mean_ptr is not None:
             loaded += of_u
             u += rectified(widen(of_u), scale, shift, (y >= y0) & (y < y1), x, W, 0)
         else:
@@ -124,7 +123,7 @@ def conv_backward_kernel(
     waiting_u = load_row(u_ptr + first + below * row, (below >= y0) & (below < y1), c, x, W, C, 0, COLUMNS)
     waiting_grad = load_row(grad_ptr + first + top * row, True, c, x, W, C, -(K // 2), N)
     for y in range(top, y1 + K // 2):
-        if scale_ptr is not None:
+        if mean_ptr is not None:
             loaded += waiting_u
             u += rectified(widen(waiting_u), scale, shift, (below >= y0) & (below < y1), x, W, 0)
         else:
@@ -154,18 +153,18 @@ def conv_backward_kernel(
         done = gu_ptr + first + (y - K // 2) * row
         for j in tl.static_range(COLUMNS):
             g = added[j]
-            if scale_ptr is not None:
-                g = tl.where(u[j] > 0.0, g, 0.0)
+            if mean_ptr is not None:
+                g = tl.where(u[j] <= 0.0, 0.0, g)
                 gshift += g
                 gscale += g * (loaded[j].to(tl.float32) - mean)
             inside = (x + j < W) & (c < C) & (y - K // 2 >= y0)
             tl.store(done + j * C, g.to(gu_ptr.dtype.element_ty), mask=inside)
         sums = added[COLUMNS:]
         u = u[COLUMNS:]
-        if scale_ptr is not None:
+        if mean_ptr is not None:
             loaded = loaded[COLUMNS:]
     _store_sums(gweight_ptr, gbias_ptr, gweight, gbias, c, C, K, True, BLOCK_C)
-    if scale_ptr is not None:
+    if mean_ptr is not None:
         _store_sums(gscale_ptr, gshift_ptr, (gscale,), gshift, c, C, 1, False, BLOCK_C)
 
 
