@@ -39,6 +39,8 @@ class ConcatenatingDecoder(nn.Module):
         self.fusions = nn.ModuleList(nn.Linear(2 * dim, dim) for dim in deepest_first)
         self.stages = nn.ModuleList(stages)
         self.final_expanding = expanding(dims[0], 4, dims[0])
+        # See `cuda_graphs.converted_weights`.
+        self.product_weights = [f"fusions.{i}.{name}" for i in range(len(stages)) for name in ("weight", "bias")]
         head_channels = [dims[0], *(dims[:-1] if auxiliary_heads else [])]
         self.seg_layers = nn.ModuleList(nn.Conv2d(channels, num_classes, 1) for channels in head_channels)
 

@@ -76,23 +76,58 @@ class FusedOperators(ABC):
         """The gradients of x, weight, bias and gate (empty without one) from `grad`, that of the result."""
 
     @abstractmethod
-    def conv_silu_forward(self, u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """silu(conv(u) + bias), a depthwise convolution with zeros around u.
+    def convolution_forward(self, u: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
+        """conv(u) + bias, a depthwise convolution with zeros around u, or silu of that.
 
         Args:
             u: `(B, *sizes, C)`; fp32, fp16 or bf16.
             weight: `(C, 1, k, …)`, k odd.
-            bias: `(C,)`.
+            bias: `(C,)`, or None for 0.
+            silu: whether SiLU follows.
 
         Returns:
             u's shape, contiguous, in u's dtype. Weights are not rounded to it.
         """
 
     @abstractmethod
-    def conv_silu_backward(
-        self, grad: Tensor, u: Tensor, weight: Tensor, bias: Tensor
+    def convolution_backward(
+        self, grad: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, own: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradients of u, weight and bias from `grad`, that of the result; contiguous, and overwritten."""
+        """The gradients of u, weight and bias (also without one) from `grad`, that of the result.
+
+        Args:
+            grad, u, weight, bias, silu: as before.
+            own: whether it is called by an operator that needs `grad` no more, which is overwritten, and whose
+                gradients of parameters may be put off (`side_branch.later`).
+        """
+
+    @abstractmethod
+    def batch_statistics(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance (the mean square) of each channel of `(B, H, W, C)` over all pixels; `(C,)`, fp32."""
+
+    @abstractmethod
+    def normalised_convolution_forward(
+        self, u: Tensor, mean: Tensor, var: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor,
+        bias: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """conv(relu(norm(u))) + bias, a depthwise convolution of images with zeros around what the ReLU gives.
+
+        Args:
+            u: `(B, H, W, C)`; fp32, fp16 or bf16.
+            mean, var, norm_weight, norm_bias, eps: of the norm, channel by channel; `(C,)`, fp32.
+            weight: `(C, 1, k, k)`, k odd.
+            bias: `(C,)`.
+        """
+
+    @abstractmethod
+    def normalised_convolution_backward(
+        self, grad: Tensor, u: Tensor, mean: Tensor, var: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float,
+        weight: Tensor, bias: Tensor, batch: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+        """The gradients of u, norm_weight, norm_bias, weight and bias from `grad`, that of the result.
+
+        With `batch`, mean and variance are those of u and change with it.
+        """
 
     @abstractmethod
     def resized_mse(self, student: Tensor, teacher: Tensor, upstream: Tensor | None) -> Tensor:

@@ -83,7 +83,7 @@ def _block(
     shape = core_shape(x, A, x.shape[1:-1], orders)
     fused = fused_operators(core_backend(backend, x, shape))
     u, z = _in_projection(fused, x, norm_weight, norm_bias, in_weight, norm_eps, dtype)[1:]
-    active = fused.conv_silu_forward(u, conv_weight, conv_bias).flatten(1, -2)
+    active = fused.convolution_forward(u, conv_weight, conv_bias, True).flatten(1, -2)
     del u
     wait(x.device)  # for the scan's weights
     gated, y, saved = fused.core_norm_forward(
@@ -127,13 +127,13 @@ def _block_backward(
     )
     del grad_gated, z
 
-    active = fused.conv_silu_forward(u, conv_weight, conv_bias).flatten(1, -2)
+    active = fused.convolution_forward(u, conv_weight, conv_bias, True).flatten(1, -2)
     grad_active, grad_projection, grad_A, grad_D, grad_dt_bias = fused.core_backward(
         grad_y.flatten(1, -2), saved, active, projection, A, D, dt_bias, shape
     )
     del grad_y, active
-    grad_u, grad_conv_weight, grad_conv_bias = fused.conv_silu_backward(
-        grad_active.view(u.shape), u, conv_weight, conv_bias
+    grad_u, grad_conv_weight, grad_conv_bias = fused.convolution_backward(
+        grad_active.view(u.shape), u, conv_weight, conv_bias, True, True
     )
     del grad_active, u
     grad_u, grad_z, columns = (t.flatten(0, -2) for t in (grad_u, grad_z, normalised))

@@ -25,6 +25,7 @@ from nnunetv2_dsvm.distillation import DualSelfDistillation
 from nnunetv2_dsvm.distillation.dual import compiled_terms
 from nnunetv2_dsvm.ops import ScanOrder, selective_scan, ss2d_scan
 from nnunetv2_dsvm.ops.backends.triton import Triton
+from nnunetv2_dsvm.ops.convolution.depthwise import depthwise_convolution
 from nnunetv2_dsvm.ops.dispatch import fused_operators
 from nnunetv2_dsvm.ops.fused_core import scan_core
 from nnunetv2_dsvm.ops.nvrtc import scan as nvrtc_scan
@@ -165,7 +166,10 @@ def test_convolution_of_volumes(size, dtype):
     weight, bias = torch.randn(size[-1], 1, 3, 3, 3, device="cuda"), torch.randn(size[-1], device="cuda")
     fused = fused_operators("triton")
     got, again = (
-        (fused.conv_silu_forward(u, weight, bias), *fused.conv_silu_backward(grad.clone(), u, weight, bias))
+        (
+            fused.convolution_forward(u, weight, bias, True),
+            *fused.convolution_backward(grad.clone(), u, weight, bias, True, True),
+        )
         for _ in range(2)
     )
     exact = [t.double().requires_grad_() for t in (u, weight, bias)]
@@ -173,6 +177,34 @@ def test_convolution_of_volumes(size, dtype):
     active = F.silu(convolved).movedim(1, -1)
     expected = active, *torch.autograd.grad(active, exact, grad.double())
     names = ("active", "u", "weight", "bias")
+    compare("convolution", names, got, expected, TOLERANCE[dtype])
+    assert all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("kernel", "activation"), [(3, "silu"), (3, "none"), (5, "silu"), (5, "none")])
+@pytest.mark.parametrize("size", [(4, 64, 64, 96), (2, 31, 17, 384), (3, 1, 5, 33), (2, 16, 16, 1536)], ids=str)
+def test_convolution_of_images(size, kernel, activation, dtype):
+    """The operator without a bias where SiLU follows, as above."""
+    x, grad = (torch.randn(size, device="cuda").to(dtype) for _ in range(2))
+    channels = size[-1]
+    bias = None if activation == "silu" else torch.randn(channels, device="cuda")
+    inputs = [x, torch.randn(channels, 1, kernel, kernel, device="cuda"), *([] if bias is None else [bias])]
+
+    def with_gradients(convolve, inputs, grad):
+        inputs = [t.detach().requires_grad_() for t in inputs]
+        y = convolve(*inputs)
+        return [y, *torch.autograd.grad(y, inputs, grad)]
+
+    def convolved(x, weight, bias=None):
+        y = F.conv2d(x.movedim(-1, 1), weight, bias, padding=kernel // 2, groups=channels).movedim(1, -1)
+        return F.silu(y) if activation == "silu" else y
+
+    got, again = (
+        with_gradients(lambda *t: depthwise_convolution(*t, activation=activation), inputs, grad) for _ in range(2)
+    )
+    expected = with_gradients(convolved, [t.double() for t in inputs], grad.double())
+    names = ("y", "x", "weight", "bias")[: len(got)]
     compare("convolution", names, got, expected, TOLERANCE[dtype])
     assert all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
 

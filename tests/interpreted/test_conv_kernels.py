@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from helpers.scan_inputs import relative_error
 
 from nnunetv2_dsvm.ops.backends.triton import Triton
+from nnunetv2_dsvm.ops.convolution.depthwise import depthwise_convolution
 from nnunetv2_dsvm.ops.testing import TOLERANCE
 from nnunetv2_dsvm.ops.triton.launch_plan import LaunchSettings
 
@@ -18,27 +19,36 @@ def by_size(size: tuple[int, ...]) -> str:
     return "x".join(map(str, size))
 
 
-def assert_matches_torch(size, dtype=torch.float32, kernel=3, settings=None):
+def in_torch(u, weight, bias, silu):
+    convolution = F.conv2d if u.ndim == 4 else F.conv3d
+    padding = [size // 2 for size in weight.shape[2:]]
+    y = convolution(u.movedim(-1, 1), weight, bias, padding=padding, groups=len(weight)).movedim(1, -1)
+    return F.silu(y) if silu else y
+
+
+def assert_matches_torch(size, dtype=torch.float32, kernel=3, silu=True, biased=True, own=True, settings=None):
     fused = Triton(settings).fused
     u, grad = (torch.randn(size).to(dtype) for _ in range(2))
     channels = size[-1]
-    axes = len(size) - 2
-    weight, bias = torch.randn(channels, 1, *[kernel] * axes), torch.randn(channels)
-    got, again = (
-        (fused.conv_silu_forward(u, weight, bias), *fused.conv_silu_backward(grad.clone(), u, weight, bias))
-        for _ in range(2)
-    )
-    exact = [t.double().requires_grad_() for t in (u, weight, bias)]
-    convolution = F.conv2d if axes == 2 else F.conv3d
-    convolved = convolution(exact[0].movedim(-1, 1), exact[1], exact[2], padding=kernel // 2, groups=channels)
-    active = F.silu(convolved).movedim(1, -1)
-    expected = active, *torch.autograd.grad(active, exact, grad.double())
+    weight = torch.randn(channels, 1, *[kernel] * (len(size) - 2))
+    bias = torch.randn(channels) if biased else None
+
+    def call(own):
+        mine = grad.clone()
+        gradients = fused.convolution_backward(mine, u, weight, bias, silu, own)
+        assert own or torch.equal(mine, grad)
+        return [fused.convolution_forward(u, weight, bias, silu), *gradients][: 4 if biased else 3]
+
+    got, again = call(own), call(True)
+    exact = [t.double().requires_grad_() for t in (u, weight, bias) if t is not None]
+    y = in_torch(*exact[:2], exact[2] if biased else None, silu)
+    expected = y, *torch.autograd.grad(y, exact, grad.double())
     dtypes = (dtype, dtype, torch.float32, torch.float32)
-    names = ("active", "u", "weight", "bias")
-    for name, ours, same, right, kind in zip(names, got, again, expected, dtypes, strict=True):
+    for name, ours, same, right, kind in zip(("y", "u", "weight", "bias"), got, again, expected, dtypes, strict=False):
         assert ours.shape == right.shape and ours.dtype == kind, name
         assert relative_error(ours, right) <= TOLERANCE[dtype], name
         assert torch.equal(ours, same), name
+    assert len(got) == len(expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=["fp32", "fp16", "bf16"])
@@ -57,7 +67,51 @@ def test_other_kernels(kernel):
     assert_matches_torch((1, 6, 5, 3), kernel=kernel)
 
 
-@pytest.mark.parametrize(("size", "processors"), [((2, 7, 9, 12), 100), ((3, 7, 9, 12), 0), ((1, 2, 5, 2, 3), 100)])
-def test_few_and_many_programs(size, processors):
+@pytest.mark.parametrize("biased", [True, False], ids=["bias", "none"])
+@pytest.mark.parametrize(
+    ("size", "kernel", "dtype"),
+    [((2, 9, 7, 3), 3, torch.float32), ((1, 1, 6, 20), 5, torch.bfloat16), ((2, 2, 3, 2, 3), 3, torch.float32)],
+)
+def test_without_an_activation(size, kernel, dtype, biased):
+    """The gradients of images come from one kernel, which leaves that of the result as it is."""
+    assert_matches_torch(size, dtype, kernel, silu=False, biased=biased, own=False)
+
+
+@pytest.mark.parametrize(("size", "kernel"), [((1, 5, 3, 12), 3), ((1, 3, 5, 2), 5), ((1, 2, 1, 3, 2), 3)])
+def test_silu_without_a_bias_and_with_a_gradient_of_others(size, kernel):
+    assert_matches_torch(size, kernel=kernel, biased=False, own=False)
+
+
+@pytest.mark.parametrize(
+    ("size", "processors", "silu"),
+    [((2, 7, 9, 12), 100, True), ((3, 7, 9, 12), 0, True), ((1, 2, 5, 2, 3), 100, True), ((1, 7, 5, 2), 100, False)],
+)
+def test_few_and_many_programs(size, processors, silu):
     """As on a GPU that one program per few rows, or per image, would leave idle."""
-    assert_matches_torch(size, settings=LaunchSettings(convolution_rows=2, processors=processors))
+    settings = LaunchSettings(convolution_rows=2, processors=processors)
+    assert_matches_torch(size, kernel=3 if silu else 5, silu=silu, settings=settings)
+
+
+@pytest.mark.parametrize(("activation", "kernel"), [("silu", 3), ("none", 5)])
+def test_the_operator(activation, kernel):
+    """Of every other channel, with autograd and a fake; in autocast's type; other kernels are torch's to convolve."""
+    x = torch.randn(1, 3, 4, 6)[..., ::2].requires_grad_()
+    weight, bias = torch.randn(3, 1, kernel, kernel).requires_grad_(), torch.randn(3).requires_grad_()
+    exact = [t.detach().double().requires_grad_() for t in (x, weight, bias)]
+    y, expected = depthwise_convolution(x, weight, bias, activation), in_torch(*exact, activation == "silu")
+    assert relative_error(y, expected) <= 1e-5
+    grad = torch.randn(y.shape)
+    grads = torch.autograd.grad(y, (x, weight, bias), grad), torch.autograd.grad(expected, exact, grad.double())
+    for name, got, right in zip(("x", "weight", "bias"), *grads, strict=True):
+        assert relative_error(got, right) <= 1e-5, name
+    call = x.detach(), weight.detach(), None, activation == "silu", "triton"
+    operator = torch.ops.nnunetv2_dsvm.depthwise_convolution
+    torch.library.opcheck(operator.default, call, test_utils=("test_schema", "test_faketensor"))
+    call = torch.randn(y.shape), *call
+    operator = torch.ops.nnunetv2_dsvm.depthwise_convolution_backward
+    torch.library.opcheck(operator.default, call, test_utils=("test_schema", "test_faketensor"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert depthwise_convolution(x, weight, bias, activation).dtype == torch.bfloat16
+        assert depthwise_convolution(x.double(), *exact[1:], activation).dtype == torch.float64
+    wide = torch.randn(3, 1, kernel, 7)
+    assert torch.equal(depthwise_convolution(x, wide, None, activation), in_torch(x, wide, None, activation == "silu"))

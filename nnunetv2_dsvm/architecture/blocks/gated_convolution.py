@@ -1,11 +1,11 @@
 """What is left of VM-UNet's block without its scan: the gate and the depthwise convolution. Channels last. (Ours.)"""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunetv2_dsvm.architecture.blocks.convolution import channels_first, channels_last, convolution
+from nnunetv2_dsvm.architecture.blocks.convolution import convolution
 from nnunetv2_dsvm.architecture.blocks.layer_norm import LayerNorm
 from nnunetv2_dsvm.architecture.blocks.vss_block import DropPath
+from nnunetv2_dsvm.ops.convolution.depthwise import depthwise_convolution
 from nnunetv2_dsvm.ops.layer_norm import layer_norm
 
 
@@ -31,7 +31,7 @@ class GatedConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x, z = self.in_proj(x).chunk(2, dim=-1)
-        y = F.silu(channels_last(self.conv(channels_first(x))))
+        y = depthwise_convolution(x, self.conv.weight, self.conv.bias, "silu")
         norm = self.out_norm
         return self.out_proj(layer_norm(y, norm.weight, norm.bias, norm.eps, gate=z, dtype=z.dtype))
 

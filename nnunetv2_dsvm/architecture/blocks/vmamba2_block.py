@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from nnunetv2_dsvm.architecture.blocks.directional_scan import DirectionalScan
 from nnunetv2_dsvm.architecture.blocks.layer_norm import LayerNorm
 from nnunetv2_dsvm.architecture.blocks.vss_block import DropPath
+from nnunetv2_dsvm.ops.convolution.depthwise import depthwise_convolution
 from nnunetv2_dsvm.ops.layer_norm import layer_norm
 
 
@@ -22,6 +23,8 @@ class UngatedSS2D(DirectionalScan):
         scan_backend: `"auto"` or a name of `nnunetv2_dsvm.ops.BACKEND_NAMES`.
     """
 
+    product_weights = ("in_proj.weight", "x_proj", "dt_proj", "out_proj.weight")  # see `cuda_graphs.converted_weights`
+
     def __init__(self, dim: int, ratio: int = 1, d_state: int = 1, scan_backend: str = "auto") -> None:
         d_inner = ratio * dim
         super().__init__(d_inner, math.ceil(dim / 16), d_state, scan_backend=scan_backend)
@@ -34,13 +37,15 @@ class UngatedSS2D(DirectionalScan):
     def forward(self, x: Tensor) -> Tensor:
         x = self.in_proj(x)
         dtype = x.dtype
-        x = F.silu(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        x = depthwise_convolution(x, self.conv.weight, activation="silu")
         norm = self.out_norm
         return self.out_proj(layer_norm(self.scan(x), norm.weight, norm.bias, norm.eps, dtype=dtype))
 
 
 class FeedForward(nn.Module):
     """Two linear layers with a GELU between, four times as wide inside."""
+
+    product_weights = ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -84,6 +89,8 @@ class VMamba2Block(nn.Module):
 
 class HalvingConvolution(nn.Module):
     """`(B, H, W, in_channels)` to `(B, ⌈H/2⌉, ⌈W/2⌉, out_channels)`: a 3×3 convolution with stride 2, and a norm."""
+
+    product_weights = ("conv.weight", "conv.bias")
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

@@ -6,13 +6,13 @@ In three dimensions, which is ours, it scans in six directions and its convoluti
 import math
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunetv2_dsvm.architecture.blocks.convolution import channels_first, channels_last, convolution
+from nnunetv2_dsvm.architecture.blocks.convolution import convolution
 from nnunetv2_dsvm.architecture.blocks.directional_scan import DirectionalScan
 from nnunetv2_dsvm.architecture.blocks.layer_norm import LayerNorm
 from nnunetv2_dsvm.ops import ScanOrder
+from nnunetv2_dsvm.ops.convolution.depthwise import depthwise_convolution
 from nnunetv2_dsvm.ops.fused_block import NormWeights, ss2d_block
 from nnunetv2_dsvm.ops.layer_norm import layer_norm
 from nnunetv2_dsvm.ops.projections import scan_weights
@@ -61,7 +61,7 @@ class SS2D(DirectionalScan):
                 self.D, self.dt_bias, _weights(self.out_norm), self.out_proj.weight, self.scan_backend, self.orders,
             )  # fmt: skip
         x, z = self.in_proj(x if norm is None else norm(x)).chunk(2, dim=-1)
-        x = F.silu(channels_last(self.conv(channels_first(x))))
+        x = depthwise_convolution(x, self.conv.weight, self.conv.bias, "silu")
         y = self.scan(x)
         return self.out_proj(layer_norm(y, *_weights(self.out_norm), gate=z, dtype=z.dtype))
 

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,6 +16,8 @@ from nnunetv2_dsvm.architecture.concatenating_decoder import ConcatenatingDecode
 from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, check_heads
 from nnunetv2_dsvm.architecture.stage_info import FeaturesOutput, StageInfo, doubling_stages
 from nnunetv2_dsvm.architecture.vmamba2_encoder import VMamba2Encoder
+from nnunetv2_dsvm.ops.convolution import normalised
+from nnunetv2_dsvm.ops.convolution.depthwise import depthwise_convolution
 from nnunetv2_dsvm.ops.resampling import Resampling
 
 _LEVELS = 4
@@ -127,6 +128,8 @@ class MSVMUNet(SegmentationNetwork):
 class _MultiScaleFFN(nn.Module):
     """A FFN that adds to its hidden channels three depthwise convolutions of them."""
 
+    product_weights = ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")  # see `cuda_graphs.converted_weights`
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         wide = 4 * dim
@@ -137,23 +140,18 @@ class _MultiScaleFFN(nn.Module):
         self.fc2 = nn.Linear(wide, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = F.gelu(self.fc1(x)).permute(0, 3, 1, 2)
-        kernel = self._kernel()
-        mixed = F.conv2d(hidden, kernel, padding=_KERNELS[-1] // 2, groups=len(kernel))
-        return self.fc2(mixed.permute(0, 2, 3, 1))
+        return self.fc2(depthwise_convolution(F.gelu(self.fc1(x)), self._kernel()))
 
     def _kernel(self) -> Tensor:
         """h and its three convolutions are one convolution: the kernels, centred, and 1 in the middle."""
-        largest = _KERNELS[-1]
-        sized = zip(self.convs.parameters(), _KERNELS, strict=True)
-        kernels = [F.pad(weight, [(largest - size) // 2] * 4) for weight, size in sized]
-        identity = torch.zeros_like(kernels[-1])
-        identity[:, :, largest // 2, largest // 2] = 1
-        return sum(kernels, identity)
+        of_one, of_three, of_five = self.convs.parameters()
+        return F.pad(F.pad(1 + of_one, [1] * 4) + of_three, [1] * 4) + of_five
 
 
 class _Expanding(nn.Module):
     """Large-kernel patch expanding: `(B, H, W, dim)` to `(B, scale H, scale W, out_dim)`."""
+
+    product_weights = ("expand.weight", "expand.bias")
 
     def __init__(self, dim: int, scale: int, out_dim: int) -> None:
         super().__init__()
@@ -165,5 +163,20 @@ class _Expanding(nn.Module):
         self.norm = LayerNorm(out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(F.relu(self.batch_norm(self.expand(x.permute(0, 3, 1, 2)))))
-        return self.norm(channels_last(x).contiguous(), Resampling((self.scale, self.scale), merging=False))
+        x = self._convolved(self.expand(x.permute(0, 3, 1, 2)))
+        return self.norm(x.contiguous(), Resampling((self.scale, self.scale), merging=False))
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        """conv(ReLU(batch_norm(x))), channels first to channels last."""
+        norm, conv = self.batch_norm, self.conv
+        by_kernel = type(norm) is nn.BatchNorm2d and normalised.supports(channels_last(x), conv.weight)
+        if not by_kernel or norm.momentum is None:  # None: means of all batches so far
+            return depthwise_convolution(channels_last(F.relu(norm(x))), conv.weight, conv.bias)
+        assert norm.running_mean is not None and norm.running_var is not None and conv.bias is not None
+        if norm.training:
+            assert norm.num_batches_tracked is not None
+            norm.num_batches_tracked.add_(1)
+        return normalised.normalised_convolution(
+            channels_last(x), norm.running_mean, norm.running_var, norm.weight, norm.bias, conv.weight, conv.bias,
+            training=norm.training, momentum=norm.momentum, eps=norm.eps,
+        )  # fmt: skip

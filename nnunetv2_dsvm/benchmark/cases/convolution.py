@@ -54,10 +54,10 @@ class ConvolutionCase:
         assert backend is not None  # or there is no such case
         fused = fused_operators(backend)
         return Workload(
-            infer=lambda: fused.conv_silu_forward(u, weight, bias),
-            forward=lambda: fused.conv_silu_forward(u, weight, bias),
+            infer=lambda: fused.convolution_forward(u, weight, bias, True),
+            forward=lambda: fused.convolution_forward(u, weight, bias, True),
             # The values that it overwrites do not matter for its time.
-            backward=lambda _: fused.conv_silu_backward(grad, u, weight, bias),
+            backward=lambda _: fused.convolution_backward(grad, u, weight, bias, True, True),
         )
 
 

@@ -7,7 +7,7 @@ from nnunetv2_dsvm.ops.backend import Backend, CoreGradients, FusedOperators, Or
 from nnunetv2_dsvm.ops.nvrtc import scan as nvrtc_scan
 from nnunetv2_dsvm.ops.resampling import Resampling
 from nnunetv2_dsvm.ops.scan_inputs import ScanGradients, ScanInputs, ScanShape
-from nnunetv2_dsvm.ops.triton import conv_silu, core, layer_norm, resized_mse, runtime, scan
+from nnunetv2_dsvm.ops.triton import batch_norm, convolution, core, layer_norm, resized_mse, runtime, scan
 from nnunetv2_dsvm.ops.triton.launch_plan import MAX_AXES, MAX_D_STATE, LaunchSettings
 
 
@@ -48,13 +48,30 @@ class TritonOperators(FusedOperators):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
         return layer_norm.norm_backward(grad, x, weight, bias, gate, eps, resampling, self.settings)
 
-    def conv_silu_forward(self, u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return conv_silu.conv_silu_forward(u, weight, bias, self.settings)
+    def convolution_forward(self, u: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
+        return convolution.convolution_forward(u, weight, bias, silu, self.settings)
 
-    def conv_silu_backward(
-        self, grad: Tensor, u: Tensor, weight: Tensor, bias: Tensor
+    def convolution_backward(
+        self, grad: Tensor, u: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, own: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return conv_silu.conv_silu_backward(grad, u, weight, bias, self.settings)
+        return convolution.convolution_backward(grad, u, weight, bias, silu, own, self.settings)
+
+    def batch_statistics(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        return batch_norm.batch_statistics(u, self.settings)
+
+    def normalised_convolution_forward(
+        self, u: Tensor, mean: Tensor, var: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor,
+        bias: Tensor,
+    ) -> Tensor:  # fmt: skip
+        return batch_norm.normalised_forward(u, mean, var, norm_weight, norm_bias, eps, weight, bias, self.settings)
+
+    def normalised_convolution_backward(
+        self, grad: Tensor, u: Tensor, mean: Tensor, var: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float,
+        weight: Tensor, bias: Tensor, batch: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+        return batch_norm.normalised_backward(
+            grad, u, mean, var, norm_weight, norm_bias, eps, weight, bias, batch, self.settings
+        )
 
     def resized_mse(self, student: Tensor, teacher: Tensor, upstream: Tensor | None) -> Tensor:
         return resized_mse.resized_mse(student, teacher, upstream)

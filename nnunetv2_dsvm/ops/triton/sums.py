@@ -22,8 +22,10 @@ def _tile(rows: int) -> tuple[int, int]:
     return block_r, max(8, min(128, 4096 // block_r))
 
 
-def sum_rows(first: Tensor, second: Tensor, like_first: Tensor, like_second: Tensor) -> tuple[Tensor, Tensor]:
-    """The sums of two tensors over their rows, in shape and type of the last two; one launch, as `later`."""
+def sum_rows(
+    first: Tensor, second: Tensor, like_first: Tensor, like_second: Tensor, *, put_off: bool = True
+) -> tuple[Tensor, Tensor]:
+    """The sums of two tensors over their rows, in shape and type of the last two; one launch, put off as `later`."""
     from nnunetv2_dsvm.ops.triton.kernels.sums import sum_rows_kernel
 
     sums = tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (like_first, like_second))
@@ -37,7 +39,10 @@ def sum_rows(first: Tensor, second: Tensor, like_first: Tensor, like_second: Ten
             BLOCK_R=block_r, BLOCK_C=block_c, num_warps=_WARPS,
         )  # fmt: skip
 
-    later(launch, sums[0])
+    if put_off:
+        later(launch, sums[0])
+    else:
+        launch()
     return sums[0], sums[1]
 
 

@@ -1,4 +1,4 @@
-"""Triton kernels: depthwise convolution of channels-last images and volumes with SiLU after it, and its gradients.
+"""Triton kernel: depthwise convolution of channels-last images and volumes, SiLU after it or not.
 
 A program walks down some rows of G strips of COLUMNS pixels, for a block of channels. The pixels of a strip's row are
 tensors of their own, `[G, BLOCK_C]`: a lane loads each once and reaches its neighbours by naming another of its
@@ -13,11 +13,11 @@ import triton
 import triton.language as tl
 
 # Their values would only mean more variants to compile; vectors along channels need C's divisibility alone.
-_SIZES = ["images", "D", "H", "W", "rows"]
+SIZES = ["images", "D", "H", "W", "rows"]
 
 
 @triton.jit
-def _strips(images, H, W, C, rows, COLUMNS: tl.constexpr, G: tl.constexpr, BLOCK_C: tl.constexpr):
+def strips(images, H, W, C, rows, COLUMNS: tl.constexpr, G: tl.constexpr, BLOCK_C: tl.constexpr):
     """(channels, column of each strip's first pixel, its offset in row 0, elements of a row, first row, end of rows).
 
     The elements of a row are 64 bit, and so is each row times them.
@@ -34,14 +34,14 @@ def _strips(images, H, W, C, rows, COLUMNS: tl.constexpr, G: tl.constexpr, BLOCK
 
 
 @triton.jit
-def _plane(D, W, C, COLUMNS: tl.constexpr, G: tl.constexpr, BLOCK_C: tl.constexpr):
+def plane_of_strips(D, W, C, COLUMNS: tl.constexpr, G: tl.constexpr, BLOCK_C: tl.constexpr):
     """Of each strip, in its volume of D planes."""
     strip = (tl.program_id(0) // tl.cdiv(C, BLOCK_C)) * G + tl.arange(0, G)[:, None]
     return (strip // tl.cdiv(W, COLUMNS)) % D
 
 
 @triton.jit
-def _load_row(pointers, wanted, c, x, W, C, FIRST: tl.constexpr, N: tl.constexpr):
+def load_row(pointers, wanted, c, x, W, C, FIRST: tl.constexpr, N: tl.constexpr):
     """N pixels from the strips' pixel FIRST on, as they lie in memory; 0 outside the row or unless `wanted`."""
     row = ()
     for j in tl.static_range(N):
@@ -51,22 +51,22 @@ def _load_row(pointers, wanted, c, x, W, C, FIRST: tl.constexpr, N: tl.constexpr
 
 
 @triton.jit
-def _load_rows(
+def load_rows(
     pointers, wanted, z, D, plane, c, x, W, C, FIRST: tl.constexpr, N: tl.constexpr, PLANES: tl.constexpr
 ):  # fmt: skip
     """A row of each of PLANES planes, the strips' own in the middle; `plane` are the elements of one."""
     if PLANES == 1:
-        return _load_row(pointers, wanted, c, x, W, C, FIRST, N)
+        return load_row(pointers, wanted, c, x, W, C, FIRST, N)
     else:
         rows = ()
         for p in tl.static_range(PLANES):
             at = z + (p - PLANES // 2)
-            rows += _load_row(pointers + (p - PLANES // 2) * plane, wanted & (at >= 0) & (at < D), c, x, W, C, FIRST, N)
+            rows += load_row(pointers + (p - PLANES // 2) * plane, wanted & (at >= 0) & (at < D), c, x, W, C, FIRST, N)
         return rows
 
 
 @triton.jit
-def _widen(row):
+def widen(row):
     wide = ()
     for j in tl.static_range(len(row)):
         wide += (row[j].to(tl.float32),)
@@ -74,7 +74,7 @@ def _widen(row):
 
 
 @triton.jit
-def _load_weights(weight_ptr, c, C, TAPS: tl.constexpr, MIRRORED: tl.constexpr):
+def load_weights(weight_ptr, c, C, TAPS: tl.constexpr, MIRRORED: tl.constexpr):
     """`(C, TAPS)` as a tuple over the taps."""
     weights = ()
     for t in tl.static_range(TAPS):
@@ -83,39 +83,63 @@ def _load_weights(weight_ptr, c, C, TAPS: tl.constexpr, MIRRORED: tl.constexpr):
     return weights
 
 
-@triton.jit(do_not_specialize=_SIZES)
+@triton.jit
+def load_norm(mean_ptr, var_ptr, weight_ptr, bias_ptr, eps, c, C):
+    """(mean, scale, shift) of channels whose norm is scale * u + shift."""
+    mean = tl.load(mean_ptr + c, mask=c < C, other=0.0)
+    scale = tl.load(weight_ptr + c, mask=c < C, other=0.0) / tl.sqrt(tl.load(var_ptr + c, mask=c < C, other=1.0) + eps)
+    return mean, scale, tl.load(bias_ptr + c, mask=c < C, other=0.0) - mean * scale
+
+
+@triton.jit
+def rectified(row, scale, shift, exists, x, W, FIRST: tl.constexpr):
+    """relu(scale * row + shift) of pixels from the strips' pixel FIRST on; 0 outside the row or unless it `exists`."""
+    active = ()
+    for j in tl.static_range(len(row)):
+        value = tl.maximum(row[j] * scale + shift, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        active += (tl.where((x + FIRST + j >= 0) & (x + FIRST + j < W) & exists, value, 0.0),)
+    return active
+
+
+@triton.jit(do_not_specialize=SIZES)
 def conv_kernel(
-    u_ptr, weight_ptr, bias_ptr, grad_ptr, out_ptr, images, D, H, W, C, rows,
-    ACTIVATED: tl.constexpr, PLANES: tl.constexpr, K: tl.constexpr,
+    u_ptr, weight_ptr, bias_ptr, mean_ptr, var_ptr, norm_weight_ptr, norm_bias_ptr, eps, grad_ptr, out_ptr,
+    images, D, H, W, C, rows,
+    TRANSPOSED: tl.constexpr, ACTIVATED: tl.constexpr, PLANES: tl.constexpr, K: tl.constexpr,
     COLUMNS: tl.constexpr, G: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """`(images, H, W, C)`: silu(conv(u) + bias) if ACTIVATED, else the transposed convolution, without bias.
+    """`(images, H, W, C)`: conv(u), or if TRANSPOSED the transposed convolution, plus a bias if there is one.
 
-    With `grad` the gradient of silu's argument in the place of silu. PLANES is K for volumes, of D images each, else 1.
+    If ACTIVATED, silu of that; with `grad` the gradient of silu's argument in the place of silu. PLANES is K for
+    volumes, of D images each, else 1. With a mean the convolution is of relu(norm(u)), of images alone.
     Each row of u is loaded once and added to the sums of the K rows of the output that it is part of.
     """
     N: tl.constexpr = COLUMNS + K - 1
-    c, x, first, row, y0, y1 = _strips(images, H, W, C, rows, COLUMNS, G, BLOCK_C)
-    z = 0 if PLANES == 1 else _plane(D, W, C, COLUMNS, G, BLOCK_C)
+    c, x, first, row, y0, y1 = strips(images, H, W, C, rows, COLUMNS, G, BLOCK_C)
+    z = 0 if PLANES == 1 else plane_of_strips(D, W, C, COLUMNS, G, BLOCK_C)
     plane = row * H
-    weights = _load_weights(weight_ptr, c, C, PLANES * K * K, not ACTIVATED)
+    weights = load_weights(weight_ptr, c, C, PLANES * K * K, TRANSPOSED)
     start = tl.zeros([G, BLOCK_C], dtype=tl.float32)
-    if ACTIVATED:
+    if bias_ptr is not None:
         start += tl.load(bias_ptr + c, mask=c < C, other=0.0).to(tl.float32)
+    if mean_ptr is not None:
+        _, scale, shift = load_norm(mean_ptr, var_ptr, norm_weight_ptr, norm_bias_ptr, eps, c, C)
     sums = ()
     for _ in tl.static_range((K - 1) * COLUMNS):
         sums += (start,)
     top, bottom = tl.maximum(y0 - K // 2, 0), tl.minimum(y1 + K // 2, H)
-    waiting = _load_rows(u_ptr + first + top * row, True, z, D, plane, c, x, W, C, -(K // 2), N, PLANES)
+    waiting = load_rows(u_ptr + first + top * row, True, z, D, plane, c, x, W, C, -(K // 2), N, PLANES)
     # Rows above the image are passed over: they would add nothing and finish nothing.
     for y in range(top, y1 + K // 2):
-        u = _widen(waiting)
+        u = widen(waiting)
+        if mean_ptr is not None:
+            u = rectified(u, scale, shift, y < bottom, x, W, -(K // 2))
         # In registers while this row is computed.
         below = u_ptr + first + (y + 1) * row
-        waiting = _load_rows(below, y + 1 < bottom, z, D, plane, c, x, W, C, -(K // 2), N, PLANES)
+        waiting = load_rows(below, y + 1 < bottom, z, D, plane, c, x, W, C, -(K // 2), N, PLANES)
         if grad_ptr is not None:
             grad_row = grad_ptr + first + (y - K // 2) * row
-            grads = _widen(_load_row(grad_row, y - K // 2 >= y0, c, x, W, C, 0, COLUMNS))
+            grads = widen(load_row(grad_row, y - K // 2 >= y0, c, x, W, C, 0, COLUMNS))
         added = ()
         for i in tl.static_range(K):
             for j in tl.static_range(COLUMNS):
@@ -135,106 +159,3 @@ def conv_kernel(
             inside = (x + j < W) & (c < C) & (y - K // 2 >= y0)
             tl.store(done + j * C, out.to(out_ptr.dtype.element_ty), mask=inside)
         sums = added[COLUMNS:]
-
-
-@triton.jit(do_not_specialize=_SIZES)
-def conv_silu_backward_kernel(
-    grad_ptr, u_ptr, weight_ptr, bias_ptr, gweight_ptr, gbias_ptr, images, H, W, C, rows,
-    K: tl.constexpr, COLUMNS: tl.constexpr, G: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    """`grad`, of silu(v) for v = conv(u) + bias, becomes that of v, in place; gradients of weight and bias per program.
-
-    The latter are `(programs, C, K²)` and `(programs, C)`, for a deterministic sum afterwards.
-    """
-    N: tl.constexpr = COLUMNS + K - 1
-    c, x, first, row, y0, y1 = _strips(images, H, W, C, rows, COLUMNS, G, BLOCK_C)
-    weights = _load_weights(weight_ptr, c, C, K * K, False)
-    bias = tl.load(bias_ptr + c, mask=c < C, other=0.0).to(tl.float32)
-    gbias = tl.zeros([G, BLOCK_C], dtype=tl.float32)
-    gweight = ()
-    for _ in tl.static_range(K * K):
-        gweight += (gbias,)
-    u = ()  # K - 1 rows, and in the loop K
-    for i in tl.static_range(K - 1):
-        y = y0 + i - K // 2
-        u += _widen(_load_row(u_ptr + first + y * row, (y >= 0) & (y < H), c, x, W, C, -(K // 2), N))
-    below = y0 + K // 2
-    waiting_u = _load_row(u_ptr + first + below * row, below < H, c, x, W, C, -(K // 2), N)
-    waiting_grad = _load_row(grad_ptr + first + y0 * row, True, c, x, W, C, 0, COLUMNS)
-    for y in range(y0, y1):
-        u += _widen(waiting_u)
-        grad = _widen(waiting_grad)
-        # In registers while this row is computed.
-        more = y + 1 < y1
-        below = y + 1 + K // 2
-        waiting_u = _load_row(u_ptr + first + below * row, more & (below < H), c, x, W, C, -(K // 2), N)
-        waiting_grad = _load_row(grad_ptr + first + (y + 1) * row, more, c, x, W, C, 0, COLUMNS)
-        done = grad_ptr + first + y * row
-        for j in tl.static_range(COLUMNS):
-            v = bias
-            for t in tl.static_range(K * K):
-                v += u[t // K * N + j + t % K] * weights[t]
-            sigmoid = tl.sigmoid(v)
-            g = grad[j] * sigmoid * (1.0 + v * (1.0 - sigmoid))
-            tl.store(done + j * C, g.to(grad_ptr.dtype.element_ty), mask=(x + j < W) & (c < C))
-            gbias += g
-            added = ()
-            for t in tl.static_range(K * K):
-                added += (gweight[t] + u[t // K * N + j + t % K] * g,)
-            gweight = added
-        u = u[N:]
-    program = (tl.program_id(0) // tl.cdiv(C, BLOCK_C)) * tl.num_programs(1) + tl.program_id(1)
-    column = program.to(tl.int64) * C + c
-    tl.store(gbias_ptr + column, tl.sum(gbias, axis=0, keep_dims=True), mask=c < C)
-    for t in tl.static_range(K * K):
-        tl.store(gweight_ptr + column * (K * K) + t, tl.sum(gweight[t], axis=0, keep_dims=True), mask=c < C)
-
-
-@triton.jit(do_not_specialize=_SIZES)
-def volume_weight_kernel(
-    grad_ptr, u_ptr, gweight_ptr, gbias_ptr, images, D, H, W, C, rows,
-    K: tl.constexpr, COLUMNS: tl.constexpr, G: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    """Gradients of weight and bias per program from `grad`, that of conv(u) + bias, of volumes of D planes.
-
-    `(programs, C, K³)` and `(programs, C)`, for a deterministic sum afterwards. A program has the K² taps of one of
-    the K planes around it: sums and rows of all of them would not fit into registers.
-    """
-    N: tl.constexpr = COLUMNS + K - 1
-    c, x, first, row, y0, y1 = _strips(images, H, W, C, rows, COLUMNS, G, BLOCK_C)
-    p = tl.program_id(2)
-    at = _plane(D, W, C, COLUMNS, G, BLOCK_C) + p - K // 2
-    exists = (at >= 0) & (at < D)
-    u_plane = u_ptr + first + (p - K // 2) * (row * H)
-    gbias = tl.zeros([G, BLOCK_C], dtype=tl.float32)
-    gweight = ()
-    for _ in tl.static_range(K * K):
-        gweight += (gbias,)
-    u = ()  # K - 1 rows, and in the loop K
-    for i in tl.static_range(K - 1):
-        y = y0 + i - K // 2
-        u += _widen(_load_row(u_plane + y * row, exists & (y >= 0) & (y < H), c, x, W, C, -(K // 2), N))
-    below = y0 + K // 2
-    waiting_u = _load_row(u_plane + below * row, exists & (below < H), c, x, W, C, -(K // 2), N)
-    waiting_grad = _load_row(grad_ptr + first + y0 * row, True, c, x, W, C, 0, COLUMNS)
-    for y in range(y0, y1):
-        u += _widen(waiting_u)
-        grad = _widen(waiting_grad)
-        # In registers while this row is computed.
-        more = y + 1 < y1
-        below = y + 1 + K // 2
-        waiting_u = _load_row(u_plane + below * row, exists & more & (below < H), c, x, W, C, -(K // 2), N)
-        waiting_grad = _load_row(grad_ptr + first + (y + 1) * row, more, c, x, W, C, 0, COLUMNS)
-        for j in tl.static_range(COLUMNS):
-            gbias += grad[j]
-            added = ()
-            for t in tl.static_range(K * K):
-                added += (gweight[t] + u[t // K * N + j + t % K] * grad[j],)
-            gweight = added
-        u = u[N:]
-    program = (tl.program_id(0) // tl.cdiv(C, BLOCK_C)) * tl.num_programs(1) + tl.program_id(1)
-    column = program.to(tl.int64) * C + c
-    tl.store(gbias_ptr + column, tl.sum(gbias, axis=0, keep_dims=True), mask=(c < C) & (p == 0))
-    for t in tl.static_range(K * K):
-        tap = gweight_ptr + (column * K + p) * (K * K) + t
-        tl.store(tap, tl.sum(gweight[t], axis=0, keep_dims=True), mask=c < C)

@@ -5,7 +5,7 @@ import triton.language as tl
 
 
 @triton.jit
-def _sum_of_rows(parts_ptr, c, rows, columns, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
+def sum_of_rows(parts_ptr, c, rows, columns, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
     """The sum of `(rows, columns)` over its rows, of the columns c."""
     total = tl.zeros([BLOCK_R, BLOCK_C], dtype=tl.float32)
     for start in range(0, rows, BLOCK_R):
@@ -26,11 +26,11 @@ def sum_rows_kernel(
     program = tl.program_id(0)
     if program < first_programs:
         c = program * BLOCK_C + tl.arange(0, BLOCK_C)
-        total = _sum_of_rows(first_ptr, c, rows, first_columns, BLOCK_R, BLOCK_C)
+        total = sum_of_rows(first_ptr, c, rows, first_columns, BLOCK_R, BLOCK_C)
         tl.store(first_out_ptr + c, total.to(first_out_ptr.dtype.element_ty), mask=c < first_columns)
     else:
         c = (program - first_programs) * BLOCK_C + tl.arange(0, BLOCK_C)
-        total = _sum_of_rows(second_ptr, c, rows, second_columns, BLOCK_R, BLOCK_C)
+        total = sum_of_rows(second_ptr, c, rows, second_columns, BLOCK_R, BLOCK_C)
         tl.store(second_out_ptr + c, total.to(second_out_ptr.dtype.element_ty), mask=c < second_columns)
 
 
@@ -51,15 +51,15 @@ def sum_scan_kernel(
         of_a = program * BLOCK_C + wide
         row = of_a // channels  # (k, n)
         out = a_out_ptr + (row // N * channels + of_a % channels) * N + row % N
-        total_a = _sum_of_rows(ga_ptr, of_a, rows, K * N * channels, BLOCK_R, BLOCK_C)
+        total_a = sum_of_rows(ga_ptr, of_a, rows, K * N * channels, BLOCK_R, BLOCK_C)
         tl.store(out, total_a, mask=of_a < K * N * channels)
     elif program < a_programs + bias_programs:
         of_bias = (program - a_programs) * BLOCK_C + wide
-        total_bias = _sum_of_rows(gbias_ptr, of_bias, rows, K * channels, BLOCK_R, BLOCK_C)
+        total_bias = sum_of_rows(gbias_ptr, of_bias, rows, K * channels, BLOCK_R, BLOCK_C)
         tl.store(bias_out_ptr + of_bias, total_bias, mask=of_bias < K * channels)
     else:
         of_dot = (program - a_programs - bias_programs) * DOT_BLOCK_C + tall
-        total_dot = _sum_of_rows(dot_ptr, of_dot, dot_rows, channels, DOT_BLOCK_R, DOT_BLOCK_C)
+        total_dot = sum_of_rows(dot_ptr, of_dot, dot_rows, channels, DOT_BLOCK_R, DOT_BLOCK_C)
         for k in range(K):
             tl.store(d_out_ptr + k * channels + of_dot, total_dot, mask=of_dot < channels)
 
