@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_dsvm.architecture.blocks.checkpointed_blocks import Blocks
-from nnunetv2_dsvm.architecture.blocks.convolution import channels_first, convolution
+from nnunetv2_dsvm.architecture.blocks.convolution import channels_first
 from nnunetv2_dsvm.architecture.blocks.gated_convolution import GatedConvolutionBlock
+from nnunetv2_dsvm.architecture.blocks.head import head
 from nnunetv2_dsvm.architecture.blocks.resampling import PatchEmbedding, PatchExpanding, PatchMerging
 from nnunetv2_dsvm.architecture.blocks.stem import ConvolutionalStem, ConvolutionStep
 from nnunetv2_dsvm.architecture.blocks.stochastic_depth import drop_path_rates
@@ -98,7 +99,7 @@ class VMUNetDecoder(nn.Module):
             self.full_resolution = FullResolution(input_channels, channels, sizes)
             channels = sizes.full_resolution_channels
         head_channels = [channels, *(dims[:-1] if auxiliary_heads else [])]
-        self.seg_layers = nn.ModuleList(convolution(sizes.axes)(c, num_classes, kernel_size=1) for c in head_channels)
+        self.seg_layers = nn.ModuleList(head(sizes.axes)(c, num_classes, kernel_size=1) for c in head_channels)
 
     def forward(
         self, image: Tensor, stage_inputs: Sequence[Tensor], bottleneck: Tensor
