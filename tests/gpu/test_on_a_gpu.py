@@ -25,9 +25,9 @@ from nnunetv2_dsvm.distillation import DualSelfDistillation
 from nnunetv2_dsvm.distillation.dual import compiled_terms
 from nnunetv2_dsvm.ops import ScanOrder, selective_scan, ss2d_scan
 from nnunetv2_dsvm.ops.backends.triton import Triton
-from nnunetv2_dsvm.ops.convolution.depthwise import depthwise_convolution
-from nnunetv2_dsvm.ops.convolution.normalised import normalised_convolution
 from nnunetv2_dsvm.ops.dispatch import fused_operators
+from nnunetv2_dsvm.ops.fused.depthwise import depthwise_convolution
+from nnunetv2_dsvm.ops.fused.normalised import normalised_convolution
 from nnunetv2_dsvm.ops.fused_core import scan_core
 from nnunetv2_dsvm.ops.nvrtc import scan as nvrtc_scan
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape

@@ -9,7 +9,7 @@ from torch import nn
 
 from nnunetv2_dsvm.architecture.relatives.msvm_unet import MSVMUNet
 from nnunetv2_dsvm.ops.backends.triton import Triton
-from nnunetv2_dsvm.ops.convolution.normalised import normalised_convolution, supports
+from nnunetv2_dsvm.ops.fused.normalised import normalised_convolution, supports
 from nnunetv2_dsvm.ops.triton.launch_plan import LaunchSettings
 
 

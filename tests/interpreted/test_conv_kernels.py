@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from helpers.scan_inputs import relative_error
 
 from nnunetv2_dsvm.ops.backends.triton import Triton
-from nnunetv2_dsvm.ops.convolution.depthwise import depthwise_convolution
+from nnunetv2_dsvm.ops.fused.depthwise import depthwise_convolution
 from nnunetv2_dsvm.ops.testing import TOLERANCE
 from nnunetv2_dsvm.ops.triton.launch_plan import LaunchSettings
 

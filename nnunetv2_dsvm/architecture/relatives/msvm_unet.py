@@ -16,9 +16,9 @@ from nnunetv2_dsvm.architecture.concatenating_decoder import ConcatenatingDecode
 from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, check_heads
 from nnunetv2_dsvm.architecture.stage_info import FeaturesOutput, StageInfo, doubling_stages
 from nnunetv2_dsvm.architecture.vmamba2_encoder import VMamba2Encoder
-from nnunetv2_dsvm.ops.convolution import normalised
-from nnunetv2_dsvm.ops.convolution.depthwise import depthwise_convolution
 from nnunetv2_dsvm.ops.dispatch import fused_backend
+from nnunetv2_dsvm.ops.fused import normalised
+from nnunetv2_dsvm.ops.fused.depthwise import depthwise_convolution
 from nnunetv2_dsvm.ops.resampling import Resampling
 
 _LEVELS = 4
