@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from nnunetv2_dsvm.architecture.blocks.head import Head2d
+
 Expanding = Callable[[int, int, int], nn.Module]
 
 
@@ -42,7 +44,7 @@ class ConcatenatingDecoder(nn.Module):
         # See `cuda_graphs.converted_weights`.
         self.product_weights = [f"fusions.{i}.{name}" for i in range(len(stages)) for name in ("weight", "bias")]
         head_channels = [dims[0], *(dims[:-1] if auxiliary_heads else [])]
-        self.seg_layers = nn.ModuleList(nn.Conv2d(channels, num_classes, 1) for channels in head_channels)
+        self.seg_layers = nn.ModuleList(Head2d(channels, num_classes, kernel_size=1) for channels in head_channels)
 
     def forward(self, encoded: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """The encoder's outputs, H/4 first, to the logits, largest first, and the stages' outputs, H/4 first.

@@ -130,6 +130,10 @@ class FusedOperators(ABC):
         """
 
     @abstractmethod
+    def scaled_sum(self, x: Tensor | None, branch: Tensor, scale: Tensor) -> Tensor:
+        """x + scale * branch, or without x scale * branch: `(B, …)` and a factor for each image, `(B, 1, …)`."""
+
+    @abstractmethod
     def resized_mse(self, student: Tensor, teacher: Tensor, upstream: Tensor | None) -> Tensor:
         """The value of `resized_mse.resized_mse`, or the student's gradient where `upstream`, the value's, is given."""
 

@@ -3,10 +3,12 @@
 import pytest
 import torch
 from helpers.recorded_here import GraphsHere
+from helpers.tiny_relatives import TINY
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nnunetv2_dsvm.architecture.blocks.resampling import PatchEmbedding
+from nnunetv2_dsvm.architecture.relatives.msvm_unet import MSVMUNet
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.cuda_graphs import CALLS_BEFORE
 from nnunetv2_dsvm.cuda_graphs.autograd_graph import weights_are_shared
@@ -68,6 +70,23 @@ def test_conversions_of_weights_and_gradients(network):
     assert plain.single - together.single >= 2 * 14 - 4
     assert {id(p) for p in network.parameters()} == before
     assert torch.equal(y, expected[0])
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_msvm_unet_has_the_same_bits_by_fewer_conversions():
+    """Eight weights and biases of each of 7 blocks, two of 3 fusions, 4 expandings and 5 convolutions with a stride."""
+    still = {"encoder_drop_path_rate": 0.0, "decoder_drop_path_rate": 0.0}
+    network = MSVMUNet(1, 2, **TINY["MSVMUNet"], **still, scan_backend="reference").train()
+    x = torch.randn(1, 1, 64, 64)
+    with Conversions() as plain:
+        expected = _step(network, x, torch.bfloat16)
+    network.zero_grad()
+    with Conversions() as together:
+        with torch.autocast("cpu", torch.bfloat16), converted_weights(network, "cpu"):
+            y = network(x)
+        y.float().square().mean().backward()
+    assert together.together == 2 and plain.single - together.single >= 2 * (8 * 7 + 2 * (3 + 4 + 5))
+    assert all(_equal(a, b) for a, b in zip([y, *(p.grad for p in network.parameters())], expected, strict=True))
 
 
 class Halves(nn.Linear):

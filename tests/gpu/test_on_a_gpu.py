@@ -25,8 +25,9 @@ from nnunetv2_dsvm.distillation import DualSelfDistillation
 from nnunetv2_dsvm.distillation.dual import compiled_terms
 from nnunetv2_dsvm.ops import ScanOrder, selective_scan, ss2d_scan
 from nnunetv2_dsvm.ops.backends.triton import Triton
-from nnunetv2_dsvm.ops.convolution.depthwise import depthwise_convolution
 from nnunetv2_dsvm.ops.dispatch import fused_operators
+from nnunetv2_dsvm.ops.fused.depthwise import depthwise_convolution
+from nnunetv2_dsvm.ops.fused.normalised import normalised_convolution
 from nnunetv2_dsvm.ops.fused_core import scan_core
 from nnunetv2_dsvm.ops.nvrtc import scan as nvrtc_scan
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
@@ -206,6 +207,36 @@ def test_convolution_of_images(size, kernel, activation, dtype):
     expected = with_gradients(convolved, [t.double() for t in inputs], grad.double())
     names = ("y", "x", "weight", "bias")[: len(got)]
     compare("convolution", names, got, expected, TOLERANCE[dtype])
+    assert all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("size", [(4, 64, 64, 384), (2, 31, 17, 33)], ids=str)
+def test_norm_and_convolution(size, training, dtype):
+    """Batch normalisation, ReLU and convolution in one operator, as above, and the running statistics."""
+    layers = torch.nn.Sequential(
+        torch.nn.BatchNorm2d(size[-1]), torch.nn.ReLU(), torch.nn.Conv2d(size[-1], size[-1], 3, 1, 1, groups=size[-1])
+    )
+    norm, _, conv = layers.cuda().train(training)
+    for parameter in (norm.weight, norm.bias, norm.running_mean):
+        torch.nn.init.normal_(parameter)
+    exact = copy.deepcopy(layers).double()
+    x, grad = (torch.randn(size, device="cuda").to(dtype) + 1 for _ in range(2))
+    inputs = [x.requires_grad_(), *layers.parameters()]
+
+    def with_gradients(mean, var):
+        y = normalised_convolution(
+            x, mean, var, norm.weight, norm.bias, conv.weight, conv.bias, training=training, momentum=0.1, eps=norm.eps
+        )
+        return [y, *torch.autograd.grad(y, inputs, grad), mean, var]
+
+    got, again = (with_gradients(norm.running_mean.clone(), norm.running_var.clone()) for _ in range(2))
+    wide = x.detach().double().requires_grad_()
+    y = exact(wide.movedim(-1, 1)).movedim(1, -1)
+    grads = torch.autograd.grad(y, [wide, *exact.parameters()], grad.double())
+    names = ("y", "x", "gamma", "beta", "weight", "bias", "mean", "var")
+    compare("norm", names, got, [y, *grads, exact[0].running_mean, exact[0].running_var], TOLERANCE[dtype])
     assert all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
 
 

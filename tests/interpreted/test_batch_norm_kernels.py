@@ -9,7 +9,7 @@ from torch import nn
 
 from nnunetv2_dsvm.architecture.relatives.msvm_unet import MSVMUNet
 from nnunetv2_dsvm.ops.backends.triton import Triton
-from nnunetv2_dsvm.ops.convolution.normalised import normalised_convolution, supports
+from nnunetv2_dsvm.ops.fused.normalised import normalised_convolution, supports
 from nnunetv2_dsvm.ops.triton.launch_plan import LaunchSettings
 
 
@@ -79,18 +79,29 @@ def test_the_operator():
     assert not supports(x, torch.randn(2, 1, 5, 5))
 
 
-def test_the_expanding_layer_counts_its_batches_as_torch_does():
-    """In training alone; where another kind of norm, or another mean, stands in its place, torch does it all."""
+def test_the_expanding_layer():
+    """MSVM-UNet's, whose first convolution is a product here, against itself in fp64, where torch does it all.
+
+    It counts its batches in training alone. For a mean of all batches the norm is torch's again.
+    """
     tiny = {"dims": (2, 4, 8, 16), "encoder_depths": (1, 1, 1, 1), "decoder_depths": (1, 1, 1)}
-    expanding = MSVMUNet(1, 2, **tiny).decoder.final_expanding
-    x = torch.randn(1, 1, 2, 2)
-    for times in (1, 2):
-        expanding(x)
-        assert expanding.batch_norm.num_batches_tracked == times
-    expected = expanding.eval()(x)
-    assert expanding.batch_norm.num_batches_tracked == 2
-    expanding.batch_norm.momentum = None
-    assert relative_error(expanding(x), expected.double()) <= 1e-5
-    expanding.train()
+    layer = MSVMUNet(1, 2, **tiny).decoder.expandings[0]
+    exact = copy.deepcopy(layer).double()
+    x = torch.randn(1, 2, 3, 16).requires_grad_()
+    wide = x.detach().double().requires_grad_()
+    y, expected = layer(x), exact(wide)
+    grad = torch.randn(y.shape)
+    grads = torch.autograd.grad(y, [x, *layer.parameters()], grad)
+    exact_grads = torch.autograd.grad(expected, [wide, *exact.parameters()], grad.double())
+    names = ("y", "x", *(name for name, _ in layer.named_parameters()))
+    for name, got, right in zip(names, (y, *grads), (expected, *exact_grads), strict=True):
+        if name != "expand.bias":  # the norm takes its mean away: what is left are roundings
+            assert relative_error(got, right) <= 1e-5, name
+    assert layer.batch_norm.num_batches_tracked == 1
+    expected = exact.eval()(wide)
+    assert relative_error(layer.eval()(x), expected) <= 1e-5
+    assert layer.batch_norm.num_batches_tracked == 1
+    layer.batch_norm.momentum = None
+    assert relative_error(layer(x), expected) <= 1e-5
     with pytest.raises(ValueError, match="more than 1 value per channel"):
-        expanding(x[:, :, :1])
+        layer.train()(x[:, :1, :1])

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from nnunetv2_dsvm.architecture.blocks.convolution import convolution
 from nnunetv2_dsvm.architecture.blocks.layer_norm import LayerNorm
 from nnunetv2_dsvm.architecture.blocks.vss_block import DropPath
-from nnunetv2_dsvm.ops.convolution.depthwise import depthwise_convolution
+from nnunetv2_dsvm.ops.fused.depthwise import depthwise_convolution
 from nnunetv2_dsvm.ops.layer_norm import layer_norm
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nnunetv2_dsvm.architecture.blocks.directional_scan import DirectionalScan
 from nnunetv2_dsvm.architecture.blocks.layer_norm import LayerNorm
 from nnunetv2_dsvm.architecture.blocks.vss_block import DropPath
-from nnunetv2_dsvm.ops.convolution.depthwise import depthwise_convolution
+from nnunetv2_dsvm.ops.fused.depthwise import depthwise_convolution
 from nnunetv2_dsvm.ops.layer_norm import layer_norm
 
 
@@ -83,8 +83,8 @@ class VMamba2Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.ss2d(self.norm(x)))
-        return x + self.drop_path(self.ffn(self.norm2(x)))
+        x = self.drop_path.added(x, self.ss2d(self.norm(x)))
+        return self.drop_path.added(x, self.ffn(self.norm2(x)))
 
 
 class HalvingConvolution(nn.Module):

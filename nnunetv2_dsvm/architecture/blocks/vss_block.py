@@ -12,7 +12,8 @@ from nnunetv2_dsvm.architecture.blocks.convolution import convolution
 from nnunetv2_dsvm.architecture.blocks.directional_scan import DirectionalScan
 from nnunetv2_dsvm.architecture.blocks.layer_norm import LayerNorm
 from nnunetv2_dsvm.ops import ScanOrder
-from nnunetv2_dsvm.ops.convolution.depthwise import depthwise_convolution
+from nnunetv2_dsvm.ops.fused.depthwise import depthwise_convolution
+from nnunetv2_dsvm.ops.fused.residual import scaled_sum
 from nnunetv2_dsvm.ops.fused_block import NormWeights, ss2d_block
 from nnunetv2_dsvm.ops.layer_norm import layer_norm
 from nnunetv2_dsvm.ops.projections import scan_weights
@@ -78,11 +79,20 @@ class DropPath(nn.Module):
         self.probability = probability
 
     def forward(self, x: Tensor) -> Tensor:
+        factors = self._factors(x)
+        return x if factors is None else x * factors
+
+    def added(self, x: Tensor, branch: Tensor) -> Tensor:
+        """x + DropPath(branch), in one pass over memory on GPUs."""
+        factors = self._factors(branch)
+        return x + branch if factors is None else scaled_sum(x, branch, factors)
+
+    def _factors(self, x: Tensor) -> Tensor | None:
+        """Of each sample, `(B, 1, …)`; None for ones."""
         if not self.training or self.probability == 0.0:
-            return x
+            return None
         keep = 1.0 - self.probability
-        mask = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep)
-        return x * (mask / keep)
+        return x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep) / keep
 
 
 class VSSBlock(nn.Module):

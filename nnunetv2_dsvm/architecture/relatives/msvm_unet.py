@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunetv2_dsvm.architecture.blocks.checkpointed_blocks import Blocks
-from nnunetv2_dsvm.architecture.blocks.convolution import all_channels_first, channels_last
+from nnunetv2_dsvm.architecture.blocks.convolution import all_channels_first, channels_first, channels_last
 from nnunetv2_dsvm.architecture.blocks.initial_weights import linear_weights_truncated_normal
 from nnunetv2_dsvm.architecture.blocks.layer_norm import LayerNorm
 from nnunetv2_dsvm.architecture.blocks.stochastic_depth import drop_path_rates
@@ -16,8 +16,9 @@ from nnunetv2_dsvm.architecture.concatenating_decoder import ConcatenatingDecode
 from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork, check_heads
 from nnunetv2_dsvm.architecture.stage_info import FeaturesOutput, StageInfo, doubling_stages
 from nnunetv2_dsvm.architecture.vmamba2_encoder import VMamba2Encoder
-from nnunetv2_dsvm.ops.convolution import normalised
-from nnunetv2_dsvm.ops.convolution.depthwise import depthwise_convolution
+from nnunetv2_dsvm.ops.dispatch import fused_backend
+from nnunetv2_dsvm.ops.fused import normalised
+from nnunetv2_dsvm.ops.fused.depthwise import depthwise_convolution
 from nnunetv2_dsvm.ops.resampling import Resampling
 
 _LEVELS = 4
@@ -163,20 +164,23 @@ class _Expanding(nn.Module):
         self.norm = LayerNorm(out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self._convolved(self.expand(x.permute(0, 3, 1, 2)))
-        return self.norm(x.contiguous(), Resampling((self.scale, self.scale), merging=False))
+        if fused_backend(x.device, x.dtype) is None:
+            x = channels_last(self.expand(channels_first(x)))
+        else:  # The same as a product, which adds the bias as it writes; cuDNN takes two more passes over memory.
+            x = F.linear(x, self.expand.weight.flatten(1), self.expand.bias)
+        return self.norm(self._convolved(x).contiguous(), Resampling((self.scale, self.scale), merging=False))
 
     def _convolved(self, x: Tensor) -> Tensor:
-        """conv(ReLU(batch_norm(x))), channels first to channels last."""
+        """conv(ReLU(batch_norm(x))) of `(B, H, W, channels)`."""
         norm, conv = self.batch_norm, self.conv
-        by_kernel = type(norm) is nn.BatchNorm2d and normalised.supports(channels_last(x), conv.weight)
+        by_kernel = type(norm) is nn.BatchNorm2d and normalised.supports(x, conv.weight)
         if not by_kernel or norm.momentum is None:  # None: means of all batches so far
-            return depthwise_convolution(channels_last(F.relu(norm(x))), conv.weight, conv.bias)
+            return depthwise_convolution(channels_last(F.relu(norm(channels_first(x)))), conv.weight, conv.bias)
         assert norm.running_mean is not None and norm.running_var is not None and conv.bias is not None
         if norm.training:
             assert norm.num_batches_tracked is not None
             norm.num_batches_tracked.add_(1)
         return normalised.normalised_convolution(
-            channels_last(x), norm.running_mean, norm.running_var, norm.weight, norm.bias, conv.weight, conv.bias,
+            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, conv.weight, conv.bias,
             training=norm.training, momentum=norm.momentum, eps=norm.eps,
         )  # fmt: skip

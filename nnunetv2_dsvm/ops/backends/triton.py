@@ -7,7 +7,7 @@ from nnunetv2_dsvm.ops.backend import Backend, CoreGradients, FusedOperators, Or
 from nnunetv2_dsvm.ops.nvrtc import scan as nvrtc_scan
 from nnunetv2_dsvm.ops.resampling import Resampling
 from nnunetv2_dsvm.ops.scan_inputs import ScanGradients, ScanInputs, ScanShape
-from nnunetv2_dsvm.ops.triton import batch_norm, convolution, core, layer_norm, resized_mse, runtime, scan
+from nnunetv2_dsvm.ops.triton import batch_norm, convolution, core, elementwise, layer_norm, resized_mse, runtime, scan
 from nnunetv2_dsvm.ops.triton.launch_plan import MAX_AXES, MAX_D_STATE, LaunchSettings
 
 
@@ -72,6 +72,9 @@ class TritonOperators(FusedOperators):
         return batch_norm.normalised_backward(
             grad, u, mean, var, norm_weight, norm_bias, eps, weight, bias, batch, self.settings
         )
+
+    def scaled_sum(self, x: Tensor | None, branch: Tensor, scale: Tensor) -> Tensor:
+        return elementwise.scaled_sum(x, branch, scale)
 
     def resized_mse(self, student: Tensor, teacher: Tensor, upstream: Tensor | None) -> Tensor:
         return resized_mse.resized_mse(student, teacher, upstream)

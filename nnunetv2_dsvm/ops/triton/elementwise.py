@@ -1,4 +1,4 @@
-"""Launches around the scan: softplus before it, the sum over directions after it."""
+"""Launches around the scan: softplus before it, the sum over directions after it, and that with the residual stream."""
 
 import math
 
@@ -45,3 +45,16 @@ def merge(
         DOT=other is not None, K=directions, BLOCK_R=block_r, BLOCK_D=block_d,
     )  # fmt: skip
     return out, dot
+
+
+def scaled_sum(x: Tensor | None, branch: Tensor, scale: Tensor) -> Tensor:
+    """As `FusedOperators.scaled_sum`."""
+    from nnunetv2_dsvm.ops.triton.kernels.elementwise import scaled_sum_kernel
+
+    branch = branch.contiguous()
+    out = torch.empty_like(branch)
+    elements, block = branch[0].numel(), 2048
+    scaled_sum_kernel[(math.ceil(elements / block), len(branch))](
+        None if x is None else x.contiguous(), branch, scale, out, elements, BLOCK=block
+    )
+    return out

@@ -1,4 +1,4 @@
-"""Triton kernels around the scan: softplus before it, the sum of the directions after it."""
+"""Triton kernels around the scan: softplus before it, sums of the directions and with the residual stream after it."""
 
 import triton
 import triton.language as tl
@@ -49,3 +49,16 @@ def merge_kernel(
         dot = tl.sum(skip * other, axis=0)
         column = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
         tl.store(dot_ptr + tl.program_id(0).to(tl.int64) * D + column, dot, mask=column < D)
+
+
+@triton.jit
+def scaled_sum_kernel(x_ptr, branch_ptr, scale_ptr, out_ptr, elements, BLOCK: tl.constexpr):
+    """x + scale * branch of images of so many elements, which have a factor each; without x the second term."""
+    image = tl.program_id(1).to(tl.int64)
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    place = image * elements + i
+    scale = tl.load(scale_ptr + image).to(tl.float32)
+    out = scale * tl.load(branch_ptr + place, mask=i < elements, other=0.0).to(tl.float32)
+    if x_ptr is not None:
+        out += tl.load(x_ptr + place, mask=i < elements, other=0.0).to(tl.float32)
+    tl.store(out_ptr + place, out.to(out_ptr.dtype.element_ty), mask=i < elements)

@@ -1,0 +1,1 @@
+"""Differentiable operators that are a kernel or a few on GPUs: depthwise convolutions, sums of residual branches."""
