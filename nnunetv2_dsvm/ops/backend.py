@@ -5,6 +5,7 @@ the package asks which one it talks to.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -97,6 +98,14 @@ class FusedOperators(ABC):
     @abstractmethod
     def resized_mse(self, student: Tensor, teacher: Tensor, upstream: Tensor | None) -> Tensor:
         """The value of `resized_mse.resized_mse`, or the student's gradient where `upstream`, the value's, is given."""
+
+    @abstractmethod
+    def average_pool(self, features: Tensor, window: Sequence[int]) -> Tensor:
+        """As `maps.average_pool.average_pool`."""
+
+    @abstractmethod
+    def average_pool_backward(self, grad: Tensor, window: Sequence[int]) -> Tensor:
+        """The gradient of the features from `grad`, that of the means; channels last in memory."""
 
 
 class Backend(ABC):

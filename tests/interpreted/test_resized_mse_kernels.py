@@ -8,7 +8,7 @@ from helpers.scan_inputs import relative_error
 from nnunetv2_dsvm.distillation import DualSelfDistillation, distances
 from nnunetv2_dsvm.distillation.features import project
 from nnunetv2_dsvm.ops.dispatch import fused_backend
-from nnunetv2_dsvm.ops.resized_mse import resized_mse, supports
+from nnunetv2_dsvm.ops.maps.resized_mse import resized_mse, supports
 
 # Interpreted, the conversion to bf16 cuts digits off.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}

@@ -1,5 +1,7 @@
 """Fused kernels on GPUs, in Triton and, where they run, in CUDA C++; see `ops/triton`."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,7 @@ from nnunetv2_dsvm.ops.backend import Backend, CoreGradients, FusedOperators, Or
 from nnunetv2_dsvm.ops.nvrtc import scan as nvrtc_scan
 from nnunetv2_dsvm.ops.resampling import Resampling
 from nnunetv2_dsvm.ops.scan_inputs import ScanGradients, ScanInputs, ScanShape
-from nnunetv2_dsvm.ops.triton import conv_silu, core, layer_norm, resized_mse, runtime, scan
+from nnunetv2_dsvm.ops.triton import average_pool, conv_silu, core, layer_norm, resized_mse, runtime, scan
 from nnunetv2_dsvm.ops.triton.launch_plan import MAX_AXES, MAX_D_STATE, LaunchSettings
 
 
@@ -58,6 +60,12 @@ class TritonOperators(FusedOperators):
 
     def resized_mse(self, student: Tensor, teacher: Tensor, upstream: Tensor | None) -> Tensor:
         return resized_mse.resized_mse(student, teacher, upstream)
+
+    def average_pool(self, features: Tensor, window: Sequence[int]) -> Tensor:
+        return average_pool.average_pool(features, window)
+
+    def average_pool_backward(self, grad: Tensor, window: Sequence[int]) -> Tensor:
+        return average_pool.average_pool_backward(grad, window)
 
 
 class Triton(Backend):
