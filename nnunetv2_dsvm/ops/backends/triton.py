@@ -61,6 +61,11 @@ class TritonOperators(FusedOperators):
     def resized_mse(self, student: Tensor, teacher: Tensor, upstream: Tensor | None) -> Tensor:
         return resized_mse.resized_mse(student, teacher, upstream)
 
+    def resized_mse_ahead(
+        self, students: Sequence[Tensor], teachers: Sequence[Tensor], gradients: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        return resized_mse.resized_mse_ahead(students, teachers, gradients)
+
     def average_pool(self, features: Tensor, window: Sequence[int]) -> Tensor:
         return average_pool.average_pool(features, window)
 
