@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 from helpers.scan_inputs import relative_error
 
-from nnunetv2_dsvm.distillation import DualSelfDistillation, distances
+from nnunetv2_dsvm.distillation import DualSelfDistillation, distances, pairs
 from nnunetv2_dsvm.distillation.features import project
 from nnunetv2_dsvm.ops.dispatch import fused_backend
+from nnunetv2_dsvm.ops.maps.projected_mse import projected_mse
 from nnunetv2_dsvm.ops.maps.resized_mse import resized_mse, supports
 
 # Interpreted, the conversion to bf16 cuts digits off.
@@ -105,25 +106,30 @@ def make_terms(sizes: list[tuple[int, int]]) -> tuple[DualSelfDistillation, list
 
 
 @pytest.mark.parametrize(
-    ("sizes", "pairs", "autocast"),
+    ("sizes", "alone", "together", "autocast"),
     [
-        ([(4, 8), (2, 4), (1, 2)], 9, False),
-        ([(4, 8), (2, 4), (1, 2)], 9, True),
-        ([(5, 3), (3, 2), (2, 1)], 3, False),  # only those pairs whose maps have one size
+        ([(4, 8), (2, 4), (1, 2)], 0, [5, 4], False),
+        ([(4, 8), (2, 4), (1, 2)], 0, [5, 4], True),
+        ([(5, 3), (3, 2), (2, 1)], 3, [], False),  # only those pairs whose maps have one size
     ],
     ids=["whole_scales", "whole_scales_bf16", "other_scales"],
 )
-def test_terms(monkeypatch, sizes, pairs, autocast):
-    """Both terms against themselves in fp64, which is torch's path; `pairs` of the 9 on the operator."""
-    on_operator = 0
+def test_terms(monkeypatch, sizes, alone, together, autocast):
+    """Both terms against themselves in fp64, which is torch's path; so many of the 9 pairs on each operator."""
+    on_operator, on_joint_operator = 0, []
 
     def counted(student, teacher):
         nonlocal on_operator
         on_operator += 1
-        assert student.dtype == torch.bfloat16 or not autocast
         return resized_mse(student, teacher)
 
+    def counted_together(pairs):
+        on_joint_operator.append(len(pairs))
+        assert all(pair.student.dtype == torch.bfloat16 or not autocast for pair in pairs)
+        return projected_mse(pairs)
+
     monkeypatch.setattr(distances, "resized_mse", counted)
+    monkeypatch.setattr(pairs, "projected_mse", counted_together)
     module, *features = make_terms(sizes)
     features = [[f.requires_grad_() for f in side] for side in features]
     exact = DualSelfDistillation(*[[f.shape[1] for f in side] for side in features]).double()
@@ -132,7 +138,7 @@ def test_terms(monkeypatch, sizes, pairs, autocast):
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         values = module(*features)
         assert torch.is_autocast_enabled("cpu") == autocast
-    assert on_operator == pairs
+    assert (on_operator, on_joint_operator) == (alone, together)
     right = exact(*exact_features)
     tolerance = TOLERANCE[torch.bfloat16 if autocast else torch.float32]
     for name, value in values.items():
