@@ -153,6 +153,19 @@ def test_terms(monkeypatch, sizes, alone, together, autocast):
         assert relative_error(p.grad, q.grad) <= tolerance, name
 
 
+def test_terms_without_gradients():
+    """Values as with gradients; features that need none get none, also where others do."""
+    module, encoder, decoder = make_terms([(4, 8), (2, 4), (1, 2)])
+    with torch.no_grad():
+        plain = module(encoder, decoder)
+    encoder[1].requires_grad_()
+    values = module(encoder, decoder)
+    for name, value in values.items():
+        assert value.requires_grad and relative_error(value.detach(), plain[name].double()) <= 1e-6, name
+    sum(values.values()).backward()
+    assert [f.grad is None for f in encoder + decoder] == [True, False, True, True, True, True]
+
+
 def test_fp16_does_not_overflow():
     """Features of 60,000: their projections exceed fp16's 65,504, and so must not be of fp16."""
     module, *features = make_terms([(4, 8), (2, 4), (1, 2)])
