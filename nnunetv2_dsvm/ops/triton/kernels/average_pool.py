@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels", "w"])
 def average_pool_kernel(
     fine_ptr, coarse_ptr, pixels, w, C,
     SY: tl.constexpr, SX: tl.constexpr, BACKWARD: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,

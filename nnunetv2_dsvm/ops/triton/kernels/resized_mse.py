@@ -56,11 +56,14 @@ def _rows(
         if VALUE:
             squares += difference * difference
     if VALUE:
-        value += tl.where(counts, squares, 0.0)
+        value += tl.where(counts, 1.0, 0.0) * squares
     return to_upper, to_lower, value
 
 
-@triton.jit(do_not_specialize=["strip"])
+@triton.jit(
+    do_not_specialize=["columns", "h", "w", "strip", "values_stride", "sums_stride"],
+    do_not_specialize_on_alignment=["values_ptr", "sums_ptr"],
+)
 def resized_mse_kernel(
     student_ptr, teacher_ptr, upstream_ptr, gradient_ptr, values_ptr, sums_ptr,
     columns, h, w, C, strip, scale, values_stride, sums_stride,
