@@ -2,7 +2,7 @@
 
 torch's linear and trilinear interpolation and its 3D and adaptive pooling have backwards that are not: they add up in
 the order in which the threads arrive. Here each axis is multiplied by a small matrix instead. 2D maps keep torch's
-bilinear interpolation and pooling.
+bilinear interpolation and pooling, but for whole windows of those with channels last in memory, see `average_pool`.
 """
 
 import math

@@ -16,6 +16,8 @@ from nnunetv2_dsvm.distillation.resize import spatial_size
 class SelfDistillationTerm(nn.Module, ABC):
     """The mean of the distances of pairs of a student and its teacher; a term says which pairs.
 
+    On GPUs the mean squared errors of 2D maps are one operator for all pairs, see `joint_mse`.
+
     Args:
         encoder_channels: channels of f^e_1 ... f^e_Me, highest resolution first.
         decoder_channels: channels of f^d_1 ... f^d_Md, highest resolution first.

@@ -135,6 +135,7 @@ def test_terms(monkeypatch, sizes, alone, together, autocast):
     monkeypatch.setattr(distances, "resized_mse", counted)
     monkeypatch.setattr(pairs, "projected_mse", counted_together)
     module, *features = make_terms(sizes)
+    features[0][0] = features[0][0].contiguous()  # a network's may have channels first
     features = [[f.requires_grad_() for f in side] for side in features]
     exact = DualSelfDistillation(*[[f.shape[1] for f in side] for side in features]).double()
     exact.load_state_dict(module.state_dict())
