@@ -34,13 +34,20 @@ def leaves_reached(outputs: Sequence[Tensor], without: Node | None = None) -> se
     return {leaf for node in _nodes(outputs, without) if (leaf := _leaf(node)) is not None}
 
 
-def weights_are_shared(outputs: Sequence[Tensor]) -> bool:
-    """Whether the gradient of a parameter, or of one that was converted with others, has more than one part."""
+def weights_are_shared(outputs: Sequence[Tensor], inputs: Sequence[Tensor] = ()) -> bool:
+    """Whether the gradient of a parameter, or of one that was converted with others, has more than one part.
+
+    Args:
+        outputs: of a function.
+        inputs: its leaves that are no parameters; their gradients are never put off.
+    """
+    apart = {id(t) for t in inputs}
     to_weights = [
         (earlier, output)
         for node in _nodes(outputs)
         for earlier, output in node.next_functions
-        if earlier is not None and (_leaf(earlier) is not None or is_converted(earlier))
+        if earlier is not None
+        and (((leaf := _leaf(earlier)) is not None and id(leaf) not in apart) or is_converted(earlier))
     ]
     return len(to_weights) > len(set(to_weights))
 

@@ -172,7 +172,7 @@ class RecordedCall:
                     raise RuntimeError("a gradient is wanted beyond the module's own parameters")
                 upstream = [g for g in self.grad_outputs if g is not None]
                 # What autograd itself does with gradients is done on the recorded stream, which knows of no branch.
-                alone = weights_are_shared(wanted) or weights_are_computed(wanted)
+                alone = weights_are_shared(wanted, self.inputs) or weights_are_computed(wanted)
                 branch = nullcontext() if alone else side_branch(memory.stream, memory.side)
                 of_inputs: list[Tensor | None] = [None] * (len(sources) - len(self.parameters))
                 of_sources = [*of_inputs, *self.parameters]

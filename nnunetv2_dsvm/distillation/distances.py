@@ -12,7 +12,7 @@ from nnunetv2_dsvm.distillation.enlarged_mse import EnlargedMSE
 from nnunetv2_dsvm.distillation.gradients_ahead import with_gradients_ahead
 from nnunetv2_dsvm.distillation.precision import at_least_fp32, autocast_off
 from nnunetv2_dsvm.distillation.resize import resize_linearly, spatial_size
-from nnunetv2_dsvm.ops.resized_mse import resized_mse, supports
+from nnunetv2_dsvm.ops.maps.resized_mse import resized_mse, supports
 
 DistanceKind = Literal["mse", "kl"]
 
@@ -127,10 +127,10 @@ class FeatureDistance:
                 f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} must have one batch size, "
                 "one number of channels and one number of axes"
             )
-        if self._is_one_operator(weight) and supports(student, teacher):
+        if self.is_plain_mse(weight) and supports(student, teacher):
             return resized_mse(student, teacher)
         with autocast_off(student.device.type):
-            if self._is_one_operator(weight) and self._enlarges(student, teacher):
+            if self.is_plain_mse(weight) and self._enlarges(student, teacher):
                 return with_gradients_ahead(enlarged, student)
             compare = partial(self._compare, weight=weight)
             if student.ndim == 4:
@@ -152,5 +152,6 @@ class FeatureDistance:
         sizes = zip(spatial_size(student), spatial_size(teacher), strict=True)
         return student.ndim != 4 and student.shape != teacher.shape and all(small <= large for small, large in sizes)
 
-    def _is_one_operator(self, weight: torch.Tensor | None) -> bool:
+    def is_plain_mse(self, weight: torch.Tensor | None = None) -> bool:
+        """Whether it is the mean squared error of the maps as they are, with no gradient to the teacher."""
         return self.kind == "mse" and weight is None and not self.standardise and self.stop_gradient

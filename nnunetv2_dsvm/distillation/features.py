@@ -69,6 +69,13 @@ def projects_in_bf16(features: Tensor) -> bool:
     return torch.get_autocast_dtype(device.type) in dtypes and fused_backend(device, torch.bfloat16) is not None
 
 
+def product_dtype(projection: Convolution, features: Tensor) -> torch.dtype:
+    """The type in which a convolution projects these features."""
+    if projects_in_bf16(features):
+        return torch.bfloat16
+    return torch.promote_types(torch.promote_types(features.dtype, torch.float32), projection.weight.dtype)
+
+
 def project(projection: nn.Module, features: Tensor) -> Tensor:
     """A `channel_projection` of (B, C, *spatial). No copy of 2D maps with channels last in memory, nor of others.
 
@@ -82,8 +89,7 @@ def project(projection: nn.Module, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, torch.bfloat16):
             return _over_channels(projection, features)
     with autocast_off(features.device.type):
-        wider = torch.promote_types(at_least_fp32(features).dtype, projection.weight.dtype)
-        return _over_channels(projection, features.to(wider))
+        return _over_channels(projection, features.to(product_dtype(projection, features)))
 
 
 def _over_channels(convolution: Convolution, features: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from nnunetv2_dsvm.distillation.distances import FeatureDistance
-from nnunetv2_dsvm.distillation.features import ProjectionKind, average_pool, channel_projection, project
+from nnunetv2_dsvm.distillation.features import ProjectionKind, average_pool, channel_projection
+from nnunetv2_dsvm.distillation.pairs import Pair
 from nnunetv2_dsvm.distillation.resize import spatial_size
 from nnunetv2_dsvm.distillation.term import SelfDistillationTerm
 
@@ -50,9 +51,9 @@ class ProgressiveSelfDistillation(SelfDistillationTerm):
 
     def pairs(
         self, encoder_features: Sequence[torch.Tensor], decoder_features: Sequence[torch.Tensor]
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    ) -> Iterator[Pair]:
         """Neighbouring stages, the encoder's first; none where neither side has two."""
         for projection, (student, teacher) in zip(self.encoder_projections, pairwise(encoder_features), strict=True):
-            yield project(projection, average_pool(student, spatial_size(teacher))), teacher
+            yield Pair(projection, average_pool(student, spatial_size(teacher)), teacher)
         for projection, (teacher, student) in zip(self.decoder_projections, pairwise(decoder_features), strict=True):
-            yield project(projection, student), teacher
+            yield Pair(projection, student, teacher)

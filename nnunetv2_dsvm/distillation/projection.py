@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from nnunetv2_dsvm.distillation.distances import FeatureDistance
-from nnunetv2_dsvm.distillation.features import ProjectionKind, channel_projection, project
+from nnunetv2_dsvm.distillation.features import ProjectionKind, channel_projection
+from nnunetv2_dsvm.distillation.pairs import Pair
 from nnunetv2_dsvm.distillation.term import SelfDistillationTerm
 
 
@@ -46,9 +47,9 @@ class ProjectionSelfDistillation(SelfDistillationTerm):
 
     def pairs(
         self, encoder_features: Sequence[torch.Tensor], decoder_features: Sequence[torch.Tensor]
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    ) -> Iterator[Pair]:
         """All stages but f^d_1, each with f^d_1."""
         teacher, *decoder = decoder_features
         projections = [*self.encoder_projections, *self.decoder_projections]
         for projection, student in zip(projections, [*encoder_features, *decoder], strict=True):
-            yield project(projection, student), teacher
+            yield Pair(projection, student, teacher)

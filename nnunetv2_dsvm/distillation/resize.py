@@ -2,7 +2,7 @@
 
 torch's linear and trilinear interpolation and its 3D and adaptive pooling have backwards that are not: they add up in
 the order in which the threads arrive. Here each axis is multiplied by a small matrix instead. 2D maps keep torch's
-bilinear interpolation and pooling.
+bilinear interpolation and pooling, but for whole windows of those with channels last in memory, see `average_pool`.
 """
 
 import math
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nnunetv2_dsvm.distillation.precision import at_least_fp32, autocast_off
+from nnunetv2_dsvm.ops.maps import average_pool
 
 # (present, wanted, ...) -> (wanted, present), or a map to and fro on the present places
 _Build = Callable[[int, int, torch.dtype, torch.device], Tensor]
@@ -74,6 +75,8 @@ def pool_averages(features: Tensor, size: tuple[int, ...]) -> Tensor:
         if features.ndim == 4:
             return F.adaptive_avg_pool2d(features, (size[0], size[1]))
         return _along_each_axis(at_least_fp32(features), size, _averages).to(features.dtype)
+    if average_pool.supports(features, windows):
+        return average_pool.average_pool(features, windows)
     if features.ndim == 4:
         # The same windows; the backward of the adaptive pooling is slower on GPUs and not deterministic.
         return F.avg_pool2d(features, windows)

@@ -7,13 +7,16 @@ import torch
 from torch import nn
 
 from nnunetv2_dsvm.distillation.distances import FeatureDistance
-from nnunetv2_dsvm.distillation.features import check_channels, pixel_weight
+from nnunetv2_dsvm.distillation.features import check_channels, pixel_weight, project
+from nnunetv2_dsvm.distillation.pairs import Pair, joint_mse
 from nnunetv2_dsvm.distillation.precision import at_least_fp32
 from nnunetv2_dsvm.distillation.resize import spatial_size
 
 
 class SelfDistillationTerm(nn.Module, ABC):
     """The mean of the distances of pairs of a student and its teacher; a term says which pairs.
+
+    On GPUs the mean squared errors of 2D maps are one operator for all pairs, see `joint_mse`.
 
     Args:
         encoder_channels: channels of f^e_1 ... f^e_Me, highest resolution first.
@@ -33,8 +36,8 @@ class SelfDistillationTerm(nn.Module, ABC):
     @abstractmethod
     def pairs(
         self, encoder_features: Sequence[torch.Tensor], decoder_features: Sequence[torch.Tensor]
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Each student, brought to its teacher's channels, and the teacher `(B, C, *spatial)`.
+    ) -> Iterator[Pair]:
+        """Each student, its teacher, and what brings the one to the other's channels.
 
         Args:
             encoder_features, decoder_features: of the channels that the term was built for.
@@ -58,10 +61,13 @@ class SelfDistillationTerm(nn.Module, ABC):
         """
         check_channels("encoder", encoder_features, self.encoder_channels, self.dims)
         check_channels("decoder", decoder_features, self.decoder_channels, self.dims)
+        pairs = list(self.pairs(encoder_features, decoder_features))
+        if mask is None and self.distance.is_plain_mse() and (mean := joint_mse(pairs)) is not None:
+            return mean
         distances: list[torch.Tensor] = []
         of_distance = None
-        for student, teacher in self.pairs(encoder_features, decoder_features):
+        for projection, student, teacher in pairs:
             if teacher is not of_distance:  # one teacher may have several students
                 of_distance, distance = teacher, self.distance.to(teacher, pixel_weight(mask, spatial_size(teacher)))
-            distances.append(distance(student))
+            distances.append(distance(project(projection, student)))
         return torch.stack(distances).mean() if distances else at_least_fp32(decoder_features[0]).new_zeros(())

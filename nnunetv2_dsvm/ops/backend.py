@@ -5,6 +5,7 @@ the package asks which one it talks to.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -135,7 +136,30 @@ class FusedOperators(ABC):
 
     @abstractmethod
     def resized_mse(self, student: Tensor, teacher: Tensor, upstream: Tensor | None) -> Tensor:
-        """The value of `resized_mse.resized_mse`, or the student's gradient where `upstream`, the value's, is given."""
+        """The value of `maps.resized_mse.resized_mse`, or the student's gradient from `upstream`, the value's."""
+
+    @abstractmethod
+    def resized_mse_ahead(
+        self, students: Sequence[Tensor], teachers: Sequence[Tensor], gradients: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The mean of the values of `maps.resized_mse.resized_mse` of some pairs, whose maps are read once.
+
+        Args:
+            students, teachers: of each pair; one at least.
+            gradients: where that of each student goes, of its shape and with channels last in memory; none: nowhere.
+
+        Returns:
+            The mean, a scalar in fp32, and the sums of the gradients over batch and pixels, those of all channels of
+            the first student, then those of the second and so on; in fp32, empty without gradients.
+        """
+
+    @abstractmethod
+    def average_pool(self, features: Tensor, window: Sequence[int]) -> Tensor:
+        """As `maps.average_pool.average_pool`."""
+
+    @abstractmethod
+    def average_pool_backward(self, grad: Tensor, window: Sequence[int]) -> Tensor:
+        """The gradient of the features from `grad`, that of the means; channels last in memory."""
 
 
 class Backend(ABC):

@@ -5,10 +5,12 @@ import torch
 import torch.nn.functional as F
 from helpers.scan_inputs import relative_error
 
-from nnunetv2_dsvm.distillation import DualSelfDistillation, distances
+from nnunetv2_dsvm.distillation import DualSelfDistillation, distances, pairs
 from nnunetv2_dsvm.distillation.features import project
 from nnunetv2_dsvm.ops.dispatch import fused_backend
-from nnunetv2_dsvm.ops.resized_mse import resized_mse, supports
+from nnunetv2_dsvm.ops.maps.projected_mse import projected_mse
+from nnunetv2_dsvm.ops.maps.resized_mse import resized_mse, supports
+from nnunetv2_dsvm.ops.triton import resized_mse as launches
 
 # Interpreted, the conversion to bf16 cuts digits off.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}
@@ -20,6 +22,7 @@ SHAPES = {
     "eight_times": (1, 5, 3, 2, 8, 8),
     "odd": (2, 3, 4, 3, 3, 5),
     "one_axis": (1, 4, 3, 4, 1, 2),
+    "many_rows": (1, 3, 11, 2, 2, 1),  # a strip of them and a part of one
     "one_row": (2, 12, 1, 4, 4, 2),
     "one_column": (1, 4, 3, 1, 2, 3),
     "one_pixel": (2, 1, 1, 1, 8, 1),
@@ -55,7 +58,9 @@ def assert_matches_torch(student: torch.Tensor, teacher: torch.Tensor, upstream:
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_shapes(shape):
+def test_shapes(monkeypatch, shape):
+    """With programs that walk down as many rows as they may; of small maps those of the other tests take one each."""
+    monkeypatch.setattr(launches, "PROGRAMS", 1)
     batch, channels, height, width, scale_y, scale_x = shape
     student = channels_last(batch, channels, height, width)
     teacher = channels_last(batch, channels, height * scale_y, width * scale_x)
@@ -105,26 +110,32 @@ def make_terms(sizes: list[tuple[int, int]]) -> tuple[DualSelfDistillation, list
 
 
 @pytest.mark.parametrize(
-    ("sizes", "pairs", "autocast"),
+    ("sizes", "alone", "together", "autocast"),
     [
-        ([(4, 8), (2, 4), (1, 2)], 9, False),
-        ([(4, 8), (2, 4), (1, 2)], 9, True),
-        ([(5, 3), (3, 2), (2, 1)], 3, False),  # only those pairs whose maps have one size
+        ([(4, 8), (2, 4), (1, 2)], 0, [5, 4], False),
+        ([(4, 8), (2, 4), (1, 2)], 0, [5, 4], True),
+        ([(5, 3), (3, 2), (2, 1)], 3, [], False),  # only those pairs whose maps have one size
     ],
     ids=["whole_scales", "whole_scales_bf16", "other_scales"],
 )
-def test_terms(monkeypatch, sizes, pairs, autocast):
-    """Both terms against themselves in fp64, which is torch's path; `pairs` of the 9 on the operator."""
-    on_operator = 0
+def test_terms(monkeypatch, sizes, alone, together, autocast):
+    """Both terms against themselves in fp64, which is torch's path; so many of the 9 pairs on each operator."""
+    on_operator, on_joint_operator = 0, []
 
     def counted(student, teacher):
         nonlocal on_operator
         on_operator += 1
-        assert student.dtype == torch.bfloat16 or not autocast
         return resized_mse(student, teacher)
 
+    def counted_together(pairs):
+        on_joint_operator.append(len(pairs))
+        assert all(pair.student.dtype == torch.bfloat16 or not autocast for pair in pairs)
+        return projected_mse(pairs)
+
     monkeypatch.setattr(distances, "resized_mse", counted)
+    monkeypatch.setattr(pairs, "projected_mse", counted_together)
     module, *features = make_terms(sizes)
+    features[0][0] = features[0][0].contiguous()  # a network's may have channels first
     features = [[f.requires_grad_() for f in side] for side in features]
     exact = DualSelfDistillation(*[[f.shape[1] for f in side] for side in features]).double()
     exact.load_state_dict(module.state_dict())
@@ -132,7 +143,7 @@ def test_terms(monkeypatch, sizes, pairs, autocast):
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         values = module(*features)
         assert torch.is_autocast_enabled("cpu") == autocast
-    assert on_operator == pairs
+    assert (on_operator, on_joint_operator) == (alone, together)
     right = exact(*exact_features)
     tolerance = TOLERANCE[torch.bfloat16 if autocast else torch.float32]
     for name, value in values.items():
@@ -145,6 +156,19 @@ def test_terms(monkeypatch, sizes, pairs, autocast):
         assert relative_error(got.grad, wanted.grad) <= tolerance
     for (name, p), q in zip(module.named_parameters(), exact.parameters(), strict=True):
         assert relative_error(p.grad, q.grad) <= tolerance, name
+
+
+def test_terms_without_gradients():
+    """Values as with gradients; features that need none get none, also where others do."""
+    module, encoder, decoder = make_terms([(4, 8), (2, 4), (1, 2)])
+    with torch.no_grad():
+        plain = module(encoder, decoder)
+    encoder[1].requires_grad_()
+    values = module(encoder, decoder)
+    for name, value in values.items():
+        assert value.requires_grad and relative_error(value.detach(), plain[name].double()) <= 1e-6, name
+    sum(values.values()).backward()
+    assert [f.grad is None for f in encoder + decoder] == [True, False, True, True, True, True]
 
 
 def test_fp16_does_not_overflow():

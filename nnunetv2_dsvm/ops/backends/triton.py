@@ -1,5 +1,7 @@
 """Fused kernels on GPUs, in Triton and, where they run, in CUDA C++; see `ops/triton`."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,17 @@ from nnunetv2_dsvm.ops.backend import Backend, CoreGradients, FusedOperators, Or
 from nnunetv2_dsvm.ops.nvrtc import scan as nvrtc_scan
 from nnunetv2_dsvm.ops.resampling import Resampling
 from nnunetv2_dsvm.ops.scan_inputs import ScanGradients, ScanInputs, ScanShape
-from nnunetv2_dsvm.ops.triton import batch_norm, convolution, core, elementwise, layer_norm, resized_mse, runtime, scan
+from nnunetv2_dsvm.ops.triton import (
+    average_pool,
+    batch_norm,
+    convolution,
+    core,
+    elementwise,
+    layer_norm,
+    resized_mse,
+    runtime,
+    scan,
+)
 from nnunetv2_dsvm.ops.triton.launch_plan import MAX_AXES, MAX_D_STATE, LaunchSettings
 
 
@@ -78,6 +90,17 @@ class TritonOperators(FusedOperators):
 
     def resized_mse(self, student: Tensor, teacher: Tensor, upstream: Tensor | None) -> Tensor:
         return resized_mse.resized_mse(student, teacher, upstream)
+
+    def resized_mse_ahead(
+        self, students: Sequence[Tensor], teachers: Sequence[Tensor], gradients: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        return resized_mse.resized_mse_ahead(students, teachers, gradients)
+
+    def average_pool(self, features: Tensor, window: Sequence[int]) -> Tensor:
+        return average_pool.average_pool(features, window)
+
+    def average_pool_backward(self, grad: Tensor, window: Sequence[int]) -> Tensor:
+        return average_pool.average_pool_backward(grad, window)
 
 
 class Triton(Backend):
