@@ -50,4 +50,4 @@ class GatedConvolutionBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.drop_path(self.gated_convolution(self.norm(x)))
+        return self.drop_path.added(x, self.gated_convolution(self.norm(x)))

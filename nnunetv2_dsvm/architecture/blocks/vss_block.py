@@ -107,4 +107,4 @@ class VSSBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.drop_path(self.ss2d(x, self.norm))
+        return self.drop_path.added(x, self.ss2d(x, self.norm))
