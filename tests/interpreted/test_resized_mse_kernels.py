@@ -22,7 +22,7 @@ SHAPES = {
     "eight_times": (1, 5, 3, 2, 8, 8),
     "odd": (2, 3, 4, 3, 3, 5),
     "one_axis": (1, 4, 3, 4, 1, 2),
-    "many_rows": (1, 3, 11, 2, 2, 1),  # a strip of them and a part of one
+    "many_rows": (1, 3, 11, 2, 2, 1),  # a block of pixels and a part of one
     "one_row": (2, 12, 1, 4, 4, 2),
     "one_column": (1, 4, 3, 1, 2, 3),
     "one_pixel": (2, 1, 1, 1, 8, 1),
@@ -59,7 +59,7 @@ def assert_matches_torch(student: torch.Tensor, teacher: torch.Tensor, upstream:
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_shapes(monkeypatch, shape):
-    """With programs that walk down as many rows as they may; of small maps those of the other tests take one each."""
+    """With one program that takes all blocks of pixels in turn; in the other tests each has one."""
     monkeypatch.setattr(launches, "PROGRAMS", 1)
     batch, channels, height, width, scale_y, scale_x = shape
     student = channels_last(batch, channels, height, width)
