@@ -12,7 +12,7 @@ from nnunetv2_dsvm.distillation.enlarged_mse import EnlargedMSE
 from nnunetv2_dsvm.distillation.gradients_ahead import with_gradients_ahead
 from nnunetv2_dsvm.distillation.precision import at_least_fp32, autocast_off
 from nnunetv2_dsvm.distillation.resize import resize_linearly, spatial_size
-from nnunetv2_dsvm.ops.maps.resized_mse import resized_mse, supports
+from nnunetv2_dsvm.ops.fused.resized_mse import resized_mse, supports
 
 DistanceKind = Literal["mse", "kl"]
 

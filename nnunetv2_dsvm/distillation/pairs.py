@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nnunetv2_dsvm.distillation.features import Convolution, product_dtype
 from nnunetv2_dsvm.distillation.precision import autocast_off
 from nnunetv2_dsvm.ops.dispatch import fused_backend
-from nnunetv2_dsvm.ops.maps.projected_mse import ProjectedPair, projected_mse, supports
+from nnunetv2_dsvm.ops.fused.projected_mse import ProjectedPair, projected_mse, supports
 
 
 class Pair(NamedTuple):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nnunetv2_dsvm.distillation.precision import at_least_fp32, autocast_off
-from nnunetv2_dsvm.ops.maps import average_pool
+from nnunetv2_dsvm.ops.fused import average_pool
 
 # (present, wanted, ...) -> (wanted, present), or a map to and fro on the present places
 _Build = Callable[[int, int, torch.dtype, torch.device], Tensor]

@@ -7,7 +7,7 @@ from helpers.scan_inputs import relative_error
 
 from nnunetv2_dsvm.distillation.resize import pool_averages
 from nnunetv2_dsvm.ops.dispatch import fused_backend
-from nnunetv2_dsvm.ops.maps import average_pool
+from nnunetv2_dsvm.ops.fused import average_pool
 
 
 @pytest.mark.parametrize(

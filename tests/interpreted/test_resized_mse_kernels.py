@@ -8,8 +8,8 @@ from helpers.scan_inputs import relative_error
 from nnunetv2_dsvm.distillation import DualSelfDistillation, distances, pairs
 from nnunetv2_dsvm.distillation.features import project
 from nnunetv2_dsvm.ops.dispatch import fused_backend
-from nnunetv2_dsvm.ops.maps.projected_mse import projected_mse
-from nnunetv2_dsvm.ops.maps.resized_mse import resized_mse, supports
+from nnunetv2_dsvm.ops.fused.projected_mse import projected_mse
+from nnunetv2_dsvm.ops.fused.resized_mse import resized_mse, supports
 from nnunetv2_dsvm.ops.triton import resized_mse as launches
 
 # Interpreted, the conversion to bf16 cuts digits off.

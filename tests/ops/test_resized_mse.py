@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nnunetv2_dsvm.ops.maps.resized_mse import supports
+from nnunetv2_dsvm.ops.fused.resized_mse import supports
 
 
 def test_a_cpu_has_torchs_operators():

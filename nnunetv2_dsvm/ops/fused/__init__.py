@@ -1,1 +1,1 @@
-"""Differentiable operators that are a kernel or a few on GPUs: depthwise convolutions, sums of residual branches."""
+"""Differentiable operators of a kernel or a few on GPUs: depthwise convolutions, sums, means and errors of maps."""
