@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
 from nnunetv2_dsvm.benchmark.cases.network import NetworkSizes
 from nnunetv2_dsvm.benchmark.image_shape import ImageShape, halved
@@ -28,6 +29,7 @@ class Settings:
         effort: how often a call is repeated.
         scan_backend: of our core and network.
         compile: whether the networks are measured with torch.compile as well.
+        relatives: of the suite family, by their names in the registry.
     """
 
     device: str
@@ -46,6 +48,7 @@ class Settings:
     effort: Effort
     scan_backend: str = "auto"
     compile: bool = False
+    relatives: Sequence[str] = tuple(RELATIVES)
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ def choose_settings(
     decoder_depths: tuple[int, ...] | None = None,
     d_state: int = 16,
     compile: bool = False,
+    relatives: Sequence[str] | None = None,
     repeats: int | None = None,
     quick: bool = False,
 ) -> Settings:
@@ -124,11 +128,12 @@ def choose_settings(
         stages: 1, 2, …, whose scan, core and block are measured.
         dims, encoder_depths, decoder_depths, d_state: sizes of the networks.
         compile: measure the networks with torch.compile as well.
+        relatives: of the suite family, by their names in the registry; by default all.
         repeats: at least so many timed calls.
         quick: tiny shapes, to see that everything works.
 
     Raises:
-        UserError: the device is not there, or sizes do not fit together.
+        UserError: the device is not there, a name is unknown, or sizes do not fit together.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     _check_device(device)
@@ -136,6 +141,9 @@ def choose_settings(
     unknown = [name for name in [scan_backend, *(backends or [])] if name not in known]
     if unknown:
         raise UserError(f"unknown scan backend {', '.join(unknown)}: choose any of {', '.join(BACKEND_NAMES)}")
+    relatives = tuple(dict.fromkeys(relatives or RELATIVES))
+    if unknown := [name for name in relatives if name not in RELATIVES]:
+        raise UserError(f"unknown relative {', '.join(unknown)}: choose any of {', '.join(RELATIVES)}")
     default = _QUICK_SIZES if quick else NetworkSizes()
     sizes = NetworkSizes(
         dims or default.dims,
@@ -169,6 +177,7 @@ def choose_settings(
         effort=_effort(gpu, repeats, quick),
         scan_backend=scan_backend,
         compile=compile,
+        relatives=relatives,
     )
 
 

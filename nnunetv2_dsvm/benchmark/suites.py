@@ -6,7 +6,6 @@ from functools import partial
 
 import torch
 
-from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES
 from nnunetv2_dsvm.benchmark.cases import conventional, plain_conv_unet
 from nnunetv2_dsvm.benchmark.cases.convolution import ConvolutionCase, ConvolutionImplementation
 from nnunetv2_dsvm.benchmark.cases.core import CoreCase, CoreImplementation, Part
@@ -123,7 +122,7 @@ def distillation(runner: Runner) -> Iterator[BenchmarkResult]:
 
 
 def family(runner: Runner) -> Iterator[BenchmarkResult]:
-    """Training step and inference of each relative, beside PlainConvUNet and its own conventional composition."""
+    """Training step and inference of each chosen relative, beside PlainConvUNet and its conventional composition."""
     settings = runner.settings
     no_kernel, without = _no_kernel(runner), plain_conv_unet.available()[1]
     for images in settings.network_images:
@@ -136,7 +135,7 @@ def family(runner: Runner) -> Iterator[BenchmarkResult]:
             name = "PlainConvUNet" + (", compiled" if compiled else "")
             yield runner.measured("family", label, name, case, partial(runner.checks.network, case))
         of_images = runner.network_case("VM-UNet", images)
-        for relative in RELATIVES:
+        for relative in settings.relatives:
             for composed, name in ((False, relative), (True, f"conventional {relative}")):
                 if composed and no_kernel:
                     yield BenchmarkResult("family", label, name, note=no_kernel)

@@ -102,6 +102,15 @@ class TestCommand:
             assert rows[name]["error"] < 1e-4 and rows[name]["compared_with"] == "PlainConvUNet"
             assert rows[f"conventional {name}"]["measurement"] is None  # mamba-ssm's kernel needs CUDA
 
+    def test_chosen_relatives_alone(self, in_this_process, tmp_path):
+        file = tmp_path / "numbers.json"
+        chosen = ("UMambaEnc", "LightMUNet", "UMambaEnc")
+        assert benchmark("--suite", "family", "--size", "32", "--relatives", *chosen, "--json", str(file)) == 0
+        found = json.loads(file.read_text())
+        names = ["PlainConvUNet", *(n + each for each in ("UMambaEnc", "LightMUNet") for n in ("", "conventional "))]
+        assert [row["implementation"] for row in found["results"]] == names
+        assert found["settings"]["relatives"] == ["UMambaEnc", "LightMUNet"]
+
     def test_the_default_on_a_cpu_is_the_documented_scan(self):
         settings = choose_settings(device="cpu")
         images, volumes = settings.scan_images
@@ -120,6 +129,7 @@ class TestCommand:
         ("options", "message"),
         [
             ({"backends": ["fast"]}, "unknown scan backend fast"),
+            ({"relatives": ["UMambaEnc", "UMamba"]}, "unknown relative UMamba: choose any of VMUNetV2, .*ASPVMUNet"),
             ({"stages": (5,)}, "stages"),
             ({"dims": (8, 16)}, "one entry per stage"),
             *([] if torch.cuda.is_available() else [({"device": "cuda"}, "no CUDA device")]),

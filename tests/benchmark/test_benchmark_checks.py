@@ -1,6 +1,7 @@
 """The benchmark's yardsticks are right, and a wrong result gets no speed."""
 
 import json
+import math
 import sys
 from contextlib import nullcontext
 
@@ -38,6 +39,17 @@ def scan_loop(u, delta, A, B, C, D, delta_bias):
         state = torch.exp(delta[..., t, None] * A) * state + (delta[..., t] * u[..., t])[..., None] * B[..., t]
         outputs.append((state * C[..., t]).sum(-1) + D * u[..., t])
     return torch.stack(outputs, dim=-1)
+
+
+class OffBy(torch.nn.Module):
+    """A network whose logits are larger by a factor than they should be."""
+
+    def __init__(self, network, error):
+        super().__init__()
+        self.network, self.error = network, error
+
+    def forward(self, image):
+        return (1 + self.error) * self.network(image)
 
 
 class TestYardsticks:
@@ -125,6 +137,39 @@ class TestCorrectnessFirst:
         case = NetworkCase("PlainConvUNet", 2, 8, 8, NetworkSizes(), "float16", "cpu", compiled=True, both_terms=True)
         with pytest.raises(WrongResult, match=f"of {wrong} ") if wrong else nullcontext():
             assert Checks(choose_settings(device="cpu", quick=True)).network(case) == 0
+
+    @pytest.mark.parametrize(
+        ("error", "cost", "right"),
+        [
+            (5e-5, None, True),
+            (0.01, None, False),
+            (0.01, 0.006, True),
+            (0.01, 0.004, False),
+            (0.01, math.inf, False),
+            (math.inf, 0.006, False),
+            (math.inf, math.inf, False),
+        ],
+    )
+    def test_beyond_the_tolerance_twice_the_error_of_plain_torch_is_right(self, error, cost, right):
+        reference = VMUNet(1, 2, dims=(8,), encoder_depths=(1,), decoder_depths=(1,), scan_backend="torch_chunked")
+        in_plain_torch = None if cost is None else lambda: OffBy(reference, cost)
+        compared = (OffBy(reference, error), reference, torch.float32, CPU, (8, 8), in_plain_torch)
+        if right:
+            assert correctness.check_network(*compared) == pytest.approx(error, rel=0.1)
+            return
+        with pytest.raises(WrongResult, match=f"error {error:.1e} of logits") as refused:
+            correctness.check_network(*compared)
+        assert cost is None or f"twice the {cost:.1e} of the same network in plain PyTorch" in str(refused.value)
+
+    @pytest.mark.parametrize("wrong", [False, True])
+    def test_u_mamba_enc_whose_roundings_add_up_in_bf16(self, monkeypatch, wrong):
+        """To 15 % with these weights."""
+        case = FamilyCase.of(NetworkCase("VM-UNet", 1, 64, 64, NetworkSizes(), "bfloat16", "cpu"), "UMambaEnc")
+        network = case.network()
+        monkeypatch.setattr(FamilyCase, "network", lambda _: OffBy(network, 0.5) if wrong else network)
+        with pytest.raises(WrongResult, match="of the same network in plain PyTorch") if wrong else nullcontext():
+            error = Checks(choose_settings(device="cpu", dtype="bfloat16", quick=True)).family(case)
+            assert AUTOCAST_TOLERANCE[torch.bfloat16] < error < 0.2
 
     def test_a_result_that_is_not_finite_is_wrong(self):
         assert relative_l2(torch.tensor([1.0, float("nan")]), torch.ones(2)) == float("inf")

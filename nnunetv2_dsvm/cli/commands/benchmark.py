@@ -48,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="measure all networks with torch.compile as well, and not only PlainConvUNet on CUDA, which nnU-Net "
         "compiles there",
     )
+    parser.add_argument(
+        "--relatives",
+        nargs="+",
+        metavar="NAME",
+        help="of the suite family: the networks' class names, as VMUNetV2 UMambaEnc (default: all)",
+    )
     parser.add_argument("--repeats", type=int, help="at least so many timed calls (default: 3 on a CPU, else 10)")
     parser.add_argument("--quick", action="store_true", help="tiny shapes, to see that everything works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too, after each result")
@@ -76,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
         decoder_depths=args.decoder_depths,
         d_state=args.d_state,
         compile=args.compile,
+        relatives=args.relatives,
         repeats=args.repeats,
         quick=args.quick,
     )

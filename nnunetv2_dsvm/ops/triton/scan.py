@@ -92,11 +92,15 @@ def _merge(
 
 
 def _visits(shape: ScanShape, device: torch.device) -> Tensor:
-    """1 where a direction visits a token and 0 elsewhere, `(L, K)`; by arithmetic, so that a CUDA graph records it."""
-    places = torch.unravel_index(torch.arange(shape.length, device=device), shape.sizes)
-    number = torch.zeros_like(places[0])
-    for place in places:
-        number = number * shape.step + place % shape.step
+    """1 where a direction visits a token and 0 elsewhere, `(L, K)`.
+
+    By arithmetic on the device: a CUDA graph cannot record a copy from the CPU, as `torch.unravel_index` makes two.
+    """
+    token, place_value = torch.arange(shape.length, device=device), 1
+    number = torch.zeros_like(token)
+    for size in reversed(shape.sizes):
+        number += token % size % shape.step * place_value
+        token, place_value = token // size, place_value * shape.step
     numbers = []
     for order in shape.orders or ():
         numbers.append(0)
