@@ -91,8 +91,8 @@ def check_network(
     cost = relative_l2(_logits(in_plain_torch(), image, dtype, device), expected)
     if not error <= 2 * cost < math.inf:
         raise WrongResult(
-            f"{name}: relative L2 error {error:.1e} of logits against the reference in float64; at most {tolerance:.0e} "
-            f"is right, or twice the {cost:.1e} of the same network in plain PyTorch and {dtype}"
+            f"{name}: relative L2 error {error:.1e} of logits against the reference in float64; at most "
+            f"{tolerance:.0e} is right, or twice the {cost:.1e} of the same network in plain PyTorch and {dtype}"
         )
     return error
 
