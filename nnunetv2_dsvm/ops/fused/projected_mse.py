@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from nnunetv2_dsvm.ops.device import on_its_device
 from nnunetv2_dsvm.ops.dispatch import fused_backend, fused_operators, saves_for_backward
 from nnunetv2_dsvm.ops.fused import resized_mse
+from nnunetv2_dsvm.ops.once_differentiable import once_differentiable
 from nnunetv2_dsvm.ops.side_branch import fork, later, product, product_later, wait
 
 _ALIGNED = 64  # elements between the starts of tensors that share memory
