@@ -171,6 +171,13 @@ def test_terms_without_gradients():
     assert [f.grad is None for f in encoder + decoder] == [True, False, True, True, True, True]
 
 
+def test_projections_on_another_device_are_torchs_to_refuse():
+    """The operator's conversions would copy the weights from there without a word."""
+    module, *features = make_terms([(1, 2), (1, 1), (1, 1)])
+    with pytest.raises(RuntimeError, match="device meta is not on the expected device"):
+        module.to("meta")(*features)
+
+
 def test_a_penalty_on_the_gradients_is_refused():
     """It would be a constant to autograd: no upstream gradient of a sum of losses requires one itself."""
     module, encoder, decoder = make_terms([(1, 2), (1, 1), (1, 1)])

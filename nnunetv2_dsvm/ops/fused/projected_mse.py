@@ -40,12 +40,13 @@ class ProjectedPair(NamedTuple):
 def supports(pairs: Sequence[ProjectedPair]) -> bool:
     """Whether `projected_mse` takes these pairs.
 
-    Students are of one type, fp32 or bf16, and `resized_mse` takes what they are projected to.
+    All is on one GPU, students are of one type, fp32 or bf16, and `resized_mse` takes what they are projected to.
     """
     return (
         bool(pairs)
         and pairs[0].student.dtype in (torch.float32, torch.bfloat16)
         and all(pair.student.dtype == pairs[0].student.dtype for pair in pairs)
+        and all(t.device == pairs[0].student.device for pair in pairs for t in pair)
         and all(t.dtype == torch.float32 for pair in pairs for t in (pair.weight, pair.bias))
         and all(_takes(pair) for pair in pairs)
     )
