@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from nnunetv2_dsvm.cuda_graphs import averaged_gradients
 from nnunetv2_dsvm.cuda_graphs.autograd_graph import leaves_reached, weights_are_computed, weights_are_shared
 from nnunetv2_dsvm.cuda_graphs.two_parts import Cut, gradients_in_two_parts
+from nnunetv2_dsvm.ops.once_differentiable import once_differentiable
 from nnunetv2_dsvm.ops.side_branch import side_branch, wait
 
 
@@ -225,7 +226,7 @@ class _Replay(torch.autograd.Function):
         return tuple(t.detach() for t in recorded.outputs)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx, *grads: Tensor):
         if ctx.hold is None:
             raise RuntimeError(

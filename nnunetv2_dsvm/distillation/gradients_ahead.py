@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from nnunetv2_dsvm.distillation.precision import at_least_fp32
+from nnunetv2_dsvm.ops.once_differentiable import once_differentiable
 
 
 def with_gradients_ahead(loss: Callable[..., Tensor], *maps: Tensor) -> Tensor:

@@ -184,6 +184,17 @@ def test_large_maps_with_a_large_mean_keep_their_digits(offset):
     assert abs(value - exact) <= 1e-3 * exact
 
 
+def test_a_penalty_on_gradients_ahead_is_refused():
+    """It would be a constant to autograd, and so missing from the gradient without a word."""
+    student = torch.randn(3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(
+        with_gradients_ahead(lambda x: x.square().sum(), student), student, create_graph=True
+    )
+    assert torch.equal(gradient, 2 * student)
+    with pytest.raises(RuntimeError, match="_WithGradientsAheadBackward.*differentiated again"):
+        gradient.square().sum().backward()
+
+
 def test_gradients_ahead_are_there_whatever_needs_one():
     a, b = (torch.randn(3, dtype=torch.float64, requires_grad=True) for _ in range(2))
     inputs = [a, torch.randn(3, dtype=torch.float64), b]

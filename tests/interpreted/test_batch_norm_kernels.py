@@ -79,6 +79,31 @@ def test_the_operator():
     assert not supports(x, torch.randn(2, 1, 5, 5))
 
 
+@pytest.mark.parametrize("change", ["statistics stay", "none", "not affine", "no bias", "strided"])
+def test_other_norms_of_the_expanding_layer(change):
+    """Running statistics that are switched off stay as they are; what is not there is torch's to leave out."""
+    tiny = {"dims": (2, 4, 8, 16), "encoder_depths": (1, 1, 1, 1), "decoder_depths": (1, 1, 1)}
+    layer = MSVMUNet(1, 2, **tiny).decoder.expandings[0]
+    norm = layer.batch_norm
+    if change == "statistics stay":
+        norm.track_running_stats = False
+    elif change == "none":
+        layer.batch_norm = nn.BatchNorm2d(norm.num_features, track_running_stats=False)
+    elif change == "not affine":
+        layer.batch_norm = nn.BatchNorm2d(norm.num_features, affine=False)
+    elif change == "no bias":
+        layer.conv.bias = None
+    else:
+        norm.bias, layer.conv.bias = (nn.Parameter(torch.randn(norm.num_features, 2)[:, 1]) for _ in range(2))
+        norm.running_mean = torch.randn(norm.num_features, 2)[:, 1]
+    exact, x = copy.deepcopy(layer).double(), torch.randn(1, 2, 1, 16)
+    for training in (True, False):
+        y, expected = layer.train(training)(x), exact.train(training)(x.double())
+        assert relative_error(y, expected) <= 1e-5
+        for (name, ours), right in zip(layer.named_buffers(), exact.buffers(), strict=True):
+            assert torch.allclose(ours.double(), right.double(), rtol=1e-5, atol=1e-6), name
+
+
 def test_the_expanding_layer():
     """MSVM-UNet's, whose first convolution is a product here, against itself in fp64, where torch does it all.
 
@@ -103,5 +128,6 @@ def test_the_expanding_layer():
     assert layer.batch_norm.num_batches_tracked == 1
     layer.batch_norm.momentum = None
     assert relative_error(layer(x), expected) <= 1e-5
+    assert layer.eval()(x[:0]).shape == expected[:0].shape
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         layer.train()(x[:, :1, :1])

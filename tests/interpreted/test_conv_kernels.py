@@ -116,5 +116,11 @@ def test_the_operator(activation, kernel):
     with torch.autocast("cpu", torch.bfloat16):
         assert depthwise_convolution(x, weight, bias, activation).dtype == torch.bfloat16
         assert depthwise_convolution(x.double(), *exact[1:], activation).dtype == torch.float64
+    strided = torch.randn(6)[::2]
+    assert relative_error(depthwise_convolution(x, weight, strided), in_torch(x, weight, strided, False)) <= 1e-5
+    assert depthwise_convolution(x[:0], weight, bias, activation).shape == (0, 2, 4, 3)
+    for other in (weight[:2], weight.expand(-1, 2, -1, -1)):  # not of x's channels, nor of one each
+        with pytest.raises(RuntimeError, match="[Gg]iven (groups|weight)|groups"):
+            depthwise_convolution(x, other)
     wide = torch.randn(3, 1, kernel, 7)
     assert torch.equal(depthwise_convolution(x, wide, None, activation), in_torch(x, wide, None, activation == "silu"))

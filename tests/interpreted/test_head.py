@@ -57,6 +57,16 @@ def test_logits_and_gradients(classes, sizes, dtype):
         assert relative_error(ours, of_exact) <= AUTOCAST[dtype]
 
 
+def test_a_penalty_on_the_gradients_is_refused():
+    """torch's head is differentiable twice: what the product leaves out must not be left out without a word."""
+    layer, x = Head2d(8, 2, kernel_size=1), _tokens(2, 2, channels=8).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    (gradient,) = torch.autograd.grad(y.float().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="_ByRowsBackward.*differentiated again"):
+        gradient.square().sum().backward()
+
+
 @pytest.mark.parametrize(
     ("classes", "sizes", "dtype"),
     [(8, (6, 8), torch.bfloat16), (2, (3, 3), torch.bfloat16), (2, (6, 8), torch.float32)], ids=str,

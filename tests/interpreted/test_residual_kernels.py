@@ -36,4 +36,8 @@ def test_stochastic_depth():
     for stream in (x, x[:1]):
         torch.manual_seed(0)
         assert torch.equal(drop_path.added(stream, branch), stream + dropped)
+    assert drop_path.added(x[:0], branch[:0]).shape == (0, 2, 3)
+    for scale in (torch.tensor(2.0).expand(6, 1, 1), torch.full((1, 1, 1), 2.0)):  # of one number in memory
+        assert torch.equal(scaled_sum(x, branch, scale), x + 2 * branch)
+    assert torch.equal(DropPath(1.0).added(x, branch), x)
     assert torch.equal(drop_path.eval().added(x, branch), x + branch)

@@ -171,6 +171,24 @@ def test_terms_without_gradients():
     assert [f.grad is None for f in encoder + decoder] == [True, False, True, True, True, True]
 
 
+def test_projections_on_another_device_are_torchs_to_refuse():
+    """The operator's conversions would copy the weights from there without a word."""
+    module, *features = make_terms([(1, 2), (1, 1), (1, 1)])
+    with pytest.raises(RuntimeError, match="device meta is not on the expected device"):
+        module.to("meta")(*features)
+
+
+def test_a_penalty_on_the_gradients_is_refused():
+    """It would be a constant to autograd: no upstream gradient of a sum of losses requires one itself."""
+    module, encoder, decoder = make_terms([(1, 2), (1, 1), (1, 1)])
+    decoder[1].requires_grad_()
+    for value in module(encoder, decoder).values():
+        (gradient,) = torch.autograd.grad(value, decoder[1], create_graph=True)
+        assert gradient.isfinite().all()
+        with pytest.raises(RuntimeError, match="_ProjectedMSEBackward.*differentiated again"):
+            (value + gradient.square().sum()).backward()
+
+
 def test_fp16_does_not_overflow():
     """Features of 60,000: their projections exceed fp16's 65,504, and so must not be of fp16."""
     module, *features = make_terms([(4, 8), (2, 4), (1, 2)])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nnunetv2_dsvm.architecture.blocks.convolution import Convolution, channels_first, channels_last
 from nnunetv2_dsvm.ops.dispatch import fused_backend
+from nnunetv2_dsvm.ops.once_differentiable import once_differentiable
 
 _ALIGNMENT = 8  # numbers of 16 bit: the 16 bytes that tensor cores' products load at once
 
@@ -74,7 +75,7 @@ class _ByRows(torch.autograd.Function):
         return F.linear(rows, matrix, bias.repeat(pixels))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         rows, matrix = ctx.saved_tensors
         pixels, classes = ctx.blocks[:2]

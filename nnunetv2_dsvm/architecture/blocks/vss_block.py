@@ -92,7 +92,7 @@ class DropPath(nn.Module):
         if not self.training or self.probability == 0.0:
             return None
         keep = 1.0 - self.probability
-        return x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep) / keep
+        return x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep) / (keep or 1.0)
 
 
 class VSSBlock(nn.Module):

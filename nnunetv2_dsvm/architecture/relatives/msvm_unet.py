@@ -173,12 +173,15 @@ class _Expanding(nn.Module):
     def _convolved(self, x: Tensor) -> Tensor:
         """conv(ReLU(batch_norm(x))) of `(B, H, W, channels)`."""
         norm, conv = self.batch_norm, self.conv
-        by_kernel = type(norm) is nn.BatchNorm2d and normalised.supports(x, conv.weight)
-        if not by_kernel or norm.momentum is None:  # None: means of all batches so far
+        usual = type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats
+        if (
+            not usual
+            or norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None
+            or norm.momentum is None  # means of all batches so far
+            or conv.bias is None or not normalised.supports(x, conv.weight)
+        ):  # fmt: skip
             return depthwise_convolution(channels_last(F.relu(norm(channels_first(x)))), conv.weight, conv.bias)
-        assert norm.running_mean is not None and norm.running_var is not None and conv.bias is not None
         if norm.training:
-            assert norm.num_batches_tracked is not None
             norm.num_batches_tracked.add_(1)
         return normalised.normalised_convolution(
             x, norm.running_mean, norm.running_var, norm.weight, norm.bias, conv.weight, conv.bias,

@@ -42,8 +42,10 @@ def depthwise_convolution(
 
 
 def _by_kernel(x: Tensor, weight: Tensor) -> bool:
-    size, *others = weight.shape[2:]
-    return size in _KERNELS[x.ndim] and all(other == size for other in others)
+    """Whether the weight is of a kernel that is there and of x's channels; what is not is torch's, also to refuse."""
+    size = weight.shape[-1]
+    fits = weight.shape == (x.shape[-1], 1, *[size] * (x.ndim - 2)) and x.numel() > 0
+    return fits and size in _KERNELS.get(x.ndim, ())
 
 
 @torch.library.custom_op("nnunetv2_dsvm::depthwise_convolution", mutates_args=())

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from nnunetv2_dsvm.ops.device import on_its_device
 from nnunetv2_dsvm.ops.dispatch import fused_backend, fused_operators, saves_for_backward
 from nnunetv2_dsvm.ops.fused import resized_mse
+from nnunetv2_dsvm.ops.once_differentiable import once_differentiable
 from nnunetv2_dsvm.ops.side_branch import fork, later, product, product_later, wait
 
 _ALIGNED = 64  # elements between the starts of tensors that share memory
@@ -40,12 +40,13 @@ class ProjectedPair(NamedTuple):
 def supports(pairs: Sequence[ProjectedPair]) -> bool:
     """Whether `projected_mse` takes these pairs.
 
-    Students are of one type, fp32 or bf16, and `resized_mse` takes what they are projected to.
+    All is on one GPU, students are of one type, fp32 or bf16, and `resized_mse` takes what they are projected to.
     """
     return (
         bool(pairs)
         and pairs[0].student.dtype in (torch.float32, torch.bfloat16)
         and all(pair.student.dtype == pairs[0].student.dtype for pair in pairs)
+        and all(t.device == pairs[0].student.device for pair in pairs for t in pair)
         and all(t.dtype == torch.float32 for pair in pairs for t in (pair.weight, pair.bias))
         and all(_takes(pair) for pair in pairs)
     )

@@ -16,7 +16,7 @@ _MAX_ELEMENTS = 2**31  # of the student, and of one image of the teacher: the ke
 def supports(student: Tensor, teacher: Tensor) -> bool:
     """Whether `resized_mse` takes these maps `(B, C, h, w)` and `(B, C, H, W)`.
 
-    They have two spatial axes and are on a GPU, of fp32 or 16 bit, and H / h and W / w are whole numbers from 1 to 16.
+    They have two spatial axes and are on one GPU, of fp32 or 16 bit; H / h and W / w are whole numbers from 1 to 16.
     """
     if student.ndim != 4 or not 0 < student.numel() < _MAX_ELEMENTS or teacher[0].numel() >= _MAX_ELEMENTS:
         return False
@@ -28,9 +28,10 @@ def supports(student: Tensor, teacher: Tensor) -> bool:
 
 
 def _backend(student: Tensor, teacher: Tensor) -> str | None:
-    """Whose fused operators take both maps."""
+    """Whose fused operators take both maps, on one device."""
     backend = fused_backend(student.device, student.dtype)
-    return backend if backend == fused_backend(teacher.device, teacher.dtype) else None
+    alike = student.device == teacher.device and backend == fused_backend(teacher.device, teacher.dtype)
+    return backend if alike else None
 
 
 def resized_mse(student: Tensor, teacher: Tensor) -> Tensor:

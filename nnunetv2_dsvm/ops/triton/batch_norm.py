@@ -42,12 +42,17 @@ def batch_statistics(u: Tensor, settings: LaunchSettings) -> tuple[Tensor, Tenso
     return mean, var
 
 
+def _norm(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Norm:
+    """Of tensors that the kernels read one number after the other."""
+    return Norm(mean.contiguous(), var.contiguous(), weight.contiguous(), bias.contiguous(), eps)
+
+
 def normalised_forward(
     u: Tensor, mean: Tensor, var: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, weight: Tensor,
     bias: Tensor, settings: LaunchSettings,
 ) -> Tensor:  # fmt: skip
     """As `FusedOperators.normalised_convolution_forward`."""
-    norm = Norm(mean, var, norm_weight, norm_bias, eps)
+    norm = _norm(mean, var, norm_weight, norm_bias, eps)
     return plain_forward(u.contiguous(), weight, bias, norm, settings)
 
 
@@ -58,11 +63,11 @@ def normalised_backward(
     """As `FusedOperators.normalised_convolution_backward`."""
     from nnunetv2_dsvm.ops.triton.kernels.batch_norm import norm_gradient_kernel
 
-    u, norm = u.contiguous(), Norm(mean, var, norm_weight, norm_bias, eps)
+    u, norm = u.contiguous(), _norm(mean, var, norm_weight, norm_bias, eps)
     (grad_u, grad_weight, grad_bias), sums = plain_backward(grad, u, weight, bias, norm, settings)
     assert sums is not None
     dot, grad_norm_bias = sums
-    grad_norm_weight = torch.empty_like(norm_weight)
+    grad_norm_weight = torch.empty_like(norm.weight)
     channels = u.shape[-1]
     rows, blocks = u.numel() // channels, _blocks(channels, _GRADIENT_TILE)
     norm_gradient_kernel[math.ceil(rows / blocks["BLOCK_R"]), math.ceil(channels / blocks["BLOCK_C"])](

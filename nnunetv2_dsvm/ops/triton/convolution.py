@@ -53,9 +53,7 @@ class Norm(NamedTuple):
 _NO_NORM = (None,) * len(Norm._fields)
 
 
-def convolution_forward(
-    u: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, settings: LaunchSettings
-) -> Tensor:  # fmt: skip
+def convolution_forward(u: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, settings: LaunchSettings) -> Tensor:
     """As `FusedOperators.convolution_forward`, of images `(B, H, W, C)` or volumes `(B, D, H, W, C)`."""
     u = u.contiguous()
     out = torch.empty_like(u)
@@ -70,6 +68,7 @@ def convolution_backward(
     from nnunetv2_dsvm.ops.triton.kernels.conv_backward import conv_silu_backward_kernel, volume_weight_kernel
 
     grad, u, weight = grad.contiguous(), u.contiguous(), weight.contiguous()
+    bias = None if bias is None else bias.contiguous()
     volumes = u.ndim == 5
     if not (silu or volumes):
         return plain_backward(grad, u, weight, bias, None, settings, put_off=own)[0]
@@ -147,7 +146,8 @@ def _convolve(
     plan = _VOLUME if volumes else _LARGE_FORWARD if weight.shape[-1] > 3 else plan
     grid, rows, of_plan = _launch(u, weight, plan, settings)
     conv_kernel[grid](
-        u, weight.contiguous(), bias, *(norm or _NO_NORM), grad, out, *_sizes(u), rows,
+        u, weight.contiguous(), None if bias is None else bias.contiguous(), *(norm or _NO_NORM), grad, out,
+        *_sizes(u), rows,
         PLANES=of_plan["K"] if volumes else 1, **constants, **of_plan, num_warps=_WARPS,
     )  # fmt: skip
 

@@ -55,6 +55,6 @@ def scaled_sum(x: Tensor | None, branch: Tensor, scale: Tensor) -> Tensor:
     out = torch.empty_like(branch)
     elements, block = branch[0].numel(), 2048
     scaled_sum_kernel[(math.ceil(elements / block), len(branch))](
-        None if x is None else x.contiguous(), branch, scale, out, elements, BLOCK=block
+        None if x is None else x.contiguous(), branch, scale.contiguous(), out, elements, BLOCK=block
     )
     return out

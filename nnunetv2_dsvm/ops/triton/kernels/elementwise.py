@@ -55,7 +55,7 @@ def merge_kernel(
 def scaled_sum_kernel(x_ptr, branch_ptr, scale_ptr, out_ptr, elements, BLOCK: tl.constexpr):
     """x + scale * branch of images of so many elements, which have a factor each; without x the second term."""
     image = tl.program_id(1).to(tl.int64)
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     place = image * elements + i
     scale = tl.load(scale_ptr + image).to(tl.float32)
     out = scale * tl.load(branch_ptr + place, mask=i < elements, other=0.0).to(tl.float32)
