@@ -136,13 +136,13 @@ class FusedOperators(ABC):
 
     @abstractmethod
     def resized_mse(self, student: Tensor, teacher: Tensor, upstream: Tensor | None) -> Tensor:
-        """The value of `maps.resized_mse.resized_mse`, or the student's gradient from `upstream`, the value's."""
+        """The value of `fused.resized_mse.resized_mse`, or the student's gradient from `upstream`, the value's."""
 
     @abstractmethod
     def resized_mse_ahead(
         self, students: Sequence[Tensor], teachers: Sequence[Tensor], gradients: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """The mean of the values of `maps.resized_mse.resized_mse` of some pairs, whose maps are read once.
+        """The mean of the values of `fused.resized_mse.resized_mse` of some pairs, whose maps are read once.
 
         Args:
             students, teachers: of each pair; one at least.
@@ -155,7 +155,7 @@ class FusedOperators(ABC):
 
     @abstractmethod
     def average_pool(self, features: Tensor, window: Sequence[int]) -> Tensor:
-        """As `maps.average_pool.average_pool`."""
+        """As `fused.average_pool.average_pool`."""
 
     @abstractmethod
     def average_pool_backward(self, grad: Tensor, window: Sequence[int]) -> Tensor:
