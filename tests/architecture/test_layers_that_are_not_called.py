@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations, prune
 from nnunetv2_dsvm.architecture.relatives.msvm_unet import MSVMUNet
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 
-SIZES = {"dims": (4, 8), "encoder_depths": (1, 1), "decoder_depths": (1, 1), "d_state": 1}
+SIZES = {"dims": (16, 32), "encoder_depths": (1, 1), "decoder_depths": (1, 1), "d_state": 1}
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "VMUNet": lambda: VMUNet(1, 2, **SIZES, drop_path_rate=0.5),
     "without a scan": lambda: VMUNet(1, 2, **SIZES, drop_path_rate=0.5, scan=False),
@@ -23,8 +23,13 @@ IMAGE = torch.randn(2, 1, 32, 32)
 
 @pytest.fixture(params=NETWORKS)
 def network(request) -> nn.Module:
+    """Of weights so large that the logits depend on each layer."""
     torch.manual_seed(0)
-    return NETWORKS[request.param]()
+    network = NETWORKS[request.param]()
+    for weight in network.parameters():
+        if weight.ndim > 1:
+            nn.init.normal_(weight, std=0.3)
+    return network
 
 
 def _convolutions(network: nn.Module) -> list[nn.Module]:
@@ -40,7 +45,7 @@ def test_taps_see_every_convolution_and_stochastic_depth(network):
             module.register_forward_hook(lambda *_, name=name: seen.add(name))
     hooked = {name for name, module in network.named_modules() if module._forward_hooks}
     torch.manual_seed(1)
-    torch.testing.assert_close(network(IMAGE), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(network(IMAGE), expected, rtol=1e-3, atol=1e-4)
     assert seen == hooked
 
 
@@ -57,7 +62,7 @@ def test_pruned_weights_learn(network):
     expected = network.eval()(IMAGE)
     for layer in _convolutions(network):
         prune.remove(layer, "weight")
-    torch.testing.assert_close(network(IMAGE), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(network(IMAGE), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_weights_that_are_computed(network):
@@ -67,7 +72,19 @@ def test_weights_that_are_computed(network):
         layer.weight.data *= 2
     for layer in _convolutions(network):
         parametrizations.weight_norm(layer).parametrizations.weight.original0.data *= 2
-    torch.testing.assert_close(network(IMAGE), expected(IMAGE), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(network(IMAGE), expected(IMAGE), rtol=1e-3, atol=1e-4)
+
+
+def test_what_is_around_the_image(network):
+    """Its edge, here: as if the layers were called, and not zeros."""
+    with_zeros = network.eval()(IMAGE)
+    for layer in _convolutions(network):
+        layer.padding_mode = "replicate" if layer.groups > 1 and layer.kernel_size == (3, 3) else "zeros"
+    repeated = network(IMAGE)
+    assert not torch.allclose(repeated, with_zeros, rtol=1e-2, atol=1e-2)
+    for layer in _convolutions(network):
+        layer.register_forward_hook(lambda *_: None)
+    torch.testing.assert_close(network(IMAGE), repeated, rtol=1e-3, atol=1e-4)
 
 
 def test_another_layer_in_the_place_of_stochastic_depth(network):

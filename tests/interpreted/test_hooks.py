@@ -33,6 +33,16 @@ def test_of_msvm_unet(name, channels):
     assert called == inside
 
 
+def test_an_expanding_layer_with_other_norms_and_without_a_bias():
+    """As in fp64, which is torch's."""
+    x = torch.randn(1, 3, 4, 8)
+    for norm, bias in ({"track_running_stats": False}, True), ({"affine": False}, True), ({}, False):
+        layer = MSVMUNet(1, 2, **SIZES).decoder.expandings[1]
+        layer.batch_norm = nn.BatchNorm2d(16, **norm)
+        layer.conv = nn.Conv2d(16, 16, 3, padding=1, groups=16, bias=bias)
+        assert relative_error(layer(x), copy.deepcopy(layer).double()(x.double())) <= 1e-5
+
+
 def test_of_vm_unet():
     """With a hook the block is composed of its layers; the norm behind the scan is computed with the gate alone."""
     block = VSSBlock(4, d_state=1)

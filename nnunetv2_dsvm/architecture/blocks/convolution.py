@@ -44,9 +44,12 @@ def is_plain(*layers: nn.Module) -> bool:
     """Whether layers may be computed from their weights without being called.
 
     Taps, pruning and the older norms of weights are hooks, which run in a call; a layer that was put in the place of
-    torch's own has a call of its own.
+    torch's own has a call of its own. Convolutions are those with zeros around the grid.
     """
-    return all(type(layer).forward in _PLAIN and not has_hooks(layer) for layer in layers)
+    return all(
+        type(layer).forward in _PLAIN and not has_hooks(layer) and getattr(layer, "padding_mode", "zeros") == "zeros"
+        for layer in layers
+    )
 
 
 def depthwise(layer: Convolution, x: Tensor, activation: Literal["silu", "none"] = "none") -> Tensor:

@@ -185,8 +185,9 @@ class _Expanding(nn.Module):
         """conv(ReLU(batch_norm(x))) of `(B, H, W, channels)`."""
         norm, conv = self.batch_norm, self.conv
         by_kernel = is_plain(norm, conv) and normalised.supports(x, conv.weight)
-        # No momentum: means of all batches so far. No statistics or weights: a norm that was built without.
-        if not by_kernel or any(part is None for part in (norm.momentum, norm.running_mean, norm.weight)):
+        # No momentum: means of all batches so far. The others: layers that were built without.
+        needed = norm.momentum, norm.running_mean, norm.weight, conv.bias
+        if not by_kernel or any(part is None for part in needed):
             return depthwise(conv, channels_last(F.relu(norm(channels_first(x)))))
         assert norm.running_mean is not None and norm.running_var is not None and conv.bias is not None
         assert norm.momentum is not None
