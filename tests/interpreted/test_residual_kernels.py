@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers.scan_inputs import relative_error
 
-from nnunetv2_dsvm.architecture.blocks.vss_block import DropPath
+from nnunetv2_dsvm.architecture.blocks.vss_block import DropPath, added
 from nnunetv2_dsvm.ops.fused.residual import scaled_sum
 from nnunetv2_dsvm.ops.testing import TOLERANCE
 
@@ -35,9 +35,9 @@ def test_stochastic_depth():
     dropped = drop_path(branch)
     for stream in (x, x[:1]):
         torch.manual_seed(0)
-        assert torch.equal(drop_path.added(stream, branch), stream + dropped)
-    assert drop_path.added(x[:0], branch[:0]).shape == (0, 2, 3)
+        assert torch.equal(added(stream, branch, drop_path), stream + dropped)
+    assert added(x[:0], branch[:0], drop_path).shape == (0, 2, 3)
     for scale in (torch.tensor(2.0).expand(6, 1, 1), torch.full((1, 1, 1), 2.0)):  # of one number in memory
         assert torch.equal(scaled_sum(x, branch, scale), x + 2 * branch)
-    assert torch.equal(DropPath(1.0).added(x, branch), x)
-    assert torch.equal(drop_path.eval().added(x, branch), x + branch)
+    assert torch.equal(added(x, branch, DropPath(1.0)), x)
+    assert torch.equal(added(x, branch, drop_path.eval()), x + branch)

@@ -2,10 +2,9 @@
 
 from torch import Tensor, nn
 
-from nnunetv2_dsvm.architecture.blocks.convolution import convolution
+from nnunetv2_dsvm.architecture.blocks.convolution import convolution, depthwise
 from nnunetv2_dsvm.architecture.blocks.layer_norm import LayerNorm
-from nnunetv2_dsvm.architecture.blocks.vss_block import DropPath
-from nnunetv2_dsvm.ops.fused.depthwise import depthwise_convolution
+from nnunetv2_dsvm.architecture.blocks.vss_block import DropPath, added
 from nnunetv2_dsvm.ops.layer_norm import layer_norm
 
 
@@ -31,7 +30,7 @@ class GatedConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x, z = self.in_proj(x).chunk(2, dim=-1)
-        y = depthwise_convolution(x, self.conv.weight, self.conv.bias, "silu")
+        y = depthwise(self.conv, x, "silu")
         norm = self.out_norm
         return self.out_proj(layer_norm(y, norm.weight, norm.bias, norm.eps, gate=z, dtype=z.dtype))
 
@@ -50,4 +49,4 @@ class GatedConvolutionBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop_path.added(x, self.gated_convolution(self.norm(x)))
+        return added(x, self.gated_convolution(self.norm(x)), self.drop_path)

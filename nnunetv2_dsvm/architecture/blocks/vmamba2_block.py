@@ -6,10 +6,10 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_dsvm.architecture.blocks.convolution import depthwise
 from nnunetv2_dsvm.architecture.blocks.directional_scan import DirectionalScan
 from nnunetv2_dsvm.architecture.blocks.layer_norm import LayerNorm
-from nnunetv2_dsvm.architecture.blocks.vss_block import DropPath
-from nnunetv2_dsvm.ops.fused.depthwise import depthwise_convolution
+from nnunetv2_dsvm.architecture.blocks.vss_block import DropPath, added
 from nnunetv2_dsvm.ops.layer_norm import layer_norm
 
 
@@ -37,7 +37,7 @@ class UngatedSS2D(DirectionalScan):
     def forward(self, x: Tensor) -> Tensor:
         x = self.in_proj(x)
         dtype = x.dtype
-        x = depthwise_convolution(x, self.conv.weight, activation="silu")
+        x = depthwise(self.conv, x, "silu")
         norm = self.out_norm
         return self.out_proj(layer_norm(self.scan(x), norm.weight, norm.bias, norm.eps, dtype=dtype))
 
@@ -83,8 +83,8 @@ class VMamba2Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.drop_path.added(x, self.ss2d(self.norm(x)))
-        return self.drop_path.added(x, self.ffn(self.norm2(x)))
+        x = added(x, self.ss2d(self.norm(x)), self.drop_path)
+        return added(x, self.ffn(self.norm2(x)), self.drop_path)
 
 
 class HalvingConvolution(nn.Module):

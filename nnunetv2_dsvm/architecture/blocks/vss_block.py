@@ -8,11 +8,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from nnunetv2_dsvm.architecture.blocks.convolution import convolution
+from nnunetv2_dsvm.architecture.blocks.convolution import convolution, depthwise, has_hooks, is_plain
 from nnunetv2_dsvm.architecture.blocks.directional_scan import DirectionalScan
 from nnunetv2_dsvm.architecture.blocks.layer_norm import LayerNorm
 from nnunetv2_dsvm.ops import ScanOrder
-from nnunetv2_dsvm.ops.fused.depthwise import depthwise_convolution
 from nnunetv2_dsvm.ops.fused.residual import scaled_sum
 from nnunetv2_dsvm.ops.fused_block import NormWeights, ss2d_block
 from nnunetv2_dsvm.ops.layer_norm import layer_norm
@@ -51,10 +50,11 @@ class SS2D(DirectionalScan):
     def forward(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
         """SS2D(norm(x)), or without a norm SS2D(x).
 
-        With the norm it is one fused operator where the kernels for that can run; without, `scan` is, and the
-        norm behind it.
+        With the norm it is one fused operator where the kernels for that can run and the layers are plain; without,
+        `scan` is, and the norm behind it.
         """
-        if norm is not None and self._fused(x):
+        plain = is_plain(self.in_proj, self.conv, self.out_proj)
+        if norm is not None and plain and not has_hooks(norm) and self._fused(x):
             assert self.conv.bias is not None
             projection, A = scan_weights(self.x_proj, self.dt_proj, self.A_log)
             return ss2d_block(
@@ -62,7 +62,7 @@ class SS2D(DirectionalScan):
                 self.D, self.dt_bias, _weights(self.out_norm), self.out_proj.weight, self.scan_backend, self.orders,
             )  # fmt: skip
         x, z = self.in_proj(x if norm is None else norm(x)).chunk(2, dim=-1)
-        x = depthwise_convolution(x, self.conv.weight, self.conv.bias, "silu")
+        x = depthwise(self.conv, x, "silu")
         y = self.scan(x)
         return self.out_proj(layer_norm(y, *_weights(self.out_norm), gate=z, dtype=z.dtype))
 
@@ -79,20 +79,23 @@ class DropPath(nn.Module):
         self.probability = probability
 
     def forward(self, x: Tensor) -> Tensor:
-        factors = self._factors(x)
+        factors = self.factors(x)
         return x if factors is None else x * factors
 
-    def added(self, x: Tensor, branch: Tensor) -> Tensor:
-        """x + DropPath(branch), in one pass over memory on GPUs."""
-        factors = self._factors(branch)
-        return x + branch if factors is None else scaled_sum(x, branch, factors)
-
-    def _factors(self, x: Tensor) -> Tensor | None:
+    def factors(self, x: Tensor) -> Tensor | None:
         """Of each sample, `(B, 1, …)`; None for ones."""
         if not self.training or self.probability == 0.0:
             return None
         keep = 1.0 - self.probability
         return x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep) / (keep or 1.0)
+
+
+def added(x: Tensor, branch: Tensor, drop_path: nn.Module) -> Tensor:
+    """x + drop_path(branch); with stochastic depth in one pass over memory on GPUs, unless something has to see it."""
+    if type(drop_path) is not DropPath or has_hooks(drop_path):
+        return x + drop_path(branch)
+    factors = drop_path.factors(branch)
+    return x + branch if factors is None else scaled_sum(x, branch, factors)
 
 
 class VSSBlock(nn.Module):
@@ -107,4 +110,4 @@ class VSSBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop_path.added(x, self.ss2d(x, self.norm))
+        return added(x, self.ss2d(x, self.norm), self.drop_path)

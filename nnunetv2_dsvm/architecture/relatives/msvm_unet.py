@@ -2,12 +2,19 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunetv2_dsvm.architecture.blocks.checkpointed_blocks import Blocks
-from nnunetv2_dsvm.architecture.blocks.convolution import all_channels_first, channels_first, channels_last
+from nnunetv2_dsvm.architecture.blocks.convolution import (
+    all_channels_first,
+    channels_first,
+    channels_last,
+    depthwise,
+    is_plain,
+)
 from nnunetv2_dsvm.architecture.blocks.initial_weights import linear_weights_truncated_normal
 from nnunetv2_dsvm.architecture.blocks.layer_norm import LayerNorm
 from nnunetv2_dsvm.architecture.blocks.stochastic_depth import drop_path_rates
@@ -141,11 +148,15 @@ class _MultiScaleFFN(nn.Module):
         self.fc2 = nn.Linear(wide, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(depthwise_convolution(F.gelu(self.fc1(x)), self._kernel()))
+        hidden = F.gelu(self.fc1(x))
+        if is_plain(*self.convs):
+            return self.fc2(depthwise_convolution(hidden, self._kernel()))
+        of_channels = channels_first(hidden)
+        return self.fc2(hidden + sum(channels_last(conv(of_channels)) for conv in self.convs))
 
     def _kernel(self) -> Tensor:
         """h and its three convolutions are one convolution: the kernels, centred, and 1 in the middle."""
-        of_one, of_three, of_five = self.convs.parameters()
+        of_one, of_three, of_five = (cast(Tensor, conv.weight) for conv in self.convs)
         return F.pad(F.pad(1 + of_one, [1] * 4) + of_three, [1] * 4) + of_five
 
 
@@ -164,7 +175,7 @@ class _Expanding(nn.Module):
         self.norm = LayerNorm(out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        if fused_backend(x.device, x.dtype) is None:
+        if fused_backend(x.device, x.dtype) is None or not is_plain(self.expand):
             x = channels_last(self.expand(channels_first(x)))
         else:  # The same as a product, which adds the bias as it writes; cuDNN takes two more passes over memory.
             x = F.linear(x, self.expand.weight.flatten(1), self.expand.bias)
@@ -173,14 +184,13 @@ class _Expanding(nn.Module):
     def _convolved(self, x: Tensor) -> Tensor:
         """conv(ReLU(batch_norm(x))) of `(B, H, W, channels)`."""
         norm, conv = self.batch_norm, self.conv
-        usual = type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats
-        if (
-            not usual
-            or norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None
-            or norm.momentum is None  # means of all batches so far
-            or conv.bias is None or not normalised.supports(x, conv.weight)
-        ):  # fmt: skip
-            return depthwise_convolution(channels_last(F.relu(norm(channels_first(x)))), conv.weight, conv.bias)
+        by_kernel = is_plain(norm, conv) and normalised.supports(x, conv.weight)
+        # No momentum: means of all batches so far. The others: layers that were built without.
+        needed = norm.momentum, norm.running_mean, norm.num_batches_tracked, norm.weight, conv.bias
+        if not by_kernel or not norm.track_running_stats or any(part is None for part in needed):
+            return depthwise(conv, channels_last(F.relu(norm(channels_first(x)))))
+        assert norm.running_mean is not None and norm.running_var is not None and conv.bias is not None
+        assert norm.momentum is not None and norm.num_batches_tracked is not None
         if norm.training:
             norm.num_batches_tracked.add_(1)
         return normalised.normalised_convolution(
