@@ -9,7 +9,7 @@ from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 VARIABLE = "NNUNETV2_DSVM_CUDA_GRAPHS"
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def turned_off() -> bool:
@@ -58,7 +58,7 @@ def state_key(root: nn.Module, inputs: Sequence[Tensor], originals: Mapping[int,
         replica = own.get("_is_replica")  # nn.DataParallel's, whose weights are another copy in every call
         if (
             replica
-            or any(own[hooks] for hooks in _HOOKS)
+            or any(own[hooks] for hooks in HOOKS)
             or (grad and own["training"] and own.get("gradient_checkpointing"))
         ):
             return None

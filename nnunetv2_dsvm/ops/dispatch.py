@@ -95,6 +95,23 @@ def fused_backend(device: torch.device, dtype: torch.dtype) -> str | None:
     return None
 
 
+def common_backend(*tensors: Tensor) -> str | None:
+    """The `fused_backend` of all of them, which are on one device; None where there is no such."""
+    if len({t.device for t in tensors}) > 1:
+        return None
+    names = {fused_backend(t.device, t.dtype) for t in tensors}
+    return names.pop() if len(names) == 1 else None
+
+
+def required_backend(*maps: Tensor) -> str:
+    """The `common_backend` of maps whose operator has been asked whether it supports them; raises RuntimeError."""
+    backend = common_backend(*maps)
+    if backend is None:
+        devices = " and ".join(str(t.device) for t in maps)
+        raise RuntimeError(f"no fused operator takes maps on {devices}: ask `supports` first")
+    return backend
+
+
 def fused_operators(name: str) -> FusedOperators:
     """Those of a backend; raises RuntimeError if it has none."""
     fused = BACKENDS[name].fused

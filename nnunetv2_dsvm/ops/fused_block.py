@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunetv2_dsvm.ops.backend import FusedOperators
-from nnunetv2_dsvm.ops.device import on_its_device
+from nnunetv2_dsvm.ops.device import autocast_dtype, on_its_device
 from nnunetv2_dsvm.ops.dispatch import BACKENDS, fused_operators, saves_for_backward
 from nnunetv2_dsvm.ops.fused_core import core_backend, core_shape
 from nnunetv2_dsvm.ops.projections import output_dtype
@@ -49,8 +49,7 @@ def ss2d_block(
     Returns:
         The shape of x, in autocast's dtype, without autocast in x's.
     """
-    device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    dtype = autocast_dtype(x)
     tensors = (
         x, norm.weight, norm.bias, in_weight, conv_weight, conv_bias, projection, A, D, dt_bias,
         out_norm.weight, out_norm.bias, out_weight,

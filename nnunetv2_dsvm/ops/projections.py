@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from nnunetv2_dsvm.ops.device import on_its_device
+from nnunetv2_dsvm.ops.device import autocast_dtype, on_its_device
 from nnunetv2_dsvm.ops.side_branch import fork, later, product
 
 
@@ -41,9 +41,7 @@ def scan_weights(x_proj: Tensor, dt_proj: Tensor, A_log: Tensor) -> tuple[Tensor
         The matrix `(K * (d_inner + 2 N), d_inner)`, in autocast's type, without autocast in that of x_proj; and
         A = -exp(A_log).
     """
-    device = x_proj.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_proj.dtype
-    return _scan_weights(x_proj, dt_proj, A_log, dtype)
+    return _scan_weights(x_proj, dt_proj, A_log, autocast_dtype(x_proj))
 
 
 def _of_dt_and_states(matrix: Tensor, directions: int) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_dsvm.cuda_graphs.conditions import HOOKS
 from nnunetv2_dsvm.ops.fused.depthwise import depthwise_convolution
 
 Convolution = nn.Conv2d | nn.Conv3d
@@ -32,12 +33,11 @@ def all_channels_first(features: Iterable[Tensor]) -> tuple[Tensor, ...]:
 
 
 _PLAIN = tuple(layer.forward for layer in (nn.Linear, nn.Conv2d, nn.Conv3d, nn.BatchNorm2d, nn.LayerNorm))
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether something has to see the calls of a module."""
-    return any(getattr(module, hooks) for hooks in _HOOKS)
+    return any(getattr(module, hooks) for hooks in HOOKS)
 
 
 def is_plain(*layers: nn.Module) -> bool:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunetv2_dsvm.architecture.blocks.convolution import Convolution, channels_first, channels_last
+from nnunetv2_dsvm.ops.device import autocast_dtype
 from nnunetv2_dsvm.ops.dispatch import fused_backend
 from nnunetv2_dsvm.ops.once_differentiable import once_differentiable
 
@@ -43,8 +44,7 @@ def _by_rows(layer: Convolution, x: Tensor) -> Tensor | None:
     None where the convolution is as good, where the kernels do not run, and in a program that torch compiles, exports
     or traces.
     """
-    device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    dtype = autocast_dtype(x)
     recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
     if recorded or dtype not in (torch.float16, torch.bfloat16) or fused_backend(x.device, x.dtype) is None:
         return None

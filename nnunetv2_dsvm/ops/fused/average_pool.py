@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nnunetv2_dsvm.ops.device import on_its_device
-from nnunetv2_dsvm.ops.dispatch import fused_backend, fused_operators
+from nnunetv2_dsvm.ops.dispatch import fused_backend, fused_operators, required_backend
 
 _MAX_WINDOW = 16  # per axis; the kernel's code grows with it
 
@@ -34,10 +34,7 @@ def average_pool(features: Tensor, window: tuple[int, ...]) -> Tensor:
     Returns:
         `(B, C, H / window[0], W / window[1])`, channels last in memory, in the type of `features`; summed in fp32.
     """
-    backend = fused_backend(features.device, features.dtype)
-    if backend is None:
-        raise RuntimeError(f"no fused operator takes maps on {features.device}: ask `supports` first")
-    return _average_pool(features, list(window), backend)
+    return _average_pool(features, list(window), required_backend(features))
 
 
 @torch.library.custom_op("nnunetv2_dsvm::average_pool", mutates_args=())

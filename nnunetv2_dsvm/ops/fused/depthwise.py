@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunetv2_dsvm.ops.device import on_its_device
+from nnunetv2_dsvm.ops.device import autocast_dtype, on_its_device
 from nnunetv2_dsvm.ops.dispatch import fused_backend, fused_operators
 
 _KERNELS = {4: (3, 5), 5: (3,)}  # by the axes of x; the fused kernels' registers hold the sums of no more taps
@@ -26,9 +26,7 @@ def depthwise_convolution(
     Returns:
         x's shape, in autocast's dtype, without autocast in x's. fp64, which autocast leaves alone, stays.
     """
-    device = x.device.type
-    autocast = torch.is_autocast_enabled(device) and x.dtype != torch.float64
-    dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
+    dtype = x.dtype if x.dtype == torch.float64 else autocast_dtype(x)
     backend = fused_backend(x.device, dtype)
     silu = activation == "silu"
     if backend is not None and _by_kernel(x, weight):

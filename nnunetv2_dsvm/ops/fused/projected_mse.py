@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunetv2_dsvm.ops.device import on_its_device
-from nnunetv2_dsvm.ops.dispatch import fused_backend, fused_operators, saves_for_backward
+from nnunetv2_dsvm.ops.dispatch import fused_operators, required_backend, saves_for_backward
 from nnunetv2_dsvm.ops.fused import resized_mse
 from nnunetv2_dsvm.ops.once_differentiable import once_differentiable
 from nnunetv2_dsvm.ops.side_branch import fork, later, product, product_later, wait
@@ -119,9 +119,7 @@ def _forward(
     teachers: Sequence[Tensor], save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:  # fmt: skip
     """The mean, and of the gradients without the upstream's factor the sums, the weights as one, and those by maps."""
-    backend = fused_backend(first.device, first.dtype)
-    if backend is None:
-        raise RuntimeError(f"no fused operator takes maps on {first.device}: ask `supports` first")
+    backend = required_backend(first)
     shapes = [weight.shape for weight in weights]
     matrices = first.new_empty(sum(map(_length, shapes)))
     of_pairs = [piece.flatten(1) for piece in _pieces(matrices, shapes)]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nnunetv2_dsvm.ops.device import on_its_device
-from nnunetv2_dsvm.ops.dispatch import fused_backend, fused_operators
+from nnunetv2_dsvm.ops.dispatch import common_backend, fused_operators, required_backend
 
 _MAX_SCALE = 16  # per axis; the kernel's code grows with it
 _MAX_ELEMENTS = 2**31  # of the student, and of one image of the teacher: the kernel counts in 32 bits
@@ -24,14 +24,7 @@ def supports(student: Tensor, teacher: Tensor) -> bool:
         large % small == 0 and small <= large <= _MAX_SCALE * small
         for small, large in zip(student.shape[2:], teacher.shape[2:], strict=True)
     )
-    return scales_fit and _backend(student, teacher) is not None
-
-
-def _backend(student: Tensor, teacher: Tensor) -> str | None:
-    """Whose fused operators take both maps, on one device."""
-    backend = fused_backend(student.device, student.dtype)
-    alike = student.device == teacher.device and backend == fused_backend(teacher.device, teacher.dtype)
-    return backend if alike else None
+    return scales_fit and common_backend(student, teacher) is not None
 
 
 def resized_mse(student: Tensor, teacher: Tensor) -> Tensor:
@@ -47,12 +40,7 @@ def resized_mse(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         A scalar, fp32.
     """
-    backend = _backend(student, teacher)
-    if backend is None:
-        raise RuntimeError(
-            f"no fused operator takes maps on {student.device} and {teacher.device}: ask `supports` first"
-        )
-    return _resized_mse(student, teacher, backend)
+    return _resized_mse(student, teacher, required_backend(student, teacher))
 
 
 @torch.library.custom_op("nnunetv2_dsvm::resized_mse", mutates_args=())

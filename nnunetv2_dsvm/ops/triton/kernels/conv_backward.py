@@ -17,15 +17,16 @@ from nnunetv2_dsvm.ops.triton.kernels.conv import (
 
 @triton.jit
 def _store_sums(
-    gweight_ptr, gbias_ptr, gweight, gbias, c, C, K: tl.constexpr, MIRRORED: tl.constexpr, BLOCK_C: tl.constexpr
+    gweight_ptr, gbias_ptr, gweight, gbias, c, C, p,
+    PLANES: tl.constexpr, K: tl.constexpr, MIRRORED: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """This program's, `(programs, C, K²)` and `(programs, C)`."""
+    """This program's, `(programs, C, PLANES, K²)` and `(programs, C)`; it has the taps of plane p."""
     program = (tl.program_id(0) // tl.cdiv(C, BLOCK_C)) * tl.num_programs(1) + tl.program_id(1)
     column = program.to(tl.int64) * C + c
-    tl.store(gbias_ptr + column, tl.sum(gbias, axis=0, keep_dims=True), mask=c < C)
+    tl.store(gbias_ptr + column, tl.sum(gbias, axis=0, keep_dims=True), mask=(c < C) & (p == 0))
     for t in tl.static_range(K * K):
         tap = gweight_ptr + (K * K - 1 - t if MIRRORED else t)
-        tl.store(tap + column * (K * K), tl.sum(gweight[t], axis=0, keep_dims=True), mask=c < C)
+        tl.store(tap + (column * PLANES + p) * (K * K), tl.sum(gweight[t], axis=0, keep_dims=True), mask=c < C)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -78,7 +79,7 @@ def conv_silu_backward_kernel(
                 added += (gweight[t] + u[t // K * N + j + t % K] * g,)
             gweight = added
         u = u[N:]
-    _store_sums(gweight_ptr, gbias_ptr, gweight, gbias, c, C, K, False, BLOCK_C)
+    _store_sums(gweight_ptr, gbias_ptr, gweight, gbias, c, C, 0, 1, K, False, BLOCK_C)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -163,9 +164,9 @@ def conv_backward_kernel(
         u = u[COLUMNS:]
         if mean_ptr is not None:
             loaded = loaded[COLUMNS:]
-    _store_sums(gweight_ptr, gbias_ptr, gweight, gbias, c, C, K, True, BLOCK_C)
+    _store_sums(gweight_ptr, gbias_ptr, gweight, gbias, c, C, 0, 1, K, True, BLOCK_C)
     if mean_ptr is not None:
-        _store_sums(gscale_ptr, gshift_ptr, (gscale,), gshift, c, C, 1, False, BLOCK_C)
+        _store_sums(gscale_ptr, gshift_ptr, (gscale,), gshift, c, C, 0, 1, 1, False, BLOCK_C)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -210,9 +211,4 @@ def volume_weight_kernel(
                 added += (gweight[t] + u[t // K * N + j + t % K] * grad[j],)
             gweight = added
         u = u[N:]
-    program = (tl.program_id(0) // tl.cdiv(C, BLOCK_C)) * tl.num_programs(1) + tl.program_id(1)
-    column = program.to(tl.int64) * C + c
-    tl.store(gbias_ptr + column, tl.sum(gbias, axis=0, keep_dims=True), mask=(c < C) & (p == 0))
-    for t in tl.static_range(K * K):
-        tap = gweight_ptr + (column * K + p) * (K * K) + t
-        tl.store(tap, tl.sum(gweight[t], axis=0, keep_dims=True), mask=c < C)
+    _store_sums(gweight_ptr, gbias_ptr, gweight, gbias, c, C, p, K, K, False, BLOCK_C)
