@@ -14,17 +14,15 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import results
 from plan import PLAN
 from results import finished
 from scripts import status_of
-from study_run import PER_GPU, StudyRun, estimated_seconds
+from sharing import prepare_environment, shared_batches, shared_gpus
+from study_run import StudyRun, estimated_seconds
 
 from nnunetv2_dsvm.cli.shared.arguments import positive
 from nnunetv2_dsvm.cli.shared.interrupts import terminated_like_interrupted
@@ -40,11 +38,6 @@ from nnunetv2_dsvm.cluster.trainers import check_trainers
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.listing import visible_files
 from nnunetv2_dsvm.nnunet.folders import check_folder_variables
-
-TRAINERS = Path(__file__).parent / "trainers"
-MPS = "nvidia-cuda-mps-control"
-PIPE = "CUDA_MPS_PIPE_DIRECTORY"
-USES_A_GPU = "import signal; signal.alarm(60); import torch; torch.zeros(1).cuda()"
 
 
 class Collector:
@@ -86,43 +79,6 @@ class Collector:
         print(f"{(time.monotonic() - self._begun) / 60:5.1f} min  {line}", flush=True)
 
 
-@contextmanager
-def shared_gpus(wanted: bool) -> Iterator[None]:
-    """With NVIDIA's MPS, where its daemon can be started: processes then share a GPU at a time instead of in turns."""
-    if not wanted or shutil.which(MPS) is None or PIPE in os.environ:  # the user's own daemon
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="mps_") as folder:
-        variables = {PIPE: folder, "CUDA_MPS_LOG_DIRECTORY": folder}
-        with_mps = {**os.environ, **variables}
-        try:
-            subprocess.run([MPS, "-d"], env=with_mps, check=False)
-            works = subprocess.run([sys.executable, "-c", USES_A_GPU], env=with_mps, check=False).returncode == 0
-            print(f"{MPS}: {'in use' if works else 'does not work here, trainings take turns'}", flush=True)
-            os.environ.update(variables if works else {})
-            yield
-        finally:
-            subprocess.run([MPS], input="quit\n", text=True, env=with_mps, check=False)
-            for name in variables:
-                os.environ.pop(name, None)
-
-
-def prepare_environment(places: int, per_gpu: int) -> None:
-    """What all trainings find; what the user has set stays."""
-    cores = os.cpu_count() or 1
-    loaders = max(1, min(12, cores // places))
-    trainers = [str(TRAINERS), *filter(None, [os.environ.get("nnUNet_extTrainer")])]
-    os.environ["nnUNet_extTrainer"] = os.pathsep.join(trainers)
-    os.environ[PER_GPU] = str(per_gpu)
-    defaults = {
-        "nnUNet_n_proc_DA": loaders, "nnUNet_def_n_proc": max(1, min(4, cores // places)), "OMP_NUM_THREADS": 1,
-        "TORCHINDUCTOR_COMPILE_THREADS": loaders, "NNUNETV2_DSVM_SAVE_EVERY": 5,
-    }  # fmt: skip
-    for name, value in defaults.items():
-        os.environ.setdefault(name, str(value))
-    print(f"{places} trainings at once, {os.environ['nnUNet_n_proc_DA']} loading processes each", flush=True)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plan", type=Path, default=PLAN, metavar="JSON")
@@ -135,6 +91,9 @@ def main() -> int:
                         help="begin nothing that would take longer; nnUNet_results stays so long "
                         "(default: --minutes)")  # fmt: skip
     parser.add_argument("--only", default="", metavar="TEXT", help="only trainings with TEXT in their names")
+    parser.add_argument("--batches", type=Path, metavar="FOLDER",
+                        help="augment batches once, into FOLDER, for all trainings of a data set, fold and seed: 3 to "
+                        "50 GB of each, of this call alone (default: each augments its own)")  # fmt: skip
     parser.add_argument("--list", action="store_true", help="show what is open, and how long it may take")
     args = parser.parse_args()
     check_folder_variables("raw", "preprocessed", "results")
@@ -170,7 +129,8 @@ def main() -> int:
 
         try:
             until = begun + 60 * args.minutes
-            LocalQueue(run, gpus, args.per_gpu, collector, until=until, fits=fits).work()
+            with shared_batches(run, args.batches and args.batches.absolute()):
+                LocalQueue(run, gpus, args.per_gpu, collector, until=until, fits=fits).work()
         finally:
             collector.collect()
     print(f"{len(study_run(path, args).trainings)} trainings are left", flush=True)

@@ -143,22 +143,24 @@ def test_a_call_says_what_it_cannot_begin(plan, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("works", [True, False])
 def test_gpus_are_shared_by_a_daemon_that_works_and_is_ended(works, tmp_path, monkeypatch):
-    import run
+    import sharing
 
-    daemon = tmp_path / "bin" / run.MPS
+    daemon = tmp_path / "bin" / sharing.MPS
     daemon.parent.mkdir()
-    daemon.write_text(f'#!/bin/sh\n[ -n "$1" ] && echo "$1 ${run.PIPE}" >> {tmp_path}/told || cat >> {tmp_path}/told\n')
+    daemon.write_text(
+        f'#!/bin/sh\n[ -n "$1" ] && echo "$1 ${sharing.PIPE}" >> {tmp_path}/told || cat >> {tmp_path}/told\n'
+    )
     daemon.chmod(0o755)
     monkeypatch.setenv("PATH", f"{daemon.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.delenv(run.PIPE, raising=False)
-    monkeypatch.setattr(run, "USES_A_GPU", f"raise SystemExit({int(not works)})")
-    with run.shared_gpus(True):
-        assert (run.PIPE in os.environ) is works
-        pipe = os.environ.get(run.PIPE)
+    monkeypatch.delenv(sharing.PIPE, raising=False)
+    monkeypatch.setattr(sharing, "USES_A_GPU", f"raise SystemExit({int(not works)})")
+    with sharing.shared_gpus(True):
+        assert (sharing.PIPE in os.environ) is works
+        pipe = os.environ.get(sharing.PIPE)
     started, quit_ = (tmp_path / "told").read_text().splitlines()
     assert started == f"-d {pipe}" if works else started.startswith("-d /")
-    assert quit_ == "quit" and run.PIPE not in os.environ
-    with run.shared_gpus(False):
+    assert quit_ == "quit" and sharing.PIPE not in os.environ
+    with sharing.shared_gpus(False):
         assert (tmp_path / "told").read_text().count("-d") == 1
 
 
@@ -176,7 +178,7 @@ def test_a_call_goes_on_with_an_interrupted_training_and_trains_nothing_that_the
     with mock.patch.dict(os.environ, interrupted), threads_for_processes(), pytest.raises(KeyboardInterrupt):
         run_training("901", "2d", 0, "nnUNetTrainerDSVM_toy", PLANS, device=torch.device("cpu"))
     command = [sys.executable, STUDY / "run.py", "--plan", folder / "plan.json", "--results", folder / "results",
-               "-device", "cpu", "--minutes", "10"]  # fmt: skip
+               "-device", "cpu", "--minutes", "10", "--batches", folder / "batches"]  # fmt: skip
     called = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, encoding="utf-8")
     assert called.returncode == 0 and "0 trainings are left" in called.stdout, called.stdout + called.stderr
 
@@ -188,7 +190,9 @@ def test_a_call_goes_on_with_an_interrupted_training_and_trains_nothing_that_the
     row = trainings[name]
     validated = float(re.search(r"Mean Validation Dice:\s+([\d.]+)", log)[1])  # nnU-Net's own
     assert float(row["dice"]) == pytest.approx(validated, abs=1e-4)
-    assert (row["epochs"], row["seed"], row["wall_seconds"]) == ("2", "2", "")
+    assert (row["epochs"], row["seed"], row["wall_seconds"], row["loaders"]) == ("2", "2", "", "shared")
+    (stream,) = (folder / "batches").iterdir()
+    assert stream.name.startswith(f"{TINY}-") and stream.name.endswith("-b2-f0-s2")
     assert torch.__version__.startswith(row["torch"]) and row["torch"]
     assert int(row["parameters"]) > 0 and int(row["parameters_of_the_distillation"]) > 0
     cases = [case for case in rows(folder / "results", "cases.csv") if case["training"] == name]

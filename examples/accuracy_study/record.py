@@ -1,0 +1,130 @@
+"""Augment the batches of the study's open trainings, each once for all trainings that share it; `run.py` begins it.
+
+    python examples/accuracy_study/record.py RUN_FOLDER PLAN RESULTS ONLY FOLDER
+
+Goes on until it is ended. Batches that no open training needs any more are removed.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from functools import lru_cache
+from multiprocessing import get_context
+from multiprocessing.pool import Pool
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from nnunetv2.run.run_training import get_trainer_from_args
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from plan import Training
+from recorded_batches import LOCK, PART, TRAINING, VALIDATION, part_file, record, stream_of
+from scripts import status_of
+from study_run import BATCHES, StudyRun
+
+from nnunetv2_dsvm.cli.shared.interrupts import terminated_like_interrupted
+from nnunetv2_dsvm.cluster.locks import held
+from nnunetv2_dsvm.training.guards.processes import fork_to_end_with_this_one
+from nnunetv2_dsvm.training.seeding import SEED_VARIABLE
+
+REREAD_S = 3.0  # between two looks at what is open
+NICENESS = 10  # trainings come first
+
+
+class Part(NamedTuple):
+    """Of the batches of a training.
+
+    Args:
+        training: with epochs left out, so that a longer one has the same.
+        stream: the folder of what it shares with others.
+        kind: TRAINING or VALIDATION.
+        number: from 0.
+    """
+
+    training: Training
+    stream: Path
+    kind: str
+    number: int
+
+
+@lru_cache(maxsize=2)  # parts come stream by stream
+def trainer_of(training: Training) -> nnUNetTrainer:
+    """The training's own trainer, as far as its batches depend on it."""
+    os.environ[SEED_VARIABLE] = str(training.seed)
+    dataset, configuration, plans, trainer, fold, *_ = training
+    return get_trainer_from_args(dataset, configuration, fold, trainer, plans, device=torch.device("cpu"))
+
+
+@lru_cache(maxsize=2)
+def loaders_of(training: Training) -> dict[str, Iterator]:
+    """nnU-Net's for training and validation, in this process, with targets of one size."""
+    trainer = trainer_of(training)
+    trainer.enable_deep_supervision = False
+    trainer._set_batch_size_and_oversample()
+    return dict(zip((TRAINING, VALIDATION), trainer.get_dataloaders(), strict=True))
+
+
+def record_part(part: Part) -> None:
+    """Writes it, unless it is there."""
+    if not part_file(part.stream, part.kind, part.number).is_file():
+        record(loaders_of(part.training)[part.kind], part.stream, part.kind, part.number)
+
+
+def parts_of(trainings: Iterable[Training], folder: Path) -> list[Part]:
+    """All parts that the trainings read, each once, in the order of the trainings and of their epochs."""
+    parts = dict[tuple[Path, str, int], Part]()
+    for training in trainings:
+        trainer = trainer_of(training._replace(epochs=0))
+        stream, epochs = folder / stream_of(trainer), training.epochs
+        lengths = {TRAINING: trainer.num_iterations_per_epoch, VALIDATION: trainer.num_val_iterations_per_epoch}
+        numbers = [
+            (number / (epochs * length / PART), kind, number)
+            for kind, length in lengths.items()
+            for number in range(-(-epochs * length // PART))
+        ]
+        for _, kind, number in sorted(numbers):
+            parts.setdefault((stream, kind, number), Part(training._replace(epochs=0), stream, kind, number))
+    return list(parts.values())
+
+
+def main() -> None:
+    run_folder, plan, results, only, folder = sys.argv[1:]
+    os.environ.pop(BATCHES, None)  # the trainers' own loaders are wanted
+    os.environ["nnUNet_n_proc_DA"] = "0"
+    os.nice(NICENESS)
+    torch.set_num_threads(1)
+    with fork_to_end_with_this_one():
+        pool = get_context("fork").Pool()
+    place = Path(folder)
+    with (
+        terminated_like_interrupted(),
+        held(place / LOCK, f"the folder of batches {place}"),
+        tempfile.TemporaryDirectory() as logs,
+        pool,
+        suppress(KeyboardInterrupt),
+    ):
+        os.environ["nnUNet_results"] = logs  # trainers write one
+        keep_recording(StudyRun(Path(run_folder), Path(plan), Path(results), "cpu", only), place, pool)
+
+
+def keep_recording(run: StudyRun, folder: Path, pool: Pool) -> None:
+    """Writes what open trainings read, and removes streams that none of them reads; never ends."""
+    known = set[tuple[Path, str, int]]()
+    while True:
+        parts = parts_of(replace(run).trainings.values(), folder)  # a copy, which looks again at what is open
+        for stream in set(folder.glob("[!.]*")) - {part.stream for part in parts}:
+            shutil.rmtree(stream)
+        new = [part for part in parts if part[1:] not in known]
+        known |= {part[1:] for part in new}
+        for _ in pool.imap_unordered(record_part, new):
+            pass
+        time.sleep(REREAD_S)
+
+
+if __name__ == "__main__":
+    sys.exit(status_of(main))

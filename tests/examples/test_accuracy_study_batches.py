@@ -1,0 +1,94 @@
+"""The accuracy study: batches that are augmented once and read by all trainings that share them."""
+
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
+
+from nnunetv2_dsvm.cluster.locks import held
+from nnunetv2_dsvm.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("study_on_path")
+
+
+def loader():
+    """Batches that depend on the state of both generators, as nnU-Net's do."""
+    while True:
+        labels = torch.from_numpy(np.random.randint(0, 3, (2, 1, 12, 8))).short()
+        yield {"data": torch.randn(2, 3, 12, 8), "target": labels}
+
+
+@pytest.mark.parametrize("scales", [None, [[1, 1], [0.5, 0.5], [0.25, 0.5]]])
+def test_what_is_recorded_is_what_the_loader_brings_and_is_read_from_any_place(scales, tmp_path):
+    import recorded_batches as batches
+
+    folder = tmp_path / "a-stream"
+    for part in (1, 0):  # in any order: each has a seed of its own
+        batches.record(loader(), folder, batches.TRAINING, part)
+    (first,) = folder.glob("training_00000.pt")
+    before = first.read_bytes()
+    np.random.seed(7), torch.manual_seed(7)  # of another process
+    brought, source = [], loader()
+    batches.record(map(lambda batch: brought.append(batch) or batch, source), folder, batches.TRAINING, 0)
+    assert first.read_bytes() == before and {path.suffix for path in folder.iterdir()} == {".pt"}
+
+    reader = batches.RecordedBatches(folder, batches.TRAINING, 48, scales)
+    for batch in brought[48:]:
+        read = next(reader)
+        assert read["data"].dtype == torch.float32 and torch.equal(read["data"], batch["data"].half().float())
+        if scales is None:
+            assert read["target"].dtype == torch.int16 and torch.equal(read["target"], batch["target"])
+            continue
+        of_each = [DownsampleSegForDSTransform(scales)(segmentation=one)["segmentation"] for one in batch["target"]]
+        for target, wanted in zip(read["target"], zip(*of_each, strict=True), strict=True):
+            assert target.dtype == torch.int16 and torch.equal(target, torch.stack(wanted))
+    second = torch.load(folder / "training_00001.pt")
+    assert torch.equal(next(reader)["data"], second["images"][0].float())
+
+
+def test_a_reader_waits_for_who_writes_and_for_nobody_else(tmp_path, monkeypatch):
+    import recorded_batches as batches
+
+    monkeypatch.setattr(batches, "PATIENCE_S", 0.1)
+    reader = batches.RecordedBatches(tmp_path / "a-stream", batches.VALIDATION, 0, None)
+    with pytest.raises(UserError, match="nobody writes .*validation_00000.pt: batches.log"):
+        next(reader)
+    with held(tmp_path / batches.LOCK, "the folder"):
+        read = []
+        thread = threading.Thread(target=lambda: read.append(next(reader)))
+        thread.start()
+        time.sleep(0.4)
+        assert thread.is_alive()
+        batches.record(loader(), tmp_path / "a-stream", batches.VALIDATION, 0)
+        thread.join(10)
+    assert len(read) == 1
+
+
+def test_trainings_share_what_is_equal_for_them_and_first_epochs_come_first(plan, tmp_path, monkeypatch):
+    import record
+    from recorded_batches import TRAINING, VALIDATION, stream_of
+
+    def trainer_of(training):
+        """As far as its batches are named by it."""
+        monkeypatch.setenv(record.SEED_VARIABLE, str(training.seed))
+        configuration = SimpleNamespace(data_identifier="data_2d", patch_size=[8, 4], batch_size=3)
+        return SimpleNamespace(
+            configuration_manager=configuration, plans_manager=SimpleNamespace(dataset_name=training.dataset),
+            fold=training.fold, num_iterations_per_epoch=250, num_val_iterations_per_epoch=50,
+        )  # fmt: skip
+
+    monkeypatch.setattr(record, "trainer_of", trainer_of)
+    base = plan.trainings({})[0]._replace(fold=2, seed=1, epochs=2)
+    others = [base._replace(trainer="another", epochs=4), base._replace(seed=2), base._replace(fold=3)]
+    assert stream_of(trainer_of(base)) == f"{base.dataset}-data_2d-8x4-b3-f2-s1"
+    parts = record.parts_of([base, *others], tmp_path)
+    own = [part for part in parts if part.stream.name.endswith("f2-s1")]
+    assert {part.stream.name[-5:] for part in parts} == {"f2-s1", "f2-s2", "f3-s1"}
+    assert len(parts) == len({part[1:] for part in parts}) == (20 + 4) + 2 * (10 + 2)
+    of_base = [(part.kind, part.number) for part in own[:12]]
+    assert sorted(of_base) == [(TRAINING, n) for n in range(10)] + [(VALIDATION, n) for n in range(2)]
+    assert of_base.index((VALIDATION, 0)) < of_base.index((TRAINING, 5))
