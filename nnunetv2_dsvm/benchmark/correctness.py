@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -57,22 +58,35 @@ def check_core(case: CoreCase, oracle: str = "reference", scan: SequenceScan = k
     return compare(what, names, actual, expected, AUTOCAST_TOLERANCE[dtype])
 
 
+class Expected(NamedTuple):
+    """A small image or volume `(1, channels, *sizes)`, and the right logits of it in float64, on the CPU."""
+
+    image: Tensor
+    logits: Tensor
+
+
+def expected_logits(reference_network: SegmentationNetwork, size: Sequence[int] | None = None) -> Expected:
+    """Of a random image of `size`, by a network of ours with a scan that has been checked; it is left as it is."""
+    oracle = copy.deepcopy(reference_network).double().cpu().eval()
+    image = torch.randn(1, oracle.input_channels, *(size or ((40, 56) if oracle.axes == 2 else (8, 8, 16))))
+    with torch.no_grad():
+        return Expected(image, oracle(image.double()))
+
+
 def check_network(
     network: nn.Module,
-    reference_network: SegmentationNetwork,
+    expected: Expected,
     dtype: torch.dtype,
     device: torch.device,
-    size: Sequence[int] | None = None,
     in_plain_torch: Callable[[], nn.Module] | None = None,
 ) -> float:
-    """Compares logits of a small image or volume with those of a network of ours in float64 on the reference scan.
+    """Compares a network's logits with those of a network of ours with the same weights in float64.
 
     Roundings add up to more than the tolerance in some networks, whatever computes them.
 
     Args:
         network: on `device`, checked under autocast for the 16-bit types.
-        reference_network: one of ours with a scan that has been checked and the same weights; left as it is.
-        size: of the image.
+        expected: of a network with the same weights.
         in_plain_torch: makes the same network on `device` with a scan in plain PyTorch, whose own error in `dtype` is
             what the format costs it. It is called for an error above the tolerance.
 
@@ -80,15 +94,12 @@ def check_network(
         WrongResult: the error is above `AUTOCAST_TOLERANCE` and, with `in_plain_torch`, above twice what the format
             costs.
     """
-    oracle = copy.deepcopy(reference_network).double().cpu().eval()
-    image = torch.randn(1, oracle.input_channels, *(size or ((40, 56) if oracle.axes == 2 else (8, 8, 16))))
-    with torch.no_grad():
-        expected = oracle(image.double())
+    image, logits = expected
     actual, tolerance, name = _logits(network, image, dtype, device), AUTOCAST_TOLERANCE[dtype], type(network).__name__
-    error = relative_l2(actual, expected)
+    error = relative_l2(actual, logits)
     if error <= tolerance or in_plain_torch is None:
-        return compare(name, ["logits"], [actual], [expected], tolerance)
-    cost = relative_l2(_logits(in_plain_torch(), image, dtype, device), expected)
+        return compare(name, ["logits"], [actual], [logits], tolerance)
+    cost = relative_l2(_logits(in_plain_torch(), image, dtype, device), logits)
     if not error <= 2 * cost < math.inf:
         raise WrongResult(
             f"{name}: relative L2 error {error:.1e} of logits against the reference in float64; at most "

@@ -74,6 +74,7 @@ def benchmark(
     chosen: Sequence[str] = BY_DEFAULT,
     *,
     progress: Callable[[str], None] = _silent,
+    show_row: Callable[[BenchmarkResult], None] = _silent,
     show: Callable[[list[BenchmarkResult]], None] = _silent,
     show_memory: "Callable[[list[PlannedTraining]], None]" = _silent,
     keep: Callable[[BenchmarkResults], None] = _silent,
@@ -84,6 +85,7 @@ def benchmark(
         settings: what is measured, see `choose_settings`.
         chosen: names of `SUITES`.
         progress: told what begins.
+        show_row: given each result of a suite but "memory" as it comes.
         show: given the results of each suite but "memory" when it has ended, also by an exception as Ctrl-C's.
         show_memory: likewise those of "memory".
         keep: given all that was found so far, after each result, for whoever does not want to lose it.
@@ -101,6 +103,7 @@ def benchmark(
                 for result in results_of(runner):
                     of_suite.append(result)
                     found.results.append(result)
+                    show_row(result)
                     keep(found)
     if "memory" in chosen:
         from nnunetv2_dsvm.benchmark.planned_memory import measure_planned

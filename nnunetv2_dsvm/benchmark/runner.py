@@ -42,11 +42,14 @@ class Runner:
         self, suite: str, label: str, implementation: str, case: MeasuredCase, check: Callable[[], float | None]
     ) -> BenchmarkResult:
         """The line of `case`, after `check`, which returns its error or raises WrongResult."""
-        self.progress(f"{suite}: {label}, {implementation}")
+        name = f"{suite}: {label}, {implementation}"
+        self.progress(f"{name}: check")
         result = BenchmarkResult(suite, label, implementation)
         try:
             result = replace(result, error=check())
-            return replace(result, measurement=measure(case, self.settings.effort))
+            return replace(
+                result, measurement=measure(case, self.settings.effort, lambda of: self.progress(f"{name}: {of}"))
+            )
         except WrongResult as wrong:
             return refused(result, wrong)
         except torch.OutOfMemoryError:

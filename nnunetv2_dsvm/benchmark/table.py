@@ -72,6 +72,19 @@ def as_table(results: Sequence[BenchmarkResult]) -> str:
     return "\n".join(lines)
 
 
+def as_line(result: BenchmarkResult) -> str:
+    """One result by itself, for whoever waits for the table."""
+    measured = result.measurement
+    if measured is None:
+        return f"{result.suite}: {result.case}, {_note(result)}"
+    numbers = [f"{name} {_milliseconds(timing)} ms" for name in _COLUMNS if (timing := getattr(measured, name))]
+    return f"{result.suite}: {result.case}, {result.implementation}: {', '.join(numbers)}"
+
+
+def _note(result: BenchmarkResult) -> str:
+    return f"{result.implementation}: {'REFUSED' if result.failed else 'not measured'}: {result.note}"
+
+
 def planned_memory_table(trainings: "Sequence[PlannedTraining]") -> str:
     """The trainings of the suite memory in Markdown, GB of 10^9 bytes."""
     columns = "target", "preset", "patch", "batch", "precision", "channels, classes", "planned GB", "took GB", "ratio"
@@ -97,11 +110,7 @@ def _block(results: Sequence[BenchmarkResult]) -> list[str]:
     used = [i for i in range(len(rows[0])) if any(row[i] for row in rows)]
     widths = {i: max(len(row[i]) for row in rows) for i in used}
     table = ["  ".join(row[i].ljust(widths[i]) if i == 0 else row[i].rjust(widths[i]) for i in used) for row in rows]
-    notes = [
-        f"{r.implementation}: {'REFUSED' if r.failed else 'not measured'}: {r.note}"
-        for r in results
-        if not r.measurement
-    ]
+    notes = [_note(r) for r in results if not r.measurement]
     return (table if len(rows) > 1 else []) + notes
 
 

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from helpers.tiny_benchmark import benchmark
 from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES
 from nnunetv2_dsvm.benchmark import run as run_module
 from nnunetv2_dsvm.benchmark import suites, table
+from nnunetv2_dsvm.benchmark.cases.family import FamilyCase
+from nnunetv2_dsvm.benchmark.cases.network import NetworkCase, NetworkSizes
 from nnunetv2_dsvm.benchmark.cases.scan import ScanCase
 from nnunetv2_dsvm.benchmark.cases.workload import Workload
 from nnunetv2_dsvm.benchmark.image_shape import ImageShape, halved
@@ -51,6 +55,14 @@ class TestMeasuring:
         assert calls[2:] == ["a forward", "a backward", "b forward", "b backward"]
         assert forward.median <= training.median
 
+    def test_a_relative_gets_ready_on_the_measured_shape_where_kernels_are_compiled(self):
+        of = {
+            d: FamilyCase.of(NetworkCase("VM-UNet", 32, 256, 256, NetworkSizes(), "float32", d), "X")
+            for d in ("cpu", "cuda")
+        }
+        assert of["cuda"].tiny() == of["cuda"]
+        assert of["cpu"].tiny() == dataclasses.replace(of["cpu"], batch=2, height=64, width=64)
+
     def test_timing_is_median_and_range(self):
         assert Timing.of([3.0, 1.0, 2.0]) == Timing(median=2.0, fastest=1.0, slowest=3.0, repeats=3)
 
@@ -70,6 +82,18 @@ class TestMeasuring:
         result = measure.measure(case, ONCE)
         assert result.training.median > result.forward.median > 0
         assert result.training_bytes > 0
+
+    def test_says_which_phase_begins_where_it_measures_in_this_process(self):
+        calls = []
+        work = Workload(
+            lambda: calls.append("infers"), lambda: calls.append("forward"), lambda _: calls.append("backward")
+        )
+        case = SimpleNamespace(device="meta", counts_weights=True, wants_kept=False, build=lambda: work)
+        case.tiny = lambda: case
+        measure.measure(case, ONCE, calls.append)
+        step = ["forward", "backward"]
+        first = ["first calls, which compile kernels", "infers", *step]
+        assert calls == [*first, "inference", "infers", "training", *step]
 
     def test_a_process_that_fails_says_why(self):
         with pytest.raises(RuntimeError, match="(?s)ended with status 1.*ZeroDivisionError"):
@@ -95,7 +119,13 @@ class TestCommand:
     def test_each_relative_of_the_family(self, in_this_process, capsys, tmp_path):
         file = tmp_path / "numbers.json"
         assert benchmark("--suite", "family", "--size", "32", "--json", str(file)) == 0
-        assert "Relatives of VM-UNet" in capsys.readouterr().out
+        out, err = capsys.readouterr()
+        assert "Relatives of VM-UNet" in out
+        shown = [line.partition(", ")[2] for line in err.splitlines()]
+        ended, begun = (next(i for i, line in enumerate(shown) if text in line) for text in (" ms", "VMUNetV2: check"))
+        assert ended < begun and re.search(
+            r"PlainConvUNet: inference .* ms, forward .* ms, training .* ms$", shown[ended]
+        )
         rows = {r["implementation"]: r for r in json.loads(file.read_text())["results"]}
         assert rows.keys() == {"PlainConvUNet", *RELATIVES, *(f"conventional {name}" for name in RELATIVES)}
         for name in RELATIVES:
@@ -292,7 +322,7 @@ class TestCommand:
         """Of two lines the second one fails: a row of its own, or with Ctrl-C the end of the run."""
         file, timing = tmp_path / "numbers.json", Timing(1.0, 1.0, 1.0, 1)
 
-        def measured(case, effort):
+        def measured(case, effort, phase):
             if case.backend == "reference":
                 (kept,) = json.loads(file.read_text())["results"]
                 assert kept["implementation"] == "torch_chunked" and not kept["failed"]

@@ -72,7 +72,7 @@ class TestYardsticks:
         network = VMUNet(3, 2, **sizes, scan_backend="reference")
         twin = conventional_network(network, scan_loop)
         assert not any(type(m).__name__ == "VSSBlock" for m in twin.modules())
-        assert correctness.check_network(twin, network, torch.float32, CPU) < 1e-5
+        assert correctness.check_network(twin, correctness.expected_logits(network), torch.float32, CPU) < 1e-5
 
     @pytest.mark.parametrize(
         ("size", "plan", "millions"), [((256, 256), (), 33), ((512, 512), (), 46), ((128, 128, 128), halved(5), 31)]
@@ -153,7 +153,8 @@ class TestCorrectnessFirst:
     def test_beyond_the_tolerance_twice_the_error_of_plain_torch_is_right(self, error, cost, right):
         reference = VMUNet(1, 2, dims=(8,), encoder_depths=(1,), decoder_depths=(1,), scan_backend="torch_chunked")
         in_plain_torch = None if cost is None else lambda: OffBy(reference, cost)
-        compared = (OffBy(reference, error), reference, torch.float32, CPU, (8, 8), in_plain_torch)
+        expected = correctness.expected_logits(reference, (8, 8))
+        compared = (OffBy(reference, error), expected, torch.float32, CPU, in_plain_torch)
         if right:
             assert correctness.check_network(*compared) == pytest.approx(error, rel=0.1)
             return
@@ -170,6 +171,23 @@ class TestCorrectnessFirst:
         with pytest.raises(WrongResult, match="of the same network in plain PyTorch") if wrong else nullcontext():
             error = Checks(choose_settings(device="cpu", dtype="bfloat16", quick=True)).family(case)
             assert AUTOCAST_TOLERANCE[torch.bfloat16] < error < 0.2
+
+    def test_the_right_logits_of_a_relative_are_computed_once(self, monkeypatch):
+        """For the relative and its conventional composition, and again for another relative."""
+        expected, of = correctness.expected_logits, []
+        monkeypatch.setattr(
+            correctness,
+            "expected_logits",
+            lambda network, size: of.append(type(network).__name__) or expected(network, size),
+        )
+        monkeypatch.setattr(FamilyCase, "network", FamilyCase.relative_network)  # the kernel of the other needs CUDA
+        checks, case = (
+            Checks(choose_settings(device="cpu", quick=True)),
+            NetworkCase("VM-UNet", 1, 64, 64, NetworkSizes(), "float32", "cpu"),
+        )
+        for name in ("ASPVMUNet", "LightMUNet"):
+            assert all(checks.family(FamilyCase.of(case, name, conventional=c)) < 1e-4 for c in (False, True))
+        assert of == ["ASPVMUNet", "LightMUNet"]
 
     def test_a_result_that_is_not_finite_is_wrong(self):
         assert relative_l2(torch.tensor([1.0, float("nan")]), torch.ones(2)) == float("inf")

@@ -58,6 +58,29 @@ def test_chunks_are_whole_intervals_that_cover_the_image(sizes):
     assert (chunks - 1) * length < plan.shape.length <= chunks * length
 
 
+@pytest.mark.skipif(runtime.interpreted(), reason="Triton compiles nothing here")
+@pytest.mark.parametrize("name", ["chunk_end_kernel", "forward_kernel", "backward_kernel"])
+def test_the_scan_is_not_compiled_again_for_another_size_of_image_or_number_of_chunks(name):
+    """As Triton makes the key of a compiled kernel from a call's arguments; it takes 1 to 30 seconds a kernel."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import make_backend
+    from triton.runtime.jit import create_function_from_signature
+
+    from nnunetv2_dsvm.ops.triton.kernels import scan_backward, scan_forward
+
+    kernel = getattr(scan_forward if hasattr(scan_forward, name) else scan_backward, name)
+    bind = create_function_from_signature(kernel.signature, kernel.params, make_backend(GPUTarget("cuda", 90, 32)))
+
+    def key(height, width, chunks, intervals, channels):
+        sizes = {"height": height, "width": width, "L": height * width, "chunks": chunks, "intervals": intervals}
+        sizes |= {"chunk_length": 64 * intervals // chunks, "D": channels}
+        return bind(**{name: sizes.get(name, 16) for name in kernel.arg_names})[1]
+
+    expected = key(16, 16, 1, 4, 32)
+    assert key(128, 128, 16, 256, 32) == key(1, 7, 1, 1, 32) == key(11, 13, 3, 3, 32) == expected
+    assert key(16, 16, 1, 4, 33) != expected  # of whose multiples 16-byte loads depend
+
+
 @pytest.mark.skipif(runtime.interpreted() or sys.platform != "linux", reason="Triton compiles nothing here")
 def test_no_value_of_the_scan_passes_through_shared_memory(tmp_path, monkeypatch):
     """Compiled for an H100: where Triton gives lanes and registers other axes than meant, values move through it."""

@@ -53,6 +53,11 @@ class FamilyCase(NetworkCase):
         values = {field.name: getattr(case, field.name) for field in fields(case)}
         return cls(**values, relative=relative, conventional=conventional)
 
+    def tiny(self) -> NetworkCase:
+        # On a GPU the same shape: kernels are compiled for each kind of shape, which takes minutes where two calls of
+        # the measured one take less than a second.
+        return super().tiny() if torch.device(self.device).type == "cpu" else self
+
     def relative_network(self, scan_backend: str | None = None) -> SegmentationNetwork:
         """On the CPU, with weights that depend on the sizes only."""
         relative, is_small = RELATIVES[self.relative], torch.device(self.device).type == "cpu"

@@ -1,6 +1,7 @@
 """Time and memory of one case."""
 
 import gc
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,7 +40,7 @@ class MeasuredCase(Protocol):
     def build(self) -> Workload: ...
 
     def tiny(self) -> "MeasuredCase":
-        """The same work on the smallest shape."""
+        """The same work on the smallest shape; or on one that leaves less to be compiled."""
         ...
 
 
@@ -59,25 +60,36 @@ class Measurement:
     kept_bytes: int | None = None
 
 
-def measure(case: MeasuredCase, effort: Effort) -> Measurement:
+def _silent(_: str) -> None:
+    pass
+
+
+def measure(case: MeasuredCase, effort: Effort, phase: Callable[[str], None] = _silent) -> Measurement:
     """Measures a case: on a CPU in a fresh process (for the memory), elsewhere here.
+
+    Args:
+        case: what is measured.
+        effort: how often.
+        phase: told what begins, where it is measured here.
 
     Raises:
         RuntimeError: it ran out of memory, or the process failed.
     """
     if case.device == "cpu":
         return run_isolated(_measure, case, effort)
-    return _measure(case, effort)
+    return _measure(case, effort, phase)
 
 
-def _measure(case: MeasuredCase, effort: Effort) -> Measurement:
+def _measure(case: MeasuredCase, effort: Effort, phase: Callable[[str], None] = _silent) -> Measurement:
     device = torch.device(case.device)
     sleep_when_crowded()  # as the network does, for the cases without one
     memory = PeakMemory(device)
+    phase("first calls, which compile kernels")
     _run_once(case.tiny().build(), device)
     gc.collect()
     memory.set_baseline()
     work = {"": case.build()}
+    phase("inference")
     if device.type == "cuda":
         for _ in range(_CALLS_BEFORE):
             time_inference(work, device, ONCE)
@@ -89,6 +101,7 @@ def _measure(case: MeasuredCase, effort: Effort) -> Measurement:
     if inference.median < effort.long_call:
         inference = time_inference(work, device, effort)[""]
 
+    phase("training")
     if device.type == "cuda":
         for _ in range(_CALLS_BEFORE):
             time_training(work, device, ONCE)

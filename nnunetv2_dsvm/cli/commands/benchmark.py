@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2_dsvm.benchmark.measuring.environment import environment
     from nnunetv2_dsvm.benchmark.run import BenchmarkResults, benchmark, check_suites
     from nnunetv2_dsvm.benchmark.settings import choose_settings
-    from nnunetv2_dsvm.benchmark.table import as_json, as_table, planned_memory_table
+    from nnunetv2_dsvm.benchmark.table import as_json, as_line, as_table, planned_memory_table
 
     settings = choose_settings(
         device=args.device,
@@ -97,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
         settings,
         args.suite,
         progress=lambda text: print(f"measuring {text} …", file=sys.stderr, flush=True),
+        show_row=lambda result: print(as_line(result), file=sys.stderr, flush=True),
         show=lambda results: print(as_table(results), flush=True),
         show_memory=lambda found: print(f"\n{SUITES['memory'].title}\n\n{planned_memory_table(found)}", flush=True),
         keep=keep,

@@ -6,6 +6,7 @@ import triton.language as tl
 from nnunetv2_dsvm.ops.triton.kernels.tiles import (
     LN_2,
     LOG2_E,
+    NOT_SPECIALISED,
     across_channels,
     across_states,
     channel_block,
@@ -39,7 +40,7 @@ def softplus_slope(delta, dtype: tl.constexpr):
     return slope
 
 
-@triton.jit(do_not_specialize=["one"])
+@triton.jit(do_not_specialize=NOT_SPECIALISED)
 def backward_kernel(
     gy_ptr, x_ptr, delta_ptr, a_ptr, b_ptr, c_ptr, saved_states_ptr, final_dh_ptr, scratch_ptr,
     gx_ptr, gdt_ptr, gb_ptr, gc_ptr, ga_ptr, gbias_ptr,

@@ -10,6 +10,7 @@ import triton.language as tl
 
 from nnunetv2_dsvm.ops.triton.kernels.tiles import (
     LOG2_E,
+    NOT_SPECIALISED,
     across_states,
     channel_block,
     in_lane_states,
@@ -26,7 +27,7 @@ from nnunetv2_dsvm.ops.triton.kernels.tiles import (
 from nnunetv2_dsvm.ops.triton.kernels.walk import group_rows, place_of, visited, walk
 
 
-@triton.jit(do_not_specialize=["one"])
+@triton.jit(do_not_specialize=NOT_SPECIALISED)
 def chunk_end_kernel(
     v_ptr, delta_ptr, a_ptr, w_ptr, end_ptr, time_ptr,
     L, D, N, height, width, depth, chunks, chunk_length, stride_v, stride_delta, stride_w, stride_wk, one,
@@ -113,7 +114,7 @@ def chunk_entry_kernel(
         initial_state = initial_state * tl.exp2(a2 * time) + own
 
 
-@triton.jit(do_not_specialize=["one"])
+@triton.jit(do_not_specialize=NOT_SPECIALISED)
 def forward_kernel(
     x_ptr, delta_ptr, a_ptr, b_ptr, c_ptr, y_ptr, initial_state_ptr, saved_states_ptr,
     L, D, N, height, width, depth, chunks, chunk_length, intervals, stride_x, stride_delta, stride_b, stride_bk, one,

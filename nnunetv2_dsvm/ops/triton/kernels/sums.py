@@ -34,7 +34,7 @@ def sum_rows_kernel(
         tl.store(second_out_ptr + c, total.to(second_out_ptr.dtype.element_ty), mask=c < second_columns)
 
 
-@triton.jit(do_not_specialize=["rows", "dot_rows", "K", "N"])
+@triton.jit(do_not_specialize=["rows", "dot_rows", "K", "N", "a_programs", "bias_programs"])
 def sum_scan_kernel(
     ga_ptr, gbias_ptr, dot_ptr, a_out_ptr, bias_out_ptr, d_out_ptr, rows, dot_rows, channels, K, N,
     a_programs, bias_programs,

@@ -18,6 +18,10 @@ import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
+# Arguments of the scan's kernels whose value they are compiled for no more than for any other: `one`, see `lanes`, and
+# numbers that no address of a vector depends on. A compilation takes seconds to half a minute, and stages of a network
+# would differ in whether a number is 1 or a multiple of 16.
+NOT_SPECIALISED = ("one", "L", "height", "width", "chunks", "chunk_length", "intervals")
 # Among axes whose neighbours do not lie next to each other in memory, Triton deals a load's or a store's lanes to the
 # first ones up to 3.6, and from 3.7 on to the last ones.
 LANES_LAST = tl.constexpr(tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 7))
