@@ -44,42 +44,29 @@ def _entering(decay, h, carry, ROW: tl.constexpr, REVERSE: tl.constexpr):
 
 
 @triton.jit
-def _tokens(pointers, rows, stride, t, length, inside, EVEN_L: tl.constexpr, EVEN_D: tl.constexpr):
-    """The values at `rows` of a tensor, a tile each; 0 past the end and outside."""
+def _tokens(pointers, rows, stride, t, length, inside, EVEN_L: tl.constexpr):
+    """The values at `rows` of a tensor, a tile each; 0 past the end, and outside unless `inside` is None."""
     values = ()
     for i in tl.static_range(len(rows)):
-        at = pointers + rows[i] * stride
-        if EVEN_L and EVEN_D:
-            values += (tl.load(at),)
-        elif EVEN_L:
-            values += (tl.load(at, mask=inside & (rows[i] >= 0), other=0.0),)
-        elif EVEN_D:
-            values += (tl.load(at, mask=(t + i < length) & (pointers == pointers), other=0.0),)
-        else:
-            values += (tl.load(at, mask=inside & (t + i < length), other=0.0),)
+        mask = inside
+        if not EVEN_L:
+            mask = (t + i < length) if inside is None else inside & (t + i < length)
+        values += (tl.load(pointers + rows[i] * stride, mask=mask, other=None if mask is None else 0.0),)
     return values
 
 
 @triton.jit
-def _stack(values):
-    """2 ** n tiles as one, with n axes of two more, in an order that is the same for all tiles."""
-    for _ in tl.static_range(4):
-        if len(values) > 1:
+def _sums_of_tokens(tiles):
+    """The sums over channels of each token's tile, `(W, T)`; together, so that one way leads to their store."""
+    T: tl.constexpr = len(tiles)
+    W: tl.constexpr = tiles[0].shape[0]
+    for _ in tl.static_range(4):  # up to 16 tokens
+        if len(tiles) > 1:
             pairs = ()
-            for i in tl.static_range(len(values) // 2):
-                pairs += (tl.join(values[2 * i], values[2 * i + 1]),)
-            values = pairs
-    return values[0]
-
-
-@triton.jit
-def _store_sums(pointer, values, rows, t, length, K: tl.constexpr):
-    """The sums over channels of tokens' tiles to their rows of K numbers; together, for a single way to the store."""
-    tokens = ()
-    for i in tl.static_range(len(rows)):
-        tokens += (t + i,)
-    sums = tl.sum(_stack(values), axis=1, keep_dims=True)
-    tl.store(pointer + _stack(rows) * K, sums, mask=_stack(tokens) < length)
+            for i in tl.static_range(len(tiles) // 2):
+                pairs += (tl.join(tiles[i], tiles[i + len(tiles) // 2]),)
+            tiles = pairs
+    return tl.reshape(tl.sum(tiles[0], axis=1), (W, T))
 
 
 @triton.jit
@@ -100,40 +87,42 @@ def one_state_forward_kernel(
 
     `one` is 1, but not to the compiler.
     """
+    # Multiples of UNIT, which the compiler sees now: so it loads words.
+    D = D // UNIT * UNIT
+    stride_x = stride_x // UNIT * UNIT
+    stride_dt = stride_dt // UNIT * UNIT
     k = tl.program_id(1)
     image = tl.program_id(2)
     d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
     w = tl.arange(0, W)[:, None]
     inside = d < D
+    loaded = None if EVEN_D else inside
     a2 = tl.load(a_ptr + k * D + d, mask=inside, other=0.0) * LOG2_E
     bias = tl.load(bias_ptr + k * D + d, mask=inside, other=0.0)
     row0 = image.to(tl.int64) * L
-    x_base = x_ptr + row0 * (stride_x // UNIT * UNIT) + d
-    dt_base = dt_ptr + row0 * (stride_dt // UNIT * UNIT) + k * (D // UNIT * UNIT) + d
+    x_base = x_ptr + row0 * stride_x + d
+    dt_base = dt_ptr + row0 * stride_dt + k * D + d
     b_base = b_ptr + row0 * stride_b + k * stride_bk
     c_base = c_ptr + row0 * stride_b + k * stride_bk
     y_base = y_ptr + (row0 * K + k) * D + d
-    saved_base = saved_states_ptr
-    if SAVE:
-        saved_base = saved_states_ptr + (image * K + k).to(tl.int64) * intervals * D + d
     direction = walk(k, L, height, width, depth, ORDERS, STEP)
     length = visited(L, height, width, depth, STEP)
 
     carry = tl.zeros([1, BLOCK_D], dtype=tl.float32)  # the state
     t = w * T
     rows = group_rows(place_of(t, direction), L, direction, T, STRAIGHT, WIDE)[0]
-    xs = _tokens(x_base, rows, stride_x // UNIT * UNIT, t, length, inside, EVEN_L, EVEN_D)
-    dts = _tokens(dt_base, rows, stride_dt // UNIT * UNIT, t, length, inside, EVEN_L, EVEN_D)
+    xs = _tokens(x_base, rows, stride_x, t, length, loaded, EVEN_L)
+    dts = _tokens(dt_base, rows, stride_dt, t, length, loaded, EVEN_L)
     for t0 in range(0, length, W * T):
         t = t0 + w * T
         next_t = t + W * T
         next_rows = group_rows(place_of(next_t, direction), L, direction, T, STRAIGHT, WIDE)[0]
-        next_xs = _tokens(x_base, next_rows, stride_x // UNIT * UNIT, next_t, length, inside, EVEN_L, EVEN_D)
-        next_dts = _tokens(dt_base, next_rows, stride_dt // UNIT * UNIT, next_t, length, inside, EVEN_L, EVEN_D)
+        next_xs = _tokens(x_base, next_rows, stride_x, next_t, length, loaded, EVEN_L)
+        next_dts = _tokens(dt_base, next_rows, stride_dt, next_t, length, loaded, EVEN_L)
         # Always true, but not to the compiler, which would put this arithmetic in front of the loads above.
         if t0 * one >= 0:
-            bs = _tokens(b_base, rows, stride_b, t, length, w >= 0, EVEN_L, True)
-            cs = _tokens(c_base, rows, stride_b, t, length, w >= 0, EVEN_L, True)
+            bs = _tokens(b_base, rows, stride_b, t, length, None, EVEN_L)
+            cs = _tokens(c_base, rows, stride_b, t, length, None, EVEN_L)
             h = tl.zeros([W, BLOCK_D], dtype=tl.float32)
             time = tl.zeros([W, BLOCK_D], dtype=tl.float32)
             decays = ()
@@ -147,17 +136,15 @@ def one_state_forward_kernel(
             decay = tl.exp2(time * a2)
             h, carry = _entering(decay, h, carry, 0, False)
             if SAVE:
-                tl.store(saved_base + (t0 // (W * T)) * D + w * 0, h, mask=inside & (w == 0))
+                interval = (image * K + k).to(tl.int64) * intervals + t0 // (W * T)
+                tl.store(saved_states_ptr + interval * D + d + w * 0, h, mask=inside & (w == 0))
             for i in tl.static_range(T):
                 h = h * decays[i] + inputs[i]
                 y = (h * cs[i].to(tl.float32)).to(y_ptr.dtype.element_ty)
-                stored = inside & (w >= 0)
+                stored = loaded
                 if not EVEN_L:
-                    stored = stored & (t + i < length)
-                if EVEN_L and EVEN_D:
-                    tl.store(y_base + rows[i] * (K * D), y)
-                else:
-                    tl.store(y_base + rows[i] * (K * D), y, mask=stored)
+                    stored = (t + i < length) & inside
+                tl.store(y_base + rows[i] * (K * D), y, mask=stored)
         rows = next_rows
         xs = next_xs
         dts = next_dts
@@ -177,22 +164,29 @@ def one_state_backward_kernel(
     Written are gx `(batch, L, K, D)`, gdt `(batch, L, K, D)` (of dt: through softplus), and for a deterministic sum
     afterwards: gb and gc per block of channels, `(blocks, batch, L, K)`, ga and gbias `(batch, K, D)`.
     """
+    # Multiples of UNIT, which the compiler sees now: so it loads words.
+    D = D // UNIT * UNIT
+    stride_x = stride_x // UNIT * UNIT
+    stride_dt = stride_dt // UNIT * UNIT
+    stride_gy = stride_gy // UNIT * UNIT
+    stride_gdt = stride_gdt // UNIT * UNIT
     k = tl.program_id(1)
     image = tl.program_id(2)
     d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
     w = tl.arange(0, W)[:, None]
     inside = d < D
+    loaded = None if EVEN_D else inside
     a = tl.load(a_ptr + k * D + d, mask=inside, other=0.0)
     a2 = a * LOG2_E
     bias = tl.load(bias_ptr + k * D + d, mask=inside, other=0.0)
     row0 = image.to(tl.int64) * L
-    x_base = x_ptr + row0 * (stride_x // UNIT * UNIT) + d
-    dt_base = dt_ptr + row0 * (stride_dt // UNIT * UNIT) + k * (D // UNIT * UNIT) + d
-    gy_base = gy_ptr + row0 * (stride_gy // UNIT * UNIT) + d
+    x_base = x_ptr + row0 * stride_x + d
+    dt_base = dt_ptr + row0 * stride_dt + k * D + d
+    gy_base = gy_ptr + row0 * stride_gy + d
     b_base = b_ptr + row0 * stride_b + k * stride_bk
     c_base = c_ptr + row0 * stride_b + k * stride_bk
     gx_base = gx_ptr + (row0 * K + k) * D + d
-    gdt_base = gdt_ptr + row0 * (stride_gdt // UNIT * UNIT) + k * (D // UNIT * UNIT) + d
+    gdt_base = gdt_ptr + row0 * stride_gdt + k * D + d
     block_row0 = (tl.program_id(0).to(tl.int64) * tl.num_programs(2) + image) * L * K + k
     saved_base = saved_states_ptr + (image * K + k).to(tl.int64) * intervals * D + d
     direction = walk(k, L, height, width, depth, ORDERS, STEP)
@@ -203,21 +197,21 @@ def one_state_backward_kernel(
     gbias = tl.zeros([W, BLOCK_D], dtype=tl.float32)
     t = (intervals - 1) * (W * T) + w * T
     rows = group_rows(place_of(t, direction), L, direction, T, STRAIGHT, WIDE)[0]
-    xs = _tokens(x_base, rows, stride_x // UNIT * UNIT, t, length, inside, EVEN_L, EVEN_D)
-    dts = _tokens(dt_base, rows, stride_dt // UNIT * UNIT, t, length, inside, EVEN_L, EVEN_D)
-    gys = _tokens(gy_base, rows, stride_gy // UNIT * UNIT, t, length, inside, EVEN_L, EVEN_D)
+    xs = _tokens(x_base, rows, stride_x, t, length, loaded, EVEN_L)
+    dts = _tokens(dt_base, rows, stride_dt, t, length, loaded, EVEN_L)
+    gys = _tokens(gy_base, rows, stride_gy, t, length, loaded, EVEN_L)
     for s in range(intervals):
         interval = intervals - 1 - s
         t = interval * (W * T) + w * T
         next_t = tl.maximum(interval - 1, 0) * (W * T) + w * T
         next_rows = group_rows(place_of(next_t, direction), L, direction, T, STRAIGHT, WIDE)[0]
-        next_xs = _tokens(x_base, next_rows, stride_x // UNIT * UNIT, next_t, length, inside, EVEN_L, EVEN_D)
-        next_dts = _tokens(dt_base, next_rows, stride_dt // UNIT * UNIT, next_t, length, inside, EVEN_L, EVEN_D)
-        next_gys = _tokens(gy_base, next_rows, stride_gy // UNIT * UNIT, next_t, length, inside, EVEN_L, EVEN_D)
+        next_xs = _tokens(x_base, next_rows, stride_x, next_t, length, loaded, EVEN_L)
+        next_dts = _tokens(dt_base, next_rows, stride_dt, next_t, length, loaded, EVEN_L)
+        next_gys = _tokens(gy_base, next_rows, stride_gy, next_t, length, loaded, EVEN_L)
         # Always true, but not to the compiler, which would put this arithmetic in front of the loads above.
         if interval * one >= 0:
-            bs = _tokens(b_base, rows, stride_b, t, length, w >= 0, EVEN_L, True)
-            cs = _tokens(c_base, rows, stride_b, t, length, w >= 0, EVEN_L, True)
+            bs = _tokens(b_base, rows, stride_b, t, length, None, EVEN_L)
+            cs = _tokens(c_base, rows, stride_b, t, length, None, EVEN_L)
             entering = tl.load(saved_base + interval * D, mask=inside, other=0.0)
             h = tl.zeros([W, BLOCK_D], dtype=tl.float32)
             time = tl.zeros([W, BLOCK_D], dtype=tl.float32)
@@ -253,15 +247,15 @@ def one_state_backward_kernel(
                 gbias += gdt
                 gx = (gu * deltas[i]).to(gx_ptr.dtype.element_ty)
                 gdt = gdt.to(gdt_ptr.dtype.element_ty)
-                if EVEN_L and EVEN_D:
-                    tl.store(gx_base + rows[i] * (K * D), gx)
-                    tl.store(gdt_base + rows[i] * (stride_gdt // UNIT * UNIT), gdt)
-                else:
-                    stored = inside & (t + i < length)
-                    tl.store(gx_base + rows[i] * (K * D), gx, mask=stored)
-                    tl.store(gdt_base + rows[i] * (stride_gdt // UNIT * UNIT), gdt, mask=stored)
-            _store_sums(gc_ptr + block_row0, gcs, rows, t, length, K)
-            _store_sums(gb_ptr + block_row0, gbs, rows, t, length, K)
+                stored = loaded
+                if not EVEN_L:
+                    stored = (t + i < length) & inside
+                tl.store(gx_base + rows[i] * (K * D), gx, mask=stored)
+                tl.store(gdt_base + rows[i] * stride_gdt, gdt, mask=stored)
+            tokens = t + tl.arange(0, T)[None, :]
+            place = block_row0 + group_rows(place_of(tokens, direction), L, direction, 1, True, WIDE)[0][0] * K
+            tl.store(gb_ptr + place, _sums_of_tokens(gbs), mask=tokens < length)
+            tl.store(gc_ptr + place, _sums_of_tokens(gcs), mask=tokens < length)
         rows = next_rows
         xs = next_xs
         dts = next_dts
