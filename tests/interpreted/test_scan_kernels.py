@@ -24,7 +24,8 @@ SHAPES = {
     "wide_state": ScanShape.of_grid(1, (2, 3), 2, 64),
     "causal": ScanShape(2, (9,), 2, 2, 1, (ScanOrder((0,)),)),
     "volume": ScanShape.of_grid(1, (3, 2, 3), 3, 2),
-    "one_state": ScanShape.of_grid(1, (1, 4, 4), 8, 1),  # channels read as packed words, states not
+    "one_state": ScanShape.of_grid(1, (1, 4, 4), 8, 1),  # kernels of its own; channels are read as words
+    "one_state_odd": ScanShape.of_grid(2, (3, 5), 3, 1),
     "some_orders": ScanShape(1, (2, 3, 2), 2, 2, 2, (ScanOrder((1, 0, 2)), ScanOrder((2, 1, 0), reverse=True))),
     "atrous": ScanShape(1, (4, 6), 2, 2, 4, atrous_orders(2, 2)),
     "atrous_backwards": ScanShape(1, (4, 2, 2), 2, 1, 1, (ScanOrder((1, 2, 0), True, 2, (0, 1, 1)),)),
@@ -50,6 +51,7 @@ def assert_matches_reference(monkeypatch, settings, shape, dtype):
     [
         *(("odd", dtype) for dtype in (torch.float32, torch.float16, torch.bfloat16)),
         *((shape, torch.bfloat16) for shape in ("even", "one_state")),
+        *(("one_state_odd", dtype) for dtype in (torch.float32, torch.float16)),
         *((shape, torch.float32) for shape in ("one_token", "three_intervals", "wide_state", "causal")),
         *((shape, torch.float32) for shape in ("volume", "some_orders", "atrous", "atrous_backwards")),
     ],

@@ -97,8 +97,8 @@ class LaunchPlan(NamedTuple):
         return tile
 
     def one_state_tile(self) -> OneStateTile:
-        """The tokens between saved states, at two channels a lane."""
-        tokens = min(8, self.settings.interval)
+        """The tokens between saved states, a power of 2, at two channels a lane."""
+        tokens = max(1, min(8, self.settings.interval // 4))
         rows, channels = self.settings.interval // tokens, min(ONE_STATE_CHANNELS, next_power_of_2(self.shape.d_inner))
         return OneStateTile(tokens, rows, channels, max(1, rows * channels // (2 * device_numbers(self.device)[1])))
 

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from nnunetv2_dsvm.ops.triton.kernels.tiles import LN_2, LOG2_E
+from nnunetv2_dsvm.ops.triton.kernels.tiles import LOG2_E
 
 
 @triton.jit

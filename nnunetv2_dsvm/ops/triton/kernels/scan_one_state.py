@@ -1,9 +1,9 @@
 """Triton kernels of the selective scan with one state per channel: forward and backward, softplus inside.
 
-A program walks one direction of one image for BLOCK_D channels, W * T tokens at a time, as tiles `[W, BLOCK_D]` whose row
-w has the w-th T of these tokens, one after the other. First each row scans its tokens as if nothing came before them;
-then a scan over the rows gives the state that enters each, from which its tokens are scanned again, in registers. So a
-sequence keeps many lanes at work though its state is a single number, and memory is read once. Names: `scan_forward`.
+A program walks one direction of one image for BLOCK_D channels, W * T tokens at a time, as tiles `[W, BLOCK_D]`: row w
+has the w-th T of these tokens, one after the other. First each row scans its tokens as if nothing came before them; a
+scan over the rows gives the state that enters each, from which its tokens are scanned again, in registers. So many
+lanes work on a sequence though its state is a single number, and memory is read once. Names: `scan_forward`.
 """
 
 import triton
@@ -11,17 +11,14 @@ import triton.language as tl
 
 from nnunetv2_dsvm.ops.triton.kernels.elementwise import softplus
 from nnunetv2_dsvm.ops.triton.kernels.scan_backward import softplus_slope
+from nnunetv2_dsvm.ops.triton.kernels.sums import sums_of_tiles
 from nnunetv2_dsvm.ops.triton.kernels.tiles import LOG2_E
 from nnunetv2_dsvm.ops.triton.kernels.walk import group_rows, place_of, visited, walk
 
 
 @triton.jit
 def _chain(decay, h, lead, entry, next_decay, next_h, next_lead, next_entry):
-    """Two pieces of a sequence as one, of a scan in either direction.
-
-    A piece: by what it multiplies a state that enters it, and what it leaves without one; likewise what enters its last
-    row.
-    """
+    """Two pieces of a sequence as one: what each does to a state that enters it, up to its end and its last row."""
     return decay * next_decay, h * next_decay + next_h, decay * next_lead, h * next_lead + next_entry
 
 
@@ -53,20 +50,6 @@ def _tokens(pointers, rows, stride, t, length, inside, EVEN_L: tl.constexpr):
             mask = (t + i < length) if inside is None else inside & (t + i < length)
         values += (tl.load(pointers + rows[i] * stride, mask=mask, other=None if mask is None else 0.0),)
     return values
-
-
-@triton.jit
-def _sums_of_tokens(tiles):
-    """The sums over channels of each token's tile, `(W, T)`; together, so that one way leads to their store."""
-    T: tl.constexpr = len(tiles)
-    W: tl.constexpr = tiles[0].shape[0]
-    for _ in tl.static_range(4):  # up to 16 tokens
-        if len(tiles) > 1:
-            pairs = ()
-            for i in tl.static_range(len(tiles) // 2):
-                pairs += (tl.join(tiles[i], tiles[i + len(tiles) // 2]),)
-            tiles = pairs
-    return tl.reshape(tl.sum(tiles[0], axis=1), (W, T))
 
 
 @triton.jit
@@ -254,8 +237,8 @@ def one_state_backward_kernel(
                 tl.store(gdt_base + rows[i] * stride_gdt, gdt, mask=stored)
             tokens = t + tl.arange(0, T)[None, :]
             place = block_row0 + group_rows(place_of(tokens, direction), L, direction, 1, True, WIDE)[0][0] * K
-            tl.store(gb_ptr + place, _sums_of_tokens(gbs), mask=tokens < length)
-            tl.store(gc_ptr + place, _sums_of_tokens(gcs), mask=tokens < length)
+            tl.store(gb_ptr + place, sums_of_tiles(gbs), mask=tokens < length)
+            tl.store(gc_ptr + place, sums_of_tiles(gcs), mask=tokens < length)
         rows = next_rows
         xs = next_xs
         dts = next_dts
