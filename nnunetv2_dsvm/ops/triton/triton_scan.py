@@ -138,8 +138,10 @@ class OneStateScan(ScanKernels):
 
     def suits(self, shape: ScanShape, device: torch.device) -> bool:
         """One state, and a program for each multiprocessor."""
+        if shape.d_state != 1:
+            return False
         programs = shape.batch * shape.directions * math.ceil(shape.d_inner / ONE_STATE_CHANNELS)
-        return shape.d_state == 1 and programs >= device_numbers(device)[0]
+        return programs >= device_numbers(device)[0]
 
     def supports(self, shape: ScanShape, dtype: torch.dtype, device: torch.device, save: bool) -> bool:
         """Whatever suits it."""
