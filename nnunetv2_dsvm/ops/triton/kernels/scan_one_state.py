@@ -31,7 +31,7 @@ def _entering(decay, h, carry, ROW: tl.constexpr, REVERSE: tl.constexpr):
         carry: the same in all rows, `[1, BLOCK_D]`.
     """
     w = tl.arange(0, h.shape[0])[:, None]
-    first = (w == ROW) & (h == h)
+    first = w == ROW
     leaves = h + tl.where(first, decay * carry, 0.0)
     lead = tl.full(h.shape, 1.0, tl.float32)
     entry = tl.where(first, carry, 0.0)
