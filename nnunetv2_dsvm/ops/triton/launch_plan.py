@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nnunetv2_dsvm.ops.backend import SAVED_STATES_INTERVAL
-from nnunetv2_dsvm.ops.scan_inputs import ScanShape
+from nnunetv2_dsvm.ops.scan_inputs import ScanShape, token_strides
 from nnunetv2_dsvm.ops.scan_order import axis_orders
 from nnunetv2_dsvm.ops.triton.runtime import device_numbers, next_power_of_2
 
@@ -108,7 +108,7 @@ class LaunchPlan(NamedTuple):
         return {
             "EVEN_L": self.shape.visited % tokens == 0,
             "EVEN_D": channels % tile.BLOCK_D == 0,
-            "UNIT": math.gcd(8, channels, *(t.stride(1) for t in by_channel)),
+            "UNIT": math.gcd(8, channels, *token_strides(*by_channel)),
             "num_warps": tile.warps,
             "T": tile.T,
             "W": tile.W,

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from nnunetv2_dsvm.ops.scan_inputs import ScanShape
+from nnunetv2_dsvm.ops.scan_inputs import ScanShape, token_strides
 from nnunetv2_dsvm.ops.triton.launch_plan import ONE_STATE_CHANNELS, LaunchPlan, LaunchSettings, Tile, grid_arguments
 from nnunetv2_dsvm.ops.triton.runtime import device_numbers, next_power_of_2
 from nnunetv2_dsvm.ops.triton.scan_kernels import DirectionGradients, ScanKernels
@@ -39,7 +39,7 @@ def chunk_states(
     grid = (math.ceil(channels / tile.channels), directions, batch * chunks)
     chunk_end_kernel[grid](
         v, delta, A, w, end, time, plan.shape.length, channels, d_state, *grid_arguments(plan.shape),
-        chunks, chunk_length, v.stride(1), delta.stride(1), w.stride(1), w.stride(2), 1,
+        chunks, chunk_length, *token_strides(v, delta, w), w.stride(2), 1,
         REVERSE=reverse, **plan.constants(tile, (v, delta), (w,)), **tile._asdict(), num_warps=1,
     )  # fmt: skip
     block = min(256, next_power_of_2(d_state * channels))
@@ -87,7 +87,7 @@ class TritonScan(ScanKernels):
         grid = (math.ceil(channels / tile.channels), directions, batch * chunks)
         forward_kernel[grid](
             x, delta, A, B, C, y, initial_state, saved, length, channels, d_state, *grid_arguments(plan.shape),
-            chunks, chunk_length, plan.intervals, x.stride(1), delta.stride(1), B.stride(1), B.stride(2), 1,
+            chunks, chunk_length, plan.intervals, *token_strides(x, delta, B), B.stride(2), 1,
             HAS_INITIAL_STATE=chunks > 1, SAVE=saved is not None, INTERVAL=plan.settings.interval,
             **plan.constants(tile, (x, delta), (B, C)), **tile._asdict(), num_warps=1,
         )  # fmt: skip
@@ -122,7 +122,7 @@ class TritonScan(ScanKernels):
         backward_kernel[(blocks, directions, batch * chunks)](
             grad, x, delta, A, B, C, saved, final_dh, scratch, gx, grad_dt, gb, gc, ga, gbias,
             length, channels, d_state, *grid_arguments(plan.shape), chunks, chunk_length, plan.intervals,
-            grad.stride(1), x.stride(1), delta.stride(1), B.stride(1), B.stride(2), grad_dt.stride(1), 1,
+            *token_strides(grad, x, delta, B), B.stride(2), *token_strides(grad_dt), 1,
             HAS_FINAL_DH=chunks > 1, INTERVAL=interval, **plan.constants(tile, (grad, x, delta), (B, C)),
             **tile._asdict(), num_warps=1,
         )  # fmt: skip
@@ -164,7 +164,7 @@ class OneStateScan(ScanKernels):
         one_state_forward_kernel[grid](
             x, delta, dt_bias, A, B, C, y, saved,
             shape.length, shape.d_inner, *grid_arguments(shape), plan.intervals,
-            x.stride(1), delta.stride(1), B.stride(1), B.stride(2), 1, RAW=raw, SAVE=saved is not None,
+            *token_strides(x, delta, B), B.stride(2), 1, RAW=raw, SAVE=saved is not None,
             **plan.one_state_constants(tile, x, delta),
         )  # fmt: skip
         return y
@@ -187,7 +187,7 @@ class OneStateScan(ScanKernels):
         one_state_backward_kernel[(blocks, shape.directions, shape.batch)](
             grad, x, delta, dt_bias, A, B, C, saved, gx, grad_dt, gb, gc, ga, gbias,
             shape.length, shape.d_inner, *grid_arguments(shape), plan.intervals,
-            grad.stride(1), x.stride(1), delta.stride(1), B.stride(1), B.stride(2), grad_dt.stride(1), 1, RAW=raw,
+            *token_strides(grad, x, delta, B), B.stride(2), *token_strides(grad_dt), 1, RAW=raw,
             **plan.one_state_constants(tile, grad, x, delta, grad_dt),
         )  # fmt: skip
         sum_blocks(gb, gc, grad_B, grad_C)
