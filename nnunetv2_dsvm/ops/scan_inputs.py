@@ -102,3 +102,11 @@ def common_dtype(*tensors: Tensor) -> torch.dtype:
     """Of all tensors; float32 where they differ."""
     dtypes = {t.dtype for t in tensors}
     return dtypes.pop() if len(dtypes) == 1 else torch.float32
+
+
+def token_strides(*tensors: Tensor) -> tuple[int, ...]:
+    """Of dense `(batch, L, …)`, elements from a token to the next; where L is 1, from an image to the next.
+
+    torch leaves the stride of an axis of size 1 any: it may be that of another axis.
+    """
+    return tuple(t.stride(1 if t.shape[1] > 1 else 0) for t in tensors)

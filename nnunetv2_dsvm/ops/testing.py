@@ -20,14 +20,14 @@ AUTOCAST_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 
 INPUT_NAMES = ScanInputs._fields[:7]
 
 
-# One token, odd sizes, sizes that differ, a volume.
+# One token an image, odd sizes, sizes that differ, a volume.
 CHECK_SHAPES = (
     ScanShape.of_grid(2, (5, 7), 12),
-    ScanShape.of_grid(1, (1, 1), 8),
+    ScanShape.of_grid(2, (1, 1), 8),
     ScanShape.of_grid(3, (12, 9), 40),
     ScanShape.of_grid(2, (3, 2, 5), 12),
 )
-_PROJECTED_SHAPES = (ScanShape.of_grid(2, (6, 5), 64), ScanShape.of_grid(1, (3, 2, 4), 64))
+_PROJECTED_SHAPES = tuple(ScanShape.of_grid(2, sizes, 64) for sizes in ((6, 5), (1, 1), (3, 2, 4)))
 
 
 class WrongResult(RuntimeError):

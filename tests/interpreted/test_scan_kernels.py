@@ -13,29 +13,40 @@ from nnunetv2_dsvm.ops.projections import split
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
 from nnunetv2_dsvm.ops.scan_order import as_numbers, atrous_orders
 from nnunetv2_dsvm.ops.testing import TOLERANCE
-from nnunetv2_dsvm.ops.triton.launch_plan import LaunchSettings
+from nnunetv2_dsvm.ops.triton.launch_plan import LaunchPlan, LaunchSettings
+from nnunetv2_dsvm.ops.triton.triton_scan import OneStateScan
 
 FEW_TOKENS = LaunchSettings(interval=8)  # so few between saved states that few tokens make several intervals
 SHAPES = {
-    "one_token": ScanShape.of_grid(1, (1, 1), 1, 1),
+    "one_token": ScanShape.of_grid(2, (1, 1), 1, 1),
+    "one_token_states": ScanShape.of_grid(2, (1, 1), 3, 2),
     "odd": ScanShape.of_grid(2, (3, 3), 3, 8),
     "even": ScanShape.of_grid(1, (4, 4), 8, 8),  # read as packed words, in rows without a step aside
     "three_intervals": ScanShape.of_grid(1, (4, 5), 3, 16),
     "wide_state": ScanShape.of_grid(1, (2, 3), 2, 64),
     "causal": ScanShape(2, (9,), 2, 2, 1, (ScanOrder((0,)),)),
     "volume": ScanShape.of_grid(1, (3, 2, 3), 3, 2),
-    "one_state": ScanShape.of_grid(1, (1, 4, 4), 8, 1),  # channels read as packed words, states not
+    "one_state": ScanShape.of_grid(1, (1, 4, 4), 8, 1),  # kernels of its own; channels are read as words
+    "one_state_odd": ScanShape.of_grid(1, (3, 5), 33, 1),  # two programs share the channels
     "some_orders": ScanShape(1, (2, 3, 2), 2, 2, 2, (ScanOrder((1, 0, 2)), ScanOrder((2, 1, 0), reverse=True))),
     "atrous": ScanShape(1, (4, 6), 2, 2, 4, atrous_orders(2, 2)),
-    "atrous_backwards": ScanShape(1, (4, 2, 2), 2, 1, 1, (ScanOrder((1, 2, 0), True, 2, (0, 1, 1)),)),
+    "atrous_backwards": ScanShape(2, (4, 2, 2), 2, 1, 1, (ScanOrder((1, 2, 0), True, 2, (0, 1, 1)),)),
 }
+
+
+def laid_as_after_a_transposition(t):
+    """The same; contiguous to torch also then, where there is one token, but with a stride that leads elsewhere."""
+    turned = t.detach().transpose(0, 1).clone(memory_format=torch.contiguous_format)
+    return turned.transpose(0, 1).requires_grad_()
 
 
 def assert_matches_reference(monkeypatch, settings, shape, dtype):
     monkeypatch.setitem(BACKENDS, "under test", Triton(settings))
     inputs = grid_inputs(shape, dtype)
-    exact = [t.detach().double().requires_grad_() for t in inputs]
     grad = torch.randn(inputs[0].shape, dtype=torch.float64).to(dtype)
+    if shape.length == 1:
+        *inputs, grad = (laid_as_after_a_transposition(t) for t in (*inputs, grad))
+    exact = [t.detach().double().requires_grad_() for t in inputs]
     grid = {"sizes": shape.sizes, "orders": shape.orders}
     y = selective_scan(*inputs, **grid, backend="under test")
     expected = selective_scan(*exact, **grid, backend="reference")
@@ -50,7 +61,9 @@ def assert_matches_reference(monkeypatch, settings, shape, dtype):
     [
         *(("odd", dtype) for dtype in (torch.float32, torch.float16, torch.bfloat16)),
         *((shape, torch.bfloat16) for shape in ("even", "one_state")),
-        *((shape, torch.float32) for shape in ("one_token", "three_intervals", "wide_state", "causal")),
+        *(("one_state_odd", dtype) for dtype in (torch.float32, torch.float16)),
+        *((shape, torch.float32) for shape in ("one_token", "one_token_states", "causal")),
+        *((shape, torch.float32) for shape in ("three_intervals", "wide_state")),
         *((shape, torch.float32) for shape in ("volume", "some_orders", "atrous", "atrous_backwards")),
     ],
     ids=lambda value: str(value).removeprefix("torch."),
@@ -69,22 +82,46 @@ def test_scan_in_chunks(monkeypatch, shape):
 def assert_core_matches(core, shape):
     """A core, called with x, weight, A, D and dt_bias, against products and the reference scan in fp64."""
     x, _, A, _, _, D, bias = grid_inputs(shape, torch.float32)
+    grad = torch.randn(x.shape)
+    if shape.length == 1:
+        x, grad = laid_as_after_a_transposition(x), laid_as_after_a_transposition(grad)
     weight = torch.randn(shape.directions * (shape.d_inner + 2 * shape.d_state), shape.d_inner, requires_grad=True)
     inputs = (x, weight, A, D, bias)
     exact = [t.detach().double().requires_grad_() for t in inputs]
     dt, B, C = split(exact[0] @ exact[1].mT, shape.d_inner, shape.d_state)
     grid = {"sizes": shape.sizes, "orders": shape.orders}
     expected = selective_scan(exact[0], dt, exact[2], B, C, *exact[3:], **grid, backend="reference")
-    y, grad = core(*inputs), torch.randn(x.shape)
+    y = core(*inputs)
     assert relative_error(y, expected) <= 1e-5
     pairs = zip(torch.autograd.grad(y, inputs, grad), torch.autograd.grad(expected, exact, grad.double()), strict=True)
     assert all(relative_error(got, right) <= 1e-5 for got, right in pairs)
     return inputs
 
 
-def test_core_of_an_image():
-    shape = ScanShape.of_grid(1, (1, 2), 2, 1)
-    assert_core_matches(lambda *inputs: ss2d_core(*inputs, height=1, width=2, backend="triton"), shape)
+@pytest.mark.parametrize(("width", "d_state"), [(2, 1), (1, 2)], ids=["one_state", "one_token"])
+def test_core_of_an_image(width, d_state):
+    shape = ScanShape.of_grid(2, (1, width), 2, d_state)
+    assert_core_matches(lambda *inputs: ss2d_core(*inputs, height=1, width=width, backend="triton"), shape)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "digits"), [(torch.float32, 4e-6), (torch.float16, 1.1e-5), (torch.bfloat16, 1.1e-5)]
+)
+def test_one_state_from_dt(dtype, digits):
+    """The kernels' own delta = softplus(dt) and its slope: of one token, where y is delta if all else is 1."""
+    dt = torch.linspace(-40, 30, 256).to(dtype).view(1, 1, 1, -1)
+    shape = ScanShape(1, (1,), 256, 1, 1, (ScanOrder((0,)),))
+    plan, kernels = LaunchPlan(shape, dt.device, LaunchSettings(interval=4)), OneStateScan()
+    x, A, bias = torch.ones(1, 1, 256, dtype=dtype), -torch.ones(1, 256, 1), torch.zeros(1, 256)
+    B = C = torch.ones(1, 1, 1, 1, dtype=dtype)
+    saved, raw = torch.empty(1, 1, 1, 1, 256), dt.double().flatten()
+    y = kernels.forward(plan, x, dt, A, B, C, bias, saved, torch.float32, raw=True)
+    torch.testing.assert_close(y.double().flatten(), raw.exp().log1p(), rtol=digits, atol=0)
+    grad_dt, states = torch.empty(1, 1, 1, 256), (torch.empty_like(B), torch.empty_like(C))
+    grads = kernels.backward(plan, x, x, dt, A, B, C, bias, saved, grad_dt, *states, raw=True)
+    atol = 0 if dtype == torch.float32 else 1e-7  # 16 bit: what 1 - exp(-delta) cancels
+    for slope in (grad_dt, grads.dt_bias):
+        torch.testing.assert_close(slope.double().flatten(), raw.sigmoid(), rtol=2 * digits, atol=atol)
 
 
 def test_core_in_orders_of_its_own():

@@ -199,7 +199,8 @@ def test_delta_is_made_in_the_kernel_in_one_chunk_and_in_several(hopper):
         assert forward_takes_dt(plan, torch.float16, save=False) and not forward_takes_dt(
             plan, torch.float16, save=True
         )
-    assert backward_takes_dt(bf16) and not backward_takes_dt(fp32)
+    assert backward_takes_dt(bf16, one.shape) and not backward_takes_dt(fp32, one.shape)
+    assert backward_takes_dt(fp32, one.shape._replace(d_state=1))
 
 
 OTHER_GRIDS = {

@@ -7,7 +7,7 @@ import torch
 
 from nnunetv2_dsvm.ops.backends.triton import Triton
 from nnunetv2_dsvm.ops.scan_inputs import ScanShape
-from nnunetv2_dsvm.ops.triton import runtime
+from nnunetv2_dsvm.ops.triton import runtime, triton_scan
 from nnunetv2_dsvm.ops.triton.launch_plan import LaunchPlan, LaunchSettings, scan_tile
 
 pytest.importorskip("triton", reason="Triton has no build for this platform")
@@ -79,6 +79,14 @@ def test_the_scan_is_not_compiled_again_for_another_size_of_image_or_number_of_c
     expected = key(16, 16, 1, 4, 32)
     assert key(128, 128, 16, 256, 32) == key(1, 7, 1, 1, 32) == key(11, 13, 3, 3, 32) == expected
     assert key(16, 16, 1, 4, 33) != expected  # of whose multiples 16-byte loads depend
+
+
+def test_one_state_takes_the_kernels_without_chunks_where_it_fills_the_gpu(monkeypatch):
+    monkeypatch.setattr(triton_scan, "device_numbers", lambda device: (132, 32))
+    suits = triton_scan.OneStateScan().suits
+    stage1 = ScanShape.of_grid(32, (64, 64), 192, 1)
+    assert suits(stage1, CPU) and not suits(stage1._replace(d_state=2), CPU)
+    assert suits(stage1._replace(batch=6), CPU) and not suits(stage1._replace(batch=5), CPU)  # 24 programs an image
 
 
 @pytest.mark.skipif(runtime.interpreted() or sys.platform != "linux", reason="Triton compiles nothing here")

@@ -8,6 +8,7 @@ from torch import Tensor
 from nnunetv2_dsvm.ops.nvrtc.arguments import EntryArguments, addresses, arguments
 from nnunetv2_dsvm.ops.nvrtc.launch import kernel
 from nnunetv2_dsvm.ops.nvrtc.launch_plan import INTERVAL, STATES, WARP_CHANNELS, LaunchPlan, macros, shared_bytes
+from nnunetv2_dsvm.ops.scan_inputs import token_strides
 
 
 def entering_states(
@@ -31,7 +32,7 @@ def entering_states(
     walks = 0 if len(grid) == 2 else directions
     chosen = macros("scan_chunks", warps, raw, walks, of_gradient, v.dtype == torch.float16)
     given = arguments("scan_chunks", len(grid))(
-        *addresses(v, delta, W, A, bias, ends, time), v.stride(1), delta.stride(1), W.stride(1), W.stride(2),
+        *addresses(v, delta, W, A, bias, ends, time), *token_strides(v, delta, W), W.stride(2),
         length, channels, grid, launch.chunks, launch.chunk_intervals, math.ceil(length / INTERVAL),
     )  # fmt: skip
     make_ends = kernel("scan_chunks", chosen, v.device, shared_bytes("scan_chunks", warps))

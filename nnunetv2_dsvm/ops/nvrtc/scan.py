@@ -23,6 +23,7 @@ from nnunetv2_dsvm.ops.nvrtc.launch_plan import (
     shared_bytes,
 )
 from nnunetv2_dsvm.ops.projections import output_dtype
+from nnunetv2_dsvm.ops.scan_inputs import token_strides
 
 VARIABLE = "NNUNETV2_DSVM_NVRTC"
 _MIN_CAPABILITY = (9, 0)  # its instructions Ampere has, too, but less shared memory
@@ -124,7 +125,7 @@ def scan_forward(
     y = torch.empty(batch, length, directions, channels, dtype=output_dtype(x.dtype), device=x.device)
     given = arguments("scan_forward", len(grid))(
         *addresses(x, delta, B, C, A, initial_state, bias, y, saved_states),
-        x.stride(1), delta.stride(1), B.stride(1), B.stride(2),
+        *token_strides(x, delta, B), B.stride(2),
         length, channels, grid, launch.chunks, launch.chunk_intervals, math.ceil(length / INTERVAL),
     )  # fmt: skip
     _launch("scan_forward", launch, grid, x, delta, raw, given)
@@ -171,8 +172,8 @@ def scan_backward(
     gb, gc = parts or (grad_B, grad_C)
     given = arguments("scan_backward", len(grid))(
         *addresses(grad, x, delta, B, C, saved_states, A, final_dh, bias, gx, grad_dt, gb, gc, ga, gbias),
-        grad.stride(1), x.stride(1), delta.stride(1), B.stride(1), B.stride(2), grad_dt.stride(1),
-        grad_B.stride(1), grad_B.stride(2),
+        *token_strides(grad, x, delta, B), B.stride(2), *token_strides(grad_dt),
+        *token_strides(grad_B), grad_B.stride(2),
         length, channels, grid, launch.chunks, launch.chunk_intervals, saved_states.shape[2], batch,
     )  # fmt: skip
     _launch("scan_backward", launch, grid, x, delta, raw, given)

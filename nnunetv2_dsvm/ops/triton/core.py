@@ -77,11 +77,12 @@ def core_backward(
     plan = LaunchPlan(shape, x.device, settings)
     grad, x, A, dt_bias = grad.contiguous(), x.contiguous(), A.float().contiguous(), dt_bias.float().contiguous()
     matrix = weight.to(x.dtype)
-    delta, B, C = _parameters(shape, x, matrix, dt_bias, backward_takes_dt(saved))
+    raw = backward_takes_dt(saved, shape)
+    delta, B, C = _parameters(shape, x, matrix, dt_bias, raw)
     grad_product = x.new_empty(*x.shape[:2], weight.shape[0])
     grad_dt, grad_B, grad_C = split(grad_product, shape.d_inner, shape.d_state)
     grad_x, grad_A, grad_D, grad_bias = scan_backward(
-        plan, grad, x, delta, A, B, C, D, dt_bias, saved, grad_dt, grad_B, grad_C
+        plan, grad, x, delta, A, B, C, D, dt_bias, saved, grad_dt, grad_B, grad_C, raw
     )
     columns = grad_product.flatten(0, 1)
     grad_x = torch.addmm(grad_x.flatten(0, 1), columns, matrix).view_as(x)

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from nnunetv2_dsvm.ops.scan_inputs import token_strides
 from nnunetv2_dsvm.ops.triton.runtime import next_power_of_2
 
 
@@ -21,7 +22,7 @@ def softplus(dt: Tensor, bias: Tensor, delta: Tensor) -> Tensor:
     rows, block_r, block_d = batch * length, 32, min(64, next_power_of_2(channels))
     grid = (math.ceil(rows / block_r), math.ceil(channels / block_d), directions)
     softplus_kernel[grid](
-        dt, bias, delta, rows, channels, dt.stride(1), delta.stride(1), BLOCK_R=block_r, BLOCK_D=block_d, num_warps=2
+        dt, bias, delta, rows, channels, *token_strides(dt, delta), BLOCK_R=block_r, BLOCK_D=block_d, num_warps=2
     )
     return delta
 
@@ -41,7 +42,7 @@ def merge(
     out = torch.empty(batch, length, channels, dtype=dtype, device=skip.device)
     dot = None if other is None else torch.empty(grid[0], channels, dtype=torch.float32, device=skip.device)
     merge_kernel[grid](
-        parts, skip, scale.contiguous(), other, out, dot, rows, channels, skip.stride(1),
+        parts, skip, scale.contiguous(), other, out, dot, rows, channels, *token_strides(skip),
         DOT=other is not None, K=directions, BLOCK_R=block_r, BLOCK_D=block_d,
     )  # fmt: skip
     return out, dot

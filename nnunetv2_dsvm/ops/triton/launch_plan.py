@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from nnunetv2_dsvm.ops.backend import SAVED_STATES_INTERVAL
-from nnunetv2_dsvm.ops.scan_inputs import ScanShape
+from nnunetv2_dsvm.ops.scan_inputs import ScanShape, token_strides
 from nnunetv2_dsvm.ops.scan_order import axis_orders
 from nnunetv2_dsvm.ops.triton.runtime import device_numbers, next_power_of_2
 
 MAX_D_STATE = 64
+ONE_STATE_CHANNELS = 32  # of a program of the kernels for one state: a lane's loads of a token fill sectors
 MAX_AXES = 3  # of the grids that the kernels walk through
 
 
@@ -54,6 +55,15 @@ def scan_tile(d_state: int, warp: int) -> Tile:
     return Tile(T=4, LD=warp // ln, LN=ln, SD=max(1, min(4, 16 // sn)), SN=sn)
 
 
+class OneStateTile(NamedTuple):
+    """How a program of the kernels for one state takes tokens (see `kernels/scan_one_state.py`)."""
+
+    T: int  # tokens of a row, one after the other in registers
+    W: int  # rows
+    BLOCK_D: int  # channels
+    warps: int
+
+
 class LaunchPlan(NamedTuple):
     """A call on a device. The scan's tensors are read in place, through their strides over tokens and directions."""
 
@@ -86,6 +96,26 @@ class LaunchPlan(NamedTuple):
             return tile._replace(T=2 * tile.T, SD=max(1, tile.SD // 2))
         return tile
 
+    def one_state_tile(self) -> OneStateTile:
+        """The tokens between saved states, a power of 2, at two channels a lane."""
+        tokens = max(1, min(8, self.settings.interval // 4))
+        rows, channels = self.settings.interval // tokens, min(ONE_STATE_CHANNELS, next_power_of_2(self.shape.d_inner))
+        return OneStateTile(tokens, rows, channels, max(1, rows * channels // (2 * device_numbers(self.device)[1])))
+
+    def one_state_constants(self, tile: OneStateTile, *by_channel: Tensor) -> dict[str, Any]:
+        """What the kernels for one state are specialised on; the tensors are those of x's channels."""
+        tokens, channels = tile.T * tile.W, self.shape.d_inner
+        return {
+            "EVEN_L": self.shape.visited % tokens == 0,
+            "EVEN_D": channels % tile.BLOCK_D == 0,
+            "UNIT": math.gcd(8, channels, *token_strides(*by_channel)),
+            "num_warps": tile.warps,
+            "T": tile.T,
+            "W": tile.W,
+            "BLOCK_D": tile.BLOCK_D,
+            **self._walks(tile.T),
+        }
+
     def chunks(self, tile: Tile) -> tuple[int, int]:
         """(chunks of an image, tokens of a chunk): as many as fill the GPU, a whole number of intervals each."""
         programs = self.programs(tile)
@@ -97,22 +127,28 @@ class LaunchPlan(NamedTuple):
 
     def constants(self, tile: Tile, by_channel: Sequence[Tensor], by_state: Sequence[Tensor]) -> dict[str, Any]:
         """What the kernels are specialised on; the tensors are those loaded token by token."""
-        shape = self.shape
-        channels, d_state, directions = shape.d_inner, shape.d_state, shape.directions
+        channels, d_state = self.shape.d_inner, self.shape.d_state
         widest = max(t.element_size() for t in (*by_channel, *by_state))
-        fastest = {order.axes[-1] for order in shape.orders or axis_orders(len(shape.sizes))}
         return {
             "VECTOR": widest * max(tile.SD, tile.SN) <= 16,
             "PACKED": _even(by_channel, channels, tile.SD),
             "PACKED_STATES": _even(by_state, d_state, tile.SN),
-            "WIDE": shape.length * directions * (channels + 2 * d_state) >= 2**31,
-            "EVEN_L": shape.visited % tile.T == 0,
-            "STRAIGHT": all(shape.sizes[axis] // shape.step % tile.T == 0 for axis in fastest),
+            "EVEN_L": self.shape.visited % tile.T == 0,
             "EVEN_D": channels % tile.channels == 0,
             "EVEN_N": d_state == tile.LN * tile.SN,
+            **self._walks(tile.T),
+        }
+
+    def _walks(self, tokens: int) -> dict[str, Any]:
+        """Of `kernels/walk.py`, so many tokens at once."""
+        shape = self.shape
+        fastest = {order.axes[-1] for order in shape.orders or axis_orders(len(shape.sizes))}
+        return {
+            "STRAIGHT": all(shape.sizes[axis] // shape.step % tokens == 0 for axis in fastest),
+            "WIDE": shape.length * shape.directions * (shape.d_inner + 2 * shape.d_state) >= 2**31,
             "ORDERS": order_numbers(shape),
             "STEP": shape.step,
-            "K": directions,
+            "K": shape.directions,
         }
 
 

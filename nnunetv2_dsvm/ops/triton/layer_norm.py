@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nnunetv2_dsvm.ops.resampling import Resampling
+from nnunetv2_dsvm.ops.scan_inputs import token_strides
 from nnunetv2_dsvm.ops.triton.launch_plan import LaunchSettings
 from nnunetv2_dsvm.ops.triton.runtime import next_power_of_2
 from nnunetv2_dsvm.ops.triton.sums import sum_rows
@@ -88,8 +89,8 @@ def merge_norm_forward(
     rows = batch * length
     blocks, (units, unit) = _blocks(rows, channels, _MERGE_TILE), _units(channels)
     merge_norm_kernel[(math.ceil(rows / blocks["BLOCK_R"]),)](
-        parts, skip, scale.contiguous(), weight, bias, gate.contiguous(), merged, out, rows, units, skip.stride(1), eps,
-        KEEP=keep, K=directions, UNIT=unit, **blocks,
+        parts, skip, scale.contiguous(), weight, bias, gate.contiguous(), merged, out, rows, units,
+        *token_strides(skip), eps, KEEP=keep, K=directions, UNIT=unit, **blocks,
     )  # fmt: skip
     return out, merged
 

@@ -44,7 +44,7 @@ class NVRTCScan(ScanKernels):
 
     def backward(
         self, plan: LaunchPlan, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
-        dt_bias: Tensor, saved: Tensor, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
+        dt_bias: Tensor, saved: Tensor, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor, raw: bool,
     ) -> DirectionGradients:  # fmt: skip
         """As `ScanKernels.backward`."""
         launch = _launch("scan_backward", plan)

@@ -12,19 +12,19 @@ from nnunetv2_dsvm.ops.triton.launch_plan import LaunchPlan, LaunchSettings
 from nnunetv2_dsvm.ops.triton.nvrtc_scan import NVRTCScan
 from nnunetv2_dsvm.ops.triton.scan_kernels import ScanKernels
 from nnunetv2_dsvm.ops.triton.sums import sum_scan
-from nnunetv2_dsvm.ops.triton.triton_scan import TritonScan
+from nnunetv2_dsvm.ops.triton.triton_scan import OneStateScan, TritonScan
 
 # Fastest first; the last runs every call.
-SCAN_KERNELS: tuple[ScanKernels, ...] = (NVRTCScan(), TritonScan())
+SCAN_KERNELS: tuple[ScanKernels, ...] = (NVRTCScan(), OneStateScan(), TritonScan())
 
 
 def _kernels(shape: ScanShape, dtype: torch.dtype, device: torch.device, save: bool) -> ScanKernels:
     return next(kernels for kernels in SCAN_KERNELS if kernels.supports(shape, dtype, device, save))
 
 
-def _kernels_of(saved: Tensor) -> ScanKernels:
+def _kernels_of(saved: Tensor, shape: ScanShape) -> ScanKernels:
     """Those whose forward saved the states."""
-    return next(kernels for kernels in SCAN_KERNELS if kernels.states_dtype == saved.dtype)
+    return next(k for k in SCAN_KERNELS if k.states_dtype == saved.dtype and k.suits(shape, saved.device))
 
 
 def _saved_states(kernels: ScanKernels, shape: ScanShape, settings: LaunchSettings, like: Tensor) -> Tensor:
@@ -44,9 +44,9 @@ def forward_takes_dt(plan: LaunchPlan, dtype: torch.dtype, save: bool) -> bool:
     return _kernels(plan.shape, dtype, plan.device, save).takes_dt
 
 
-def backward_takes_dt(saved: Tensor) -> bool:
-    """Whether `scan_backward` gets dt in place of delta."""
-    return _kernels_of(saved).takes_dt
+def backward_takes_dt(saved: Tensor, shape: ScanShape) -> bool:
+    """Whether `scan_backward` takes dt in place of delta."""
+    return _kernels_of(saved, shape).takes_dt
 
 
 def scan_forward(
@@ -64,10 +64,14 @@ def scan_forward(
 
 def scan_backward(
     plan: LaunchPlan, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor,
-    dt_bias: Tensor, saved: Tensor, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
+    dt_bias: Tensor, saved: Tensor, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor, raw: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of x, A, D and dt_bias, with the skip's; those of dt, B and C into tensors of their shapes."""
-    g = _kernels_of(saved).backward(plan, grad, x, delta, A, B, C, dt_bias, saved, grad_dt, grad_B, grad_C)
+    """Gradients of x, A, D and dt_bias, with the skip's; those of dt, B and C into tensors of their shapes.
+
+    If `raw`, delta is dt.
+    """
+    kernels = _kernels_of(saved, plan.shape)
+    g = kernels.backward(plan, grad, x, delta, A, B, C, dt_bias, saved, grad_dt, grad_B, grad_C, raw)
     grad_x, dot = _merge(plan.shape, g.x, grad, D, x.dtype, x)
     assert dot is not None  # for `other` there is one
     grad_A, grad_bias, grad_D = sum_scan(g.A, g.dt_bias, dot)
@@ -137,11 +141,11 @@ def backward(grad: Tensor, inputs: ScanInputs, saved: Tensor | None, settings: L
         assert saved is not None  # it was asked for
     grad = grad.contiguous()
     plan, x, delta, A, B, C, dt_bias = _prepare(inputs, settings)
-    dtype = _kernels_of(saved).dt_dtype or inputs.dt.dtype
+    dtype = _kernels_of(saved, plan.shape).dt_dtype or inputs.dt.dtype
     grad_dt = torch.empty_like(inputs.dt, dtype=dtype, memory_format=torch.contiguous_format)
     grad_B, grad_C = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (B, C))
     grad_x, grad_A, grad_D, grad_bias = scan_backward(
-        plan, grad, x, delta, A, B, C, inputs.D.float(), dt_bias, saved, grad_dt, grad_B, grad_C
+        plan, grad, x, delta, A, B, C, inputs.D.float(), dt_bias, saved, grad_dt, grad_B, grad_C, raw=False
     )
     wait(x.device)  # for the sums, which are converted
     grads = (grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_bias)

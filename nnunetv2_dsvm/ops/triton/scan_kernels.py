@@ -38,6 +38,10 @@ class ScanKernels(ABC):
     def supports(self, shape: ScanShape, dtype: torch.dtype, device: torch.device, save: bool) -> bool:
         """Whether it runs such a call; `dtype` is the common one of x, B and C, and with `save` a backward follows."""
 
+    def suits(self, shape: ScanShape, device: torch.device) -> bool:
+        """Whether calls of this shape are its, whatever the environment says."""
+        return True
+
     @abstractmethod
     def interval(self, settings: LaunchSettings) -> int:
         """Tokens between saved states."""
@@ -53,6 +57,6 @@ class ScanKernels(ABC):
     @abstractmethod
     def backward(
         self, plan: LaunchPlan, grad: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
-        dt_bias: Tensor, saved: Tensor, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor,
+        dt_bias: Tensor, saved: Tensor, grad_dt: Tensor, grad_B: Tensor, grad_C: Tensor, raw: bool,
     ) -> DirectionGradients:  # fmt: skip
-        """The gradients; those of dt, B and C are written into tensors of their shapes."""
+        """The gradients; those of dt, B and C are written into tensors of their shapes. If `raw`, delta is dt."""

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from nnunetv2_dsvm.ops.scan_inputs import token_strides
 from nnunetv2_dsvm.ops.side_branch import later
 from nnunetv2_dsvm.ops.triton.runtime import next_power_of_2
 
@@ -79,6 +80,6 @@ def sum_blocks(first: Tensor, second: Tensor, first_out: Tensor, second_out: Ten
     block_c = next_power_of_2(columns)
     block_r = max(1, 1024 // block_c)
     sum_blocks_kernel[(math.ceil(rows / block_r), 2)](
-        first, second, first_out, second_out, rows, columns, d_state, blocks, first_out.stride(1), first_out.stride(2),
-        BLOCK_R=block_r, BLOCK_C=block_c,
+        first, second, first_out, second_out, rows, columns, d_state, blocks,
+        *token_strides(first_out), first_out.stride(2), BLOCK_R=block_r, BLOCK_C=block_c,
     )  # fmt: skip

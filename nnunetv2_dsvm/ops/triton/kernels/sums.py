@@ -14,6 +14,20 @@ def sum_of_rows(parts_ptr, c, rows, columns, BLOCK_R: tl.constexpr, BLOCK_C: tl.
     return tl.sum(total, axis=0)
 
 
+@triton.jit
+def sums_of_tiles(tiles):
+    """The sums of 2 ** n tiles over their second axis, `(rows, tiles)`, to be stored together."""
+    TILES: tl.constexpr = len(tiles)
+    ROWS: tl.constexpr = tiles[0].shape[0]
+    for _ in tl.static_range(4):  # up to 16 tiles
+        if len(tiles) > 1:
+            pairs = ()
+            for i in tl.static_range(len(tiles) // 2):
+                pairs += (tl.join(tiles[i], tiles[i + len(tiles) // 2]),)
+            tiles = pairs
+    return tl.reshape(tl.sum(tiles[0], axis=1), (ROWS, TILES))
+
+
 @triton.jit(do_not_specialize=["rows", "first_programs"])
 def sum_rows_kernel(
     first_ptr, second_ptr, first_out_ptr, second_out_ptr, rows, first_columns, second_columns, first_programs,
