@@ -33,7 +33,7 @@ def test_what_is_recorded_is_what_the_loader_brings_and_is_read_from_any_place(s
     before = first.read_bytes()
     np.random.seed(7), torch.manual_seed(7)  # of another process
     brought, source = [], loader()
-    batches.record(map(lambda batch: brought.append(batch) or batch, source), folder, batches.TRAINING, 0)
+    batches.record((brought.append(batch) or batch for batch in source), folder, batches.TRAINING, 0)
     assert first.read_bytes() == before and {path.suffix for path in folder.iterdir()} == {".pt"}
 
     reader = batches.RecordedBatches(folder, batches.TRAINING, 48, scales)
