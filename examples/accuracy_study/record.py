@@ -1,8 +1,9 @@
-"""Augment the batches of the study's open trainings, each once for all trainings that share it; `run.py` begins it.
+"""Augment the batches of the study's next trainings, each once for all trainings that share it; `run.py` begins it.
 
-    python examples/accuracy_study/record.py RUN_FOLDER PLAN RESULTS ONLY FOLDER
+    python examples/accuracy_study/record.py RUN_FOLDER PLAN RESULTS ONLY FOLDER AHEAD
 
-Goes on until it is ended. Batches that no open training needs any more are removed.
+Goes on until it is ended. Only what the first AHEAD open trainings read is kept: the rest would take terabytes, and is
+the same when it is written again.
 """
 
 import os
@@ -93,7 +94,7 @@ def parts_of(trainings: Iterable[Training], folder: Path) -> list[Part]:
 
 
 def main() -> None:
-    run_folder, plan, results, only, folder = sys.argv[1:]
+    run_folder, plan, results, only, folder, ahead = sys.argv[1:]
     os.environ.pop(BATCHES, None)  # the trainers' own loaders are wanted
     os.environ["nnUNet_n_proc_DA"] = "0"
     os.nice(NICENESS)
@@ -109,21 +110,28 @@ def main() -> None:
         suppress(KeyboardInterrupt),
     ):
         os.environ["nnUNet_results"] = logs  # trainers write one
-        keep_recording(StudyRun(Path(run_folder), Path(plan), Path(results), "cpu", only), place, pool)
+        keep_recording(StudyRun(Path(run_folder), Path(plan), Path(results), "cpu", only), int(ahead), place, pool)
 
 
-def keep_recording(run: StudyRun, folder: Path, pool: Pool) -> None:
-    """Writes what open trainings read, and removes streams that none of them reads; never ends."""
+def keep_recording(run: StudyRun, ahead: int, folder: Path, pool: Pool) -> None:
+    """Writes what the next trainings read, and removes streams that none of them reads; never ends."""
     known = set[tuple[Path, str, int]]()
     while True:
-        parts = parts_of(replace(run).trainings.values(), folder)  # a copy, which looks again at what is open
+        parts = parts_of(next_trainings(replace(run), ahead), folder)  # a copy, which looks again at what is open
         for stream in set(folder.glob("[!.]*")) - {part.stream for part in parts}:
             shutil.rmtree(stream)
         new = [part for part in parts if part[1:] not in known]
-        known |= {part[1:] for part in new}
+        known = {part[1:] for part in parts}
         for _ in pool.imap_unordered(record_part, new):
             pass
         time.sleep(REREAD_S)
+
+
+def next_trainings(run: StudyRun, ahead: int) -> list[Training]:
+    """The first ones that are not finished: those that run now, and those that begin when they have ended."""
+    states = {name: run.state(name) for name in run.trainings}
+    failed = {name for name, state in states.items() if state is not None and state.state == "failed"}
+    return [training for name, training in run.trainings.items() if name not in failed][:ahead]
 
 
 if __name__ == "__main__":

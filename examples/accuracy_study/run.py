@@ -106,7 +106,8 @@ def main() -> int:
     gpus = args.gpus or (visible_gpus() if args.device == "cuda" else ["0"])
     if not gpus:
         parser.error("no NVIDIA GPU was found (nvidia-smi -L): name some with --gpus, or train with -device cpu")
-    prepare_environment(len(gpus) * args.per_gpu, args.per_gpu)
+    places = len(gpus) * args.per_gpu
+    prepare_environment(places, args.per_gpu)
     for folder in ("steps", "logs", "outcomes"):
         (path / folder).mkdir(parents=True, exist_ok=True)
     lease_ends = begun + 60 * (args.minutes if args.lease is None else args.lease)
@@ -129,7 +130,7 @@ def main() -> int:
 
         try:
             until = begun + 60 * args.minutes
-            with shared_batches(run, args.batches and args.batches.absolute()):
+            with shared_batches(run, args.batches and args.batches.absolute(), places):
                 LocalQueue(run, gpus, args.per_gpu, collector, until=until, fits=fits).work()
         finally:
             collector.collect()

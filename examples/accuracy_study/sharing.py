@@ -41,8 +41,13 @@ def shared_gpus(wanted: bool) -> Iterator[None]:
 
 
 @contextmanager
-def shared_batches(run: StudyRun, folder: Path | None) -> Iterator[None]:
-    """With a folder: another process augments batches there, once for all trainings that share them, which wait."""
+def shared_batches(run: StudyRun, folder: Path | None, places: int) -> Iterator[None]:
+    """With a folder: another process augments batches there, once for all trainings that share them, which wait.
+
+    Args:
+        folder: None: each training augments its own.
+        places: trainings at a time.
+    """
     if folder is None:
         yield
         return
@@ -50,7 +55,7 @@ def shared_batches(run: StudyRun, folder: Path | None) -> Iterator[None]:
     path = os.pathsep.join([str(TRAINERS), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     os.environ[BATCHES] = str(folder)
-    command = [*record, str(run.results), run.only, str(folder)]
+    command = [*record, str(run.results), run.only, str(folder), str(2 * places)]
     process = child.start(command, environment, run.path / "batches.log")
     try:
         yield

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
+from helpers.places import STUDY
 
 from nnunetv2_dsvm.cluster.locks import held
+from nnunetv2_dsvm.cluster.run_folder import State
 from nnunetv2_dsvm.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("study_on_path")
@@ -92,3 +94,15 @@ def test_trainings_share_what_is_equal_for_them_and_first_epochs_come_first(plan
     of_base = [(part.kind, part.number) for part in own[:12]]
     assert sorted(of_base) == [(TRAINING, n) for n in range(10)] + [(VALIDATION, n) for n in range(2)]
     assert of_base.index((VALIDATION, 0)) < of_base.index((TRAINING, 5))
+
+
+def test_batches_are_kept_for_the_next_trainings_of_those_that_have_not_failed(plan, tmp_path):
+    import record
+    from study_run import StudyRun
+
+    run = StudyRun(tmp_path / "study", STUDY / "plan.json", tmp_path / "csv", "cpu")
+    names = list(run.trainings)
+    (run.path / "steps").mkdir(parents=True)
+    for name, state in ((names[0], "running"), (names[1], "failed")):
+        run.write_state(name, State(state, (), 0.0))
+    assert [training.name for training in record.next_trainings(run, 3)] == [names[0], *names[2:4]]
