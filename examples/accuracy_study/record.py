@@ -12,11 +12,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
-from multiprocessing import get_context
-from multiprocessing.pool import Pool
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,8 @@ from study_run import BATCHES, StudyRun
 
 from nnunetv2_dsvm.cli.shared.interrupts import terminated_like_interrupted
 from nnunetv2_dsvm.cluster.locks import held
+from nnunetv2_dsvm.cluster.preparation import usable_cpus
+from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.training.guards.processes import fork_to_end_with_this_one
 from nnunetv2_dsvm.training.seeding import SEED_VARIABLE
 
@@ -99,21 +102,30 @@ def main() -> None:
     os.environ["nnUNet_n_proc_DA"] = "0"
     os.nice(NICENESS)
     torch.set_num_threads(1)
-    with fork_to_end_with_this_one():
-        pool = get_context("fork").Pool()
-    place = Path(folder)
+    place, executor = Path(folder), ProcessPoolExecutor(usable_cpus(), get_context("fork"))
     with (
         terminated_like_interrupted(),
         held(place / LOCK, f"the folder of batches {place}"),
         tempfile.TemporaryDirectory() as logs,
-        pool,
+        fork_to_end_with_this_one(),
         suppress(KeyboardInterrupt),
     ):
-        os.environ["nnUNet_results"] = logs  # trainers write one
-        keep_recording(StudyRun(Path(run_folder), Path(plan), Path(results), "cpu", only), int(ahead), place, pool)
+        os.environ["nnUNet_results"] = logs  # trainers write one; before processes are forked, whose trainers do too
+        try:
+            keep_recording(
+                StudyRun(Path(run_folder), Path(plan), Path(results), "cpu", only), int(ahead), place, executor
+            )
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process that augments batches was killed, as Linux does where memory runs out"
+            ) from error
+        finally:
+            for process in active_children():  # what they have not written is written again
+                process.kill()
+                process.join()
 
 
-def keep_recording(run: StudyRun, ahead: int, folder: Path, pool: Pool) -> None:
+def keep_recording(run: StudyRun, ahead: int, folder: Path, executor: Executor) -> None:
     """Writes what the next trainings read, and removes streams that none of them reads; never ends."""
     known = set[tuple[Path, str, int]]()
     while True:
@@ -122,7 +134,7 @@ def keep_recording(run: StudyRun, ahead: int, folder: Path, pool: Pool) -> None:
             shutil.rmtree(stream)
         new = [part for part in parts if part[1:] not in known]
         known = {part[1:] for part in parts}
-        for _ in pool.imap_unordered(record_part, new):
+        for _ in executor.map(record_part, new):
             pass
         time.sleep(REREAD_S)
 

@@ -1,5 +1,8 @@
 """The accuracy study: batches that are augmented once and read by all trainings that share them."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -106,3 +109,36 @@ def test_batches_are_kept_for_the_next_trainings_of_those_that_have_not_failed(p
     for name, state in ((names[0], "running"), (names[1], "failed")):
         run.write_state(name, State(state, (), 0.0))
     assert [training.name for training in record.next_trainings(run, 3)] == [names[0], *names[2:4]]
+
+
+KILLED = """
+import os, signal, sys
+import record
+
+def killed(part):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+record.next_trainings = lambda run, ahead: []
+record.parts_of = lambda trainings, folder: [record.Part(None, folder / "a-stream", "training", n) for n in range(2)]
+record.record_part = killed
+sys.exit(record.status_of(record.main))
+"""
+
+
+def test_one_killed_process_ends_all_that_write_and_its_part_is_not_waited_for(tmp_path):
+    path = os.pathsep.join([str(STUDY), str(STUDY / "trainers")])
+    command = [
+        sys.executable,
+        "-c",
+        KILLED,
+        tmp_path / "study",
+        STUDY / "plan.json",
+        tmp_path / "csv",
+        "",
+        tmp_path,
+        "2",
+    ]
+    environment = {**os.environ, "PYTHONPATH": path}
+    ended = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=60)
+    assert ended.returncode == 1 and ended.stderr.startswith("a process that augments batches was killed")
+    assert not list(tmp_path.iterdir())
