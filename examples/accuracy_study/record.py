@@ -25,7 +25,7 @@ import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from plan import Training
-from recorded_batches import LOCK, PART, TRAINING, VALIDATION, part_file, record, stream_of
+from recorded_batches import LOCK, PART, STREAMS, TRAINING, VALIDATION, part_file, record, stream_of
 from scripts import status_of
 from study_run import BATCHES, StudyRun
 
@@ -33,6 +33,7 @@ from nnunetv2_dsvm.cli.shared.interrupts import terminated_like_interrupted
 from nnunetv2_dsvm.cluster.locks import held
 from nnunetv2_dsvm.cluster.preparation import usable_cpus
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.files.atomic_write import remove_unfinished
 from nnunetv2_dsvm.training.guards.processes import fork_to_end_with_this_one
 from nnunetv2_dsvm.training.seeding import SEED_VARIABLE
 
@@ -127,10 +128,12 @@ def main() -> None:
 
 def keep_recording(run: StudyRun, ahead: int, folder: Path, executor: Executor) -> None:
     """Writes what the next trainings read, and removes streams that none of them reads; never ends."""
+    for stream in folder.glob(STREAMS):
+        remove_unfinished(stream)
     known = set[tuple[Path, str, int]]()
     while True:
         parts = parts_of(next_trainings(replace(run), ahead), folder)  # a copy, which looks again at what is open
-        for stream in set(folder.glob("[!.]*")) - {part.stream for part in parts}:
+        for stream in set(folder.glob(STREAMS)) - {part.stream for part in parts}:
             shutil.rmtree(stream)
         new = [part for part in parts if part[1:] not in known]
         known = {part[1:] for part in parts}

@@ -75,7 +75,7 @@ def test_a_reader_waits_for_who_writes_and_for_nobody_else(tmp_path, monkeypatch
 
 def test_trainings_share_what_is_equal_for_them_and_first_epochs_come_first(plan, tmp_path, monkeypatch):
     import record
-    from recorded_batches import TRAINING, VALIDATION, stream_of
+    from recorded_batches import STREAMS, TRAINING, VALIDATION, stream_of
 
     def trainer_of(training):
         """As far as its batches are named by it."""
@@ -91,6 +91,7 @@ def test_trainings_share_what_is_equal_for_them_and_first_epochs_come_first(plan
     others = [base._replace(trainer="another", epochs=4), base._replace(seed=2), base._replace(fold=3)]
     assert stream_of(trainer_of(base)) == f"{base.dataset}-data_2d-8x4-b3-f2-s1"
     parts = record.parts_of([base, *others], tmp_path)
+    assert all(part.stream.match(STREAMS) for part in parts)
     own = [part for part in parts if part.stream.name.endswith("f2-s1")]
     assert {part.stream.name[-5:] for part in parts} == {"f2-s1", "f2-s2", "f3-s1"}
     assert len(parts) == len({part[1:] for part in parts}) == (20 + 4) + 2 * (10 + 2)
@@ -119,26 +120,21 @@ def killed(part):
     os.kill(os.getpid(), signal.SIGKILL)
 
 record.next_trainings = lambda run, ahead: []
-record.parts_of = lambda trainings, folder: [record.Part(None, folder / "a-stream", "training", n) for n in range(2)]
+stream = record.Path(sys.argv[5]) / "Dataset1_A-b1-f0-s1"
+record.parts_of = lambda trainings, folder: [record.Part(None, stream, "training", number) for number in range(2)]
 record.record_part = killed
 sys.exit(record.status_of(record.main))
 """
 
 
 def test_one_killed_process_ends_all_that_write_and_its_part_is_not_waited_for(tmp_path):
+    batches = tmp_path / "batches"
+    for old in ("Dataset1_A-b1-f0-s1/.partial_killed", "Dataset1_A-b1-f0-s2", "somebody's own"):
+        (batches / old).mkdir(parents=True)
     path = os.pathsep.join([str(STUDY), str(STUDY / "trainers")])
-    command = [
-        sys.executable,
-        "-c",
-        KILLED,
-        tmp_path / "study",
-        STUDY / "plan.json",
-        tmp_path / "csv",
-        "",
-        tmp_path,
-        "2",
-    ]
-    environment = {**os.environ, "PYTHONPATH": path}
+    arguments = [tmp_path / "study", STUDY / "plan.json", tmp_path / "csv", "", batches, "2"]
+    command, environment = [sys.executable, "-c", KILLED, *arguments], {**os.environ, "PYTHONPATH": path}
     ended = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=60)
     assert ended.returncode == 1 and ended.stderr.startswith("a process that augments batches was killed")
-    assert not list(tmp_path.iterdir())
+    left = {str(found.relative_to(batches)) for found in batches.rglob("*")}
+    assert left == {"Dataset1_A-b1-f0-s1", "somebody's own"}  # only streams of ours are removed

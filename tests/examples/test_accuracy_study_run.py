@@ -201,6 +201,7 @@ def test_a_call_goes_on_with_an_interrupted_training_and_trains_nothing_that_the
     assert [row["epoch"] for row in curve] == ["0", "1"] and all(float(row["training_loss"]) for row in curve)
     left = [path.name for path in (seed_2.parent / "study" / "outcomes").iterdir()]
     assert not left and not list(seed_2.rglob("checkpoint_*.pth"))
+    assert {path.name for path in seed_2.parent.iterdir()} == {"seed_2", "study"}
 
     (folder / "text.md").write_text("<!-- study: toy -->\n<!-- end of study: toy -->\n")
     table = [sys.executable, STUDY / "tables.py", folder / "text.md", *command[2:6]]

@@ -26,6 +26,7 @@ PART = 50  # batches in a file
 LOCK = ".lock"  # in their folder, of the process that writes them
 PATIENCE_S = 60.0  # for that process to begin
 TRAINING, VALIDATION = "training", "validation"
+STREAMS = "Dataset*-b*-f*-s*"  # the names that `stream_of` gives
 
 
 def stream_of(trainer: nnUNetTrainer) -> str:
