@@ -10,7 +10,7 @@ from typing import Any
 
 from plan import Training
 from results import COLUMNS
-from study_run import BATCHES, PER_GPU, step_of
+from study_run import PER_GPU, step_of
 
 from nnunetv2_dsvm.cluster.run_folder import model_folder
 from nnunetv2_dsvm.errors import UserError
@@ -81,7 +81,6 @@ def outcome(training: Training, *, in_voxels: bool, wall_seconds: float | None) 
         "hours": round(sum(seconds) / 3600, 4),
         "wall_seconds": None if wall_seconds is None else round(wall_seconds),
         "trainings_per_gpu": os.environ.get(PER_GPU, "1"),
-        "loaders": "shared" if BATCHES in os.environ else os.environ.get("nnUNet_n_proc_DA", ""),
         "day": datetime.date.today().isoformat(),
     }
     series = zip(history["mean_fg_dice"], history["train_losses"], history["val_losses"], seconds, strict=True)

@@ -1,5 +1,6 @@
 """The accuracy study: batches that are augmented once and read by all trainings that share them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -71,6 +72,25 @@ def test_a_reader_waits_for_who_writes_and_for_nobody_else(tmp_path, monkeypatch
         batches.record(loader(), tmp_path / "a-stream", batches.VALIDATION, 0)
         thread.join(10)
     assert len(read) == 1
+
+
+@pytest.mark.parametrize(("folder", "loaders"), [("batches", "shared"), (None, "3")])
+def test_a_training_says_itself_where_its_batches_came_from(folder, loaders, tmp_path, monkeypatch):
+    """Not who measures it, which may be another call."""
+    import accuracy_study_trainers as study
+
+    class Ended:
+        device, network, output_folder = torch.device("cpu"), torch.nn.Linear(1, 1), tmp_path
+
+        def on_train_end(self):
+            pass
+
+    monkeypatch.setenv("nnUNet_n_proc_DA", "3")
+    monkeypatch.delenv(study.BATCHES, raising=False)
+    if folder is not None:
+        monkeypatch.setenv(study.BATCHES, folder)
+    type("Trainer", (study.Study, Ended), {})().on_train_end()
+    assert json.loads((tmp_path / study.FACTS).read_text())["loaders"] == loaders
 
 
 def test_trainings_share_what_is_equal_for_them_and_first_epochs_come_first(plan, tmp_path, monkeypatch):

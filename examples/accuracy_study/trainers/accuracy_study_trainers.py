@@ -60,6 +60,7 @@ class Study:
             "peak_memory_mib": round(torch.cuda.max_memory_reserved() / 2**20) if on_gpu else None,
             "parameters": sum(p.numel() for p in self.network.parameters()),
             "parameters_of_the_distillation": projections,
+            "loaders": "shared" if BATCHES in os.environ else os.environ.get("nnUNet_n_proc_DA", ""),
             "gpu": torch.cuda.get_device_name() if on_gpu else "",
             "python": platform.python_version(),
             **{name: installed_version(name) for name in ("torch", "nnunetv2")},
