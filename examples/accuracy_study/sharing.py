@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from study_run import BATCHES, PER_GPU, StudyRun
+from study_run import BATCHES, BATCHES_LOCK, PER_GPU, StudyRun
 
 from nnunetv2_dsvm.cluster.engines import child
+from nnunetv2_dsvm.cluster.locks import held
 
 TRAINERS = Path(__file__).parent / "trainers"
 MPS = "nvidia-cuda-mps-control"
@@ -47,10 +48,15 @@ def shared_batches(run: StudyRun, folder: Path | None, places: int) -> Iterator[
     Args:
         folder: None: each training augments its own.
         places: trainings at a time.
+
+    Raises:
+        Held: another call writes there, and nothing of what this one's trainings would wait for.
     """
     if folder is None:
         yield
         return
+    with held(folder / BATCHES_LOCK, f"the folder of batches {folder}"):
+        pass
     record = [sys.executable, str(Path(__file__).with_name("record.py")), str(run.path), str(run.plan_file)]
     path = os.pathsep.join([str(TRAINERS), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
@@ -60,8 +66,7 @@ def shared_batches(run: StudyRun, folder: Path | None, places: int) -> Iterator[
     try:
         yield
     finally:
-        process.terminate()
-        process.wait()
+        child.end([process])
 
 
 def prepare_environment(places: int, per_gpu: int) -> None:

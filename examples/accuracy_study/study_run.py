@@ -15,6 +15,7 @@ from nnunetv2_dsvm.cluster.steps import Step
 
 PER_GPU = "ACCURACY_STUDY_PER_GPU"  # variable: trainings at a time on a GPU, for the results
 BATCHES = "ACCURACY_STUDY_BATCHES"  # variable: the folder of what `record.py` writes, as the trainers read it
+BATCHES_LOCK = ".lock"  # in that folder, of the process that writes it
 EPOCHS = 50  # that the plan's minutes are of
 
 

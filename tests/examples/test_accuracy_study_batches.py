@@ -14,7 +14,7 @@ import torch
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 from helpers.places import STUDY
 
-from nnunetv2_dsvm.cluster.locks import held
+from nnunetv2_dsvm.cluster.locks import Held, held
 from nnunetv2_dsvm.cluster.run_folder import State
 from nnunetv2_dsvm.errors import UserError
 
@@ -72,6 +72,17 @@ def test_a_reader_waits_for_who_writes_and_for_nobody_else(tmp_path, monkeypatch
         batches.record(loader(), tmp_path / "a-stream", batches.VALIDATION, 0)
         thread.join(10)
     assert len(read) == 1
+
+
+def test_a_call_does_not_begin_where_another_one_writes_batches(tmp_path):
+    import sharing
+    from recorded_batches import LOCK
+    from study_run import StudyRun
+
+    run = StudyRun(tmp_path / "study", STUDY / "plan.json", tmp_path / "csv", "cpu")
+    refused = pytest.raises(Held, match="the folder of batches .* is in the hands of")
+    with held(tmp_path / LOCK, "the folder"), refused, sharing.shared_batches(run, tmp_path, 1):
+        pytest.fail("its trainings would wait for ever")
 
 
 @pytest.mark.parametrize(("folder", "loaders"), [("batches", "shared"), (None, "3")])
