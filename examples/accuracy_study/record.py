@@ -16,7 +16,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -57,7 +57,7 @@ class Part(NamedTuple):
     number: int
 
 
-@lru_cache(maxsize=2)  # parts come stream by stream
+@cache  # each begins a log
 def trainer_of(training: Training) -> nnUNetTrainer:
     """The training's own trainer, as far as its batches depend on it."""
     os.environ[SEED_VARIABLE] = str(training.seed)
@@ -65,7 +65,7 @@ def trainer_of(training: Training) -> nnUNetTrainer:
     return get_trainer_from_args(dataset, configuration, fold, trainer, plans, device=torch.device("cpu"))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=2)  # parts come stream by stream
 def loaders_of(training: Training) -> dict[str, Iterator]:
     """nnU-Net's for training and validation, in this process, with targets of one size."""
     trainer = trainer_of(training)

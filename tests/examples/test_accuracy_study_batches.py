@@ -17,6 +17,7 @@ from helpers.places import STUDY
 from nnunetv2_dsvm.cluster.locks import Held, held
 from nnunetv2_dsvm.cluster.run_folder import State
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.training.seeding import SEED_VARIABLE, seed_from_environment
 
 pytestmark = pytest.mark.usefixtures("study_on_path")
 
@@ -108,21 +109,30 @@ def test_trainings_share_what_is_equal_for_them_and_first_epochs_come_first(plan
     import record
     from recorded_batches import STREAMS, TRAINING, VALIDATION, stream_of
 
-    def trainer_of(training):
+    made = []
+
+    def trainer_from(dataset, configuration, fold, trainer, plans, device):
         """As far as its batches are named by it."""
-        monkeypatch.setenv(record.SEED_VARIABLE, str(training.seed))
+        made.append((dataset, fold, trainer))
         configuration = SimpleNamespace(data_identifier="data_2d", patch_size=[8, 4], batch_size=3)
         return SimpleNamespace(
-            configuration_manager=configuration, plans_manager=SimpleNamespace(dataset_name=training.dataset),
-            fold=training.fold, num_iterations_per_epoch=250, num_val_iterations_per_epoch=50,
+            configuration_manager=configuration, plans_manager=SimpleNamespace(dataset_name=dataset),
+            fold=fold, num_iterations_per_epoch=250, num_val_iterations_per_epoch=50, seed=seed_from_environment(),
         )  # fmt: skip
 
-    monkeypatch.setattr(record, "trainer_of", trainer_of)
+    monkeypatch.setenv(SEED_VARIABLE, "7")
+    monkeypatch.setattr(record, "get_trainer_from_args", trainer_from)
+    record.trainer_of.cache_clear()
     base = plan.trainings({})[0]._replace(fold=2, seed=1, epochs=2)
     others = [base._replace(trainer="another", epochs=4), base._replace(seed=2), base._replace(fold=3)]
-    assert stream_of(trainer_of(base)) == f"{base.dataset}-data_2d-8x4-b3-f2-s1"
+    assert stream_of(record.trainer_of(base)) == f"{base.dataset}-data_2d-8x4-b3-f2-s1"
     parts = record.parts_of([base, *others], tmp_path)
     assert all(part.stream.match(STREAMS) for part in parts)
+    assert record.parts_of([base, *others], tmp_path) == parts and len(made) == 1 + 4  # trainers are made once
+    last = record.parts_of([base, others[1]], tmp_path)  # of two seeds, looked at again and again
+    assert record.parts_of([base, others[1]], tmp_path) == last
+    assert {part.stream.name[-2:] for part in last if part.training.seed == 1} == {"s1"}
+    record.trainer_of.cache_clear()
     own = [part for part in parts if part.stream.name.endswith("f2-s1")]
     assert {part.stream.name[-5:] for part in parts} == {"f2-s1", "f2-s2", "f3-s1"}
     assert len(parts) == len({part[1:] for part in parts}) == (20 + 4) + 2 * (10 + 2)

@@ -19,7 +19,6 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2_dsvm.cluster.locks import owner_of
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.atomic_write import beside
-from nnunetv2_dsvm.training.seeding import SEED_VARIABLE
 
 BATCHES = "ACCURACY_STUDY_BATCHES"  # variable: the folder of all of them; unset: each training augments its own
 PART = 50  # batches in a file
@@ -30,12 +29,12 @@ STREAMS = "Dataset*-b*-f*-s*"  # the names that `stream_of` gives
 
 
 def stream_of(trainer: nnUNetTrainer) -> str:
-    """The name of what trainings with equal batches share."""
+    """The name of what trainings with equal batches share; of a trainer with a seed."""
     configuration = trainer.configuration_manager
     patch = "x".join(map(str, configuration.patch_size))
     return "-".join([
         trainer.plans_manager.dataset_name, configuration.data_identifier, patch, f"b{configuration.batch_size}",
-        f"f{trainer.fold}", f"s{os.environ[SEED_VARIABLE]}",
+        f"f{trainer.fold}", f"s{trainer.seed}",
     ])  # fmt: skip
 
 
