@@ -2,8 +2,8 @@
 
     python examples/accuracy_study/record.py RUN_FOLDER PLAN RESULTS ONLY FOLDER AHEAD
 
-Goes on until it is ended. Only what the first AHEAD open trainings read is kept: the rest would take terabytes, and is
-the same when it is written again.
+Goes on until it is ended. Kept is what trainings read that run now or are among the first AHEAD open ones: the rest
+would take terabytes, and is the same when it is written again.
 """
 
 import os
@@ -143,10 +143,11 @@ def keep_recording(run: StudyRun, ahead: int, folder: Path, executor: Executor) 
 
 
 def next_trainings(run: StudyRun, ahead: int) -> list[Training]:
-    """The first ones that are not finished: those that run now, and those that begin when they have ended."""
-    states = {name: run.state(name) for name in run.trainings}
-    failed = {name for name, state in states.items() if state is not None and state.state == "failed"}
-    return [training for name, training in run.trainings.items() if name not in failed][:ahead]
+    """Those that run now, and the first ones that are neither finished nor failed, which begin next."""
+    states = {name: state.state for name in run.trainings if (state := run.state(name)) is not None}
+    open_ones = [name for name in run.trainings if states.get(name) != "failed"]
+    wanted = {*open_ones[:ahead], *(name for name in open_ones if states.get(name) == "running")}
+    return [run.trainings[name] for name in open_ones if name in wanted]
 
 
 if __name__ == "__main__":

@@ -46,8 +46,11 @@ NOTE = (
     f"that mean over their standard deviation, each with its [{CONFIDENCE:.0%} interval, percentiles of {RESAMPLES:,} "
     "bootstrap resamples of the patients], p: two-sided Wilcoxon signed-rank test. Intervals and p tell how patients "
     "vary, not how trainings do, of which each fold and seed has one. p is corrected by Holm for the comparisons of "
-    "its table: the same pair may have another p in another table. s/epoch: median, of trainings that share a GPU; "
-    "memory: the most that torch reserved; hours: all epochs of a training."
+    "its table: the same pair may have another p in another table. At once: trainings at a time "
+    "on a GPU, `shared` where they shared batches too, as fast as the GPU lets them; the others waited for their own "
+    "loading processes. s/epoch: median of a training, comparable only where these are equal, and roughly, for the "
+    "last ones have a GPU to themselves: `nnUNetv2_dsvm benchmark` compares the networks. Memory: the most that torch "
+    "reserved; hours: all epochs of a training."
 )
 
 
@@ -167,7 +170,7 @@ def table(found: Sequence[Measured], stage: Stage, unit: str) -> str:
     cells = {(a.model, b.model): difference(*values) for (a, b), values in zip(pairs, told, strict=True)}
     heads = [
         "model", "folds", "seeds", "n", "Dice", f"HD95 ({unit})", "missed",
-        *(f"minus {short(m.model)}" for m in against), "s/epoch", "memory", "hours", "parameters",
+        *(f"minus {short(m.model)}" for m in against), "at once", "s/epoch", "memory", "hours", "parameters",
     ]  # fmt: skip
     lines = []
     for model in found:
@@ -178,8 +181,9 @@ def table(found: Sequence[Measured], stage: Stage, unit: str) -> str:
             str(len(model.by_patient(everything))), model.spread("Dice", 4), model.spread("HD95", 2),
             f"{round(model.missed(), 1):g}",
             *(cells.get((model.model, other.model), "") for other in against),
-            numbers(model.rows, "epoch_seconds", ".1f"), numbers(model.rows, "peak_memory_mib", ",.0f", " MiB"),
-            numbers(model.rows, "hours", ".2f"), numbers(model.rows, "parameters", ",.0f"),
+            at_once(model.rows), numbers(model.rows, "epoch_seconds", ".1f"),
+            numbers(model.rows, "peak_memory_mib", ",.0f", " MiB"), numbers(model.rows, "hours", ".2f"),
+            numbers(model.rows, "parameters", ",.0f"),
         ])  # fmt: skip
     return markdown(heads, lines)
 
@@ -224,6 +228,12 @@ def numbers(rows: Sequence[results.Row], column: str, form: str, unit: str = "")
     """The mean of a column, where it is known."""
     known = [float(row[column]) for row in rows if row[column]]
     return f"{format(fmean(known), form)}{unit}" if known else "–"
+
+
+def at_once(rows: Sequence[results.Row]) -> str:
+    """How many trainings were on a GPU at the same time, and whether they shared batches."""
+    found = {(row["trainings_per_gpu"], " shared" if row["loaders"] == "shared" else "") for row in rows}
+    return ", ".join("".join(one) for one in sorted(found)) or "–"
 
 
 def state(plan: Plan, folder: Path) -> str:

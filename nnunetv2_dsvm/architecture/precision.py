@@ -26,6 +26,16 @@ def inference_precision(device_type: str) -> AbstractContextManager:
     return torch.autocast(device_type, dtype=torch.bfloat16, enabled=name == "bfloat16")
 
 
+@contextmanager
+def inference_in(name: str) -> Iterator[None]:
+    """Within it this package's networks infer in float32 or bfloat16, as if the user's variable, unset, said so."""
+    os.environ[VARIABLE] = name
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLE]
+
+
 def without_autocast(device_type: str) -> AbstractContextManager:
     """Within it layers compute in the type of their weights and inputs."""
     if device_type == "meta" or not torch.is_autocast_enabled(device_type):

@@ -141,16 +141,16 @@ def test_trainings_share_what_is_equal_for_them_and_first_epochs_come_first(plan
     assert of_base.index((VALIDATION, 0)) < of_base.index((TRAINING, 5))
 
 
-def test_batches_are_kept_for_the_next_trainings_of_those_that_have_not_failed(plan, tmp_path):
+def test_batches_are_kept_for_trainings_that_run_and_for_the_next_ones(plan, tmp_path):
     import record
     from study_run import StudyRun
 
     run = StudyRun(tmp_path / "study", STUDY / "plan.json", tmp_path / "csv", "cpu")
     names = list(run.trainings)
     (run.path / "steps").mkdir(parents=True)
-    for name, state in ((names[0], "running"), (names[1], "failed")):
+    for name, state in ((names[0], "running"), (names[1], "failed"), (names[9], "running"), (names[8], "interrupted")):
         run.write_state(name, State(state, (), 0.0))
-    assert [training.name for training in record.next_trainings(run, 3)] == [names[0], *names[2:4]]
+    assert [training.name for training in record.next_trainings(run, 3)] == [names[0], *names[2:4], names[9]]
 
 
 KILLED = """

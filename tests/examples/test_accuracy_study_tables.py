@@ -51,6 +51,7 @@ def drawn(plan, generator, stage):
                 outcome["cases.csv"].append([training.name, case, label, round(generator.random(), 5), hd95])
         row = dict.fromkeys(COLUMNS["trainings.csv"], "") | training._asdict()
         row |= {"training": training.name, "dice": 0.5, "epoch_seconds": 2.0, "parameters": 1000, "hours": 0.5}
+        row |= {"trainings_per_gpu": 4 + training.seed, "loaders": "shared" if training.seed == 2 else 3}
         outcome["trainings.csv"].append(list(row.values()))
     return outcome
 
@@ -104,6 +105,7 @@ def test_a_table_is_paired_by_patient_and_corrected_for_its_comparisons(plan, tm
                     for seed in seeds]  # fmt: skip
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
         assert cells[1:4] == ["0 1", "1 2", "3"] and cells[6] == str(2 * 4)  # in each seed
+        assert cells[-5:-3] == ["5, 6 shared", "2.0"]
         assert cells[4] == f"{np.mean(of_seeds):.4f} ± {np.std(of_seeds, ddof=1):.4f}"
         assert [model.removesuffix("_study"), "0 1", "1 2", cells[4], shown[0].partition(", d")[0]] in in_short
     smaller, larger = sorted(p_values)

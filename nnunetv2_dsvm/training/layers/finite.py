@@ -1,5 +1,6 @@
 """The layer of finite numbers: a training stops before NaN reaches a checkpoint, and names where it came from."""
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,6 +8,8 @@ import torch
 from torch import distributed as dist
 
 from nnunetv2_dsvm.architecture.precision import VARIABLE as PRECISION_VARIABLE
+from nnunetv2_dsvm.architecture.precision import inference_in
+from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork
 from nnunetv2_dsvm.architecture.unwrapping import unwrap_model
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.training.guards import messages
@@ -66,7 +69,9 @@ class FiniteTraining(TrainerHooks):
             raise
         except (ValueError, RuntimeError) as error:  # the network's, or on a GPU nnU-Net's: neither knows the case
             self._name_validation_cases_not_finite(error)
-            raise
+            if "inf in predicted" not in str(error):  # nnU-Net's words where logits are infinite, on a GPU
+                raise
+            self._validate_in_float32(save_probabilities, error)
 
     def _name_validation_cases_not_finite(self, error: Exception) -> None:
         _, keys = self.do_split()
@@ -75,12 +80,26 @@ class FiniteTraining(TrainerHooks):
                 f"The final validation stopped: the images of {', '.join(cases)} hold NaN or infinite values. The "
                 "checkpoints are as they were. Correct the files, preprocess them again, and repeat it with --val"
             ) from error
-        if "inf in predicted" in str(error):  # nnU-Net's words where the network's logits are infinite, on a GPU
+
+    def _validate_in_float32(self, save_probabilities: bool, error: Exception) -> None:
+        """A training in bfloat16 can end with a network whose logits exceed float16, in which nnU-Net predicts."""
+        too_large = "the images are finite, but the network's logits exceed the range of"
+        ours = isinstance(unwrap_model(self.network), SegmentationNetwork)
+        if os.environ.get(PRECISION_VARIABLE) or self.is_ddp or not ours:  # ranks fail each at its own case
+            way = f"Set {PRECISION_VARIABLE}=float32, for predictions too, and repeat it with --val" if ours else (
+                "Repeat it with --val -device cpu, and predict with -device cpu"
+            )  # fmt: skip
             raise UserError(
-                "The final validation stopped: the images are finite, but the network's logits exceed the range of "
-                "float16, in which nnU-Net predicts on a GPU. The checkpoints are as they were. Set "
-                f"{PRECISION_VARIABLE}=float32 (or bfloat16), for predictions too, and repeat it with --val"
+                f"The final validation stopped: {too_large} "
+                f"{os.environ.get(PRECISION_VARIABLE) or 'float16, in which nnU-Net predicts on a GPU'}. "
+                f"The checkpoints are as they were. {way}"
             ) from error
+        self.print_to_log_file(
+            f"The final validation is repeated in float32: {too_large} float16, in which nnU-Net predicts on a GPU. "
+            f"Set {PRECISION_VARIABLE}=float32 to predict with these checkpoints"
+        )
+        with inference_in("float32"):
+            super().perform_actual_validation(save_probabilities)
 
     def on_validation_epoch_end(self, val_outputs: list[dict]):
         super().on_validation_epoch_end(val_outputs)

@@ -214,14 +214,28 @@ def test_a_validation_whose_logits_overflow_stops(make, monkeypatch):
         trainer.validation_step(batch)
 
 
-def test_a_final_validation_whose_logits_overflow_names_the_variable(make, monkeypatch):
-    def stopped(*_):
-        raise RuntimeError("Encountered inf in predicted array. Aborting...")
+def test_a_final_validation_whose_logits_overflow_is_repeated_in_float32(make, monkeypatch, capsys):
+    precisions = []
+
+    def overflowing(*_):
+        precisions.append(os.environ.get("NNUNETV2_DSVM_PRECISION"))
+        if not precisions[-1] == "float32":
+            raise RuntimeError("Encountered inf in predicted array. Aborting...")
 
     trainer = make(ShortDSVM)
     trainer.initialize()
-    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", stopped)
-    with pytest.raises(RuntimeError, match=r"final validation stopped.*NNUNETV2_DSVM_PRECISION=float32.*--val"):
+    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", overflowing)
+    monkeypatch.delenv("NNUNETV2_DSVM_PRECISION", raising=False)
+    trainer.perform_actual_validation()
+    assert precisions == [None, "float32"] and "NNUNETV2_DSVM_PRECISION" not in os.environ
+    assert "repeated in float32" in capsys.readouterr().out
+    monkeypatch.setenv("NNUNETV2_DSVM_PRECISION", "bfloat16")  # the user's own word
+    with pytest.raises(RuntimeError, match=r"stopped.*range of bfloat16.*NNUNETV2_DSVM_PRECISION=float32.*--val"):
+        trainer.perform_actual_validation()
+    assert os.environ["NNUNETV2_DSVM_PRECISION"] == "bfloat16"
+    monkeypatch.delenv("NNUNETV2_DSVM_PRECISION")
+    trainer.network = torch.nn.Identity()  # another's network, which does not know the variable
+    with pytest.raises(RuntimeError, match=r"stopped.*range of float16.*--val -device cpu"):
         trainer.perform_actual_validation()
 
 
