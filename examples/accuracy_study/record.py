@@ -37,7 +37,8 @@ from nnunetv2_dsvm.files.atomic_write import remove_unfinished
 from nnunetv2_dsvm.training.guards.processes import fork_to_end_with_this_one
 from nnunetv2_dsvm.training.seeding import SEED_VARIABLE
 
-REREAD_S = 3.0  # between two looks at what is open
+REREAD_S = 3.0  # between two looks at what is open, when all is written
+PARTS_A_LOOK = 8  # for each process: half a minute to a minute
 NICENESS = 10  # trainings come first
 
 
@@ -76,7 +77,7 @@ def loaders_of(training: Training) -> dict[str, Iterator]:
 
 def record_part(part: Part) -> None:
     """Writes it, unless it is there."""
-    if not part_file(part.stream, part.kind, part.number).is_file():
+    if not part_file(*part[1:]).is_file():
         record(loaders_of(part.training)[part.kind], part.stream, part.kind, part.number)
 
 
@@ -130,16 +131,15 @@ def keep_recording(run: StudyRun, ahead: int, folder: Path, executor: Executor) 
     """Writes what the next trainings read, and removes streams that none of them reads; never ends."""
     for stream in folder.glob(STREAMS):
         remove_unfinished(stream)
-    known = set[tuple[Path, str, int]]()
     while True:
         parts = parts_of(next_trainings(replace(run), ahead), folder)  # a copy, which looks again at what is open
         for stream in set(folder.glob(STREAMS)) - {part.stream for part in parts}:
             shutil.rmtree(stream)
-        new = [part for part in parts if part[1:] not in known]
-        known = {part[1:] for part in parts}
-        for _ in executor.map(record_part, new):
+        missing = [part for part in parts if not part_file(*part[1:]).is_file()][: PARTS_A_LOOK * usable_cpus()]
+        for _ in executor.map(record_part, missing):
             pass
-        time.sleep(REREAD_S)
+        if not missing:
+            time.sleep(REREAD_S)
 
 
 def next_trainings(run: StudyRun, ahead: int) -> list[Training]:
