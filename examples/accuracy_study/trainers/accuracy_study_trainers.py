@@ -106,6 +106,17 @@ class nnUNetTrainerDSVM_study150(nnUNetTrainerDSVM_study):
     num_epochs = 150
 
 
+# The number format, in which nnU-Net's own network is trained in fp16.
+
+
+class nnUNetTrainerVMUNet_fp16_study(nnUNetTrainerVMUNet_study):
+    precision = "fp16"
+
+
+class nnUNetTrainerVMUNet_fp32_study(nnUNetTrainerVMUNet_study):
+    precision = "fp32"
+
+
 # Question 1: fine structure, each without and with distillation.
 
 
