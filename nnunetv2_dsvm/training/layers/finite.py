@@ -83,20 +83,19 @@ class FiniteTraining(TrainerHooks):
 
     def _validate_in_float32(self, save_probabilities: bool, error: Exception) -> None:
         """A training in bfloat16 can end with a network whose logits exceed float16, in which nnU-Net predicts."""
-        too_large = "the images are finite, but the network's logits exceed the range of"
         ours = isinstance(unwrap_model(self.network), SegmentationNetwork)
-        if os.environ.get(PRECISION_VARIABLE) or self.is_ddp or not ours:  # ranks fail each at its own case
-            way = f"Set {PRECISION_VARIABLE}=float32, for predictions too, and repeat it with --val" if ours else (
-                "Repeat it with --val -device cpu, and predict with -device cpu"
-            )  # fmt: skip
+        named = os.environ.get(PRECISION_VARIABLE)
+        if named or self.is_ddp or not ours:  # ranks fail each at its own case
+            way = f"Set {PRECISION_VARIABLE}=float32, for predictions too, and repeat it with --val"
             raise UserError(
-                f"The final validation stopped: {too_large} "
-                f"{os.environ.get(PRECISION_VARIABLE) or 'float16, in which nnU-Net predicts on a GPU'}. "
-                f"The checkpoints are as they were. {way}"
+                "The final validation stopped: the images are finite, but the network's logits exceed the range of "
+                f"{named or 'float16, in which nnU-Net predicts on a GPU'}. The checkpoints are as they were. "
+                f"{way if ours else 'Repeat it with --val -device cpu, and predict with -device cpu'}"
             ) from error
         self.print_to_log_file(
-            f"The final validation is repeated in float32: {too_large} float16, in which nnU-Net predicts on a GPU. "
-            f"Set {PRECISION_VARIABLE}=float32 to predict with these checkpoints"
+            "The final validation is repeated in float32: the images are finite, but the network's logits exceed the "
+            f"range of float16, in which nnU-Net predicts on a GPU. Set {PRECISION_VARIABLE}=float32 to predict with "
+            "these checkpoints"
         )
         with inference_in("float32"):
             super().perform_actual_validation(save_probabilities)
