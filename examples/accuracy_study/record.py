@@ -76,9 +76,8 @@ def loaders_of(training: Training) -> dict[str, Iterator]:
 
 
 def record_part(part: Part) -> None:
-    """Writes it, unless it is there."""
-    if not part_file(*part[1:]).is_file():
-        record(loaders_of(part.training)[part.kind], part.stream, part.kind, part.number)
+    """Writes it."""
+    record(loaders_of(part.training)[part.kind], *part[1:])
 
 
 def parts_of(trainings: Iterable[Training], folder: Path) -> list[Part]:

@@ -27,9 +27,9 @@ def inference_precision(device_type: str) -> AbstractContextManager:
 
 
 @contextmanager
-def inference_in(name: str) -> Iterator[None]:
-    """Within it this package's networks infer in float32 or bfloat16, as if the user's variable, unset, said so."""
-    os.environ[VARIABLE] = name
+def inference_in_float32() -> Iterator[None]:
+    """Within it this package's networks infer in float32, as if the user's variable, unset, said so."""
+    os.environ[VARIABLE] = "float32"
     try:
         yield
     finally:

@@ -8,7 +8,7 @@ import torch
 from torch import distributed as dist
 
 from nnunetv2_dsvm.architecture.precision import VARIABLE as PRECISION_VARIABLE
-from nnunetv2_dsvm.architecture.precision import inference_in
+from nnunetv2_dsvm.architecture.precision import inference_in_float32
 from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork
 from nnunetv2_dsvm.architecture.unwrapping import unwrap_model
 from nnunetv2_dsvm.errors import UserError
@@ -97,7 +97,7 @@ class FiniteTraining(TrainerHooks):
             f"range of float16, in which nnU-Net predicts on a GPU. Set {PRECISION_VARIABLE}=float32 to predict with "
             "these checkpoints"
         )
-        with inference_in("float32"):
+        with inference_in_float32():
             super().perform_actual_validation(save_probabilities)
 
     def on_validation_epoch_end(self, val_outputs: list[dict]):
