@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from nnunetv2_dsvm.architecture.blocks.checkpointed_blocks import Blocks
 from nnunetv2_dsvm.architecture.blocks.convolution import channels_first
+from nnunetv2_dsvm.architecture.blocks.fine_stages import FineDecoder, FineEncoder
 from nnunetv2_dsvm.architecture.blocks.gated_convolution import GatedConvolutionBlock
 from nnunetv2_dsvm.architecture.blocks.head import head
 from nnunetv2_dsvm.architecture.blocks.resampling import PatchEmbedding, PatchExpanding, PatchMerging
@@ -37,13 +38,18 @@ class Stage(Blocks):
 
 
 class VMUNetEncoder(nn.Module):
-    """Patch embedding, or a stem in its place, and the encoder's stages; patch merging between them."""
+    """Patch embedding, or what is in its place, and the encoder's stages; patch merging between them."""
 
     def __init__(self, input_channels: int, sizes: VMUNetSizes, how: HowBlocksRun) -> None:
         super().__init__()
         self.output_channels = list(sizes.dims)
-        embedding = ConvolutionalStem if sizes.stem == "convolutions" else PatchEmbedding
-        self.patch_embedding = embedding(input_channels, sizes.dims[0], sizes.strides[1])
+        dim, step = sizes.dims[0], sizes.strides[1]
+        self.patch_embedding: nn.Module
+        if sizes.fine_channels:
+            self.patch_embedding = FineEncoder(input_channels, sizes.fine_channels, dim, step)
+        else:
+            embedding = ConvolutionalStem if sizes.stem == "convolutions" else PatchEmbedding
+            self.patch_embedding = embedding(input_channels, dim, step)
         depths = sizes.encoder_depths
         drop_paths = drop_path_rates(0.0, sizes.drop_path_rate, depths)
         self.stages = nn.ModuleList(Stage(dim, p, sizes, how) for dim, p in zip(sizes.dims, drop_paths, strict=True))
@@ -51,9 +57,15 @@ class VMUNetEncoder(nn.Module):
             PatchMerging(dim, step) for dim, step in zip(sizes.dims, sizes.strides[2:], strict=False)
         )
 
-    def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Image `(B, channels, *sizes)` to the inputs and the outputs of the stages, finest first, channels last."""
+    def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Image `(B, channels, *sizes)` to the inputs and the outputs of the stages, finest first, channels last.
+
+        Third what `FineEncoder`'s stages give, channels first; nothing without `fine_channels`.
+        """
+        fine: list[Tensor] = []
         x = self.patch_embedding(x)
+        if isinstance(x, tuple):
+            x, fine = x
         inputs, outputs = [], []
         for i, stage in enumerate(self.stages):
             if i > 0:
@@ -61,7 +73,7 @@ class VMUNetEncoder(nn.Module):
             inputs.append(x)
             x = stage(x)
             outputs.append(x)
-        return inputs, outputs
+        return inputs, outputs, fine
 
 
 class VMUNetDecoder(nn.Module):
@@ -92,9 +104,13 @@ class VMUNetDecoder(nn.Module):
             PatchExpanding(dim, step, dim // 2)
             for dim, step in zip(deepest_first, reversed(sizes.strides[2:]), strict=False)
         )
-        self.final_expanding = PatchExpanding(dims[0], sizes.strides[1], dims[0] // 4)
-        channels = dims[0] // 4
         self.full_resolution = None
+        if sizes.fine_channels:
+            channels = sizes.fine_channels
+            self.final_expanding: nn.Module = FineDecoder(channels, dims[0], sizes.strides[1])
+        else:
+            channels = dims[0] // 4
+            self.final_expanding = PatchExpanding(dims[0], sizes.strides[1], channels)
         if sizes.full_resolution_channels:
             self.full_resolution = FullResolution(input_channels, channels, sizes)
             channels = sizes.full_resolution_channels
@@ -102,20 +118,22 @@ class VMUNetDecoder(nn.Module):
         self.seg_layers = nn.ModuleList(head(sizes.axes)(c, num_classes, kernel_size=1) for c in head_channels)
 
     def forward(
-        self, image: Tensor, stage_inputs: Sequence[Tensor], bottleneck: Tensor
+        self, image: Tensor, stage_inputs: Sequence[Tensor], bottleneck: Tensor, fine: Sequence[Tensor] = ()
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Logits `(B, classes, …)`, largest first, and the outputs of the stages, finest first, channels last.
 
         `stage_inputs` are the encoder's skips. They are added before the patch expanding, and so the skip of stage M
         meets the output of decoder stage M; the finest is not used (VM-UNet's official code), nor
-        is the image, but with `full_resolution_channels`.
+        is the image, but with `full_resolution_channels` or `fine_channels`. `fine` is what the encoder gives third.
         """
         x = self.stages[0](bottleneck)
         outputs = [x]
         for stage, expanding, skip in zip(self.stages[1:], self.expandings, reversed(stage_inputs), strict=False):
             x = stage(expanding(x + skip))
             outputs.insert(0, x)
-        if self.full_resolution is None:
+        if fine:
+            x = self.final_expanding(x + stage_inputs[0], fine)
+        elif self.full_resolution is None:
             x = self.final_expanding(x)
         else:
             x = self.full_resolution(image, self.final_expanding(x + stage_inputs[0]))

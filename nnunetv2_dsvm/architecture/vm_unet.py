@@ -50,7 +50,7 @@ class VMUNet(SegmentationNetwork):
         strides: how much smaller each resolution is than the one before, per axis, in the form of nnU-Net's plans:
             `[[1, 1, 1], patch embedding, merging, …]`, one entry more than there are stages. None: the published ones,
             `[[1, 1], [4, 4], [2, 2], …]`.
-        stem, full_resolution_channels: two additions for small structures, see `VMUNetSizes`; both ours.
+        stem, full_resolution_channels, fine_channels: additions for small structures, see `VMUNetSizes`; all ours.
         scan: False leaves the scan out of every block, see `VMUNetSizes`; ours.
 
     Attributes:
@@ -89,6 +89,7 @@ class VMUNet(SegmentationNetwork):
         strides: Sequence[Sequence[int]] | None = None,
         stem: Stem = _PUBLISHED.stem,
         full_resolution_channels: int = _PUBLISHED.full_resolution_channels,
+        fine_channels: int = _PUBLISHED.fine_channels,
         scan: bool = _PUBLISHED.scan,
     ) -> None:
         sizes = VMUNetSizes(
@@ -100,6 +101,7 @@ class VMUNet(SegmentationNetwork):
             tuple(map(tuple, strides or ())),
             stem,
             full_resolution_channels,
+            fine_channels,
             scan,
         )
         super().__init__(input_channels, num_classes, sizes.axes)
@@ -178,6 +180,6 @@ class VMUNet(SegmentationNetwork):
 
     def run(self, x: Tensor) -> FeaturesOutput:
         padded = pad_to_multiple(x, self.sizes.stage_strides[-1])
-        stage_inputs, encoder_outputs = self.encoder(padded)
-        all_logits, decoder_outputs = self.decoder(padded, stage_inputs, encoder_outputs[-1])
+        stage_inputs, encoder_outputs, fine = self.encoder(padded)
+        all_logits, decoder_outputs = self.decoder(padded, stage_inputs, encoder_outputs[-1], fine)
         return FeaturesOutput(all_logits, all_channels_first(encoder_outputs), all_channels_first(decoder_outputs))

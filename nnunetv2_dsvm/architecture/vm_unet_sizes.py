@@ -33,6 +33,11 @@ class VMUNetSizes(Mapping[str, Any]):
         full_resolution_channels: if not 0, the image goes through a convolution to so many channels, is joined to the
             last expanding's output, and both go through a second one to so many channels for the head; and the input of
             the first encoder stage, which VM-UNet does not use, is added before the last expanding. (Ours.)
+        fine_channels: if not 0, the image goes through convolutional stages as in nnU-Net's own network before the
+            tokens, one of so many channels at full resolution and, where the patch embedding halves twice, one of twice
+            as many at half of it; the decoder has their mirror images in the place of the last expanding, with skips
+            from them; and the input of the first encoder stage is added before. Takes the place of the stem and of
+            `full_resolution_channels`. (Ours.)
         scan: False: every block has y = x in the place of its scan (`blocks.gated_convolution`); `d_state` then counts
             for nothing. To find out what the scan does. (Ours.)
 
@@ -48,6 +53,7 @@ class VMUNetSizes(Mapping[str, Any]):
     strides: tuple[tuple[int, ...], ...] = ()
     stem: Stem = "patches"
     full_resolution_channels: int = 0
+    fine_channels: int = 0
     scan: bool = True
 
     def __post_init__(self) -> None:
@@ -71,14 +77,23 @@ class VMUNetSizes(Mapping[str, Any]):
         object.__setattr__(self, "strides", tuple(tuple(map(int, step)) for step in strides))  # NumPy's among them
         if self.stem not in get_args(Stem):
             raise ValueError(f"stem must be {' or '.join(map(repr, get_args(Stem)))}, got {self.stem!r}")
-        if self.stem == "convolutions" and not {1, 2, 4}.issuperset(strides[1]):
-            raise ValueError(f"stem='convolutions' halves once or twice and cannot lower a size by {strides[1]}")
-        if not _is_whole(self.full_resolution_channels) or self.full_resolution_channels < 0:
-            raise ValueError(
-                f"full_resolution_channels must be a whole number from 0 on, got {self.full_resolution_channels!r}"
-            )
+        self._check_additions()
         if not isinstance(self.scan, bool):
             raise ValueError(f"scan must be True or False, got {self.scan!r}")
+
+    def _check_additions(self) -> None:
+        for name in ("full_resolution_channels", "fine_channels"):
+            if not _is_whole(getattr(self, name)) or getattr(self, name) < 0:
+                raise ValueError(f"{name} must be a whole number from 0 on, got {getattr(self, name)!r}")
+        halving = {"stem='convolutions'": self.stem == "convolutions", "fine_channels": self.fine_channels > 0}
+        for name, wanted in halving.items():
+            if wanted and not {1, 2, 4}.issuperset(self.strides[1]):
+                raise ValueError(f"{name} halves once or twice and cannot lower a size by {self.strides[1]}")
+        if self.fine_channels and (self.full_resolution_channels or self.stem != "patches"):
+            raise ValueError(
+                f"fine_channels {self.fine_channels} takes the place of the stem and of full_resolution_channels: "
+                f"leave out stem {self.stem!r} and full_resolution_channels {self.full_resolution_channels}"
+            )
 
     def __getitem__(self, name: str) -> Any:
         if name not in iter(self):

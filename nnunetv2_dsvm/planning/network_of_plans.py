@@ -16,7 +16,8 @@ from nnunetv2_dsvm.planning.plan_strides import strides_of_plan
 # Our networks by the name that plans give them.
 NETWORKS: dict[str, type[VMUNet]] = {NETWORK_CLASS_NAME: VMUNet}
 DEFAULT_PRESET = "base"
-_ADDITIONS = ("stem", "full_resolution_channels", "scan")  # of ours, which the published network does not have
+# Of ours, which the published network does not have.
+_ADDITIONS = ("stem", "full_resolution_channels", "fine_channels", "scan")
 
 
 def vm_unet_architecture(sizes: Mapping[str, Any]) -> dict[str, Any]:

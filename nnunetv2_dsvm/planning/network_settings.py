@@ -12,7 +12,7 @@ from nnunetv2_dsvm.planning.architecture_entry import architecture_entry
 from nnunetv2_dsvm.planning.network_of_plans import planned_network, sizes_in
 
 STRIDE = "patch_embedding_stride"
-NETWORK_SETTINGS = (STRIDE, "stem", "full_resolution_channels", "scan")
+NETWORK_SETTINGS = (STRIDE, "stem", "full_resolution_channels", "fine_channels", "scan", "drop_path_rate")
 
 
 def stated_settings(trainer: type) -> dict[str, Any]:

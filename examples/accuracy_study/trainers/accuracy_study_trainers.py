@@ -15,7 +15,9 @@ from nnunetv2_dsvm.host.versions import installed_version
 from nnunetv2_dsvm.nnunet.names import BEST
 from nnunetv2_dsvm.training.distilled_trainer import nnUNetTrainerDistilled
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
+from nnunetv2_dsvm.training.layers.distilled import DistilledTraining
 from nnunetv2_dsvm.training.layers.reliable import ReliableTraining
+from nnunetv2_dsvm.training.layers.vm_unet_network import VMUNetNetwork
 from nnunetv2_dsvm.training.variants import (
     nnUNetTrainerDSVM_SwinUMambaD,
     nnUNetTrainerDSVM_VMUNetV2,
@@ -144,6 +146,14 @@ class nnUNetTrainerDSVM_both_study(nnUNetTrainerDSVM_fullResolution_study):
     stem = "convolutions"
 
 
+class nnUNetTrainerVMUNet_fineStages_study(nnUNetTrainerVMUNet_study):
+    fine_channels = 32
+
+
+class nnUNetTrainerDSVM_fineStages_study(nnUNetTrainerDSVM_study):
+    fine_channels = 32
+
+
 class nnUNetTrainerVMUNet_stride2_study(nnUNetTrainerVMUNet_study):
     patch_embedding_stride = 2
 
@@ -158,6 +168,55 @@ class nnUNetTrainerVMUNet_deepSupervision_study(nnUNetTrainerVMUNet_study):
 
 class nnUNetTrainerDSVM_deepSupervision_study(nnUNetTrainerDSVM_study):
     default_deep_supervision = True
+
+
+# The recipe: what keeps VM-UNet's training loss above that of nnU-Net's network.
+
+
+class nnUNetTrainerVMUNet_noDropPath_study(nnUNetTrainerVMUNet_study):
+    drop_path_rate = 0.0
+
+
+class nnUNetTrainerVMUNet_lowerRate_study(nnUNetTrainerVMUNet_study):
+    default_initial_lr = 3e-4
+
+
+class nnUNetTrainerVMUNet_fineStages_noDropPath_study(nnUNetTrainerVMUNet_fineStages_study):
+    drop_path_rate = 0.0
+
+
+class nnUNetTrainerDSVM_fineStages_noDropPath_study(nnUNetTrainerDSVM_fineStages_study):
+    drop_path_rate = 0.0
+
+
+class nnUNetTrainerVMUNet_fineStages_lowerRate_study(nnUNetTrainerVMUNet_fineStages_study):
+    default_initial_lr = 3e-4
+
+
+class nnUNetTrainerVMUNet_fineStages_sgd_study(Study, ReliableTraining, VMUNetNetwork, nnUNetTrainer):
+    """With nnU-Net's own optimiser, schedule and number format."""
+
+    fine_channels = 32
+
+
+class nnUNetTrainerDSVM_noDropPath_study(nnUNetTrainerDSVM_study):
+    drop_path_rate = 0.0
+
+
+class nnUNetTrainerDSVM_lowerRate_study(nnUNetTrainerDSVM_study):
+    default_initial_lr = 3e-4
+
+
+class nnUNetTrainerDSVM_fineStages_lowerRate_study(nnUNetTrainerDSVM_fineStages_study):
+    default_initial_lr = 3e-4
+
+
+class nnUNetTrainerDSVM_fineStages_sgd_study(
+    Study, DistilledTraining, ReliableTraining, VMUNetNetwork, nnUNetTrainer
+):  # fmt: skip
+    """The same with both terms."""
+
+    fine_channels = 32
 
 
 # Question 2: the distillation's settings, one changed at a time.
@@ -219,4 +278,8 @@ class nnUNetTrainerVMUNet_noScan_study(nnUNetTrainerVMUNet_study):
 
 
 class nnUNetTrainerDSVM_noScan_study(nnUNetTrainerDSVM_study):
+    scan = False
+
+
+class nnUNetTrainerVMUNet_fineStages_noScan_study(nnUNetTrainerVMUNet_fineStages_study):
     scan = False

@@ -28,6 +28,16 @@ class ConvolutionStep(nn.Module):
         return F.gelu(x) if self.activated else x
 
 
+def halvings(step: Sequence[int]) -> list[list[int]]:
+    """One or two steps of 1 or 2 along each axis for a step of 1, 2 or 4, which is their product.
+
+    An axis with a smaller one is halved last, as nnU-Net's planner begins with the axes of the smallest spacing.
+    """
+    last = [min(factor, 2) for factor in step]
+    before = [factor // 2 if factor > 2 else 1 for factor in step]
+    return [before, last] if max(before) > 1 else [last]
+
+
 class ConvolutionalStem(nn.Module):
     """Image `(B, input_channels, *sizes)` to tokens `(B, *(sizes / step), dim)` by a convolution for each halving.
 
@@ -37,15 +47,12 @@ class ConvolutionalStem(nn.Module):
     Args:
         input_channels: of the image.
         dim: channels of the tokens.
-        step: 1, 2 or 4 along each axis. An axis with a smaller one is halved last, as nnU-Net's planner begins with the
-            axes of the smallest spacing.
+        step: 1, 2 or 4 along each axis, see `halvings`.
     """
 
     def __init__(self, input_channels: int, dim: int, step: Sequence[int]) -> None:
         super().__init__()
-        last = [min(factor, 2) for factor in step]
-        before = [factor // 2 if factor > 2 else 1 for factor in step]
-        steps = [before, last] if max(before) > 1 else [last]
+        steps = halvings(step)
         widths = [input_channels, *[dim // 2] * (len(steps) - 1), dim]
         self.steps = nn.ModuleList(
             ConvolutionStep(widths[i], widths[i + 1], step, activated=i + 1 < len(steps))

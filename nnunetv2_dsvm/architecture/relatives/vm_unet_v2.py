@@ -98,7 +98,7 @@ class VMUNetV2(SegmentationNetwork):
         return doubling_stages(modules, [self.mid_channels] * _LEVELS, 4)
 
     def run(self, x: Tensor) -> FeaturesOutput:
-        levels, stage_outputs = self.encoder(pad_to_multiple(x, self.stride))
+        levels, stage_outputs, _ = self.encoder(pad_to_multiple(x, self.stride))
         features = all_channels_first([*stage_outputs, levels[-1]])
         logits, sums = self.decoder(all_channels_first(levels))
         return FeaturesOutput(logits, features, tuple(sums))
@@ -111,13 +111,13 @@ class _Encoder(VMUNetEncoder):
         super().__init__(input_channels, sizes, how)
         del self.stages[-1]
 
-    def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Image to f_1 … f_4 at strides 4 … 32 and the outputs of stages 1 to 3, channels last."""
+    def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Image to f_1 … f_4 at strides 4 … 32 and the outputs of stages 1 to 3, channels last; and nothing finer."""
         levels, outputs = [self.patch_embedding(x)], []
         for stage, merging in zip(self.stages, self.mergings, strict=True):
             outputs.append(stage(levels[-1]))
             levels.append(merging(outputs[-1]))
-        return levels, outputs
+        return levels, outputs, []
 
 
 class _Attention(nn.Module):

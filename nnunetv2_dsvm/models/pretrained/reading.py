@@ -13,7 +13,9 @@ from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.safe_load import load_safely
 
 # What the image goes through first: the patch embedding, or of our networks also a stem.
-FIRST_LAYERS = ("encoder.patch_embedding.projection.weight", "encoder.patch_embedding.steps.0.convolution.weight")
+FIRST_LAYERS = tuple(
+    f"encoder.patch_embedding.{layer}.weight" for layer in ("projection", "steps.0.convolution", "stages.0.0.conv")
+)
 _FIRST_A_LOG = "encoder.stages.0.blocks.0.ss2d.A_log"
 _NORM_OF_A_BLOCK = r"encoder\.stages\.(\d+)\.blocks\.\d+\.norm\.weight"
 OURS = "this package's VM-UNet"

@@ -30,7 +30,9 @@ class VMUNetNetwork(OwnNetwork):
     patch_embedding_stride: int | None = None  # see `VMUNetSizes.with_patch_embedding_stride`
     stem: Stem | None = None  # these and those below: arguments of `VMUNet`
     full_resolution_channels: int | None = None
+    fine_channels: int | None = None
     scan: bool | None = None
+    drop_path_rate: float | None = None
 
     @classmethod
     def network_class(cls) -> type[VMUNet]:
