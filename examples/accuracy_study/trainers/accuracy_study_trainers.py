@@ -193,6 +193,16 @@ class nnUNetTrainerVMUNet_fineStages_lowerRate_study(nnUNetTrainerVMUNet_fineSta
     default_initial_lr = 3e-4
 
 
+class nnUNetTrainerVMUNet_fineStages_gentle_study(nnUNetTrainerVMUNet_fineStages_noDropPath_study):
+    """Both: no stochastic depth, and the lower rate."""
+
+    default_initial_lr = 3e-4
+
+
+class nnUNetTrainerDSVM_fineStages_gentle_study(nnUNetTrainerDSVM_fineStages_noDropPath_study):
+    default_initial_lr = 3e-4
+
+
 class nnUNetTrainerVMUNet_fineStages_sgd_study(Study, ReliableTraining, VMUNetNetwork, nnUNetTrainer):
     """With nnU-Net's own optimiser, schedule and number format."""
 
