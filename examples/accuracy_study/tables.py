@@ -36,6 +36,7 @@ from nnunetv2_dsvm.evaluation.summary import case_mean, statistic
 from nnunetv2_dsvm.files.atomic_write import write_text
 
 BLOCK = re.compile(r"(<!-- study: (\w+)((?: in short)?) -->\n).*?(<!-- end of study: \2\3 -->)", re.DOTALL)
+OFFERED_AS = "_fineStages_noDropPath", "_fine"  # part of a name in the study, and in the package
 Case = Mapping[str, Mapping[str, float]]  # label -> metric -> value, NaN where it is undefined
 NOTE = (
     "Dice and HD95: mean over the labels of the mean over the cases of all folds named, mean over the seeds ± their "
@@ -209,9 +210,9 @@ def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def short(model: str) -> str:
-    """Without what all of the study's trainers have, and the plans that most models have."""
+    """Without what all of the study's trainers have, and the plans that most models have; as the package names it."""
     trainer, _, plans = model.partition("@")
-    return re.sub(r"_study(150)?$", "", trainer) + (
+    return re.sub(r"_study(150)?$", "", trainer).replace(*OFFERED_AS) + (
         f", {plans.removeprefix('study').removesuffix('Plans')}" if plans else ""
     )
 

@@ -8,11 +8,10 @@ from torch import Tensor, nn
 
 from nnunetv2_dsvm.architecture.blocks.checkpointed_blocks import Blocks
 from nnunetv2_dsvm.architecture.blocks.convolution import channels_first
-from nnunetv2_dsvm.architecture.blocks.fine_stages import FineDecoder, FineEncoder
 from nnunetv2_dsvm.architecture.blocks.gated_convolution import GatedConvolutionBlock
 from nnunetv2_dsvm.architecture.blocks.head import head
 from nnunetv2_dsvm.architecture.blocks.resampling import PatchEmbedding, PatchExpanding, PatchMerging
-from nnunetv2_dsvm.architecture.blocks.stem import ConvolutionalStem, ConvolutionStep
+from nnunetv2_dsvm.architecture.blocks.stem import ConvolutionalStem, ConvolutionStep, FineDecoder, FineEncoder
 from nnunetv2_dsvm.architecture.blocks.stochastic_depth import drop_path_rates
 from nnunetv2_dsvm.architecture.blocks.vss_block import VSSBlock
 from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
@@ -60,12 +59,13 @@ class VMUNetEncoder(nn.Module):
     def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Image `(B, channels, *sizes)` to the inputs and the outputs of the stages, finest first, channels last.
 
-        Third what `FineEncoder`'s stages give, channels first; nothing without `fine_channels`.
+        Third what is finer than they, channels first: the image, or with `fine_channels` what `FineEncoder`'s stages
+        give.
         """
-        fine: list[Tensor] = []
+        finer = [x]
         x = self.patch_embedding(x)
         if isinstance(x, tuple):
-            x, fine = x
+            x, finer = x
         inputs, outputs = [], []
         for i, stage in enumerate(self.stages):
             if i > 0:
@@ -73,7 +73,7 @@ class VMUNetEncoder(nn.Module):
             inputs.append(x)
             x = stage(x)
             outputs.append(x)
-        return inputs, outputs, fine
+        return inputs, outputs, finer
 
 
 class VMUNetDecoder(nn.Module):
@@ -118,25 +118,25 @@ class VMUNetDecoder(nn.Module):
         self.seg_layers = nn.ModuleList(head(sizes.axes)(c, num_classes, kernel_size=1) for c in head_channels)
 
     def forward(
-        self, image: Tensor, stage_inputs: Sequence[Tensor], bottleneck: Tensor, fine: Sequence[Tensor] = ()
+        self, finer: Sequence[Tensor], stage_inputs: Sequence[Tensor], bottleneck: Tensor
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Logits `(B, classes, …)`, largest first, and the outputs of the stages, finest first, channels last.
 
-        `stage_inputs` are the encoder's skips. They are added before the patch expanding, and so the skip of stage M
-        meets the output of decoder stage M; the finest is not used (VM-UNet's official code), nor
-        is the image, but with `full_resolution_channels` or `fine_channels`. `fine` is what the encoder gives third.
+        `finer` is what the encoder gives third, `stage_inputs` are its skips. These are added before the patch
+        expanding, and so the skip of stage M meets the output of decoder stage M; the finest is not used (VM-UNet's
+        official code), nor is what is finer, but with `full_resolution_channels` or `fine_channels`.
         """
         x = self.stages[0](bottleneck)
         outputs = [x]
         for stage, expanding, skip in zip(self.stages[1:], self.expandings, reversed(stage_inputs), strict=False):
             x = stage(expanding(x + skip))
             outputs.insert(0, x)
-        if fine:
-            x = self.final_expanding(x + stage_inputs[0], fine)
+        if isinstance(self.final_expanding, FineDecoder):
+            x = self.final_expanding(x + stage_inputs[0], finer)
         elif self.full_resolution is None:
             x = self.final_expanding(x)
         else:
-            x = self.full_resolution(image, self.final_expanding(x + stage_inputs[0]))
+            x = self.full_resolution(finer[0], self.final_expanding(x + stage_inputs[0]))
         logits = [self._head(0, x)]
         if self.deep_supervision:
             logits += [self._head(level, outputs[level - 1]) for level in range(1, len(self.seg_layers))]

@@ -180,6 +180,6 @@ class VMUNet(SegmentationNetwork):
 
     def run(self, x: Tensor) -> FeaturesOutput:
         padded = pad_to_multiple(x, self.sizes.stage_strides[-1])
-        stage_inputs, encoder_outputs, fine = self.encoder(padded)
-        all_logits, decoder_outputs = self.decoder(padded, stage_inputs, encoder_outputs[-1], fine)
+        stage_inputs, encoder_outputs, finer = self.encoder(padded)
+        all_logits, decoder_outputs = self.decoder(finer, stage_inputs, encoder_outputs[-1])
         return FeaturesOutput(all_logits, all_channels_first(encoder_outputs), all_channels_first(decoder_outputs))

@@ -132,11 +132,11 @@ def check_output_varies(configuration_manager: ConfigurationManager) -> None:
             f"dims {dims} in the plans: the last expanding would leave {dims[0] // PATCH_SIZE} channel, of which its "
             f"norm makes a constant, and nothing could be learnt; begin with {2 * PATCH_SIZE} or more"
         )
-    if arguments.get("full_resolution_channels") == 1:
-        raise UserValueError(
-            "full_resolution_channels 1: of one channel its norm makes a constant, and nothing could be learnt; give 2 "
-            "or more, or 0"
-        )
+    for name in ("full_resolution_channels", "fine_channels"):
+        if arguments.get(name) == 1:
+            raise UserValueError(
+                f"{name} 1: of one channel its norm makes a constant, and nothing could be learnt; give 2 or more, or 0"
+            )
 
 
 def build_vm_unet(

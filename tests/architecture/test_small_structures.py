@@ -34,6 +34,16 @@ def test_parameters_by_hand(strides):
     of_image, of_both = 2 * 24 * kernel + 24 + 2 * 24, (4 + 24) * 24 * kernel + 24 + 2 * 24
     assert parameters(build(strides, full_resolution_channels=24)) == plain + of_image + of_both + (24 - 4) * 3
 
+    def stage(before, width):  # two convolutions and their norms
+        return before * width * kernel + width * width * kernel + 2 * 3 * width
+
+    # Of 6 and 12 channels; tokens by a convolution; the last expanding in two steps, the volume's first one of 2×2×2.
+    steps = (4, 4) if strides is None else (8, 4)
+    down = stage(2, 6) + stage(6, 12) + 12 * 16 * kernel + 16 + 2 * 16
+    up = 16 * steps[0] * 12 + 2 * 12 + stage(24, 12) + 12 * steps[1] * 6 + 2 * 6 + stage(12, 6)
+    last = 16 * patch * 4 + 2 * 4
+    assert parameters(build(strides, fine_channels=6)) == plain - projection - last + down + up + (6 - 4) * 3
+
 
 @pytest.mark.parametrize("strides", [None, VOLUMES], ids=["images", "volumes"])
 def test_parameters_without_scan_by_hand(strides):
@@ -113,12 +123,42 @@ def test_a_stem_has_a_convolution_for_each_step_of_the_plan(step, convolutions):
     assert all(c.kernel_size == (3, 3, 3) for c in found)
 
 
-@pytest.mark.parametrize("additions", [{"stem": "patches"}, {"full_resolution_channels": 0}, {"scan": True}], ids=str)
+@pytest.mark.parametrize(
+    "additions", [{"stem": "patches"}, {"full_resolution_channels": 0}, {"fine_channels": 0}, {"scan": True}], ids=str
+)
 def test_without_them_nothing_changes(additions):
     image = torch.randn(1, 2, 19, 30)
     plain, off = build(), build(**additions)
     assert dict(plain.sizes) == dict(off.sizes) and not set(additions) & set(plain.sizes)
     assert torch.equal(plain(image), off(image))
+
+
+@pytest.mark.parametrize(
+    ("step", "stages"),
+    [
+        ((4, 4, 4), [(6, (1, 1, 1)), (12, (2, 2, 2))]),
+        ((2, 4, 4), [(6, (1, 1, 1)), (12, (1, 2, 2))]),
+        ((1, 4, 4), [(6, (1, 1, 1)), (12, (1, 2, 2))]),
+        ((2, 2, 2), [(6, (1, 1, 1))]),
+        ((1, 2, 2), [(6, (1, 1, 1))]),
+    ],
+    ids=str,
+)
+def test_a_convolutional_stage_stands_at_each_resolution_finer_than_the_tokens(step, stages):
+    network = build([[1, 1, 1], step, [2, 2, 2]], fine_channels=6)
+    embedding, last = network.encoder.patch_embedding, network.decoder.final_expanding
+    assert [(stage[0].conv.out_channels, stage[0].conv.stride) for stage in embedding.stages] == stages
+    assert [stage[0].conv.in_channels for stage in last.stages] == [2 * width for width, _ in reversed(stages)]
+    taken = []
+    for stage in last.stages:
+        stage.register_forward_pre_hook(lambda _, given: taken.append(given[0]))
+    image = torch.randn(1, 2, 8, 16, 24)
+    with torch.no_grad():
+        tokens, outputs = embedding(image)
+        assert tokens.shape == (1, *(n // s for n, s in zip((8, 16, 24), step, strict=True)), 16)
+        assert network(image).shape == (1, 3, 8, 16, 24)
+    for given, skip in zip(taken, reversed(outputs), strict=True):  # each skip is as large as what it is joined to
+        torch.testing.assert_close(given[:, skip.shape[1] :], skip)
 
 
 def test_plans_hold_them_and_a_network_shares_what_is_not_theirs():
@@ -141,15 +181,17 @@ def test_a_single_bright_pixel_is_seen_at_full_resolution():
     assert changed.amin(0).tolist() == [3, 4] and changed.amax(0).tolist() == [7, 8]  # two convolutions of 3 reach 2
 
 
-def test_the_first_skip_is_used():
-    network = build(full_resolution_channels=8).double()
+@pytest.mark.parametrize("additions", [{"full_resolution_channels": 8}, {"fine_channels": 8}], ids=str)
+def test_the_first_skip_is_used(additions):
+    network = build(**additions).double()
     image = torch.randn(1, 2, 16, 16, dtype=torch.float64)
     taken = {}
     network.encoder.patch_embedding.register_forward_hook(lambda *a: taken.update(skip=a[-1]))
     network.decoder.stages[-1].register_forward_hook(lambda *a: taken.update(deep=a[-1]))
     network.decoder.final_expanding.register_forward_pre_hook(lambda _, given: taken.update(given=given[0]))
     network(image)
-    torch.testing.assert_close(taken["given"], taken["deep"] + taken["skip"])
+    skip = taken["skip"] if isinstance(taken["skip"], torch.Tensor) else taken["skip"][0]
+    torch.testing.assert_close(taken["given"], taken["deep"] + skip)
 
 
 @pytest.mark.parametrize(
@@ -158,9 +200,18 @@ def test_the_first_skip_is_used():
         ({"stem": "conv"}, "'patches' or 'convolutions', got 'conv'"),
         ({"stem": "convolutions", "strides": [[1, 1], [8, 8], [2, 2]]}, r"cannot lower a size by \(8, 8\)"),
         ({"full_resolution_channels": -1}, "a whole number from 0 on, got -1"),
+        ({"fine_channels": 2.0}, "fine_channels must be a whole number from 0 on, got 2.0"),
+        (
+            {"fine_channels": 8, "strides": [[1, 1], [3, 3], [2, 2]]},
+            r"fine_channels .* cannot lower a size by \(3, 3\)",
+        ),
+        (
+            {"fine_channels": 8, "full_resolution_channels": 8},
+            "leave out stem 'patches' and full_resolution_channels 8",
+        ),
         ({"scan": "no"}, "scan must be True or False, got 'no'"),
     ],
-    ids=["name", "step", "channels", "scan"],
+    ids=["name", "step", "channels", "fine channels", "fine step", "both", "scan"],
 )
 def test_additions_that_cannot_be_are_refused(given, message):
     with pytest.raises(ValueError, match=message):

@@ -11,10 +11,14 @@ SIZES = {"dims": (8, 16), "encoder_depths": (1, 1), "decoder_depths": (1, 1), "d
 
 
 # At full resolution the decoder reads the patch embedding, whose gradient then does not come through the cut alone.
-@pytest.mark.parametrize(("channels", "parts"), [(0, 2), (8, 1)], ids=["two parts", "not separated"])
-def test_gradients_of_two_parts_have_the_bits_of_one(one_thread, channels, parts):
+@pytest.mark.parametrize(
+    ("additions", "parts"),
+    [({}, 2), ({"full_resolution_channels": 8}, 1), ({"fine_channels": 8}, 1)],
+    ids=["two parts", "not separated", "not separated either"],
+)
+def test_gradients_of_two_parts_have_the_bits_of_one(one_thread, additions, parts):
     torch.manual_seed(0)
-    network = VMUNet(1, 2, **SIZES, full_resolution_channels=channels).train()
+    network = VMUNet(1, 2, **SIZES, **additions).train()
     network.return_features = True
     image = torch.randn(1, 1, 32, 32)
     found, first = [], []

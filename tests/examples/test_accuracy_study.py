@@ -13,6 +13,7 @@ from nnunetv2_dsvm.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("study_on_path")
 TINY = "Dataset901_Tiny"
+FULL, FINE = "VMUNet_fullResolution", "VMUNet_fineStages_noDropPath"
 
 
 def known(plan, stage, dice, parameters):
@@ -28,14 +29,24 @@ def known(plan, stage, dice, parameters):
     }
 
 
-def test_first_half_hour_begins_with_nnunets_network_and_volumes(plan):
-    first = plan.trainings({})[:24]
+def test_the_plan_begins_with_nnunets_network(plan):
+    first = plan.trainings({})[:16]
     assert {(t.dataset, t.fold, t.epochs) for t in first} == {("Dataset004_Hippocampus", 0, 50)}
     counted = Counter((t.trainer.removeprefix("nnUNetTrainer").removesuffix("_study"), t.configuration) for t in first)
     own = ("", "Distilled", "Distilled_tenth", "Distilled_hundredth")
-    pairs = [(name, configuration) for name in own for configuration in ("2d", "3d_fullres")]
-    volumes = [(name, "3d_fullres") for name in ("VMUNet", "DSVM", "DSVM_stem", "DSVM_fullResolution")]
-    assert counted == dict.fromkeys([*pairs, *volumes], 2)  # two seeds each
+    assert counted == dict.fromkeys([(n, c) for n in own for c in ("2d", "3d_fullres")], 2)  # two seeds each
+
+
+def test_the_fine_network_of_the_study_is_the_trainer_that_users_have():
+    import accuracy_study_trainers as trainers
+
+    from nnunetv2_dsvm.training import variants
+
+    for name in ("VMUNet", "DSVM"):
+        measured = getattr(trainers, f"nnUNetTrainer{name}_fineStages_noDropPath_study")
+        offered = getattr(variants, f"nnUNetTrainer{name}_fine")
+        assert measured.network_settings() == offered.network_settings()
+        assert measured.default_initial_lr == offered.default_initial_lr
 
 
 def test_names_are_of_one_training_each_and_models_of_the_trainers(plan):
@@ -63,10 +74,10 @@ def test_what_a_trainer_states_is_a_setting_of_its_layers():
 @pytest.mark.parametrize(
     ("better", "parameters", "chosen"),
     [
-        ({"VMUNet_stem": 0.52, "VMUNet_both": 0.55}, {"VMUNet_both": 150}, "VMUNet_both"),
-        ({"VMUNet_stem": 0.55, "VMUNet_both": 0.5495}, {"VMUNet_stem": 150}, "VMUNet_both"),
-        ({"VMUNet_both": 0.55, "VMUNet_stem": 0.5495}, {}, "VMUNet_stem"),  # earlier in the plan
-        ({"VMUNet_stem": 0.5015}, {"VMUNet": 150}, "VMUNet"),  # equal to the published one, which is kept
+        ({FULL: 0.52, FINE: 0.55}, {FINE: 150}, FINE),
+        ({FULL: 0.55, FINE: 0.5495}, {FULL: 150}, FINE),
+        ({FINE: 0.55, FULL: 0.5495}, {}, FULL),  # earlier in the plan
+        ({FULL: 0.5015}, {"VMUNet": 150}, "VMUNet"),  # equal to the published one, which is kept
     ],
 )
 def test_best_is_chosen_or_an_equal_one_that_is_published_or_smaller(plan, better, parameters, chosen):
@@ -169,7 +180,8 @@ def test_a_training_is_expected_to_take_as_long_as_others_of_its_kind(plan, tmp_
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
     run = StudyRun(tmp_path / "study", STUDY / "plan.json", tmp_path / "csv", "cuda")
     of = {t.trainer: t for t in plan.trainings({}) if t.name.startswith("027-2d") and (t.fold, t.seed) == (0, 1)}
-    plain, stride2 = of["nnUNetTrainerVMUNet_study"], of["nnUNetTrainerVMUNet_stride2_study"]
+    plain = of["nnUNetTrainerVMUNet_study"]
+    stride2 = plain._replace(trainer="nnUNetTrainerVMUNet_stride2_study")
     minutes = plan.datasets["Dataset027_ACDC"]["minutes"]["2d"]
     assert estimated_seconds(run, plain, 3) == pytest.approx(60 * minutes)
     assert estimated_seconds(run, stride2, 3) == pytest.approx(60 * minutes * plan.slower["_stride2_"])

@@ -63,6 +63,7 @@ CASES = {
     ),
     "deep_supervision-control": Case(variants.nnUNetTrainerVMUNet_deepSupervision, True),
     "no_scan": Case(variants.nnUNetTrainerDSVM_noScan, True),
+    "fine": Case(variants.nnUNetTrainerDSVM_fine, True),
     "gradient_checkpointing": Case(dsvm_trainer.nnUNetTrainerDSVM, True, network={"gradient_checkpointing": True}),
     "ignore": Case(dsvm_trainer.nnUNetTrainerDSVM, True, labels=IGNORE),
     "ignore-kl": Case(variants.nnUNetTrainerDSVM_kl, False, labels=IGNORE),

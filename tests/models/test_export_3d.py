@@ -54,7 +54,9 @@ def test_from_nnunet_and_onnx_give_the_networks_logits(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "additions", [{"stem": "convolutions", "full_resolution_channels": 4}, {"scan": False}], ids=str
+    "additions",
+    [{"stem": "convolutions", "full_resolution_channels": 4}, {"scan": False}, {"fine_channels": 4}],
+    ids=str,
 )
 def test_a_program_with_additions_and_without_scan(model, tmp_path, additions):
     """It is run and compared before it stays."""

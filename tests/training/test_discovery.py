@@ -28,6 +28,7 @@ SINCE = [
     *(f"nnUNetTrainer{name}_150epochs" for name in ("DSVM", "Distilled", "VMUNet")),
     *(f"nnUNetTrainer{name}_150epochs_FixedOrientation" for name in ("DSVM", "VMUNet")),
     *(f"nnUNetTrainer{name}{of}_noScan" for name in ("DSVM", "VMUNet") for of in ("", "_50epochs", "_150epochs")),
+    *("nnUNetTrainerDSVM_fine", "nnUNetTrainerVMUNet_fine"),
 ]
 
 

@@ -9,6 +9,7 @@ from nnunetv2_dsvm.training.layers.distilled import DistilledTraining
 from nnunetv2_dsvm.training.layers.reliable import ReliableTraining
 from nnunetv2_dsvm.training.variants import (
     nnUNetTrainerDSVM,
+    nnUNetTrainerDSVM_fine,
     nnUNetTrainerDSVM_kl,
     nnUNetTrainerDSVM_projection,
     nnUNetTrainerVMUNet_20epochs,
@@ -59,6 +60,7 @@ BOTH = "projection 1, progressive 0.1"
     (nnUNetTrainerVMUNet_20epochs, ("VM-UNet", "2D, 3D", "", "AdamW", "20")),
     (nnUNetTrainerVMUNet_deepSupervision, ("VM-UNet with deep supervision", "2D, 3D", "", "AdamW", "300")),
     (nnUNetTrainerVMUNet_150epochs_noScan, ("VM-UNet, scan False", "2D, 3D", "", "AdamW", "150")),
+    (nnUNetTrainerDSVM_fine, ("VM-UNet, fine_channels 32, drop_path_rate 0.0", "2D, 3D", BOTH, "AdamW", "300")),
     (OtherNetwork, (
         "VM-UNet with deep supervision, patch_embedding_stride 2, stem convolutions, full_resolution_channels 24",
         "2D, 3D", "", "AdamW", "300",

@@ -29,6 +29,7 @@ from nnunetv2_dsvm.training import variants
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures")
 
 STRIDE, STEM, FULL = {"patch_embedding_stride": 2}, {"stem": "convolutions"}, {"full_resolution_channels": 6}
+FINE = {"fine_channels": 4, "drop_path_rate": 0.1}
 PLANNED = {"2d": (4, 4), VOLUME: (1, 4, 4)}  # patch embeddings
 
 
@@ -62,8 +63,10 @@ def with_settings(trainer_class, **settings):
         (ShortVMUNet, FULL),
         (ShortDSVM_deepSupervision, {**STRIDE, **STEM, **FULL}),
         (ShortDSVM_deepSupervision, {**STRIDE, **STEM, **FULL, "scan": False}),
+        (ShortDSVM_deepSupervision, FINE),
+        (ShortVMUNet, {**STRIDE, **FINE}),
     ],
-    ids=["stride", "stem", "full resolution", "all", "all without scan"],
+    ids=["stride", "stem", "full resolution", "all", "all without scan", "fine", "fine with stride"],
 )
 def test_settings_make_the_network_of_training_and_the_one_that_is_read_back(
     make, configuration, trainer_class, settings
@@ -130,6 +133,11 @@ def test_without_scan_nnunet_predicts_and_the_one_with_it_takes_no_weights(make,
         ({"full_resolution_channels": 8.0}, "a whole number from 0 on, got 8.0"),
         ({"full_resolution_channels": 1}, "of one channel its norm makes a constant"),
         ({"scan": 0}, "scan must be True or False, got 0"),
+        ({"fine_channels": 1}, "fine_channels 1: of one channel its norm makes a constant"),
+        ({"fine_channels": -4}, "fine_channels must be a whole number from 0 on, got -4"),
+        ({"fine_channels": 8, "patch_embedding_stride": 8}, "fine_channels halves once or twice and cannot lower"),
+        ({"fine_channels": 8, "stem": "convolutions"}, "fine_channels 8 takes the place of the stem"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate in"),
     ],
     ids=str,
 )

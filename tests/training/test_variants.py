@@ -37,6 +37,7 @@ WHAT_A_NAME_STATES = {
     "deepSupervision": {"default_deep_supervision": True},
     "frozenEncoder": {"frozen_encoder_epochs": 10},
     "noScan": {"scan": False},
+    "fine": {"fine_channels": 32, "drop_path_rate": 0.0},
     "FixedOrientation": FIXED,
     "quickstart": {**FIXED, "default_initial_lr": 3e-3},
     **{f"{epochs}epochs": {"default_num_epochs": epochs} for epochs in (1, 5, 10, 20, 50, 100, 150, 250, 500, 1000)},

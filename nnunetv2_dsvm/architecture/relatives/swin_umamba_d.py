@@ -94,7 +94,7 @@ class SwinUMambaD(SegmentationNetwork):
         return doubling_stages([f"decoder.stages.{i}" for i in (2, 1, 0)], self.dims[:-1], 4)
 
     def run(self, x: Tensor) -> FeaturesOutput:
-        _, encoded = self.encoder(pad_to_multiple(x, self.stride))
+        _, encoded, _ = self.encoder(pad_to_multiple(x, self.stride))
         logits, decoded = self.decoder(encoded)
         return FeaturesOutput(logits, all_channels_first(encoded), all_channels_first(decoded))
 

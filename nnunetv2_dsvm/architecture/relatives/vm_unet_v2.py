@@ -112,12 +112,12 @@ class _Encoder(VMUNetEncoder):
         del self.stages[-1]
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Image to f_1 … f_4 at strides 4 … 32 and the outputs of stages 1 to 3, channels last; and nothing finer."""
+        """Image to f_1 … f_4 at strides 4 … 32 and the outputs of stages 1 to 3, channels last; the image."""
         levels, outputs = [self.patch_embedding(x)], []
         for stage, merging in zip(self.stages, self.mergings, strict=True):
             outputs.append(stage(levels[-1]))
             levels.append(merging(outputs[-1]))
-        return levels, outputs, []
+        return levels, outputs, [x]
 
 
 class _Attention(nn.Module):
