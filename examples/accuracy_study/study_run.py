@@ -4,6 +4,7 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 
 from plan import Plan, Training
 from results import finished, read
@@ -84,10 +85,10 @@ def estimated_seconds(run: StudyRun, training: Training, per_gpu: int) -> float:
     ]  # fmt: skip
     own = [row for row in same if row["trainer"] == training.trainer]
     planned = 60 * run.plan.datasets[training.dataset]["minutes"][training.configuration] / EPOCHS
-    of_epochs = (
+    of_epochs = [
         float(row["wall_seconds"]) / int(row["epochs"]) / run.plan.times_longer(row["trainer"]) for row in own or same
-    )
-    of_epoch = max(of_epochs, default=planned) * run.plan.times_longer(training.trainer)
+    ]
+    of_epoch = (median(of_epochs) if of_epochs else planned) * run.plan.times_longer(training.trainer)
     model = step_of(training).model
     progress = training_progress(model_folder(model).fold_folder(training.fold)) if model is not None else None
     left = 1.0 if progress is None else max(0.0, 1 - progress.epoch / training.epochs)

@@ -1,12 +1,13 @@
 """What is measured: the options, and the default shapes of each device."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
 from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS
+from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 from nnunetv2_dsvm.benchmark.cases.network import NetworkSizes
 from nnunetv2_dsvm.benchmark.image_shape import ImageShape, halved
 from nnunetv2_dsvm.benchmark.measuring.timing import Effort
@@ -112,6 +113,7 @@ def choose_settings(
     encoder_depths: tuple[int, ...] | None = None,
     decoder_depths: tuple[int, ...] | None = None,
     d_state: int = 16,
+    fine_channels: int = 0,
     compile: bool = False,
     relatives: Sequence[str] | None = None,
     repeats: int | None = None,
@@ -126,7 +128,7 @@ def choose_settings(
         scan_backend: of our core and network.
         batch, size: images per batch, and their height and width in pixels, for every suite; then without volumes.
         stages: 1, 2, …, whose scan, core and block are measured.
-        dims, encoder_depths, decoder_depths, d_state: sizes of the networks.
+        dims, encoder_depths, decoder_depths, d_state, fine_channels: sizes of the networks.
         compile: measure the networks with torch.compile as well.
         relatives: of the suite family, by their names in the registry; by default all.
         repeats: at least so many timed calls.
@@ -150,6 +152,7 @@ def choose_settings(
         encoder_depths or default.encoder_depths,
         decoder_depths or default.decoder_depths,
         d_state,
+        fine_channels,
     )
     _check_sizes(sizes)
     all_stages = tuple(range(1, len(sizes.dims) + 1))
@@ -194,6 +197,10 @@ def _check_sizes(sizes: NetworkSizes) -> None:
             f"dims {sizes.dims}, encoder depths {sizes.encoder_depths} and decoder depths {sizes.decoder_depths} "
             f"need one entry per stage"
         )
+    try:
+        VMUNetSizes(**asdict(sizes))
+    except ValueError as error:
+        raise UserError(f"these sizes give no VM-UNet: {error}") from error
 
 
 def _effort(gpu: bool, repeats: int | None, quick: bool) -> Effort:

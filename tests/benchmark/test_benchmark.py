@@ -247,6 +247,10 @@ class TestCommand:
             assert work.infer().shape == (2, 2, 16, 16, 16)
             work.backward(work.forward())
 
+    def test_sizes_that_make_no_network_are_refused(self):
+        with pytest.raises(UserError, match="these sizes give no VM-UNet: fine_channels must be a whole number"):
+            choose_settings(device="cpu", fine_channels=-1)
+
     def test_volumes_need_as_many_stages_as_planned(self):
         options = {"dims": (8, 16), "encoder_depths": (1, 1), "decoder_depths": (1, 1)}
         assert choose_settings(device="cpu", quick=True, **options).network_volumes == ()
@@ -271,14 +275,18 @@ class TestCommand:
             "--repeats",
             "9",
             "--compile",
+            "--fine-channels",
+            "4",
         ]
         options += ["--suite", "scan,sharing", "--backends", "reference", "--scan-backend", "torch_chunked"]
         assert benchmark(*options) == 0
         expected = choose_settings(
             device="cpu", quick=True, dims=(8, 16), encoder_depths=(1, 1), decoder_depths=(1, 1), d_state=2, batch=3,
             size=(40, 24), stages=(2,), dtype="bfloat16", repeats=9, compile=True, backends=["reference"],
-            scan_backend="torch_chunked",
+            scan_backend="torch_chunked", fine_channels=4,
         )  # fmt: skip
+        network = Runner(expected, lambda _: None).network_case("VM-UNet", expected.network_images[0]).vm_unet()
+        assert network.sizes.fine_channels == 4
         assert asked == [(expected, ["scan", "sharing"])]
         assert expected.scan_stages == (2,) and expected.effort.least == 9 and expected.compile
 

@@ -1,7 +1,7 @@
 """A network's training step and inference, as nnU-Net runs them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -48,6 +48,7 @@ class NetworkSizes:
     encoder_depths: tuple[int, ...] = (2, 2, 2, 2)
     decoder_depths: tuple[int, ...] = (2, 2, 2, 1)
     d_state: int = 16
+    fine_channels: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,7 @@ class NetworkCase:
         """Our network of these sizes, on the device, with weights that depend on the sizes only."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            sizes = VMUNetSizes(
-                self.sizes.dims, self.sizes.encoder_depths, self.sizes.decoder_depths, self.sizes.d_state
-            )
+            sizes = VMUNetSizes(**asdict(self.sizes))
             if self.plan:
                 sizes = sizes.with_strides(strides_of_plan(self.plan))
             network = VMUNet(INPUT_CHANNELS, NUM_CLASSES, **sizes, scan_backend=self.scan_backend).to(self.device)

@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--decoder-depths", type=_integers, metavar="N,…", help="deepest first (default: 2,2,2,1)")
     parser.add_argument("--d-state", type=int, default=16, metavar="N", help="states per channel (default: 16)")
     parser.add_argument(
+        "--fine-channels", type=int, default=0, metavar="C", help="of our network; 32 is that of …_fine (default: 0)"
+    )
+    parser.add_argument(
         "--backends", type=_names, metavar="NAMES", help="of the scan suite (default: all; on a GPU the fast ones)"
     )
     parser.add_argument("--scan-backend", default="auto", help="of our core and network (default: auto)")
@@ -81,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
         encoder_depths=args.encoder_depths,
         decoder_depths=args.decoder_depths,
         d_state=args.d_state,
+        fine_channels=args.fine_channels,
         compile=args.compile,
         relatives=args.relatives,
         repeats=args.repeats,
