@@ -3,6 +3,7 @@
     python examples/accuracy_study/figure.py scan --to examples/accuracy_study/results/scan.png
 
 A line is the mean over the folds and seeds that are finished, the band reaches from the lowest of them to the highest.
+The first tenth of the epochs may lie below the picture.
 """
 
 import argparse
@@ -46,7 +47,7 @@ def main() -> None:
     if not any(len(curves) for models in found.values() for curves in models.values()):
         parser.error(f"no training of {stage.name} is finished")
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
-        figure = Figure(figsize=(4.6 * len(found), 3.6), layout="constrained", facecolor="white")
+        figure = Figure(figsize=(max(6.4, 4.6 * len(found)), 4.0), layout="constrained", facecolor="white")
         all_axes = figure.subplots(1, len(found), squeeze=False)[0]
         handles = {}
         for axes, (place, models) in zip(all_axes, found.items(), strict=True):
@@ -55,10 +56,12 @@ def main() -> None:
                     colour, epochs = FOLD_COLOURS[number % len(FOLD_COLOURS)], np.arange(1, curves.shape[1] + 1)
                     (handles[short(model)],) = axes.plot(epochs, curves.mean(0), color=colour)
                     axes.fill_between(epochs, curves.min(0), curves.max(0), color=colour, alpha=0.15, linewidth=0)
+            late = [curves[:, curves.shape[1] // 10 :] for curves in models.values() if len(curves)]
+            axes.set_ylim(bottom=min((np.nanmin(curves) for curves in late), default=None))  # below: the first epochs
             axes.set_title(", ".join(place), loc="left")
             axes.set_xlabel("epoch")
         all_axes[0].set_ylabel("pseudo Dice of validation patches")
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 if len(found) == 1 else 3)
         figure.savefig(args.to)
     print(f"Wrote {args.to}")
 
