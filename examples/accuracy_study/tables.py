@@ -198,9 +198,10 @@ def table_in_short(found: Sequence[Measured], stage: Stage) -> str:
         cell = f"{s.mean:+.2f} [{s.ci_low:+.2f}, {s.ci_high:+.2f}]" if s and s.n > 1 else ""
         folds = " ".join(str(fold) for fold in sorted({t.fold for t in model.trainings}))
         seeds = " ".join(map(str, model.folds_of_seeds))
-        lines.append([short(model.model), folds, seeds, model.spread("Dice", 4), cell])
+        n = len(model.by_patient({(t.fold, t.seed) for t in model.trainings}))
+        lines.append([short(model.model), folds, seeds, str(n), model.spread("Dice", 4), cell])
     against = f"points minus {short(other.model)}" if other else "difference"
-    return markdown(["model", "folds", "seeds", "Dice", against], lines)
+    return markdown(["model", "folds", "seeds", "n", "Dice", against], lines)
 
 
 def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

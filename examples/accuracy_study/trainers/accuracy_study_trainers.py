@@ -76,6 +76,10 @@ class nnUNetTrainer_study(Study, ReliableTraining, nnUNetTrainer):
     """nnU-Net's own trainer with the plans' network, loss, optimiser and schedule."""
 
 
+class nnUNetTrainer_sharedBatches_study(nnUNetTrainer_study):
+    """The same under another name, where it was first trained with loaders of its own."""
+
+
 class nnUNetTrainer_study150(nnUNetTrainer_study):
     num_epochs = 150
 
