@@ -93,16 +93,16 @@ class VMUNet(SegmentationNetwork):
         scan: bool = _PUBLISHED.scan,
     ) -> None:
         sizes = VMUNetSizes(
-            tuple(dims),
-            tuple(encoder_depths),
-            tuple(decoder_depths),
-            d_state,
-            drop_path_rate,
-            tuple(map(tuple, strides or ())),
-            stem,
-            full_resolution_channels,
-            fine_channels,
-            scan,
+            dims=tuple(dims),
+            encoder_depths=tuple(encoder_depths),
+            decoder_depths=tuple(decoder_depths),
+            d_state=d_state,
+            drop_path_rate=drop_path_rate,
+            strides=tuple(map(tuple, strides or ())),
+            stem=stem,
+            full_resolution_channels=full_resolution_channels,
+            fine_channels=fine_channels,
+            scan=scan,
         )
         super().__init__(input_channels, num_classes, sizes.axes)
         auxiliary_heads = check_heads(deep_supervision, auxiliary_heads)

@@ -85,14 +85,16 @@ class VMUNetSizes(Mapping[str, Any]):
         for name in ("full_resolution_channels", "fine_channels"):
             if not _is_whole(getattr(self, name)) or getattr(self, name) < 0:
                 raise ValueError(f"{name} must be a whole number from 0 on, got {getattr(self, name)!r}")
+            object.__setattr__(self, name, int(getattr(self, name)))  # NumPy's among them
         halving = {"stem='convolutions'": self.stem == "convolutions", "fine_channels": self.fine_channels > 0}
         for name, wanted in halving.items():
             if wanted and not {1, 2, 4}.issuperset(self.strides[1]):
                 raise ValueError(f"{name} halves once or twice and cannot lower a size by {self.strides[1]}")
-        if self.fine_channels and (self.full_resolution_channels or self.stem != "patches"):
+        others = [name for name in ("stem", "full_resolution_channels") if name in self]
+        if self.fine_channels and others:
             raise ValueError(
                 f"fine_channels {self.fine_channels} takes the place of the stem and of full_resolution_channels: "
-                f"leave out stem {self.stem!r} and full_resolution_channels {self.full_resolution_channels}"
+                f"leave out {' and '.join(f'{name} {getattr(self, name)!r}' for name in others)}"
             )
 
     def __getitem__(self, name: str) -> Any:

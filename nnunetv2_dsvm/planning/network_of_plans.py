@@ -127,13 +127,13 @@ def check_output_varies(configuration_manager: ConfigurationManager) -> None:
     """Raises UserValueError where the plans ask for a VM-UNet so narrow that its output is the same for all images."""
     arguments = planned_network(configuration_manager)[1]
     dims = list(arguments.get("dims", ()))
-    if dims and dims[0] < 2 * PATCH_SIZE:
+    if dims and dims[0] < 2 * PATCH_SIZE and not arguments.get("fine_channels"):
         raise UserValueError(
             f"dims {dims} in the plans: the last expanding would leave {dims[0] // PATCH_SIZE} channel, of which its "
             f"norm makes a constant, and nothing could be learnt; begin with {2 * PATCH_SIZE} or more"
         )
     for name in ("full_resolution_channels", "fine_channels"):
-        if arguments.get(name) == 1:
+        if arguments.get(name) == 1 and arguments[name] is not True:
             raise UserValueError(
                 f"{name} 1: of one channel its norm makes a constant, and nothing could be learnt; give 2 or more, or 0"
             )

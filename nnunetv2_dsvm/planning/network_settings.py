@@ -1,7 +1,7 @@
 """What a trainer's class may state of its VM-UNet in the place of the plans: plans stay the same for all to compare."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
@@ -35,9 +35,10 @@ def with_settings(configuration: ConfigurationManager, settings: Mapping[str, An
         return configuration
     arguments = planned_network(configuration)[1]
     try:
-        sizes = sizes_in({**arguments, **{name: settings[name] for name in settings if name != STRIDE}})
-        if STRIDE in settings:
+        sizes = sizes_in(arguments)
+        if STRIDE in settings:  # first: what else is stated may not go with the plans' own
             sizes = sizes.with_patch_embedding_stride(settings[STRIDE])
+        sizes = replace(sizes, **{name: settings[name] for name in settings if name != STRIDE})
     except (TypeError, ValueError) as error:
         raise UserValueError(
             f"The plans' arch_kwargs and the trainer's {settings_in_words(settings)} give no VM-UNet: {error}"

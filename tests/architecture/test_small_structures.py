@@ -207,7 +207,7 @@ def test_the_first_skip_is_used(additions):
         ),
         (
             {"fine_channels": 8, "full_resolution_channels": 8},
-            "leave out stem 'patches' and full_resolution_channels 8",
+            "leave out full_resolution_channels 8$",
         ),
         ({"scan": "no"}, "scan must be True or False, got 'no'"),
     ],

@@ -107,7 +107,7 @@ def test_a_table_is_paired_by_patient_and_corrected_for_its_comparisons(plan, tm
         assert cells[1:4] == ["0 1", "1 2", "3"] and cells[6] == str(2 * 4)  # in each seed
         assert cells[-5:-3] == ["5, 6 shared", "2.0"]
         assert cells[4] == f"{np.mean(of_seeds):.4f} ± {np.std(of_seeds, ddof=1):.4f}"
-        assert [model.removesuffix("_study"), "0 1", "1 2", cells[4], shown[0].partition(", d")[0]] in in_short
+        assert [model.removesuffix("_study"), "0 1", "1 2", "3", cells[4], shown[0].partition(", d")[0]] in in_short
     smaller, larger = sorted(p_values)
     expected = [min(1.0, 2 * smaller), max(min(1.0, 2 * smaller), larger)]
     assert sorted(float(p) for p in re.findall(r"p ([\d.]+) \|", text)) == pytest.approx(expected, abs=0.01)

@@ -18,6 +18,7 @@ from helpers.vmamba_checkpoints import (
 
 from nnunetv2_dsvm import VMUNet
 from nnunetv2_dsvm.architecture.blocks.resampling import PatchEmbedding
+from nnunetv2_dsvm.architecture.vm_unet import PRESETS
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.models.pretrained.fitting import to_input_channels
 
@@ -169,6 +170,24 @@ def test_patch_embeddings_keep_their_sum_and_what_they_make_of_grey_images(chann
     expected, got = rgb(grey.expand(-1, 3, -1, -1)), other(grey.expand(-1, channels, -1, -1))
     torch.testing.assert_close(got, expected)
     assert channels != 3 or torch.equal(state["projection.weight"], rgb.projection.weight)
+
+
+@pytest.mark.parametrize("of_plans", [False, True], ids=["preset", "plans"])
+def test_a_network_with_fine_channels_gets_all_but_its_fine_stages(tmp_path, capsys, of_plans):
+    sizes = dict(PRESETS["small"])
+    vmamba = random_weights(first_generation_shapes(sizes["dims"], sizes["encoder_depths"], d_state=8))
+    torch.save({"model": vmamba}, tmp_path / "file.pth")
+    command = ["convert-weights", str(tmp_path / "file.pth"), "-o", str(tmp_path / "a.pth"), "--input-channels", "1"]
+    network = ["--plans", str(write_plans(tmp_path, sizes))] if of_plans else ["--preset", "small"]
+    assert main([*command, *network, "--fine-channels", "8"]) == 0
+    assert "fine_channels 8" in capsys.readouterr().out
+    weights = torch.load(tmp_path / "a.pth", weights_only=True)["network_weights"]
+    missing, unexpected = VMUNet(1, 4, **sizes, fine_channels=8).load_state_dict(weights, strict=False)
+    assert not unexpected and all(".seg_layers." in name for name in missing)
+    name = "encoder.stages.1.blocks.0.ss2d.in_proj.weight"
+    torch.testing.assert_close(weights[name], vmamba["layers.1.blocks.0.self_attention.in_proj.weight"])
+    assert main([*command, "--overwrite", "--network", "MSVMUNet", "--fine-channels", "8"]) == 1
+    assert "preset, fine_channels, decoder and inflate are a VM-UNet's" in capsys.readouterr().err
 
 
 def test_the_channels_are_those_of_the_dataset_beside_the_plans(golden, vmamba, tmp_path, capsys):

@@ -52,6 +52,31 @@ def test_slices_that_are_alike_give_what_one_gives(networks, name, channels_last
     torch.testing.assert_close(got, expected.unsqueeze(1).expand_as(got), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("step", [(2, 4, 4), (4, 4, 4), (1, 4, 4)], ids=str)
+def test_fine_stages_do_so_but_at_the_ends(step):
+    torch.manual_seed(0)
+    of_images = VMUNet(2, 3, **SIZES, fine_channels=6)
+    of_volumes = VMUNet(2, 3, **SIZES, fine_channels=6, strides=((1, 1, 1), step, (2, 2, 2), (1, 2, 2)))
+    shapes = {name: w.shape for name, w in of_volumes.state_dict().items()}
+    weights = {name: inflated(name, w, of_volumes.sizes) for name, w in of_images.state_dict().items()}
+    weights = {
+        name: w for name, w in weights.items() if "fine" in name or ".patch_embedding." in name or "final" in name
+    }
+    assert all(w.shape == shapes[name] for name, w in weights.items())
+    of_volumes.load_state_dict(weights, strict=False)
+    image, depth = torch.randn(1, 2, 16, 16), 64
+    volume = image[:, :, None].expand(-1, -1, depth, -1, -1).contiguous()
+    tokens, expected = of_volumes.encoder.patch_embedding(volume)[0], of_images.encoder.patch_embedding(image)[0]
+    middle = slice(tokens.shape[1] // 4, -(tokens.shape[1] // 4))  # a norm sees the ends, which see zeros beyond
+    got, wanted = tokens[:, middle], expected[:, None].expand_as(tokens[:, middle])
+    assert (got - wanted).norm() < 0.1 * wanted.norm()
+    last = of_volumes.decoder.final_expanding.expandings, of_images.decoder.final_expanding.expandings
+    for of_volume, of_image in zip(*last, strict=True):
+        wanted = of_image(x := torch.randn(1, 4, 6, of_image.expand.in_features))
+        got = of_volume(x[:, None].expand(-1, 3, -1, -1, -1).contiguous())
+        torch.testing.assert_close(got, wanted[:, None].expand_as(got), rtol=1e-4, atol=1e-5)
+
+
 def test_depthwise_convolutions_do_so_but_at_the_ends(networks):
     of_image, of_volume = (network.encoder.stages[1].blocks[0].ss2d.conv for network in networks)
     image = torch.randn(2, 32, 6, 5)

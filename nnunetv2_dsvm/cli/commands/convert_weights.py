@@ -49,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     size.add_argument("--plans", type=Path, metavar="FILE", help="plans.json whose network it is for; a dataset.json "
                       "beside it gives the channels")  # fmt: skip
     parser.add_argument("-c", default="2d", metavar="CONFIGURATION", help="with --plans (default: %(default)s)")
+    parser.add_argument("--fine-channels", type=positive, default=0, metavar="C", help="for nnUNetTrainerDSVM_fine and "
+                        "nnUNetTrainerVMUNet_fine: 32, whatever the plans say")  # fmt: skip
     parser.add_argument("--decoder", choices=("auto", "encoder", "fresh"), default="auto",
                         help="start the decoder with the encoder's blocks, as VM-UNet does, or fresh (default: auto, "
                         "the file's own decoder, or the encoder's blocks where it has none)")  # fmt: skip
@@ -70,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
             preset=args.preset,
             plans=args.plans,
             configuration=args.c,
+            fine_channels=args.fine_channels,
             decoder=args.decoder,
             inflate=args.inflate,
             force=args.force,

@@ -10,7 +10,7 @@ from typing import TypeVar, get_args
 
 import torch
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunetv2_dsvm.architecture.relatives.registry import RELATIVES
 from nnunetv2_dsvm.architecture.segmentation_network import SegmentationNetwork
@@ -24,6 +24,7 @@ from nnunetv2_dsvm.models.pretrained.relatives import fit_relative, in_words
 from nnunetv2_dsvm.models.pretrained.writing import origin, write_weights
 from nnunetv2_dsvm.nnunet.names import DATASET_JSON
 from nnunetv2_dsvm.planning.network_of_plans import DEFAULT_PRESET, build_vm_unet
+from nnunetv2_dsvm.planning.network_settings import with_settings
 from nnunetv2_dsvm.planning.relative_of_plans import build_relative
 from nnunetv2_dsvm.version import __version__
 
@@ -56,6 +57,7 @@ def convert_weights(
     preset: str | None = None,
     plans: Path | str | None = None,
     configuration: str = "2d",
+    fine_channels: int = 0,
     decoder: DecoderSource = "auto",
     inflate: bool = False,
     force: bool = False,
@@ -69,11 +71,13 @@ def convert_weights(
         file: the checkpoint.
         output: the file to write, in a folder that exists.
         network: name of a relative of VM-UNet (`architecture.relatives.registry`) that the weights are for; by default
-            they are for a VM-UNet. `preset`, `decoder` and `inflate` are the VM-UNet's only.
+            they are for a VM-UNet. `preset`, `fine_channels`, `decoder` and `inflate` are the VM-UNet's only.
         input_channels: of the images; by default those of the dataset.json beside `plans`, or the checkpoint's.
         preset: size of the network, "base" by default, which our trainers build from nnU-Net's own plans.
         plans: instead of a preset, the plans.json whose network it is for.
         configuration: of the plans.
+        fine_channels: of a VM-UNet, as `nnUNetTrainerDSVM_fine` states it in the place of the plans (32); its stages
+            start fresh where the checkpoint has none.
         decoder: starts as the checkpoint's own decoder or else with its encoder's blocks (`"auto"`), with the
             encoder's blocks, or fresh.
         inflate: makes weights of images, as ImageNet's, into those of a 3D configuration of `plans`
@@ -97,9 +101,10 @@ def convert_weights(
     check_choice("preset", preset or DEFAULT_PRESET, PRESETS)
     if network is not None:
         check_choice("network", network, RELATIVES)
-        if preset is not None or decoder != "auto" or inflate:
+        if preset is not None or decoder != "auto" or inflate or fine_channels:
             raise UserError(
-                f"preset, decoder and inflate are a VM-UNet's, not {RELATIVES[network].title}'s: leave them out"
+                f"preset, fine_channels, decoder and inflate are a VM-UNet's, not {RELATIVES[network].title}'s: leave "
+                "them out"
             )
         return _for_relative(file, output, network, input_channels, plans, configuration, force)
     if preset is not None and plans is not None:
@@ -109,15 +114,27 @@ def convert_weights(
         torch.manual_seed(0)
         if plans is None:
             channels = input_channels or pretrained.sizes["input_channels"]
-            vm_unet = VMUNet.from_preset(preset or DEFAULT_PRESET, channels, num_classes=1)
+            vm_unet = _network_of_preset(preset or DEFAULT_PRESET, channels, fine_channels)
         else:
-            vm_unet = _network_of_plans(Path(plans), configuration, input_channels, build_vm_unet)
+            build = partial(_build_fine, fine_channels) if fine_channels else build_vm_unet
+            vm_unet = _network_of_plans(Path(plans), configuration, input_channels, build)
     fitted = fit(pretrained, vm_unet, decoder, inflate)
     report = load_report(pretrained, fitted, vm_unet, decoder)
     _LOG.info("%s", report)
     check_enough_fits(pretrained, fitted, vm_unet, force)
     write_weights(fitted, origin(pretrained, fitted, vm_unet, decoder), output)
     return ConvertedWeights(output, fitted.share("encoder."), fitted.share(""), report)
+
+
+def _network_of_preset(preset: str, channels: int, fine_channels: int) -> VMUNet:
+    try:
+        return VMUNet.from_preset(preset, channels, num_classes=1, fine_channels=fine_channels)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _build_fine(fine_channels: int, planned: ConfigurationManager, *channels: int, **heads: bool) -> VMUNet:
+    return build_vm_unet(with_settings(planned, {"fine_channels": fine_channels}), *channels, **heads)
 
 
 def check_output(file: Path, output: Path, overwrite: bool) -> None:

@@ -14,6 +14,7 @@ from nnunetv2_dsvm.models.pretrained.reading import FIRST_LAYERS, Pretrained
 DecoderSource = Literal["auto", "encoder", "fresh"]
 HEADS = ".seg_layers."  # nnU-Net's -pretrained_weights skips these names: every training starts with new heads
 SMALLEST_SHARE = 0.5
+ADDITIONS = ("stem", "full_resolution_channels", "fine_channels")  # of ours, which published files do not have
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def sizes(network: VMUNet) -> dict[str, Any]:
         "encoder_depths": list(sizes.encoder_depths),
         "decoder_depths": list(sizes.decoder_depths),
         "d_state": sizes.d_state,
+        **{name: sizes[name] for name in ADDITIONS if name in sizes},
     }
 
 
@@ -101,7 +103,8 @@ def fit(pretrained: Pretrained, network: VMUNet, decoder: DecoderSource = "auto"
         if name in FIRST_LAYERS and value.shape[2:] == fresh.shape[2:]:
             value = to_input_channels(value, fresh.shape[1])
         if value.shape != fresh.shape:
-            other_shapes[name] = f"{_shape(read)} there and {_shape(fresh)} here"
+            made = "" if value.shape == read.shape else f", inflated to {_shape(value)},"
+            other_shapes[name] = f"{_shape(read)} there{made} and {_shape(fresh)} here"
             continue
         weights[name], source[name] = value.clone(), pretrained.names[wanted]
         if inflate and value.shape != read.shape:
@@ -147,7 +150,8 @@ def check_enough_fits(pretrained: Pretrained, fitted: Fitted, network: VMUNet, f
     tensors, _, all_tensors, _ = fitted.loaded("encoder.")
     first = "".join(f": {name} is {shapes}" for name, shapes in list(fitted.other_shapes.items())[:1])
     there, here = (
-        in_words({k: of[k] for k in ("dims", "encoder_depths")}) for of in (pretrained.sizes, sizes(network))
+        in_words({k: of[k] for k in ("dims", "encoder_depths", *ADDITIONS) if k in of})
+        for of in (pretrained.sizes, sizes(network))
     )
     hints = _presets_as_wide(pretrained) + _of_images(pretrained, network)
     raise UserError(

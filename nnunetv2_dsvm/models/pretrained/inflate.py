@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from nnunetv2_dsvm.architecture.blocks.stem import halvings
 from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes, strides_of
 from nnunetv2_dsvm.ops.scan_order import num_directions
 
@@ -37,7 +38,7 @@ def inflated(name: str, weight: Tensor, volumes: VMUNetSizes) -> Tensor:
     if list(step[1:]) != of_image:
         return weight
     depth = step[0]
-    if name.endswith((".projection.weight", ".conv.weight")) and weight.ndim == 4:
+    if name.endswith((".projection.weight", ".conv.weight", ".convolution.weight")) and weight.ndim == 4:
         return weight.unsqueeze(2).expand(-1, -1, depth, -1, -1) / depth
     if ".mergings." in name:  # neighbours are ordered with the depth fastest
         factor = depth if name.endswith(".reduction.weight") else 1
@@ -50,9 +51,13 @@ def inflated(name: str, weight: Tensor, volumes: VMUNetSizes) -> Tensor:
 
 def _steps(name: str, volumes: VMUNetSizes) -> tuple[Sequence[int], list[int]]:
     """What a layer changes the resolution by, or sees of it, in a volume and in an image."""
-    if name.endswith(".conv.weight"):
+    if name.endswith((".conv.weight", ".convolution.weight")):
         return (3, 3, 3), [3, 3]
     stages = len(volumes.dims)
+    if match := re.match(r"decoder\.final_expanding\.expandings\.(\d+)\.", name):  # one for each halving, coarse first
+        of_volume, of_image = (list(reversed(halvings(of[1]))) for of in (volumes.strides, strides_of(stages)))
+        index = int(match[1])
+        return (of_volume[index], of_image[index]) if len(of_volume) == len(of_image) else (of_volume[index], [])
     match = re.match(r"(encoder\.mergings|decoder\.expandings)\.(\d+)\.", name)
     index = 1  # the patch embedding and the last expanding
     if match:
