@@ -99,6 +99,10 @@ class Measured:
     def rows(self) -> list[results.Row]:
         return [self.store.trainings[training.name] for training in self.trainings]
 
+    @property
+    def patients(self) -> int:
+        return len(self.by_patient({(t.fold, t.seed) for t in self.trainings}))
+
     def mean(self, metric: str) -> list[float]:
         """Of each seed, over all its folds."""
         found = []
@@ -176,10 +180,9 @@ def table(found: Sequence[Measured], stage: Stage, unit: str) -> str:
     lines = []
     for model in found:
         folds = sorted({t.fold for t in model.trainings})
-        everything = {(t.fold, t.seed) for t in model.trainings}
         lines.append([
             model.title, " ".join(map(str, folds)), " ".join(map(str, model.folds_of_seeds)),
-            str(len(model.by_patient(everything))), model.spread("Dice", 4), model.spread("HD95", 2),
+            str(model.patients), model.spread("Dice", 4), model.spread("HD95", 2),
             f"{round(model.missed(), 1):g}",
             *(cells.get((model.model, other.model), "") for other in against),
             at_once(model.rows), numbers(model.rows, "epoch_seconds", ".1f"),
@@ -198,8 +201,7 @@ def table_in_short(found: Sequence[Measured], stage: Stage) -> str:
         cell = f"{s.mean:+.2f} [{s.ci_low:+.2f}, {s.ci_high:+.2f}]" if s and s.n > 1 else ""
         folds = " ".join(str(fold) for fold in sorted({t.fold for t in model.trainings}))
         seeds = " ".join(map(str, model.folds_of_seeds))
-        n = len(model.by_patient({(t.fold, t.seed) for t in model.trainings}))
-        lines.append([short(model.model), folds, seeds, str(n), model.spread("Dice", 4), cell])
+        lines.append([short(model.model), folds, seeds, str(model.patients), model.spread("Dice", 4), cell])
     against = f"points minus {short(other.model)}" if other else "difference"
     return markdown(["model", "folds", "seeds", "n", "Dice", against], lines)
 

@@ -193,6 +193,8 @@ def _check_strides(strides: tuple[tuple[int, ...], ...], dims: tuple[int, ...]) 
 
 
 _PER_STAGE = ("dims", "encoder_depths", "decoder_depths")
+# Of ours, which the published network does not have.
+ADDITIONS = ("stem", "full_resolution_channels", "fine_channels", "scan")
 
 # "base" is the published recipe (27,427,561 parameters with 3 channels in and 1 class), "large" the official class's
 # defaults (44,273,833); "small" is ours, for CPUs. "wide", "deep" and "huge" are ours, for GPUs with 24, 40 and 80 GB;

@@ -8,7 +8,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunetv2_dsvm.architecture.blocks.resampling import PATCH_SIZE
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS, VMUNet
-from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes, strides_of
+from nnunetv2_dsvm.architecture.vm_unet_sizes import ADDITIONS, VMUNetSizes, strides_of
 from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.planning.architecture_entry import NETWORK_CLASS_NAME, architecture_entry
 from nnunetv2_dsvm.planning.plan_strides import strides_of_plan
@@ -16,8 +16,6 @@ from nnunetv2_dsvm.planning.plan_strides import strides_of_plan
 # Our networks by the name that plans give them.
 NETWORKS: dict[str, type[VMUNet]] = {NETWORK_CLASS_NAME: VMUNet}
 DEFAULT_PRESET = "base"
-# Of ours, which the published network does not have.
-_ADDITIONS = ("stem", "full_resolution_channels", "fine_channels", "scan")
 
 
 def vm_unet_architecture(sizes: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,6 +177,6 @@ def in_words(configuration_manager: ConfigurationManager, network: VMUNet) -> st
         f"encoder_depths {list(sizes.encoder_depths)}, "
         f"decoder_depths {list(sizes.decoder_depths)} "
         + (f"and strides {[list(step) for step in sizes.strides]} " if strided else "")
-        + "".join(f"and {name} {sizes[name]} " for name in _ADDITIONS if name in sizes)
+        + "".join(f"and {name} {sizes[name]} " for name in ADDITIONS if name in sizes)
         + f"and {sum(p.numel() for p in network.parameters()):,} parameters: {origin}"
     )

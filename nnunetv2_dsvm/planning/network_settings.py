@@ -6,13 +6,13 @@ from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
-from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
+from nnunetv2_dsvm.architecture.vm_unet_sizes import ADDITIONS, VMUNetSizes
 from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.planning.architecture_entry import architecture_entry
 from nnunetv2_dsvm.planning.network_of_plans import planned_network, sizes_in
 
 STRIDE = "patch_embedding_stride"
-NETWORK_SETTINGS = (STRIDE, "stem", "full_resolution_channels", "fine_channels", "scan", "drop_path_rate")
+NETWORK_SETTINGS = (STRIDE, *ADDITIONS, "drop_path_rate")
 
 
 def stated_settings(trainer: type) -> dict[str, Any]:

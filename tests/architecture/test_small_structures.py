@@ -205,10 +205,7 @@ def test_the_first_skip_is_used(additions):
             {"fine_channels": 8, "strides": [[1, 1], [3, 3], [2, 2]]},
             r"fine_channels .* cannot lower a size by \(3, 3\)",
         ),
-        (
-            {"fine_channels": 8, "full_resolution_channels": 8},
-            "leave out full_resolution_channels 8$",
-        ),
+        ({"fine_channels": 8, "full_resolution_channels": 8}, "leave out full_resolution_channels 8$"),
         ({"scan": "no"}, "scan must be True or False, got 'no'"),
     ],
     ids=["name", "step", "channels", "fine channels", "fine step", "both", "scan"],

@@ -59,9 +59,8 @@ def test_fine_stages_do_so_but_at_the_ends(step):
     of_volumes = VMUNet(2, 3, **SIZES, fine_channels=6, strides=((1, 1, 1), step, (2, 2, 2), (1, 2, 2)))
     shapes = {name: w.shape for name, w in of_volumes.state_dict().items()}
     weights = {name: inflated(name, w, of_volumes.sizes) for name, w in of_images.state_dict().items()}
-    weights = {
-        name: w for name, w in weights.items() if "fine" in name or ".patch_embedding." in name or "final" in name
-    }
+    ends = ("encoder.patch_embedding.", "decoder.final_expanding.")
+    weights = {name: w for name, w in weights.items() if name.startswith(ends)}
     assert all(w.shape == shapes[name] for name, w in weights.items())
     of_volumes.load_state_dict(weights, strict=False)
     image, depth = torch.randn(1, 2, 16, 16), 64

@@ -14,7 +14,7 @@ def _weights() -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_results_and_gradients(dtype):
+def test_bits_of_results_and_gradients(dtype):
     x_proj, dt_proj, A_log = weights = _weights()
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         got = scan_weights(*weights)
@@ -24,8 +24,10 @@ def test_results_and_gradients(dtype):
     got = *got, *torch.autograd.grad(got, weights, upstream)
     expected = *expected, *torch.autograd.grad(expected, weights, upstream)
     assert [t.dtype for t in got] == [dtype] + [torch.float32] * 4
-    for a, b in zip(got, expected, strict=True):  # kinds of processors add up products in orders of their own
-        torch.testing.assert_close(a, b, rtol=4 * torch.finfo(a.dtype).eps, atol=1e-5)
+    if dtype == torch.float32:  # AMD's processors add up the products of x_proj's gradient in another order
+        torch.testing.assert_close(got[2], expected[2], rtol=1e-6, atol=1e-5)
+        got, expected = (tuple(t for i, t in enumerate(all_of) if i != 2) for all_of in (got, expected))
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
 def test_compiled_and_as_an_operator():

@@ -174,14 +174,22 @@ class nnUNetTrainerDSVM_deepSupervision_study(nnUNetTrainerDSVM_study):
     default_deep_supervision = True
 
 
-# The recipe: what keeps VM-UNet's training loss above that of nnU-Net's network.
+# The recipe: what keeps VM-UNet's training loss above that of nnU-Net's network, each without and with distillation.
 
 
 class nnUNetTrainerVMUNet_noDropPath_study(nnUNetTrainerVMUNet_study):
     drop_path_rate = 0.0
 
 
+class nnUNetTrainerDSVM_noDropPath_study(nnUNetTrainerDSVM_study):
+    drop_path_rate = 0.0
+
+
 class nnUNetTrainerVMUNet_lowerRate_study(nnUNetTrainerVMUNet_study):
+    default_initial_lr = 3e-4
+
+
+class nnUNetTrainerDSVM_lowerRate_study(nnUNetTrainerDSVM_study):
     default_initial_lr = 3e-4
 
 
@@ -194,6 +202,10 @@ class nnUNetTrainerDSVM_fineStages_noDropPath_study(nnUNetTrainerDSVM_fineStages
 
 
 class nnUNetTrainerVMUNet_fineStages_lowerRate_study(nnUNetTrainerVMUNet_fineStages_study):
+    default_initial_lr = 3e-4
+
+
+class nnUNetTrainerDSVM_fineStages_lowerRate_study(nnUNetTrainerDSVM_fineStages_study):
     default_initial_lr = 3e-4
 
 
@@ -213,21 +225,7 @@ class nnUNetTrainerVMUNet_fineStages_sgd_study(Study, ReliableTraining, VMUNetNe
     fine_channels = 32
 
 
-class nnUNetTrainerDSVM_noDropPath_study(nnUNetTrainerDSVM_study):
-    drop_path_rate = 0.0
-
-
-class nnUNetTrainerDSVM_lowerRate_study(nnUNetTrainerDSVM_study):
-    default_initial_lr = 3e-4
-
-
-class nnUNetTrainerDSVM_fineStages_lowerRate_study(nnUNetTrainerDSVM_fineStages_study):
-    default_initial_lr = 3e-4
-
-
-class nnUNetTrainerDSVM_fineStages_sgd_study(
-    Study, DistilledTraining, ReliableTraining, VMUNetNetwork, nnUNetTrainer
-):  # fmt: skip
+class nnUNetTrainerDSVM_fineStages_sgd_study(Study, DistilledTraining, ReliableTraining, VMUNetNetwork, nnUNetTrainer):
     """The same with both terms."""
 
     fine_channels = 32

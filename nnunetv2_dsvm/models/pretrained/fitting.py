@@ -7,6 +7,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS, VMUNet
+from nnunetv2_dsvm.architecture.vm_unet_sizes import ADDITIONS
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.models.pretrained.inflate import inflated
 from nnunetv2_dsvm.models.pretrained.reading import FIRST_LAYERS, Pretrained
@@ -14,7 +15,6 @@ from nnunetv2_dsvm.models.pretrained.reading import FIRST_LAYERS, Pretrained
 DecoderSource = Literal["auto", "encoder", "fresh"]
 HEADS = ".seg_layers."  # nnU-Net's -pretrained_weights skips these names: every training starts with new heads
 SMALLEST_SHARE = 0.5
-ADDITIONS = ("stem", "full_resolution_channels", "fine_channels")  # of ours, which published files do not have
 
 
 @dataclass(frozen=True)
