@@ -61,7 +61,7 @@ def shared_batches(run: StudyRun, folder: Path | None, places: int) -> Iterator[
     path = os.pathsep.join([str(TRAINERS), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     os.environ[BATCHES] = str(folder)
-    command = [*record, str(run.results), run.only, str(folder), str(2 * places)]
+    command = [*record, str(run.results), run.only, str(folder), str(places + -(-places // 4))]
     process = child.start(command, environment, run.path / "batches.log")
     try:
         yield
