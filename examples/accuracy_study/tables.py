@@ -4,8 +4,9 @@
     python examples/accuracy_study/tables.py documentation/study.md --check
 
 Between `<!-- study: NAME -->` and `<!-- end of study: NAME -->` go the tables of the stage NAME of `plan.json`, one for
-each data set and configuration, with `NAME in short` Dice and the first difference alone; `<!-- study: state -->` says
-how much of the plan is finished, `<!-- study: note -->` what the columns are.
+each data set and configuration, with `NAME in short` Dice and the first difference alone; `<!-- study: overview -->` is
+one table of the stages that judge the goals, `<!-- study: state -->` says how much of the plan is finished,
+`<!-- study: note -->` what the columns are.
 """
 
 import argparse
@@ -37,6 +38,7 @@ from nnunetv2_dsvm.files.atomic_write import write_text
 
 BLOCK = re.compile(r"(<!-- study: (\w+)((?: in short)?) -->\n).*?(<!-- end of study: \2\3 -->)", re.DOTALL)
 OFFERED_AS = "_fineStages_noDropPath", "_fine"  # part of a name in the study, and in the package
+JUDGES = "told", "told_volumes", "told_volumes_acdc"  # the stages of the overview
 Case = Mapping[str, Mapping[str, float]]  # label -> metric -> value, NaN where it is undefined
 NOTE = (
     "Dice and HD95: mean over the labels of the mean over the cases of all folds named, mean over the seeds ± their "
@@ -141,6 +143,17 @@ class Measured:
         return [mine[patient] - others[patient] for patient in sorted(mine)]
 
 
+def finished_models(plan: Plan, stage: Stage, store: Store, dataset: str, configuration: str) -> list[Measured]:
+    """A stage's models that have a finished training there."""
+    done = results.finished(store.folder)
+    found = []
+    for model in plan.models_of(stage, done):
+        planned = plan.of_model(stage, model, dataset, configuration)
+        if ended := [t for t in planned if t.name in done]:
+            found.append(Measured(model, ended, len(planned), store))
+    return found
+
+
 def tables(plan: Plan, stage: Stage, store: Store, in_short: bool = False) -> str:
     """All tables of a stage, as Markdown."""
     done = results.finished(store.folder)
@@ -150,16 +163,51 @@ def tables(plan: Plan, stage: Stage, store: Store, in_short: bool = False) -> st
         parts[0] += f" Up to {unknown} more models are chosen by the results of others, or are the same as those named."
     for dataset in stage.datasets:
         for configuration in stage.configurations:
-            found = []
-            for model in plan.models_of(stage, done):
-                planned = plan.of_model(stage, model, dataset, configuration)
-                if ended := [t for t in planned if t.name in done]:
-                    found.append(Measured(model, ended, len(planned), store))
-            if found:
+            if found := finished_models(plan, stage, store, dataset, configuration):
                 unit = plan.datasets[dataset]["distances"]
                 lines = table_in_short(found, stage) if in_short else table(found, stage, unit)
                 parts.append(f"{dataset}, {configuration}, {stage.epochs} epochs:\n\n{lines}")
     return "\n\n".join(parts[1:] if in_short and parts[1:] else parts)
+
+
+def overview(plan: Plan, store: Store) -> str:
+    """Dice of all data sets and configurations side by side, then each model minus its twin without distillation.
+
+    The models are those of the first of `JUDGES`; beside their Dice stands the difference from nnU-Net's own.
+    """
+    stages = [stage for stage in plan.stages if stage.name in JUDGES]
+    columns = {
+        f"{dataset[len('Dataset000_'):]} {configuration}": found
+        for stage in stages for dataset in stage.datasets for configuration in stage.configurations
+        if (found := {m.model: m for m in finished_models(plan, stage, store, dataset, configuration)})
+    }  # fmt: skip
+    if not columns:
+        return state(plan, store.folder)
+    models, first = plan.models_of(stages[0], results.finished(store.folder)), stages[0].models[0]
+    pairs = [(twin, model) for model in models if (twin := model.replace("VMUNet", "DSVM")) in models and twin != model]
+    heads = [f"{name} ({max(m.patients for m in found.values())})" for name, found in columns.items()]
+
+    def minus(found: Mapping[str, Measured], model: str, other: str) -> str:
+        if model == other or not {model, other} <= found.keys():
+            return ""
+        s = paired_statistics([found[model].minus(found[other])])[0]
+        both = len({t.fold for t in found[model].trainings} & {t.fold for t in found[other].trainings})
+        part = f" of {both} fold{'s' * (both > 1)}" if both < found[model].planned else ""
+        return f"{s.mean:+.2f} [{s.ci_low:+.2f}, {s.ci_high:+.2f}]{part}" if s.n > 1 else ""
+
+    def cell(found: Mapping[str, Measured], model: str) -> str:
+        if model not in found:
+            return "–"
+        m = found[model]
+        part = f" ({len(m.trainings)} of {m.planned} folds)" if len(m.trainings) < m.planned else ""
+        return ", ".join(filter(None, [m.spread("Dice", 4) + part, minus(found, model, first)]))
+
+    lines = [[short(model), *(cell(found, model) for found in columns.values())] for model in models]
+    lines += [
+        [f"{short(a)} − {short(b).removeprefix('nnUNetTrainer')}", *(minus(found, a, b) for found in columns.values())]
+        for a, b in pairs
+    ]
+    return markdown(["trainer", *heads], lines)
 
 
 def table(found: Sequence[Measured], stage: Stage, unit: str) -> str:
@@ -255,8 +303,10 @@ def filled(text: str, plan: Plan, store: Store) -> str:
 
     def block(match: re.Match[str]) -> str:
         name, in_short = match[2], bool(match[3])
-        fixed = {"state": state(plan, store.folder), "note": NOTE}
-        content = fixed[name] if name in fixed else tables(plan, plan.stage(name), store, in_short)
+        fixed = {
+            "state": lambda: state(plan, store.folder), "note": lambda: NOTE, "overview": lambda: overview(plan, store),
+        }  # fmt: skip
+        content = fixed[name]() if name in fixed else tables(plan, plan.stage(name), store, in_short)
         return f"{match[1]}\n{content}\n\n{match[4]}"
 
     return BLOCK.sub(block, text)

@@ -143,3 +143,38 @@ def test_a_row_that_is_not_complete_says_so_and_a_later_model_is_compared_with_a
              for name, rows in outcome.items()}  # fmt: skip
     *_, c = lines(alone, tmp_path / "alone")
     assert c[3] == "1" and re.fullmatch(r"[+-][\d.]+", c[7])
+
+
+def test_the_overview_sets_what_judges_the_goals_side_by_side(plan, tmp_path):
+    import random
+
+    import results
+    from tables import Store, filled
+
+    models = ["nnUNetTrainer_study", "nnUNetTrainerVMUNet_study", "nnUNetTrainerDSVM_study"]
+    told = replace(plan.stage("told"), datasets=["Dataset017_PH2", "Dataset027_ACDC"], models=models, folds=[1, 2],
+                   against=models[:1])  # fmt: skip
+    in_3d = replace(plan.stage("told_volumes"), models=models, folds=[1, 2])
+    only = replace(plan, stages=[told, in_3d])
+    marked = "<!-- study: overview -->\n<!-- end of study: overview -->"
+    assert "none of the plan's 18 trainings is finished" in filled(marked, only, Store.read(tmp_path))
+
+    outcome = drawn(only, random.Random(0), told)
+    gone = [t.name for t in only.trainings({}) if (t.trainer, t.fold, t.dataset) == (models[1], 2, told.datasets[1])]
+    results.add(tmp_path, [{name: [row for row in rows if row[0] not in gone] for name, rows in outcome.items()}])
+    store = Store.read(tmp_path)
+    table = filled(marked, only, store)
+    heads, _, *rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line[:1] == "|"
+    ]
+    assert heads == ["trainer", "PH2 2d (3)", "ACDC 2d (3)"]  # nothing in 3D yet
+    assert [row[0] for row in rows] == ["nnUNetTrainer", "nnUNetTrainerVMUNet", "nnUNetTrainerDSVM",
+                                        "nnUNetTrainerDSVM − VMUNet"]  # fmt: skip
+    brief = filled("<!-- study: told in short -->\n<!-- end of study: told in short -->", only, store)
+    for own, base, twin, minus in zip(*(row[1:] for row in rows), strict=True):
+        assert re.fullmatch(r"0\.\d{4}", own) and minus and own in brief
+        for cell in (base, twin):
+            dice, minus_first = cell.split(", ", 1)
+            assert f"| {dice.removesuffix(' (1 of 2 folds)')} | {minus_first.removesuffix(' of 1 fold')} |" in brief
+    assert "(1 of 2 folds)" in rows[1][2] and rows[1][2].endswith("of 1 fold") and rows[3][2].endswith("of 1 fold")
+    assert "fold" not in rows[0][1] + rows[1][1] + rows[2][1] + rows[3][1] + rows[0][2] + rows[2][2]

@@ -28,7 +28,11 @@ SINCE = [
     *(f"nnUNetTrainer{name}_150epochs" for name in ("DSVM", "Distilled", "VMUNet")),
     *(f"nnUNetTrainer{name}_150epochs_FixedOrientation" for name in ("DSVM", "VMUNet")),
     *(f"nnUNetTrainer{name}{of}_noScan" for name in ("DSVM", "VMUNet") for of in ("", "_50epochs", "_150epochs")),
-    *("nnUNetTrainerDSVM_fine", "nnUNetTrainerVMUNet_fine"),
+    *(
+        f"nnUNetTrainer{name}{of}_fine"
+        for name in ("DSVM", "VMUNet")
+        for of in ("", "_FixedOrientation", *(f"_{epochs}epochs" for epochs in (*LENGTHS, 150)))
+    ),
 ]
 
 
