@@ -193,6 +193,7 @@ def _check_strides(strides: tuple[tuple[int, ...], ...], dims: tuple[int, ...]) 
 
 
 _PER_STAGE = ("dims", "encoder_depths", "decoder_depths")
+FINE_CHANNELS = 32  # of the trainers …_fine, as many as nnU-Net's own network begins with
 # Of ours, which the published network does not have.
 ADDITIONS = ("stem", "full_resolution_channels", "fine_channels", "scan")
 

@@ -91,6 +91,7 @@ def plan(
     overwrite_target_spacing: Sequence[float] | None = None,
     plans_name: str = PLANS_NAME,
     patch_embedding_stride: int | None = None,
+    fine_channels: int = 0,
 ) -> PlannedDataset:
     """Writes plans for VM-UNet: size of the network, patch and batch of each configuration by the GPU's memory.
 
@@ -107,6 +108,7 @@ def plan(
         plans_name: name of the plans, for `-p` of nnU-Net's commands.
         patch_embedding_stride: how much smaller than the image, along its finest axes, the network's first stage is; by
             default 4, the published one (`VMUNetSizes.with_patch_embedding_stride`).
+        fine_channels: of the network's convolutional stages; 32 for nnUNetTrainerDSVM_fine, 0 for none.
 
     Raises:
         UserError: nnU-Net's variables cannot be used, an argument has a value that cannot be meant, the dataset or its
@@ -147,6 +149,7 @@ def plan(
                 precision=precision,
                 for_cpu=for_cpu,
                 patch_embedding_stride=patch_embedding_stride,
+                fine_channels=fine_channels,
             )
             configurations = planner.plan_experiment()["configurations"]
     except FileNotFoundError as error:

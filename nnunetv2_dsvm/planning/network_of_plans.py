@@ -123,7 +123,11 @@ def sizes_in(arguments: Mapping[str, Any]) -> VMUNetSizes:
 
 def check_output_varies(configuration_manager: ConfigurationManager) -> None:
     """Raises UserValueError where the plans ask for a VM-UNet so narrow that its output is the same for all images."""
-    arguments = planned_network(configuration_manager)[1]
+    check_varies(planned_network(configuration_manager)[1])
+
+
+def check_varies(arguments: Mapping[str, Any]) -> None:
+    """The same of arguments of `VMUNet`."""
     dims = list(arguments.get("dims", ()))
     if dims and dims[0] < 2 * PATCH_SIZE and not arguments.get("fine_channels"):
         raise UserValueError(

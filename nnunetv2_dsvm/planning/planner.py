@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 from nnunetv2_dsvm.files.json_files import read_json_object, write_json
 from nnunetv2_dsvm.files.text import by
 from nnunetv2_dsvm.planning.memory import GIGABYTE, Precision, largest_batch, training_memory
-from nnunetv2_dsvm.planning.network_of_plans import vm_unet_architecture, with_strides_of
+from nnunetv2_dsvm.planning.network_of_plans import check_varies, vm_unet_architecture, with_strides_of
 from nnunetv2_dsvm.planning.plan_strides import strides_of_plan
 
 PLANS_NAME = "nnUNetDSVMPlans"
@@ -60,10 +61,12 @@ class DSVMPlanner(ExperimentPlanner):
         precision: what the GPU will train in; the trainers take bf16 where it has it. fp16 takes about a quarter more.
         for_cpu: the training will run on a CPU; the target then limits the patch only.
         patch_embedding_stride: None: the published one; else that of `VMUNetSizes.with_patch_embedding_stride`.
+        fine_channels: of the network's convolutional stages, see `VMUNetSizes`; 0: none, as published.
         plans_name, preprocessor_name, overwrite_target_spacing, suppress_transpose: as nnU-Net's.
 
     Raises:
-        ValueError: an unknown preset, or not even two of the smallest patches fit into the target.
+        ValueError: an unknown preset, a network that cannot be, or not even two of the smallest patches fit into the
+            target.
     """
 
     def __init__(
@@ -79,11 +82,13 @@ class DSVMPlanner(ExperimentPlanner):
         precision: Precision = "bfloat16",
         for_cpu: bool = False,
         patch_embedding_stride: int | None = None,
+        fine_channels: int = 0,
     ) -> None:
         self.preset = preset_for(gpu_memory_target_in_gb) if preset is None else preset
         check_size(gpu_memory_target_in_gb, self.preset)
         self.precision, self.for_cpu, self.patch_embedding_stride = precision, for_cpu, patch_embedding_stride
-        self.sizes = self._strided(PRESETS[self.preset])
+        self.sizes = replace(self._strided(PRESETS[self.preset]), fine_channels=fine_channels)
+        check_varies(self.sizes)
         super().__init__(
             dataset_name_or_id,
             gpu_memory_target_in_gb,

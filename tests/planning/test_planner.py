@@ -21,7 +21,7 @@ from nnunetv2_dsvm.architecture.vm_unet import PRESETS
 from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.errors import UserError
-from nnunetv2_dsvm.planning.memory import GIGABYTE, largest_batch, training_memory
+from nnunetv2_dsvm.planning.memory import CUDA_CONTEXT, GIGABYTE, largest_batch, training_memory
 from nnunetv2_dsvm.planning.network_of_plans import with_strides_of
 from nnunetv2_dsvm.planning.planner import PLANS_NAME, PRESET_FROM_GB, DSVMPlanner, preset_for
 
@@ -89,6 +89,39 @@ def test_a_finer_patch_embedding_is_planned_with_what_it_takes(plan):
     published, _ = plan(shape=(200, 333))
     each = [p.memory_gb(patch, 3) - p.memory_gb(patch, 2) for p in (planner, published)]
     assert 2.5 < each[0] / each[1] < 4.5 and planner.memory_gb(patch, 2) > published.memory_gb(patch, 2)
+
+
+def test_fine_stages_are_planned_with_what_they_take(plan):
+    """The numbers are those of the study's trainings, which reserved so much more than without: 45 bytes an element."""
+    planner, planned = plan(shape=(320, 384), fine_channels=32)
+    assert planned["architecture"]["arch_kwargs"]["fine_channels"] == 32
+    patch, batch = planned["patch_size"], planned["batch_size"]
+    assert patch == [320, 384] and planner.memory_gb(patch, batch) <= 8 < planner.memory_gb(patch, batch + 1)
+    published, without = plan(shape=(320, 384))
+    assert "fine_channels" not in without["architecture"]["arch_kwargs"] and without["batch_size"] > batch
+    took = 4 * 320 * 384 * (45 * (32 + 64 / 4) - 6.635 * 96 / 4) / GIGABYTE
+    more = planner.memory_gb(patch, 4) / 1.10 - published.memory_gb(patch, 4) / 1.06
+    assert more == pytest.approx(took + CUDA_CONTEXT / GIGABYTE * (1 / 1.10 - 1 / 1.06), rel=0.01)
+    _, both = plan(shape=(200, 333), fine_channels=16, patch_embedding_stride=2)
+    assert both["architecture"]["arch_kwargs"]["strides"][1] == [2, 2] and both["patch_size"] == [208, 336]
+
+
+# What nnUNetTrainerDSVM and …_fine reserved in the study, MiB: batch, patch, strides, channels and classes.
+STUDY = [
+    (32, (56, 40), (), 1, 3, 1112, 1304),
+    (4, (320, 384), (), 3, 2, 1712, 2580),
+    (6, (256, 224), (), 1, 4, 1466, 2106),
+    (4, (40, 56, 40), [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]], 1, 3, 1790, 2222),
+]
+
+
+@pytest.mark.parametrize(("batch", "patch", "strides", "channels", "classes", "took", "fine_took"), STUDY, ids=str)
+def test_no_training_of_the_study_took_more_than_estimated(batch, patch, strides, channels, classes, took, fine_took):
+    sizes = BASE.with_strides(strides) if strides else BASE
+    options = {"input_channels": channels, "num_classes": classes}
+    for of, mib in ((sizes, took), (replace(sizes, fine_channels=32), fine_took)):
+        estimated = training_memory(patch, batch, of, **options) - CUDA_CONTEXT
+        assert 1 <= estimated / (mib * 2**20) < 1.3  # fixed costs are a large part of such small ones
 
 
 def test_spacing_shapes_the_first_patch_as_in_nnunet(plan):
@@ -174,6 +207,9 @@ def test_the_memory_estimate_grows_with_everything():
         (["-gpu_memory_target", "0.5"], "more than the target of 0.5 GB: raise -gpu_memory_target"),
         (["-gpu_memory_target", "0.5", "-preset", "small"], "raise -gpu_memory_target\n"),
         (["-patch_embedding_stride", "1"], "patch_embedding_stride must be a whole number of at least 2, got 1"),
+        (["-fine_channels", "-8"], "fine_channels must be a whole number from 0 on, got -8"),
+        (["-fine_channels", "1"], "fine_channels 1: of one channel its norm makes a constant"),
+        (["-fine_channels", "8", "-patch_embedding_stride", "8"], "halves once or twice and cannot lower a size by"),
         (["-gpu_memory_target", "0"], "above 0 GB, got 0"),
         (["-gpu_memory_target", "inf"], "above 0 GB, got inf"),
         (["-gpu_memory_target", "nan"], "above 0 GB, got nan"),

@@ -88,6 +88,8 @@ FINER = {"patch_embedding_stride": 2}
         (*VOLUMES[1], 24, {}),
         (*VOLUMES[1], 8, FINER),
         (*VOLUMES[4], 8, FINER),
+        (*VOLUMES[0], 8, {"fine_channels": 32}),
+        (*VOLUMES[3], 8, {"fine_channels": 32}),
     ],
     ids=str,
 )
@@ -100,7 +102,7 @@ def test_patch_and_batch_fill_the_target_and_not_more(plan, spacing, shape, targ
     # Strides are those that follow from nnU-Net's network for this patch, which they divide; no axis is much too long.
     _, strides, _, padded, divisor = get_pool_and_conv_props(spacing, patch, 4, 999999)
     expected = strides_of_plan(strides)
-    if options:
+    if "patch_embedding_stride" in options:
         finer = {(2, 4, 4): [1, 2, 2], (2, 2, 2): [2, 2, 2]}
         expected[1] = finer[tuple(expected[1])]
     assert [list(s) for s in sizes.strides] == expected and list(padded) == patch

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
-    """nnU-Net's own options under its own names, and three of ours."""
+    """nnU-Net's own options under its own names, and four of ours."""
     parser.add_argument("-d", dest="dataset_ids", nargs="+", type=int, required=True, metavar="ID", help="dataset IDs")
     parser.add_argument(
         "-gpu_memory_target", type=float, metavar="GB",
@@ -41,6 +41,11 @@ def add_planning_arguments(parser: argparse.ArgumentParser) -> None:
         "-patch_embedding_stride", type=int, metavar="N",
         help="how much smaller than the image the network's first stage is: 2 for small structures, with about four "
         "times the memory for each image (default: the published one, 4 in 2D and by nnU-Net's plan in 3D)",
+    )  # fmt: skip
+    parser.add_argument(
+        "-fine_channels", type=int, default=0, metavar="C",
+        help="convolutional stages in the place of the patch embedding, with so many channels at full size: 32 for "
+        "nnUNetTrainerDSVM_fine (default: 0, none)",
     )  # fmt: skip
     parser.add_argument("-preprocessor_name", default="DefaultPreprocessor", metavar="NAME", help="nnU-Net's class")
     parser.add_argument(
@@ -88,6 +93,7 @@ def plan_and_show(dataset_id: int, args: argparse.Namespace) -> list[str]:
         precision=args.precision,
         overwrite_target_spacing=args.overwrite_target_spacing,
         patch_embedding_stride=args.patch_embedding_stride,
+        fine_channels=args.fine_channels,
         **_checked_options(args),
     )
     print(f"{planned.said}{_as_text(planned, args.preset)}\n")
@@ -95,7 +101,10 @@ def plan_and_show(dataset_id: int, args: argparse.Namespace) -> list[str]:
 
 
 def print_training_command(dataset_id: int, configuration: str, args: argparse.Namespace) -> None:
-    print(f"  nnUNetv2_train {dataset_id} {configuration} 0 -tr nnUNetTrainerDSVM -p {args.plans_name}")
+    from nnunetv2_dsvm.architecture.vm_unet_sizes import FINE_CHANNELS
+
+    trainer = "nnUNetTrainerDSVM_fine" if args.fine_channels == FINE_CHANNELS else "nnUNetTrainerDSVM"
+    print(f"  nnUNetv2_train {dataset_id} {configuration} 0 -tr {trainer} -p {args.plans_name}")
 
 
 def _checked_options(args: argparse.Namespace) -> dict[str, Any]:

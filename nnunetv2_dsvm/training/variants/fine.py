@@ -3,6 +3,7 @@
 The study (`examples/accuracy_study`) chose both settings on one fold and tested them on the others.
 """
 
+from nnunetv2_dsvm.architecture.vm_unet_sizes import FINE_CHANNELS
 from nnunetv2_dsvm.training.dsvm_trainer import nnUNetTrainerDSVM
 from nnunetv2_dsvm.training.variants.lengths import (
     nnUNetTrainerDSVM_1epochs,
@@ -60,7 +61,7 @@ __all__ = [
 class FineStages:
     """nnU-Net's convolutional stages at the finest resolutions, and no stochastic depth."""
 
-    fine_channels = 32
+    fine_channels = FINE_CHANNELS
     drop_path_rate = 0.0
 
 
