@@ -9,14 +9,17 @@ from typing import Any
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from nnunetv2_dsvm.architecture.vm_unet_sizes import ADDITIONS, VMUNetSizes
 from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.files.json_files import write_json
 from nnunetv2_dsvm.files.listing import visible_files
 from nnunetv2_dsvm.files.text import by
 from nnunetv2_dsvm.nnunet.names import OTHER_FILES_OF_A_DATASET
 from nnunetv2_dsvm.planning.network_of_plans import (
+    NETWORKS,
     build_vm_unet,
     check_output_varies,
+    planned_sizes,
     planned_strides,
     sizes_in,
     vm_unet_architecture,
@@ -43,8 +46,9 @@ def copy_plans(
         source: name of the plans to copy.
         name: of the copy.
         configuration: the one that is changed.
-        network: arguments of `VMUNet` besides channels and classes; None: the source's network. In 3D its strides are
-            those of the source, for as many stages as both have, unless it has its own.
+        network: arguments of `VMUNet` besides channels and classes; None: the source's network. Where it does not name
+            them, strides, stem, `fine_channels` and the like are those of the source, if that is for a VM-UNet; in 3D
+            strides are the source's in any case, for as many stages as both have.
         patch_size: along each axis, in pixels or voxels; None: the source's.
         batch_size: images in a step; None: the source's.
 
@@ -64,7 +68,7 @@ def copy_plans(
         raise UserError(f"a patch of {by(patch_size)} for {configuration}, which needs {axes} numbers, one an axis")
     try:
         if network is not None:
-            changed["architecture"] = vm_unet_architecture(_with_strides(network, source_configuration))
+            changed["architecture"] = vm_unet_architecture(_as_the_source(network, source_configuration))
         if patch_size is not None:
             changed["patch_size"] = list(patch_size)
         if batch_size is not None:
@@ -104,10 +108,17 @@ def _resolved(plans: dict[str, Any], configuration: str) -> ConfigurationManager
     return PlansManager(copy.deepcopy(plans)).get_configuration(configuration)
 
 
-def _with_strides(network: Mapping[str, Any], source: ConfigurationManager) -> Mapping[str, Any]:
-    if len(source.patch_size) == 2 or network.get("strides"):
+def _as_the_source(network: Mapping[str, Any], source: ConfigurationManager) -> Mapping[str, Any]:
+    """With what the source's VM-UNet has of ours, and its strides, where the network does not name them."""
+    own = planned_sizes(source) if source.network_arch_class_name in NETWORKS else VMUNetSizes()
+    network = {**{name: own[name] for name in ADDITIONS if name in own}, **network}
+    if network.get("strides"):
         return network
-    return {**network, **with_strides_of(sizes_in(network), planned_strides(source))}
+    sizes = sizes_in(network)
+    if len(source.patch_size) == 3:
+        return {**network, **with_strides_of(sizes, planned_strides(source))}
+    deeper = [[2, 2]] * (1 + len(sizes.dims) - len(own.strides))
+    return {**network, **with_strides_of(sizes, [*own.strides, *deeper])}
 
 
 def _check_can_be_built(configuration: ConfigurationManager) -> None:

@@ -146,6 +146,28 @@ def test_a_copy_differs_in_its_name_alone_and_trains_beside_its_source(copy, mak
     assert (trainer.configuration_manager.patch_size, trainer.batch_size) == ([24, 16], 3)
 
 
+@pytest.mark.parametrize("dims", [("--preset", "small"), ("--dims", 16, 32, 64, 128, 256), ("--dims", 16, 32)], ids=str)
+def test_a_copy_of_plans_for_a_vm_unet_keeps_what_its_options_do_not_name(copy, copied_dataset, dims):
+    def arguments(name):
+        path = copied_dataset.preprocessed / f"{name}.json"
+        return json.loads(path.read_text())["configurations"]["2d"]["architecture"]["arch_kwargs"]
+
+    assert copy("-d", 901, "-o", "published", *dims) == 0
+    published = arguments("published")
+    assert published["strides"][1] == [4, 4] and "fine_channels" not in published
+    source = copied_dataset.preprocessed / "finer.json"
+    plans = json.loads((copied_dataset.preprocessed / "published.json").read_text())
+    plans["plans_name"] = "finer"
+    first, _, *others = published["strides"]
+    finer = {"strides": [first, [2, 2], *others], "fine_channels": 8, "scan": False}
+    plans["configurations"]["2d"]["architecture"]["arch_kwargs"].update(finer)
+    source.write_text(json.dumps(plans))
+    assert copy("-d", 901, "-p", "finer", "-o", "same", *dims) == 0 and arguments("same") == {**published, **finer}
+    assert copy("-d", 901, "-p", "finer", "-o", "deeper", "--dims", 8, 16, 32, 64, 128, 256) == 0
+    deeper = arguments("deeper")
+    assert deeper["strides"] == [[1, 1], *[[2, 2]] * 6] and deeper["fine_channels"] == 8 and len(deeper["dims"]) == 6
+
+
 def test_a_copy_of_volumes_takes_the_strides_of_its_source(copy, copied_dataset):
     """nnU-Net's plans with slices 4 mm thick: three steps, all of which leave the slices alone."""
     steps = [[1, 1, 1], [1, 2, 2], [1, 2, 2], [1, 2, 2]]
