@@ -219,6 +219,36 @@ class nnUNetTrainerDSVM_fineStages_gentle_study(nnUNetTrainerDSVM_fineStages_noD
     default_initial_lr = 3e-4
 
 
+class nnUNetTrainerVMUNet_fineStages_noDropPath_higherRate_study(nnUNetTrainerVMUNet_fineStages_noDropPath_study):
+    default_initial_lr = 3e-3
+
+
+class nnUNetTrainerDSVM_fineStages_noDropPath_higherRate_study(nnUNetTrainerDSVM_fineStages_noDropPath_study):
+    default_initial_lr = 3e-3
+
+
+class nnUNetTrainerVMUNet_fineStages_noDropPath_deepSupervision_study(nnUNetTrainerVMUNet_fineStages_noDropPath_study):
+    default_deep_supervision = True
+
+
+class nnUNetTrainerDSVM_fineStages_noDropPath_deepSupervision_study(nnUNetTrainerDSVM_fineStages_noDropPath_study):
+    default_deep_supervision = True
+
+
+class nnUNetTrainerVMUNet_fineStages_noDropPath_faster_study(
+    nnUNetTrainerVMUNet_fineStages_noDropPath_deepSupervision_study
+):
+    """Both: deep supervision, and the higher rate."""
+
+    default_initial_lr = 3e-3
+
+
+class nnUNetTrainerDSVM_fineStages_noDropPath_faster_study(
+    nnUNetTrainerDSVM_fineStages_noDropPath_deepSupervision_study
+):
+    default_initial_lr = 3e-3
+
+
 class nnUNetTrainerVMUNet_fineStages_sgd_study(Study, ReliableTraining, VMUNetNetwork, nnUNetTrainer):
     """With nnU-Net's own optimiser, schedule and number format."""
 
@@ -294,4 +324,8 @@ class nnUNetTrainerDSVM_noScan_study(nnUNetTrainerDSVM_study):
 
 
 class nnUNetTrainerVMUNet_fineStages_noScan_study(nnUNetTrainerVMUNet_fineStages_study):
+    scan = False
+
+
+class nnUNetTrainerVMUNet_fineStages_noDropPath_noScan_study(nnUNetTrainerVMUNet_fineStages_noDropPath_study):
     scan = False
