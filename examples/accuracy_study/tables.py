@@ -102,8 +102,13 @@ class Measured:
         return [self.store.trainings[training.name] for training in self.trainings]
 
     @property
+    def places(self) -> set[tuple[int, int]]:
+        """Its folds, each with a seed."""
+        return {(t.fold, t.seed) for t in self.trainings}
+
+    @property
     def patients(self) -> int:
-        return len(self.by_patient({(t.fold, t.seed) for t in self.trainings}))
+        return len(self.by_patient(self.places))
 
     def mean(self, metric: str) -> list[float]:
         """Of each seed, over all its folds."""
@@ -138,7 +143,7 @@ class Measured:
 
     def minus(self, other: "Measured") -> list[float]:
         """The differences of the patients, of the folds and seeds that both have."""
-        both = {(t.fold, t.seed) for t in self.trainings} & {(t.fold, t.seed) for t in other.trainings}
+        both = self.places & other.places
         mine, others = self.by_patient(both), other.by_patient(both)
         return [mine[patient] - others[patient] for patient in sorted(mine)]
 
@@ -171,11 +176,13 @@ def tables(plan: Plan, stage: Stage, store: Store, in_short: bool = False) -> st
 
 
 def overview(plan: Plan, store: Store) -> str:
-    """Dice of all data sets and configurations side by side, then each model minus its twin without distillation.
+    """What the stages of `JUDGES` say of all data sets and configurations, side by side.
 
-    The models are those of the first of `JUDGES`; beside their Dice stands the difference from nnU-Net's own.
+    Each model's Dice where all its trainings are finished, and the difference from nnU-Net's own network; then each
+    model with distillation minus the one without, of the trainings that both have.
     """
     stages = [stage for stage in plan.stages if stage.name in JUDGES]
+    done = results.finished(store.folder)
     columns = {
         f"{dataset[len('Dataset000_'):]} {configuration}": found
         for stage in stages for dataset in stage.datasets for configuration in stage.configurations
@@ -183,31 +190,45 @@ def overview(plan: Plan, store: Store) -> str:
     }  # fmt: skip
     if not columns:
         return state(plan, store.folder)
-    models, first = plan.models_of(stages[0], results.finished(store.folder)), stages[0].models[0]
-    pairs = [(twin, model) for model in models if (twin := model.replace("VMUNet", "DSVM")) in models and twin != model]
-    heads = [f"{name} ({max(m.patients for m in found.values())})" for name, found in columns.items()]
+    planned = dict.fromkeys(model for stage in stages for model in plan.models_of(stage, done))
+    models = [model for model in planned if any(model in found for found in columns.values())]
+    pairs = [(model, twin) for model in models if (twin := without_distillation(model, models)) is not None]
 
     def minus(found: Mapping[str, Measured], model: str, other: str) -> str:
         if model == other or not {model, other} <= found.keys():
             return ""
         s = paired_statistics([found[model].minus(found[other])])[0]
-        both = len({t.fold for t in found[model].trainings} & {t.fold for t in found[other].trainings})
-        part = f" of {both} fold{'s' * (both > 1)}" if both < found[model].planned else ""
+        both = len(found[model].places & found[other].places)
+        part = f" of {both} training{'s' * (both > 1)}" if both < found[model].planned else ""
         return f"{s.mean:+.2f} [{s.ci_low:+.2f}, {s.ci_high:+.2f}]{part}" if s.n > 1 else ""
 
     def cell(found: Mapping[str, Measured], model: str) -> str:
         if model not in found:
             return "–"
         m = found[model]
-        part = f" ({len(m.trainings)} of {m.planned} folds)" if len(m.trainings) < m.planned else ""
-        return ", ".join(filter(None, [m.spread("Dice", 4) + part, minus(found, model, first)]))
+        ended = f"{len(m.trainings)} of {m.planned} trainings"
+        dice = m.spread("Dice", 4) if len(m.trainings) == m.planned else ended  # of other folds it would mislead
+        return ", ".join(filter(None, [dice, minus(found, model, stages[0].models[0])]))
 
+    heads = [f"{name} (n = {max(m.patients for m in found.values())})" for name, found in columns.items()]
     lines = [[short(model), *(cell(found, model) for found in columns.values())] for model in models]
     lines += [
-        [f"{short(a)} − {short(b).removeprefix('nnUNetTrainer')}", *(minus(found, a, b) for found in columns.values())]
+        [f"{brief(a)} minus {brief(b)}", *(minus(found, a, b) for found in columns.values())]
         for a, b in pairs
-    ]
+    ]  # fmt: skip
     return markdown(["trainer", *heads], lines)
+
+
+def without_distillation(model: str, models: Sequence[str]) -> str | None:
+    """Of a model with distillation the one that it is compared with: its twin, else the main one; None of others."""
+    plain = re.sub("Distilled(_tenth|_hundredth)?", "", model.replace("DSVM", "VMUNet"))
+    main = "nnUNetTrainerVMUNet_study" if "DSVM" in model else plain
+    return next((other for other in (plain, main) if other in models), None) if plain != model else None
+
+
+def brief(model: str) -> str:
+    """A model's name without that of nnU-Net's trainer, which all begin with."""
+    return short(model).removeprefix("nnUNetTrainer") or short(model)
 
 
 def table(found: Sequence[Measured], stage: Stage, unit: str) -> str:

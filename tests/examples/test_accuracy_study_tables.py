@@ -145,6 +145,17 @@ def test_a_row_that_is_not_complete_says_so_and_a_later_model_is_compared_with_a
     assert c[3] == "1" and re.fullmatch(r"[+-][\d.]+", c[7])
 
 
+def overview(plan, folder):
+    """The table's heads and rows."""
+    from tables import Store, filled
+
+    text = filled("<!-- study: overview -->\n<!-- end of study: overview -->", plan, Store.read(folder))
+    heads, _, *rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line[:1] == "|"
+    ] or [[text], []]
+    return heads, {row[0]: row[1:] for row in rows}
+
+
 def test_the_overview_sets_what_judges_the_goals_side_by_side(plan, tmp_path):
     import random
 
@@ -156,25 +167,42 @@ def test_the_overview_sets_what_judges_the_goals_side_by_side(plan, tmp_path):
                    against=models[:1])  # fmt: skip
     in_3d = replace(plan.stage("told_volumes"), models=models, folds=[1, 2])
     only = replace(plan, stages=[told, in_3d])
-    marked = "<!-- study: overview -->\n<!-- end of study: overview -->"
-    assert "none of the plan's 18 trainings is finished" in filled(marked, only, Store.read(tmp_path))
+    (nothing,), _ = overview(only, tmp_path)
+    assert "none of the plan's 18 trainings is finished" in nothing
 
     outcome = drawn(only, random.Random(0), told)
     gone = [t.name for t in only.trainings({}) if (t.trainer, t.fold, t.dataset) == (models[1], 2, told.datasets[1])]
     results.add(tmp_path, [{name: [row for row in rows if row[0] not in gone] for name, rows in outcome.items()}])
-    store = Store.read(tmp_path)
-    table = filled(marked, only, store)
-    heads, _, *rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line[:1] == "|"
-    ]
-    assert heads == ["trainer", "PH2 2d (3)", "ACDC 2d (3)"]  # nothing in 3D yet
-    assert [row[0] for row in rows] == ["nnUNetTrainer", "nnUNetTrainerVMUNet", "nnUNetTrainerDSVM",
-                                        "nnUNetTrainerDSVM − VMUNet"]  # fmt: skip
-    brief = filled("<!-- study: told in short -->\n<!-- end of study: told in short -->", only, store)
-    for own, base, twin, minus in zip(*(row[1:] for row in rows), strict=True):
-        assert re.fullmatch(r"0\.\d{4}", own) and minus and own in brief
-        for cell in (base, twin):
-            dice, minus_first = cell.split(", ", 1)
-            assert f"| {dice.removesuffix(' (1 of 2 folds)')} | {minus_first.removesuffix(' of 1 fold')} |" in brief
-    assert "(1 of 2 folds)" in rows[1][2] and rows[1][2].endswith("of 1 fold") and rows[3][2].endswith("of 1 fold")
-    assert "fold" not in rows[0][1] + rows[1][1] + rows[2][1] + rows[3][1] + rows[0][2] + rows[2][2]
+    heads, rows = overview(only, tmp_path)
+    assert heads == ["trainer", "PH2 2d (n = 3)", "ACDC 2d (n = 3)"]  # nothing in 3D yet
+    base, twin, minus = "nnUNetTrainerVMUNet", "nnUNetTrainerDSVM", "DSVM minus VMUNet"
+    assert list(rows) == ["nnUNetTrainer", base, twin, minus]
+    brief = filled("<!-- study: told in short -->\n<!-- end of study: told in short -->", only, Store.read(tmp_path))
+    for name, column in ((base, 0), (twin, 0), (twin, 1)):
+        assert re.fullmatch(r"0\.\d{4}, .*\]", rows[name][column])
+        assert f"| {rows[name][column].replace(', ', ' | ', 1)} |" in brief
+    assert rows[base][1].startswith("1 of 2 trainings, ") and rows[base][1].endswith("] of 1 training")  # and no Dice
+    assert rows[minus][1].endswith("] of 1 training") and rows[minus][0].endswith("]")
+
+
+def test_the_overview_knows_models_of_later_stages_seeds_and_who_is_whose_twin(plan, tmp_path):
+    import random
+
+    import results
+    from tables import without_distillation
+
+    own, residual, distilled = "nnUNetTrainer_study", "nnUNetTrainer_study@studyResEncMPlans", "nnUNetTrainerDistilled"
+    told = replace(plan.stage("told"), datasets=["Dataset017_PH2"], models=[own], folds=[0], seeds=[1, 2])
+    in_3d = replace(plan.stage("told_volumes"), models=[own, residual, f"{distilled}_study"], folds=[0], seeds=[1, 2])
+    only = replace(plan, stages=[told, in_3d])
+    for number, stage in enumerate(only.stages):
+        results.add(tmp_path, [drawn(only, random.Random(number), stage)])
+    heads, rows = overview(only, tmp_path)
+    assert heads[1:] == ["PH2 2d (n = 3)", "Hippocampus 3d_fullres (n = 3)"]
+    assert list(rows) == ["nnUNetTrainer", "nnUNetTrainer, ResEncM", distilled, "Distilled minus nnUNetTrainer"]
+    assert rows[distilled][0] == "–" and "trainings" not in str(rows)  # both seeds have ended
+    twins = ["nnUNetTrainerVMUNet_fine_study", "nnUNetTrainerVMUNet_study", own]
+    assert without_distillation("nnUNetTrainerDSVM_fine_study", twins) == twins[0]
+    assert without_distillation("nnUNetTrainerDSVM_projection_study", twins) == twins[1]
+    assert without_distillation("nnUNetTrainerDistilled_tenth_study", twins) == own
+    assert without_distillation(own, twins) is without_distillation(twins[0], twins) is None
