@@ -83,8 +83,10 @@ class VMUNetSizes(Mapping[str, Any]):
 
     def _check_additions(self) -> None:
         for name in ("full_resolution_channels", "fine_channels"):
-            if not _is_whole(getattr(self, name)) or getattr(self, name) < 0:
-                raise ValueError(f"{name} must be a whole number from 0 on, got {getattr(self, name)!r}")
+            if not _is_whole(getattr(self, name)) or not 0 <= getattr(self, name) <= MOST_CHANNELS:
+                raise ValueError(
+                    f"{name} must be a whole number from 0 to {MOST_CHANNELS}, got {getattr(self, name)!r}"
+                )
             object.__setattr__(self, name, int(getattr(self, name)))  # NumPy's among them
         halving = {"stem='convolutions'": self.stem == "convolutions", "fine_channels": self.fine_channels > 0}
         for name, wanted in halving.items():
@@ -193,6 +195,7 @@ def _check_strides(strides: tuple[tuple[int, ...], ...], dims: tuple[int, ...]) 
 
 
 _PER_STAGE = ("dims", "encoder_depths", "decoder_depths")
+MOST_CHANNELS = 4096  # at full resolution; nobody needs a tenth of it
 FINE_CHANNELS = 32  # of the trainers …_fine, as many as nnU-Net's own network begins with
 # Of ours, which the published network does not have.
 ADDITIONS = ("stem", "full_resolution_channels", "fine_channels", "scan")

@@ -20,7 +20,7 @@ from nnunetv2_dsvm.nnunet.listing import nnunet_passing_over_litter
 from nnunetv2_dsvm.nnunet.names import DATASET_JSON
 from nnunetv2_dsvm.planning.memory import Precision
 from nnunetv2_dsvm.planning.network_of_plans import sizes_in
-from nnunetv2_dsvm.planning.planner import PLANS_NAME, DSVMPlanner, check_size
+from nnunetv2_dsvm.planning.planner import PLANS_NAME, DSVMPlanner, sizes_for
 from nnunetv2_dsvm.planning.plans_name import check_plans_name
 
 DEFAULT_TARGET_GB = 8.0
@@ -128,6 +128,8 @@ def plan(
         preset=preset,
         preprocessor_name=preprocessor_name,
         plans_name=plans_name,
+        patch_embedding_stride=patch_embedding_stride,
+        fine_channels=fine_channels,
     )
     target_gb = DEFAULT_TARGET_GB if gpu_memory_target_gb is None else gpu_memory_target_gb
     # Planning without a GPU is usual where the trainings run elsewhere. Only who asks for the size that is meant for
@@ -186,6 +188,8 @@ def check_plan_arguments(
     preset: str | None,
     preprocessor_name: str,
     plans_name: str,
+    patch_embedding_stride: int | None = None,
+    fine_channels: int = 0,
 ) -> None:
     """What can be said of `plan`'s arguments before anything is read or written, for several datasets at once.
 
@@ -195,7 +199,8 @@ def check_plan_arguments(
     check_folder_variables("raw", "preprocessed")
     check_plans_name(plans_name, "-overwrite_plans_name")
     try:
-        check_size(DEFAULT_TARGET_GB if gpu_memory_target_gb is None else gpu_memory_target_gb, preset)
+        target_gb = DEFAULT_TARGET_GB if gpu_memory_target_gb is None else gpu_memory_target_gb
+        sizes_for(target_gb, preset, patch_embedding_stride, fine_channels)
     except ValueError as error:
         raise UserError(str(error)) from error
     preprocessed = Path(os.environ["nnUNet_preprocessed"])

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunetv2_dsvm.architecture.vm_unet_sizes import ADDITIONS, VMUNetSizes
-from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.errors import UserError, UserValueError
 from nnunetv2_dsvm.files.json_files import write_json
 from nnunetv2_dsvm.files.listing import visible_files
 from nnunetv2_dsvm.files.text import by
@@ -47,8 +48,8 @@ def copy_plans(
         name: of the copy.
         configuration: the one that is changed.
         network: arguments of `VMUNet` besides channels and classes; None: the source's network. Where it does not name
-            them, strides, stem, `fine_channels` and the like are those of the source, if that is for a VM-UNet; in 3D
-            strides are the source's in any case, for as many stages as both have.
+            them, strides, stem, `fine_channels` and the like are those of the source, if that is for a VM-UNet. In 3D
+            strides that it does not name are the source's in any case, for as many stages as both have.
         patch_size: along each axis, in pixels or voxels; None: the source's.
         batch_size: images in a step; None: the source's.
 
@@ -88,6 +89,11 @@ def copy_plans(
     return path
 
 
+def fine_channels_in(plans: Path, configuration: str) -> int:
+    """Of the VM-UNet of a configuration; 0 where it has none, or is for another network."""
+    return _own_sizes(_resolved(_read(plans.parent, plans.stem), configuration)).fine_channels
+
+
 def _read(folder: Path, name: str) -> dict[str, Any]:
     path = folder / f"{name}.json"
     try:
@@ -110,15 +116,41 @@ def _resolved(plans: dict[str, Any], configuration: str) -> ConfigurationManager
 
 def _as_the_source(network: Mapping[str, Any], source: ConfigurationManager) -> Mapping[str, Any]:
     """With what the source's VM-UNet has of ours, and its strides, where the network does not name them."""
-    own = planned_sizes(source) if source.network_arch_class_name in NETWORKS else VMUNetSizes()
-    network = {**{name: own[name] for name in ADDITIONS if name in own}, **network}
+    own, named = _own_sizes(source), {name: value for name, value in network.items() if value is not None}
+    kept = {name: own[name] for name in ADDITIONS if name in own}
+    if named.get("fine_channels"):  # which takes the place of these, and they of it
+        kept = {name: kept[name] for name in kept.keys() - {"stem", "full_resolution_channels"}}
+    elif named.get("stem", "patches") != "patches" or named.get("full_resolution_channels"):
+        kept.pop("fine_channels", None)
+    network = {**kept, **named}
     if network.get("strides"):
         return network
     sizes = sizes_in(network)
     if len(source.patch_size) == 3:
-        return {**network, **with_strides_of(sizes, planned_strides(source))}
+        return {**network, **with_strides_of(sizes, _strides_in_3d(own, source))}
     deeper = [[2, 2]] * (1 + len(sizes.dims) - len(own.strides))
     return {**network, **with_strides_of(sizes, [*own.strides, *deeper])}
+
+
+def _own_sizes(source: ConfigurationManager) -> VMUNetSizes:
+    """Of a source for a VM-UNet; the published ones of others, and of one that cannot be built for its patches."""
+    if source.network_arch_class_name in NETWORKS:
+        with suppress(UserValueError):
+            own = planned_sizes(source)
+            if own.axes == len(source.patch_size):
+                return own
+    return VMUNetSizes()
+
+
+def _strides_in_3d(own: VMUNetSizes, source: ConfigurationManager) -> Sequence[Sequence[int]]:
+    if own.axes == 3:
+        return own.strides
+    if source.network_arch_class_name in NETWORKS:
+        raise UserError(
+            "the plans to copy are for a VM-UNet that cannot be built for their volumes, so that they do not say where "
+            "the resolution is lowered: copy others, such as nnUNetPlans"
+        )
+    return planned_strides(source)
 
 
 def _check_can_be_built(configuration: ConfigurationManager) -> None:

@@ -34,9 +34,9 @@ _ALWAYS, _PER_PARAMETER = 0.2e9, 24.97
 # Per element, batch included: of the states that backward starts from; of the tokens of each block; of the full-size
 # channels, C/4, that the last expanding makes; of the logits; and of the largest stage's tokens in all directions,
 # which backward has once. The first is what the kernels allocate. In the place of the full-size channels: of what the
-# convolutional stages of `fine_channels` give, encoder and decoder together.
+# convolutional stages of `fine_channels` give, encoder and decoder together, and of the tokens that they end in.
 _PER_STATE, _PER_BLOCK_ELEMENT, _PER_FULL_SIZE_CHANNEL, _PER_LOGIT, _PER_PROJECTED = 4.0, 25.30, 6.635, 51.72, 13.59
-_PER_FINE_ELEMENT = 45.0
+_PER_FINE_ELEMENT, _PER_FINE_TOKEN_ELEMENT = 43.5, 10.0
 # In fp16 Triton's kernels run the scan, with larger tensors between them than bf16's.
 _FP16_PER_BLOCK_ELEMENT, _FP16_PER_PROJECTED = 7.455, 10.27
 
@@ -74,7 +74,8 @@ def training_memory(
     projected = tokens[0] * directions * (2 * dims[0] + 2 * d_state)
     full_size = _PER_FULL_SIZE_CHANNEL * (pixels * dims[0] // 4)
     if sizes.fine_channels:
-        full_size = _PER_FINE_ELEMENT * _fine_elements(pixels, sizes)
+        fine = _PER_FINE_ELEMENT * _fine_elements(pixels, sizes) + _PER_FINE_TOKEN_ELEMENT * tokens[0] * dims[0]
+        full_size = max(full_size, fine)
     per_image = (
         _PER_STATE * states
         + _PER_BLOCK_ELEMENT * in_blocks

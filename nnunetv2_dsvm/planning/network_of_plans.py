@@ -8,7 +8,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunetv2_dsvm.architecture.blocks.resampling import PATCH_SIZE
 from nnunetv2_dsvm.architecture.vm_unet import PRESETS, VMUNet
-from nnunetv2_dsvm.architecture.vm_unet_sizes import ADDITIONS, VMUNetSizes, strides_of
+from nnunetv2_dsvm.architecture.vm_unet_sizes import ADDITIONS, FINE_CHANNELS, VMUNetSizes, strides_of
 from nnunetv2_dsvm.errors import UserValueError
 from nnunetv2_dsvm.planning.architecture_entry import NETWORK_CLASS_NAME, architecture_entry
 from nnunetv2_dsvm.planning.plan_strides import strides_of_plan
@@ -27,6 +27,11 @@ def vm_unet_architecture(sizes: Mapping[str, Any]) -> dict[str, Any]:
     # For nnU-Net's own trainers: heads with and without deep supervision, and their scales.
     strides = [list(step) for step in sizes.get("strides") or strides_of(len(sizes["dims"]))]
     return architecture_entry({**sizes, "auxiliary_heads": True, "strides": strides})
+
+
+def trainer_for(fine_channels: int) -> str:
+    """Our trainer whose network has so many channels in its fine stages, or takes as many as plans say."""
+    return "nnUNetTrainerDSVM_fine" if fine_channels == FINE_CHANNELS else "nnUNetTrainerDSVM"
 
 
 def check_network(configuration_manager: ConfigurationManager) -> None:

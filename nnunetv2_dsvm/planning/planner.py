@@ -26,6 +26,7 @@ PLANS_NAME = "nnUNetDSVMPlans"
 PRESET_FROM_GB = {0: "base", 12: "large", 24: "wide", 40: "deep", 80: "huge"}
 # Images and pixels of a step on a CPU, which memory does not limit: about a second on two cores with the preset small.
 _CPU_IMAGES, _CPU_PIXELS = 8, 2**19
+_FINE_ON_A_CPU = 3  # so many times as long takes a step with `fine_channels`
 _LARGEST_PATCH = {2: 2048**2, 3: 256**3}  # nnU-Net's first guess by the axes, in pixels
 _SMALLEST_AXIS = {2: 1, 3: 16}  # a patch that is shortened becomes no shorter; less than that saves no memory in 3D
 _ANY_NUMBER_OF_STEPS = 999999
@@ -36,12 +37,30 @@ def preset_for(target_gb: float) -> str:
     return PRESET_FROM_GB[max((gb for gb in PRESET_FROM_GB if gb <= target_gb), default=0)]
 
 
-def check_size(target_gb: float, preset: str | None) -> None:
-    """Raises ValueError unless the memory target is one and the preset, if there is one, is known."""
+def sizes_for(
+    target_gb: float, preset: str | None, patch_embedding_stride: int | None = None, fine_channels: int = 0
+) -> tuple[str, VMUNetSizes]:
+    """The preset, by the memory target where none is named, and the network's sizes in 2D.
+
+    Raises:
+        ValueError: the memory target is none, the preset is unknown, or there is no such network.
+    """
     if not 0 < target_gb < float("inf"):
         raise ValueError(f"the GPU memory target must be a number above 0 GB, got {target_gb}")
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
+    name = preset_for(target_gb) if preset is None else preset
+    sizes = PRESETS[name]
+    if patch_embedding_stride is not None:
+        sizes = sizes.with_patch_embedding_stride(patch_embedding_stride)
+    sizes = replace(sizes, fine_channels=fine_channels)
+    check_varies(sizes)
+    return name, sizes
+
+
+def in_words(sizes: VMUNetSizes) -> str:
+    """What the plans have beyond a preset's sizes, for a line that names the preset."""
+    return f"and fine_channels {sizes.fine_channels} " if sizes.fine_channels else ""
 
 
 class DSVMPlanner(ExperimentPlanner):
@@ -84,11 +103,8 @@ class DSVMPlanner(ExperimentPlanner):
         patch_embedding_stride: int | None = None,
         fine_channels: int = 0,
     ) -> None:
-        self.preset = preset_for(gpu_memory_target_in_gb) if preset is None else preset
-        check_size(gpu_memory_target_in_gb, self.preset)
+        self.preset, self.sizes = sizes_for(gpu_memory_target_in_gb, preset, patch_embedding_stride, fine_channels)
         self.precision, self.for_cpu, self.patch_embedding_stride = precision, for_cpu, patch_embedding_stride
-        self.sizes = replace(self._strided(PRESETS[self.preset]), fine_channels=fine_channels)
-        check_varies(self.sizes)
         super().__init__(
             dataset_name_or_id,
             gpu_memory_target_in_gb,
@@ -114,12 +130,13 @@ class DSVMPlanner(ExperimentPlanner):
         """As nnU-Net's: a plans file that is there keeps its other configurations. Written in one step."""
         recursive_fix_for_json_export(plans)
         path = Path(nnUNet_preprocessed, self.dataset_name, f"{self.plans_identifier}.json")
+        planned, kept = plans["configurations"], {}
         if path.is_file():
-            for name, configuration in read_json_object(path)["configurations"].items():
-                plans["configurations"].setdefault(name, configuration)
+            there = read_json_object(path)["configurations"]
+            kept = {name: configuration for name, configuration in there.items() if name not in planned}
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, plans, indent=4)
-        print(f"Plans were saved to {path}")
+        write_json(path, {**plans, "configurations": {**planned, **kept}}, indent=4)
+        print(f"Plans were saved to {path}" + (f", which keeps its earlier {', '.join(kept)}" if kept else ""))
 
     def get_plans_for_configuration(
         self,
@@ -192,16 +209,17 @@ class DSVMPlanner(ExperimentPlanner):
         return sizes if stride is None else sizes.with_patch_embedding_stride(stride)
 
     def _is_too_large(self, patch: Sequence[int], sizes: VMUNetSizes) -> bool:
-        if self.for_cpu and len(patch) == 3 and self.UNet_min_batch_size * np.prod(patch) > _CPU_PIXELS:
+        if self.for_cpu and len(patch) == 3 and self.UNet_min_batch_size * np.prod(patch) > self._cpu_pixels:
             return True
         return self._largest_batch(patch, sizes) < self.UNet_min_batch_size
 
     def _does_not_fit(self, patch: Sequence[int], sizes: VMUNetSizes) -> str:
         smaller = list(PRESETS)[: list(PRESETS).index(self.preset)]  # PRESETS ascends
         return (
-            f"a training of the preset {self.preset!r} with {self.UNet_min_batch_size} images of "
+            f"a training of the preset {self.preset!r} {in_words(sizes)}with {self.UNet_min_batch_size} images of "
             f"{by(patch)} pixels takes {self.memory_gb(patch, self.UNet_min_batch_size, sizes):.1f} GB, "
             f"more than the target of {self.UNet_vram_target_GB:g} GB: raise -gpu_memory_target"
+            + (", plan fewer -fine_channels" if sizes.fine_channels else "")
             + (f" or choose a smaller -preset ({', '.join(smaller)})" if smaller else "")
         )
 
@@ -209,8 +227,12 @@ class DSVMPlanner(ExperimentPlanner):
         covered = round(voxels_of_dataset * self.max_dataset_covered / np.prod(patch_size))
         largest = self._largest_batch(patch_size, sizes)
         if self.for_cpu:
-            largest = min(largest, _CPU_IMAGES, _CPU_PIXELS // int(np.prod(patch_size)))
+            largest = min(largest, _CPU_IMAGES, self._cpu_pixels // int(np.prod(patch_size)))
         return max(self.UNet_min_batch_size, min(largest, covered))
+
+    @property
+    def _cpu_pixels(self) -> int:
+        return _CPU_PIXELS // (_FINE_ON_A_CPU if self.sizes.fine_channels else 1)
 
     def _largest_batch(self, patch_size: Sequence[int], sizes: VMUNetSizes) -> int:
         target = self.UNet_vram_target_GB * GIGABYTE

@@ -199,8 +199,8 @@ def test_the_first_skip_is_used(additions):
     [
         ({"stem": "conv"}, "'patches' or 'convolutions', got 'conv'"),
         ({"stem": "convolutions", "strides": [[1, 1], [8, 8], [2, 2]]}, r"cannot lower a size by \(8, 8\)"),
-        ({"full_resolution_channels": -1}, "a whole number from 0 on, got -1"),
-        ({"fine_channels": 2.0}, "fine_channels must be a whole number from 0 on, got 2.0"),
+        ({"full_resolution_channels": -1}, "a whole number from 0 to 4096, got -1"),
+        ({"fine_channels": 2.0}, "fine_channels must be a whole number from 0 to 4096, got 2.0"),
         (
             {"fine_channels": 8, "strides": [[1, 1], [3, 3], [2, 2]]},
             r"fine_channels .* cannot lower a size by \(3, 3\)",

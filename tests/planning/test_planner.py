@@ -92,18 +92,42 @@ def test_a_finer_patch_embedding_is_planned_with_what_it_takes(plan):
 
 
 def test_fine_stages_are_planned_with_what_they_take(plan):
-    """The numbers are those of the study's trainings, which reserved so much more than without: 45 bytes an element."""
+    """The numbers are those of the study's trainings, which reserved so much more than without."""
     planner, planned = plan(shape=(320, 384), fine_channels=32)
     assert planned["architecture"]["arch_kwargs"]["fine_channels"] == 32
     patch, batch = planned["patch_size"], planned["batch_size"]
     assert patch == [320, 384] and planner.memory_gb(patch, batch) <= 8 < planner.memory_gb(patch, batch + 1)
     published, without = plan(shape=(320, 384))
     assert "fine_channels" not in without["architecture"]["arch_kwargs"] and without["batch_size"] > batch
-    took = 4 * 320 * 384 * (45 * (32 + 64 / 4) - 6.635 * 96 / 4) / GIGABYTE
+    took = 4 * 320 * 384 * (43.5 * (32 + 64 / 4) + 10 * 96 / 16 - 6.635 * 96 / 4) / GIGABYTE
     more = planner.memory_gb(patch, 4) / 1.10 - published.memory_gb(patch, 4) / 1.06
     assert more == pytest.approx(took + CUDA_CONTEXT / GIGABYTE * (1 / 1.10 - 1 / 1.06), rel=0.01)
+    fewer = [replace(planner.sizes, fine_channels=channels) for channels in (0, 2, 4, 16, 32, 64)]
+    needed = [planner.memory_gb(patch, 4, sizes) for sizes in fewer]
+    assert needed == sorted(needed)
     _, both = plan(shape=(200, 333), fine_channels=16, patch_embedding_stride=2)
     assert both["architecture"]["arch_kwargs"]["strides"][1] == [2, 2] and both["patch_size"] == [208, 336]
+
+
+def test_plans_say_which_of_their_configurations_are_earlier_ones(plan, copied_dataset, capsys):
+    path = copied_dataset.preprocessed / f"{PLANS_NAME}.json"
+    assert main(["plan", *DATA, "-preset", "small", "-fine_channels", "32"]) == 0
+    first = capsys.readouterr().out
+    assert f"Plans were saved to {path}\n" in first and "preset small, fine_channels 32, patch" in first
+    assert f"-tr nnUNetTrainerDSVM_fine -p {PLANS_NAME}" in first
+    plans = json.loads(path.read_text())
+    plans["configurations"]["3d_lowres"] = plans["configurations"]["2d"]
+    path.write_text(json.dumps(plans))
+    assert main(["plan", *DATA, "-preset", "small"]) == 0
+    second = capsys.readouterr().out
+    assert f"{path}, which keeps its earlier 3d_lowres\n" in second and "3d_lowres: VM-UNet" not in second
+    configurations = json.loads(path.read_text())["configurations"]
+    assert configurations["3d_lowres"] == plans["configurations"]["2d"] != configurations["2d"]
+
+
+def test_a_step_with_fine_stages_takes_a_cpu_no_longer(plan):
+    plain, fine = (plan(shape=(256, 224), preset="small", for_cpu=True, fine_channels=c)[1] for c in (0, 32))
+    assert plain["patch_size"] == fine["patch_size"] and plain["batch_size"] == 8 and fine["batch_size"] == 3
 
 
 # What nnUNetTrainerDSVM and …_fine reserved in the study, MiB: batch, patch, strides, channels and classes.
@@ -207,7 +231,13 @@ def test_the_memory_estimate_grows_with_everything():
         (["-gpu_memory_target", "0.5"], "more than the target of 0.5 GB: raise -gpu_memory_target"),
         (["-gpu_memory_target", "0.5", "-preset", "small"], "raise -gpu_memory_target\n"),
         (["-patch_embedding_stride", "1"], "patch_embedding_stride must be a whole number of at least 2, got 1"),
-        (["-fine_channels", "-8"], "fine_channels must be a whole number from 0 on, got -8"),
+        (["-fine_channels", "-8"], "fine_channels must be a whole number from 0 to 4096, got -8"),
+        (["-fine_channels", "1" + "0" * 30], "fine_channels must be a whole number from 0 to 4096, got 10"),
+        (["-gpu_memory_target", "1.2", "-fine_channels", "3000"], "'base' and fine_channels 3000 with 2 images"),
+        (
+            ["-gpu_memory_target", "1.2", "-fine_channels", "3000"],
+            "raise -gpu_memory_target, plan fewer -fine_channels",
+        ),
         (["-fine_channels", "1"], "fine_channels 1: of one channel its norm makes a constant"),
         (["-fine_channels", "8", "-patch_embedding_stride", "8"], "halves once or twice and cannot lower a size by"),
         (["-gpu_memory_target", "0"], "above 0 GB, got 0"),
@@ -230,6 +260,8 @@ def test_plans_that_cannot_be_made_are_refused_and_nothing_is_written(plan, copi
     [
         (["-np", 1, 2], "-np has 2 numbers for 1 configurations"),
         (["-fpe", "Nope"], "-fpe Nope: nnU-Net has no such"),
+        (["-fine_channels", "-3"], "preprocess: fine_channels must be a whole number from 0 to 4096, got -3"),
+        (["-patch_embedding_stride", "1"], "preprocess: patch_embedding_stride must be a whole number of at least 2"),
         (["-preset", "giant"], "unknown preset 'giant'"),
         (["-gpu_memory_target", "nan"], "above 0 GB, got nan"),
         (["-overwrite_plans_name", "a/b"], "'a/b': the plans become a file"),

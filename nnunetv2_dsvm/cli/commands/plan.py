@@ -92,18 +92,16 @@ def plan_and_show(dataset_id: int, args: argparse.Namespace) -> list[str]:
         dataset_id,
         precision=args.precision,
         overwrite_target_spacing=args.overwrite_target_spacing,
-        patch_embedding_stride=args.patch_embedding_stride,
-        fine_channels=args.fine_channels,
         **_checked_options(args),
     )
-    print(f"{planned.said}{_as_text(planned, args.preset)}\n")
+    print(f"{planned.said}{_as_text(planned, args)}\n")
     return [name for name in ("2d", "3d_fullres") if name in planned.configurations]
 
 
 def print_training_command(dataset_id: int, configuration: str, args: argparse.Namespace) -> None:
-    from nnunetv2_dsvm.architecture.vm_unet_sizes import FINE_CHANNELS
+    from nnunetv2_dsvm.planning.network_of_plans import trainer_for
 
-    trainer = "nnUNetTrainerDSVM_fine" if args.fine_channels == FINE_CHANNELS else "nnUNetTrainerDSVM"
+    trainer = trainer_for(args.fine_channels)
     print(f"  nnUNetv2_train {dataset_id} {configuration} 0 -tr {trainer} -p {args.plans_name}")
 
 
@@ -113,23 +111,25 @@ def _checked_options(args: argparse.Namespace) -> dict[str, Any]:
         "preset": args.preset,
         "preprocessor_name": args.preprocessor_name,
         "plans_name": args.plans_name,
+        "patch_embedding_stride": args.patch_embedding_stride,
+        "fine_channels": args.fine_channels,
     }
 
 
-def _as_text(planned: "PlannedDataset", asked_preset: str | None) -> str:
+def _as_text(planned: "PlannedDataset", args: argparse.Namespace) -> str:
     import torch
 
-    text = ""
+    text, fine = "", f"fine_channels {args.fine_channels}, " if args.fine_channels else ""
     for name, configuration in planned.configurations.items():
         on_gpu = f"about {configuration.memory_gb:.1f} of {planned.target_gb:g} GB of a GPU, in {planned.precision}"
         text += (
-            f"{name}: VM-UNet, preset {planned.preset}, patch {by(configuration.patch_size)}, batch "
+            f"{name}: VM-UNet, preset {planned.preset}, {fine}patch {by(configuration.patch_size)}, batch "
             f"{configuration.batch_size}: {'for a CPU, which trains in float32' if planned.for_cpu else on_gpu}\n"
         )
     if planned.for_cpu:
         return f"{text}There is no CUDA GPU here; -gpu_memory_target GB plans for one elsewhere.\n"
     if torch.cuda.is_available():
         return text
-    alone = " alone" if asked_preset == "small" else ""
+    alone = " alone" if args.preset == "small" else ""
     slower = "There is no CUDA GPU here. A CPU trains in float32 and far slower"
     return f"{text}{slower}: plan with -preset small{alone} for it.\n"

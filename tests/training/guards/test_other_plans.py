@@ -11,8 +11,10 @@ from helpers.tiny_dataset import NETWORK, PLANS
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_dsvm.architecture.unwrapping import unwrap_model
+from nnunetv2_dsvm.architecture.vm_unet import PRESETS
 from nnunetv2_dsvm.cli.main import main
 from nnunetv2_dsvm.errors import UserError
+from nnunetv2_dsvm.planning.copied_plans import copy_plans
 from nnunetv2_dsvm.training.guards.other_plans import check_plans_of_folder
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_pictures", "one_epoch")
@@ -166,6 +168,83 @@ def test_a_copy_of_plans_for_a_vm_unet_keeps_what_its_options_do_not_name(copy, 
     assert copy("-d", 901, "-p", "finer", "-o", "deeper", "--dims", 8, 16, 32, 64, 128, 256) == 0
     deeper = arguments("deeper")
     assert deeper["strides"] == [[1, 1], *[[2, 2]] * 6] and deeper["fine_channels"] == 8 and len(deeper["dims"]) == 6
+
+
+@pytest.fixture
+def of_vm_unet(copy, copied_dataset):
+    """of_vm_unet(name, **changes): plans for the preset small with other arguments, by their name; returns the file."""
+
+    def write(name, **changes):
+        path = copied_dataset.preprocessed / f"{name}.json"
+        if not (copied_dataset.preprocessed / "published.json").is_file():
+            assert copy("-d", 901, "-o", "published", "--preset", "small") == 0
+        plans = json.loads((copied_dataset.preprocessed / "published.json").read_text())
+        plans["plans_name"] = name
+        plans["configurations"]["2d"]["architecture"]["arch_kwargs"].update(changes)
+        path.write_text(json.dumps(plans))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "unusable",
+    [
+        {"strides": [[1, 1, 1], *[[2, 2, 2]] * 4]},
+        {"stem": "convolutions", "fine_channels": 8},
+        {"encoder_depths": [1], "decoder_depths": [1, 1]},
+        {"fine_channels": "8"},
+    ],
+    ids=str,
+)
+def test_a_preset_takes_the_place_of_a_network_that_cannot_be_built(copy, copied_dataset, of_vm_unet, unusable):
+    source = of_vm_unet("odd", **unusable)
+    assert copy("-d", 901, "-p", source.stem, "-o", "mended", "--preset", "small") == 0
+    made, usable = (
+        json.loads((copied_dataset.preprocessed / f"{n}.json").read_text()) for n in ("mended", "published")
+    )
+    assert made["configurations"] == usable["configurations"]
+
+
+def test_a_copy_of_plans_for_volumes_whose_vm_unet_is_one_of_images_is_refused_with_a_way_out(
+    copy, copied_dataset, of_vm_unet, capsys
+):
+    source = of_vm_unet("flat")
+    plans = json.loads(source.read_text())
+    plans["configurations"]["3d_fullres"]["architecture"] = plans["configurations"]["2d"]["architecture"]
+    source.write_text(json.dumps(plans))
+    assert copy("-d", 901, "-p", "flat", "-o", "again", "-c", "3d_fullres", "--preset", "small") == 1
+    assert "copy others, such as nnUNetPlans" in capsys.readouterr().err
+    assert not (copied_dataset.preprocessed / "again.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("had", "named", "left"),
+    [
+        ({"fine_channels": 8}, {"stem": "convolutions"}, {"stem": "convolutions"}),
+        ({"fine_channels": 8}, {"full_resolution_channels": 8}, {"full_resolution_channels": 8}),
+        ({"stem": "convolutions"}, {"fine_channels": 8, "scan": None}, {"fine_channels": 8}),
+        ({"stem": "convolutions"}, {"fine_channels": None}, {"stem": "convolutions"}),
+        ({"fine_channels": 8}, {"fine_channels": 0}, {"fine_channels": 0}),
+        ({"fine_channels": 8}, {"stem": "patches"}, {"fine_channels": 8, "stem": "patches"}),
+    ],
+    ids=str,
+)
+def test_what_a_network_names_takes_the_place_of_what_its_source_has(copied_dataset, of_vm_unet, had, named, left):
+    path = copy_plans(
+        copied_dataset.preprocessed, of_vm_unet("had", **had).stem, "c", network={**PRESETS["small"], **named}
+    )
+    arguments = json.loads(path.read_text())["configurations"]["2d"]["architecture"]["arch_kwargs"]
+    ours = ("stem", "full_resolution_channels", "fine_channels", "scan")
+    assert {name: arguments[name] for name in ours if name in arguments} == left
+
+
+@pytest.mark.parametrize(("channels", "trainer"), [(0, ""), (16, ""), (32, "_fine")])
+def test_the_command_after_a_copy_names_the_trainer_of_its_fine_stages(copy, of_vm_unet, capsys, channels, trainer):
+    of_vm_unet("source", fine_channels=channels)
+    for number, options in enumerate([[], ["--batch-size", 2], ["--preset", "small"]]):
+        assert copy("-d", 901, "-p", "source", "-o", f"copy{number}", *options) == 0
+        assert f" 2d 0 -tr nnUNetTrainerDSVM{trainer} -p copy{number}\n" in capsys.readouterr().out
 
 
 def test_a_copy_of_volumes_takes_the_strides_of_its_source(copy, copied_dataset):
