@@ -61,8 +61,8 @@ __all__ = [
 class FineStages:
     """nnU-Net's convolutional stages at the finest resolutions, and no stochastic depth."""
 
-    fine_channels = FINE_CHANNELS
-    drop_path_rate = 0.0
+    fine_channels: int | None = FINE_CHANNELS
+    drop_path_rate: float | None = 0.0
 
 
 class nnUNetTrainerDSVM_fine(FineStages, nnUNetTrainerDSVM):
