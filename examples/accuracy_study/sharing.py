@@ -1,5 +1,6 @@
 """What trainings that run at the same time share: GPUs, batches, and the variables in their environment."""
 
+import math
 import os
 import shutil
 import subprocess
@@ -61,7 +62,7 @@ def shared_batches(run: StudyRun, folder: Path | None, places: int) -> Iterator[
     path = os.pathsep.join([str(TRAINERS), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     os.environ[BATCHES] = str(folder)
-    command = [*record, str(run.results), run.only, str(folder), str(places + -(-places // 4))]
+    command = [*record, str(run.results), run.only, str(folder), str(math.ceil(1.25 * places))]
     process = child.start(command, environment, run.path / "batches.log")
     try:
         yield

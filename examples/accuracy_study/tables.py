@@ -200,7 +200,7 @@ def overview(plan: Plan, store: Store) -> str:
         s = paired_statistics([found[model].minus(found[other])])[0]
         both = len(found[model].places & found[other].places)
         part = f" of {both} training{'s' * (both > 1)}" if both < found[model].planned else ""
-        return f"{s.mean:+.2f} [{s.ci_low:+.2f}, {s.ci_high:+.2f}]{part}" if s.n > 1 else ""
+        return f"{mean_of(s)}{part}" if s.n > 1 else ""
 
     def cell(found: Mapping[str, Measured], model: str) -> str:
         if model not in found:
@@ -267,7 +267,7 @@ def table_in_short(found: Sequence[Measured], stage: Stage) -> str:
     lines = []
     for model in found:
         s = None if other in (None, model) else paired_statistics([model.minus(other)])[0]
-        cell = f"{s.mean:+.2f} [{s.ci_low:+.2f}, {s.ci_high:+.2f}]" if s and s.n > 1 else ""
+        cell = mean_of(s) if s and s.n > 1 else ""
         folds = " ".join(str(fold) for fold in sorted({t.fold for t in model.trainings}))
         seeds = " ".join(map(str, model.folds_of_seeds))
         lines.append([short(model.model), folds, seeds, str(model.patients), model.spread("Dice", 4), cell])
@@ -294,7 +294,12 @@ def difference(s: PairedStatistics, effect: EffectSize, p: float) -> str:
     if s.n < 2:
         return f"{s.mean:+.2f}" if s.n else ""
     d = "–" if math.isnan(effect.d) else f"{effect.d:+.2f} [{effect.ci_low:+.2f}, {effect.ci_high:+.2f}]"
-    return f"{s.mean:+.2f} [{s.ci_low:+.2f}, {s.ci_high:+.2f}], d {d}, p {shown_p(p)}"
+    return f"{mean_of(s)}, d {d}, p {shown_p(p)}"
+
+
+def mean_of(s: PairedStatistics) -> str:
+    """A mean difference with its interval."""
+    return f"{s.mean:+.2f} [{s.ci_low:+.2f}, {s.ci_high:+.2f}]"
 
 
 def numbers(rows: Sequence[results.Row], column: str, form: str, unit: str = "") -> str:

@@ -92,7 +92,7 @@ class VMUNetSizes(Mapping[str, Any]):
         for name, wanted in halving.items():
             if wanted and not {1, 2, 4}.issuperset(self.strides[1]):
                 raise ValueError(f"{name} halves once or twice and cannot lower a size by {self.strides[1]}")
-        others = [name for name in ("stem", "full_resolution_channels") if name in self]
+        others = [name for name in REPLACED_BY_FINE_STAGES if name in self]
         if self.fine_channels and others:
             raise ValueError(
                 f"fine_channels {self.fine_channels} takes the place of the stem and of full_resolution_channels: "
@@ -197,8 +197,9 @@ def _check_strides(strides: tuple[tuple[int, ...], ...], dims: tuple[int, ...]) 
 _PER_STAGE = ("dims", "encoder_depths", "decoder_depths")
 MOST_CHANNELS = 4096  # at full resolution; nobody needs a tenth of it
 FINE_CHANNELS = 32  # of the trainers …_fine, as many as nnU-Net's own network begins with
+REPLACED_BY_FINE_STAGES = ("stem", "full_resolution_channels")
 # Of ours, which the published network does not have.
-ADDITIONS = ("stem", "full_resolution_channels", "fine_channels", "scan")
+ADDITIONS = (*REPLACED_BY_FINE_STAGES, "fine_channels", "scan")
 
 # "base" is the published recipe (27,427,561 parameters with 3 channels in and 1 class), "large" the official class's
 # defaults (44,273,833); "small" is ours, for CPUs. "wide", "deep" and "huge" are ours, for GPUs with 24, 40 and 80 GB;

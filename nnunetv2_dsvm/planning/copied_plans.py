@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from nnunetv2_dsvm.architecture.vm_unet_sizes import ADDITIONS, VMUNetSizes
+from nnunetv2_dsvm.architecture.vm_unet_sizes import ADDITIONS, REPLACED_BY_FINE_STAGES, VMUNetSizes
 from nnunetv2_dsvm.errors import UserError, UserValueError
 from nnunetv2_dsvm.files.json_files import write_json
 from nnunetv2_dsvm.files.listing import visible_files
@@ -118,8 +118,8 @@ def _as_the_source(network: Mapping[str, Any], source: ConfigurationManager) -> 
     """With what the source's VM-UNet has of ours, and its strides, where the network does not name them."""
     own, named = _own_sizes(source), {name: value for name, value in network.items() if value is not None}
     kept = {name: own[name] for name in ADDITIONS if name in own}
-    if named.get("fine_channels"):  # which takes the place of these, and they of it
-        kept = {name: kept[name] for name in kept.keys() - {"stem", "full_resolution_channels"}}
+    if named.get("fine_channels"):
+        kept = {name: value for name, value in kept.items() if name not in REPLACED_BY_FINE_STAGES}
     elif named.get("stem", "patches") != "patches" or named.get("full_resolution_channels"):
         kept.pop("fine_channels", None)
     network = {**kept, **named}

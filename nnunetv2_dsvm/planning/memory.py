@@ -9,14 +9,16 @@ that fill no GPU. A network without its scan was not measured either, and is est
 apart.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import mul
 from typing import Any, Literal
 
 import torch
 
-from nnunetv2_dsvm.architecture.blocks.stem import halvings
+from nnunetv2_dsvm.architecture.blocks.stem import fine_widths, halvings
 from nnunetv2_dsvm.architecture.vm_unet import VMUNet
 from nnunetv2_dsvm.architecture.vm_unet_sizes import VMUNetSizes
 from nnunetv2_dsvm.distillation import DualSelfDistillation
@@ -97,12 +99,12 @@ def largest_batch(target: float, patch_size: Sequence[int], sizes: VMUNetSizes, 
 
 
 def _fine_elements(pixels: int, sizes: VMUNetSizes) -> int:
-    """Of the outputs of `FineEncoder`'s stages: each halving doubles the channels."""
-    elements, stride = 0, 1
-    for number, step in enumerate(halvings(sizes.strides[1])):
-        elements += sizes.fine_channels * 2**number * pixels // stride
-        stride *= math.prod(step)
-    return elements
+    """Of the outputs of `FineEncoder`'s stages."""
+    steps = halvings(sizes.strides[1])
+    strides = itertools.accumulate(map(math.prod, steps[:-1]), mul, initial=1)
+    return sum(
+        width * pixels // stride for width, stride in zip(fine_widths(sizes.fine_channels, steps), strides, strict=True)
+    )
 
 
 @lru_cache  # a planner asks for every patch that it tries

@@ -50,17 +50,15 @@ def sizes_for(
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
     name = preset_for(target_gb) if preset is None else preset
-    sizes = PRESETS[name]
-    if patch_embedding_stride is not None:
-        sizes = sizes.with_patch_embedding_stride(patch_embedding_stride)
-    sizes = replace(sizes, fine_channels=fine_channels)
+    sizes = replace(_strided(PRESETS[name], patch_embedding_stride), fine_channels=fine_channels)
     check_varies(sizes)
     return name, sizes
 
 
-def in_words(sizes: VMUNetSizes) -> str:
-    """What the plans have beyond a preset's sizes, for a line that names the preset."""
-    return f"and fine_channels {sizes.fine_channels} " if sizes.fine_channels else ""
+def _strided(sizes: VMUNetSizes, patch_embedding_stride: int | None) -> VMUNetSizes:
+    if patch_embedding_stride is None:
+        return sizes
+    return sizes.with_patch_embedding_stride(patch_embedding_stride)
 
 
 class DSVMPlanner(ExperimentPlanner):
@@ -201,12 +199,8 @@ class DSVMPlanner(ExperimentPlanner):
             _, strides, _, _, divisor = get_pool_and_conv_props(
                 spacing, patch_size, self.UNet_featuremap_min_edge_length, _ANY_NUMBER_OF_STEPS
             )
-            sizes = self._strided(with_strides_of(self.sizes, strides_of_plan(strides)))
+            sizes = _strided(with_strides_of(self.sizes, strides_of_plan(strides)), self.patch_embedding_stride)
         return [int(-(-size // step) * step) for size, step in zip(patch_size, divisor, strict=True)], sizes, divisor
-
-    def _strided(self, sizes: VMUNetSizes) -> VMUNetSizes:
-        stride = self.patch_embedding_stride
-        return sizes if stride is None else sizes.with_patch_embedding_stride(stride)
 
     def _is_too_large(self, patch: Sequence[int], sizes: VMUNetSizes) -> bool:
         if self.for_cpu and len(patch) == 3 and self.UNet_min_batch_size * np.prod(patch) > self._cpu_pixels:
@@ -215,11 +209,12 @@ class DSVMPlanner(ExperimentPlanner):
 
     def _does_not_fit(self, patch: Sequence[int], sizes: VMUNetSizes) -> str:
         smaller = list(PRESETS)[: list(PRESETS).index(self.preset)]  # PRESETS ascends
+        fine = f" and fine_channels {sizes.fine_channels}" if sizes.fine_channels else ""
         return (
-            f"a training of the preset {self.preset!r} {in_words(sizes)}with {self.UNet_min_batch_size} images of "
+            f"a training of the preset {self.preset!r}{fine} with {self.UNet_min_batch_size} images of "
             f"{by(patch)} pixels takes {self.memory_gb(patch, self.UNet_min_batch_size, sizes):.1f} GB, "
             f"more than the target of {self.UNet_vram_target_GB:g} GB: raise -gpu_memory_target"
-            + (", plan fewer -fine_channels" if sizes.fine_channels else "")
+            + (", plan fewer -fine_channels" if fine else "")
             + (f" or choose a smaller -preset ({', '.join(smaller)})" if smaller else "")
         )
 

@@ -83,7 +83,7 @@ class FineEncoder(nn.Module):
     def __init__(self, input_channels: int, channels: int, dim: int, step: Sequence[int]) -> None:
         super().__init__()
         steps = [(1,) * len(step), *halvings(step)]
-        widths = [input_channels, *_widths(channels, steps[1:])]
+        widths = [input_channels, *fine_widths(channels, steps[1:])]
         self.stages = nn.ModuleList(
             convolutional_stage(before, width, stride)
             for before, width, stride in zip(widths, widths[1:], steps, strict=False)
@@ -108,7 +108,7 @@ class FineDecoder(nn.Module):
     def __init__(self, channels: int, dim: int, step: Sequence[int]) -> None:
         super().__init__()
         steps, ones = halvings(step), (1,) * len(step)
-        deepest_first = [dim, *reversed(_widths(channels, steps))]
+        deepest_first = [dim, *reversed(fine_widths(channels, steps))]
         self.expandings = nn.ModuleList(
             PatchExpanding(before, factor, width)
             for before, width, factor in zip(deepest_first, deepest_first[1:], reversed(steps), strict=False)
@@ -130,6 +130,6 @@ def convolutional_stage(in_channels: int, out_channels: int, stride: Sequence[in
     )  # fmt: skip
 
 
-def _widths(channels: int, halvings: Sequence[Sequence[int]]) -> list[int]:
-    """Of the stage in front of each halving."""
+def fine_widths(channels: int, halvings: Sequence[Sequence[int]]) -> list[int]:
+    """Channels of the stage in front of each halving."""
     return [channels * 2**i for i in range(len(halvings))]
