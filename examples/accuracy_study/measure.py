@@ -4,6 +4,7 @@ import datetime
 import json
 import math
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -22,6 +23,7 @@ from nnunetv2_dsvm.evaluation.summary import statistic
 from nnunetv2_dsvm.reporting.curves import read_curves
 
 FACTS = "facts.json"  # of the study's trainers
+UNMIRRORED = "validation_unmirrored"  # as they name it, beside nnU-Net's own folder
 TOLERANCE_MM = 1.0  # of the NSD, which is not looked at
 
 
@@ -33,17 +35,36 @@ def measured(training: Training, *, in_voxels: bool) -> list[list[Any]]:
     )  # fmt: skip
     protocol, rows = replace(PROTOCOLS["nnunet"], in_voxels=in_voxels), []
     for case in predictions.cases:
-        pair, wrong = read_pair(case.reference, case.prediction, predictions.reader_class, predictions.labels)
-        problems += wrong
-        if pair is not None:
-            values = measure_case(case, pair, predictions.labels, protocol, TOLERANCE_MM).values
+        unmirrored = case.prediction.parent.with_name(UNMIRRORED) / case.prediction.name
+        found = []
+        for one in (replace(case, prediction=unmirrored), case):
+            pair, wrong = read_pair(one.reference, one.prediction, predictions.reader_class, predictions.labels)
+            problems += wrong
+            if pair is not None:
+                found.append(measure_case(one, pair, predictions.labels, protocol, TOLERANCE_MM).values)
+        if len(found) == 2:
             rows += [
-                [training.name, case.name, label, shown(of["Dice"], 5), shown(of["HD95_mm"], 3)]
-                for label, of in values.items()
+                [training.name, case.name, label, *(cell for of in found for cell in scores(of[label]))]
+                for label in found[0]
             ]
     if problems:
         raise UserError("\n  ".join(["not all cases can be measured:", *problems]))
     return rows
+
+
+def scores(of_label: Mapping[str, float]) -> list[float | None]:
+    """Dice and HD95 as cells."""
+    return [shown(of_label["Dice"], 5), shown(of_label["HD95_mm"], 3)]
+
+
+def mean_dice(cases: Sequence[Sequence[Any]], column: str) -> float:
+    """Mean over the labels of the mean over the cases."""
+    place = COLUMNS["cases.csv"].index(column)
+    of_labels = (
+        statistic(math.nan if row[place] is None else row[place] for row in cases if row[2] == label).mean
+        for label in dict.fromkeys(row[2] for row in cases)
+    )
+    return round(statistic(of_labels).mean, 5)
 
 
 def shown(value: float, digits: int) -> float | None:
@@ -70,13 +91,12 @@ def outcome(training: Training, *, in_voxels: bool, wall_seconds: float | None) 
     os.environ["nnUNet_results"] = str(model.folder.parent.parent)
     cases = measured(training, in_voxels=in_voxels)
     facts = json.loads((model.fold_folder(fold) / FACTS).read_text(encoding="utf-8"))
-    labels = dict.fromkeys(row[2] for row in cases)
-    of_labels = (statistic(math.nan if r[3] is None else r[3] for r in cases if r[2] == label).mean for label in labels)
     row = {
         **training._asdict(),
         **facts,
         "training": training.name,
-        "dice": round(statistic(of_labels).mean, 5),
+        "dice": mean_dice(cases, "Dice"),
+        "dice_mirrored": mean_dice(cases, "Dice_mirrored"),
         "epoch_seconds": round(median(seconds[1:] or seconds), 3),  # the first one compiles
         "hours": round(sum(seconds) / 3600, 4),
         "wall_seconds": None if wall_seconds is None else round(wall_seconds),

@@ -1,7 +1,7 @@
 """The study's plan: which trainings, in the order of their importance, and what is chosen from which results."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -38,9 +38,10 @@ class Training(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """What the choice needs of a training that has ended."""
+    """What the choice needs of a training that has ended; None: not measured."""
 
-    dice: float
+    dice: float | None
+    dice_mirrored: float | None
     parameters: int
 
 
@@ -56,6 +57,7 @@ class Stage:
             `chosen of NAME, distilled` its twin with distillation.
         against: the models from which the differences are taken; the first is kept where nothing is better.
         candidates: what is chosen from.
+        mirrored: the scores of inference with mirroring count, not those without.
     """
 
     name: str
@@ -68,6 +70,12 @@ class Stage:
     seeds: Sequence[int] = (1,)
     epochs: int = 50
     candidates: Sequence[str] = field(default=())
+    mirrored: bool = False
+
+    def score(self, training: Training, finished: Mapping[str, Finished]) -> float | None:
+        """The Dice that counts here; None as long as it is not measured."""
+        ended = finished.get(training.name)
+        return None if ended is None else ended.dice_mirrored if self.mirrored else ended.dice
 
 
 @dataclass(frozen=True)
@@ -115,8 +123,19 @@ class Plan:
         Args:
             finished: by name. What is chosen from trainings that are not finished is left out until they are.
         """
-        named = [t for stage in self.stages for t in self.trainings_of(stage, finished)]
-        return list({training.name: training for training in named}.values())
+        return self._once(t for stage in self.stages for t in self.trainings_of(stage, finished))
+
+    def open(self, finished: Mapping[str, Finished]) -> list[Training]:
+        """Those of `trainings` that lack a score which one of their stages needs."""
+        return self._once(t for stage in self.stages for t in self.open_of(stage, finished))
+
+    def open_of(self, stage: Stage, finished: Mapping[str, Finished]) -> list[Training]:
+        """Those of a stage that lack the score which it needs."""
+        return [t for t in self.trainings_of(stage, finished) if stage.score(t, finished) is None]
+
+    @staticmethod
+    def _once(trainings: Iterable[Training]) -> list[Training]:
+        return list({training.name: training for training in trainings}.values())
 
     def trainings_of(self, stage: Stage, finished: Mapping[str, Finished]) -> list[Training]:
         """Those of a stage."""
@@ -157,11 +176,12 @@ class Plan:
         dice, parameters = dict[str, float](), dict[str, float]()
         places = [(dataset, c) for dataset in stage.datasets for c in stage.configurations]
         for model in stage.candidates:
-            groups = [[t.name for t in self.of_model(stage, model, *place)] for place in places]
-            if not finished.keys() >= {name for group in groups for name in group}:
+            groups = [self.of_model(stage, model, *place) for place in places]
+            scores = [[score for t in group if (score := stage.score(t, finished)) is not None] for group in groups]
+            if [*map(len, scores)] != [*map(len, groups)]:
                 return None
-            dice[model] = fmean(fmean(finished[name].dice for name in group) for group in groups)
-            parameters[model] = fmean(fmean(finished[name].parameters for name in group) for group in groups)
+            dice[model] = fmean(map(fmean, scores))
+            parameters[model] = fmean(fmean(finished[t.name].parameters for t in group) for group in groups)
         equal = [model for model in stage.candidates if dice[model] >= max(dice.values()) - EQUAL]
         return stage.against[0] if stage.against[0] in equal else min(equal, key=lambda model: parameters[model])
 

@@ -1,7 +1,7 @@
 """The study's results: three CSV files in one folder, which grow by whole trainings.
 
-`trainings.csv` has a row a training, `cases.csv` one a case and label, `curves.csv` one an epoch. A training is
-finished when it stands in the first, which is written last.
+`trainings.csv` has a row a training, `cases.csv` one a case and label, `curves.csv` one an epoch. The first is written
+last. Scores are of the final validation without mirroring and, as `…_mirrored`, with it, as nnU-Net predicts.
 """
 
 import csv
@@ -19,12 +19,12 @@ RESULTS = Path(__file__).parent / "results"
 LOCK = ".lock"  # beside the CSV files, for as long as they are written
 PATIENCE_S = 60.0
 COLUMNS = {
-    "cases.csv": ("training", "case", "label", "Dice", "HD95"),
+    "cases.csv": ("training", "case", "label", "Dice", "HD95", "Dice_mirrored", "HD95_mirrored"),
     "curves.csv": ("training", "epoch", "pseudo_dice", "training_loss", "validation_loss", "seconds"),
     "trainings.csv": (
-        "training", *Training._fields, "dice", "epoch_seconds", "hours", "wall_seconds", "trainings_per_gpu",
-        "loaders", "peak_memory_mib", "parameters", "parameters_of_the_distillation", "gpu", "python", "torch",
-        "nnunetv2", "nnunetv2_dsvm", "day",
+        "training", *Training._fields, "dice", "dice_mirrored", "epoch_seconds", "hours", "wall_seconds",
+        "trainings_per_gpu", "loaders", "peak_memory_mib", "parameters", "parameters_of_the_distillation", "gpu",
+        "python", "torch", "nnunetv2", "nnunetv2_dsvm", "day",
     ),
 }  # fmt: skip
 Row = Mapping[str, str]
@@ -42,7 +42,15 @@ def read(folder: Path, name: str) -> list[Row]:
 def finished(folder: Path) -> dict[str, Finished]:
     """What has ended, by name."""
     rows = read(folder, "trainings.csv")
-    return {row["training"]: Finished(float(row["dice"]), int(row["parameters"])) for row in rows}
+    return {
+        row["training"]: Finished(number(row["dice"]), number(row["dice_mirrored"]), int(row["parameters"]))
+        for row in rows
+    }
+
+
+def number(cell: str) -> float | None:
+    """None of an empty cell: that was not measured."""
+    return float(cell) if cell else None
 
 
 def add(folder: Path, outcomes: Iterable[Mapping[str, Sequence[Sequence[Any]]]]) -> None:

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import results
@@ -55,7 +56,7 @@ class Collector:
 
     def ended(self, step: Step, status: int) -> None:
         self.collect()  # others may have ended at the same time
-        if status == DONE and step.name in finished(self._run.results):
+        if status == DONE and step.name not in replace(self._run).trainings:  # a copy, which reads the results anew
             self._say(f"{step.name} is finished")
         else:
             self.failed += 1
@@ -180,11 +181,11 @@ def show_open(run: StudyRun, per_gpu: int) -> int:
     """Prints what is open, stage by stage, each training where it comes first."""
     counted, done = set[str](), finished(run.results)
     for stage in run.plan.stages:
-        names = {training.name for training in run.plan.trainings_of(stage, done)}
-        new = [training for name, training in run.trainings.items() if name in names - counted]
-        counted |= names
+        new = [t for t in run.plan.open_of(stage, done) if t.name in run.trainings.keys() - counted]
+        counted |= {training.name for training in new}
+        of = len(run.plan.trainings_of(stage, done))
         minutes = sum(estimated_seconds(run, training, per_gpu) for training in new) / 60
-        print(f"{stage.name:20} {len(new):4} of {len(names):4} trainings, {minutes:6.0f} min one after the other")
+        print(f"{stage.name:20} {len(new):4} of {of:4} trainings, {minutes:6.0f} min one after the other")
     return 0
 
 

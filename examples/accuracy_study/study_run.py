@@ -22,7 +22,7 @@ EPOCHS = 50  # that the plan's minutes are of
 
 @dataclass(frozen=True)
 class StudyRun(RunFolder):
-    """The trainings that are not in the results yet.
+    """The trainings of which a score is not in the results yet.
 
     Args:
         path: of states and logs.
@@ -44,8 +44,7 @@ class StudyRun(RunFolder):
     @cached_property
     def trainings(self) -> dict[str, Training]:
         """Those that are open, by name, in the plan's order."""
-        done = finished(self.results)
-        return {t.name: t for t in self.plan.trainings(done) if t.name not in done and self.only in t.name}
+        return {t.name: t for t in self.plan.open(finished(self.results)) if self.only in t.name}
 
     @cached_property
     def request(self) -> Request:

@@ -41,7 +41,8 @@ OFFERED_AS = "_fineStages_noDropPath", "_fine"  # part of a name in the study, a
 JUDGES = "told", "told_volumes", "told_volumes_acdc"  # the stages of the overview
 Case = Mapping[str, Mapping[str, float]]  # label -> metric -> value, NaN where it is undefined
 NOTE = (
-    "Dice and HD95: mean over the labels of the mean over the cases of all folds named, mean over the seeds ± their "
+    "Dice and HD95: of inference without mirroring, but where a table says so; mean over the labels of the mean over "
+    "the cases of all folds named, mean over the seeds ± their "
     "standard deviation, the latter where all seeds have the same folds. (k of n): so many of the trainings of the "
     "row are finished. n: patients (images of PH2). Missed: structures with a Dice but no HD95, of which either "
     "segmentation has nothing, mean over the seeds. Differences: of Dice in points (hundredths), model minus the one "
@@ -63,15 +64,24 @@ class Store:
 
     folder: Path
     trainings: Mapping[str, results.Row] = field(default_factory=dict)
-    cases: Mapping[str, Mapping[str, Case]] = field(default_factory=dict)
+    unmirrored: Mapping[str, Mapping[str, Case]] = field(default_factory=dict)
+    mirrored: Mapping[str, Mapping[str, Case]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> "Store":
-        cases: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
-        for row in results.read(folder, "cases.csv"):
-            values = {metric: float(row[metric]) if row[metric] else math.nan for metric in ("Dice", "HD95")}
-            cases.setdefault(row["training"], {}).setdefault(row["case"], {})[row["label"]] = values
-        return cls(folder, {row["training"]: row for row in results.read(folder, "trainings.csv")}, cases)
+        rows = results.read(folder, "cases.csv")
+        trainings = {row["training"]: row for row in results.read(folder, "trainings.csv")}
+        return cls(folder, trainings, *(cases_of(rows, suffix) for suffix in ("", "_mirrored")))
+
+
+def cases_of(rows: Sequence[results.Row], suffix: str) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """By training, case and label, from the columns with this at the end of their names."""
+    cases: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for row in rows:
+        cells = {metric: row[metric + suffix] for metric in ("Dice", "HD95")}
+        values = {metric: float(cell) if cell else math.nan for metric, cell in cells.items()}
+        cases.setdefault(row["training"], {}).setdefault(row["case"], {})[row["label"]] = values
+    return cases
 
 
 @dataclass(frozen=True)
@@ -80,12 +90,15 @@ class Measured:
 
     Args:
         planned: how many there are to be.
+        rows: of `trainings.csv`.
+        cases: of each, by its name.
     """
 
     model: str
     trainings: Sequence[Training]
     planned: int
-    store: Store
+    rows: Sequence[results.Row]
+    cases: Mapping[str, Mapping[str, Case]]
 
     @property
     def title(self) -> str:
@@ -96,10 +109,6 @@ class Measured:
     def folds_of_seeds(self) -> dict[int, set[int]]:
         seeds = sorted({training.seed for training in self.trainings})
         return {seed: {t.fold for t in self.trainings if t.seed == seed} for seed in seeds}
-
-    @cached_property
-    def rows(self) -> list[results.Row]:
-        return [self.store.trainings[training.name] for training in self.trainings]
 
     @property
     def places(self) -> set[tuple[int, int]]:
@@ -114,7 +123,7 @@ class Measured:
         """Of each seed, over all its folds."""
         found = []
         for seed in self.folds_of_seeds:
-            cases = [case for t in self.trainings if t.seed == seed for case in self.store.cases[t.name].values()]
+            cases = [case for t in self.trainings if t.seed == seed for case in self.cases[t.name].values()]
             labels = dict.fromkeys(label for case in cases for label in case)
             of_labels = [statistic(case[label][metric] for case in cases if label in case).mean for label in labels]
             found.append(statistic(of_labels).mean)
@@ -128,7 +137,7 @@ class Measured:
 
     def missed(self) -> float:
         """Structures of which the prediction has nothing, or that are not there, so that they have no HD95: a seed."""
-        cases = [case for t in self.trainings for case in self.store.cases[t.name].values()]
+        cases = [case for t in self.trainings for case in self.cases[t.name].values()]
         missed = sum(math.isnan(of["HD95"]) and not math.isnan(of["Dice"]) for case in cases for of in case.values())
         return missed / len(self.folds_of_seeds)
 
@@ -137,7 +146,7 @@ class Measured:
         found: dict[str, list[float]] = {}
         for t in self.trainings:
             if (t.fold, t.seed) in places:
-                for name, case in self.store.cases[t.name].items():
+                for name, case in self.cases[t.name].items():
                     found.setdefault(patient_of(name), []).append(100 * case_mean(case, "Dice"))
         return {patient: statistic(values).mean for patient, values in found.items()}
 
@@ -150,20 +159,21 @@ class Measured:
 
 def finished_models(plan: Plan, stage: Stage, store: Store, dataset: str, configuration: str) -> list[Measured]:
     """A stage's models that have a finished training there."""
-    done = results.finished(store.folder)
+    done, cases = results.finished(store.folder), store.mirrored if stage.mirrored else store.unmirrored
     found = []
     for model in plan.models_of(stage, done):
         planned = plan.of_model(stage, model, dataset, configuration)
-        if ended := [t for t in planned if t.name in done]:
-            found.append(Measured(model, ended, len(planned), store))
+        if ended := [t for t in planned if stage.score(t, done) is not None]:
+            rows = [store.trainings[training.name] for training in ended]
+            found.append(Measured(model, ended, len(planned), rows, cases))
     return found
 
 
 def tables(plan: Plan, stage: Stage, store: Store, in_short: bool = False) -> str:
     """All tables of a stage, as Markdown."""
     done = results.finished(store.folder)
-    wanted = plan.trainings_of(stage, done)
-    parts = [f"**{stage.title}**: {sum(t.name in done for t in wanted)} of {len(wanted)} trainings are finished."]
+    wanted = len(plan.trainings_of(stage, done))
+    parts = [f"**{stage.title}**: {wanted - len(plan.open_of(stage, done))} of {wanted} trainings are finished."]
     if unknown := len(stage.models) - len(plan.models_of(stage, done)):
         parts[0] += f" Up to {unknown} more models are chosen by the results of others, or are the same as those named."
     for dataset in stage.datasets:
@@ -171,7 +181,8 @@ def tables(plan: Plan, stage: Stage, store: Store, in_short: bool = False) -> st
             if found := finished_models(plan, stage, store, dataset, configuration):
                 unit = plan.datasets[dataset]["distances"]
                 lines = table_in_short(found, stage) if in_short else table(found, stage, unit)
-                parts.append(f"{dataset}, {configuration}, {stage.epochs} epochs:\n\n{lines}")
+                mirrored = ", mirrored at inference" * stage.mirrored
+                parts.append(f"{dataset}, {configuration}, {stage.epochs} epochs{mirrored}:\n\n{lines}")
     return "\n\n".join(parts[1:] if in_short and parts[1:] else parts)
 
 
@@ -317,11 +328,11 @@ def at_once(rows: Sequence[results.Row]) -> str:
 def state(plan: Plan, folder: Path) -> str:
     """How much of the plan is finished, in words."""
     done = results.finished(folder)
-    wanted = plan.trainings(done)
-    ended = sum(training.name in done for training in wanted)
+    wanted = len(plan.trainings(done))
+    ended = wanted - len(plan.open(done))
     if not ended:
-        return f"Not yet measured: none of the plan's {len(wanted)} trainings is finished."
-    return f"{ended} of the plan's {len(wanted)} trainings are finished."
+        return f"Not yet measured: none of the plan's {wanted} trainings is finished."
+    return f"{ended} of the plan's {wanted} trainings are finished."
 
 
 def filled(text: str, plan: Plan, store: Store) -> str:

@@ -3,6 +3,7 @@
 import json
 import tarfile
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,11 +18,11 @@ FULL, FINE = "VMUNet_fullResolution", "VMUNet_fineStages_noDropPath"
 
 
 def known(plan, stage, dice, parameters):
-    """Results of a stage's candidates: `dice` of a model, else 0.5, and its `parameters`, else 100."""
+    """Results of a stage's candidates: `dice` of a model, else 0.5, and its `parameters`, else 100; mirrored none."""
     from plan import Finished
 
     return {
-        training.name: Finished(dice.get(model, 0.5), parameters.get(model, 100))
+        training.name: Finished(dice.get(model, 0.5), None, parameters.get(model, 100))
         for model in stage.candidates
         for dataset in stage.datasets
         for configuration in stage.configurations
@@ -33,7 +34,7 @@ def test_the_plan_begins_with_nnunets_network(plan):
     first = plan.trainings({})[:16]
     assert {(t.dataset, t.fold, t.epochs) for t in first} == {("Dataset004_Hippocampus", 0, 50)}
     counted = Counter((t.trainer.removeprefix("nnUNetTrainer").removesuffix("_study"), t.configuration) for t in first)
-    own = ("", "Distilled", "Distilled_tenth", "Distilled_hundredth")
+    own = ("_ownBatches", "Distilled", "Distilled_tenth", "Distilled_hundredth")
     assert counted == dict.fromkeys([(n, c) for n in own for c in ("2d", "3d_fullres")], 2)  # two seeds each
 
 
@@ -105,6 +106,34 @@ def test_what_is_chosen_is_told_by_other_folds_against_what_it_would_replace(pla
     stage = plan.stage(judge)
     assert f"chosen of {choice}" in stage.models and replaced in stage.against and replaced in stage.models
     assert list(stage.folds) == [1, 2, 3, 4] and set(stage.datasets) == set(plan.datasets)
+
+
+def test_a_training_is_open_as_long_as_one_of_its_stages_lacks_a_score(plan):
+    from plan import Finished
+
+    as_usual, mirrored = plan.stage("precision"), replace(plan.stage("precision"), mirrored=True)
+    only = replace(plan, stages=[replace(as_usual, models=as_usual.models[:1]), mirrored])
+    trainings = only.trainings({})
+    assert len(trainings) == 8 and only.open({}) == trainings
+    of_both, without, with_mirroring = (0.5, 0.6), (0.5, None), (None, 0.6)
+    states = [of_both, without, with_mirroring, *[with_mirroring] * 5]  # the first two are of both stages
+    finished = {t.name: Finished(*dice, 100) for t, dice in zip(trainings, states, strict=True)}
+    assert {t.name for t in trainings[:2]} == {t.name for t in only.trainings_of(only.stages[0], {})}
+    assert only.open(finished) == [trainings[1]]
+    assert only.open_of(only.stages[0], finished) == [] and only.open_of(mirrored, finished) == [trainings[1]]
+    assert [mirrored.score(t, finished) for t in trainings[:2]] == [0.6, None]
+    assert [as_usual.score(t, finished) for t in trainings[:3]] == [0.5, 0.5, None]
+
+
+def test_the_choice_is_by_the_scores_of_its_stage(plan):
+    stage = plan.stage("fine")
+    best = stage.candidates[-1]
+    finished = known(plan, stage, {best: 0.9}, {})
+    assert plan.choice(stage, finished) == best
+    assert plan.choice(replace(stage, mirrored=True), finished) is None
+    with_mirroring = {name: ended._replace(dice=None, dice_mirrored=ended.dice) for name, ended in finished.items()}
+    assert plan.choice(stage, with_mirroring) is None
+    assert plan.choice(replace(stage, mirrored=True), with_mirroring) == best
 
 
 def test_stage_that_is_not_in_the_plan_is_refused(plan):

@@ -1,5 +1,6 @@
 """The accuracy study: batches that are augmented once and read by all trainings that share them."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import torch
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 from helpers.places import STUDY
+from helpers.tiny_dataset import PLANS
 
 from nnunetv2_dsvm.cluster.locks import Held, held
 from nnunetv2_dsvm.cluster.run_folder import State
@@ -84,6 +86,53 @@ def test_a_call_does_not_begin_where_another_one_writes_batches(tmp_path):
     refused = pytest.raises(Held, match="the folder of batches .* is in the hands of")
     with held(tmp_path / LOCK, "the folder"), refused, sharing.shared_batches(run, tmp_path, 1):
         pytest.fail("its trainings would wait for ever")
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_predictions_are_mirrored_as_nnunets_own_whoever_brings_the_batches(shared, copied_dataset, monkeypatch):
+    """nnU-Net sets the axes of inference where it makes its loaders."""
+    import accuracy_study_trainers as study
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    for variable, value in copied_dataset.environment.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setenv("nnUNet_extTrainer", str(STUDY / "trainers"))
+    monkeypatch.delenv(study.BATCHES, raising=False)
+    if shared:
+        monkeypatch.setenv(study.BATCHES, str(copied_dataset.root / "batches"))
+    trainers = "nnUNetTrainerDSVM_study", "nnUNetTrainer_ownBatches_study"
+    for name in trainers:
+        trainer = get_trainer_from_args(copied_dataset.name, "2d", 0, name, PLANS, device=torch.device("cpu"))
+        trainer._set_batch_size_and_oversample()
+        trainer.enable_deep_supervision = False
+        training, _ = trainer.get_dataloaders()
+        assert (type(training).__name__ == "RecordedBatches") is (shared and name == trainers[0])
+        assert trainer.inference_allowed_mirroring_axes == (0, 1)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_validation_is_done_without_mirroring_too_and_nnunets_own_stays(fails, tmp_path):
+    import accuracy_study_trainers as study
+
+    class Validated:
+        output_folder, inference_allowed_mirroring_axes = tmp_path, (0, 1)
+
+        def perform_actual_validation(self, save_probabilities=False):
+            (tmp_path / "validation").mkdir(exist_ok=True)
+            (tmp_path / "validation" / "axes").write_text(str(self.inference_allowed_mirroring_axes))
+            if fails:
+                raise RuntimeError("of the prediction")
+
+    trainer = type("Trainer", (study.Study, Validated), {})()
+    for _ in range(2):  # the second time it finds what the first has left
+        with pytest.raises(RuntimeError, match="of the prediction") if fails else contextlib.nullcontext():
+            trainer.perform_actual_validation()
+        assert trainer.inference_allowed_mirroring_axes == (0, 1)
+        assert (tmp_path / study.UNMIRRORED).is_dir() is not fails
+        assert (tmp_path / "validation" / "axes").read_text() == ("None" if fails else "(0, 1)")
+        if not fails:
+            assert (tmp_path / study.UNMIRRORED / "axes").read_text() == "None"
 
 
 @pytest.mark.parametrize(("folder", "loaders"), [("batches", "shared"), (None, "3")])

@@ -60,7 +60,7 @@ def toy(copied_dataset, tmp_path):
     done = [t for t in trainings if (t.fold, t.seed) != (0, 2)]
     empty = dict.fromkeys(results.COLUMNS["trainings.csv"], "")
     rows = [{**empty, **t._asdict(), "training": t.name, "dice": 0.5, "parameters": 1} for t in done]
-    cases = [[t.name, f"of_fold_{t.fold}", label, 0.5, 1.0] for t in done for label in ("one", "two")]
+    cases = [[t.name, f"of_fold_{t.fold}", label, 0.5, 1.0, "", ""] for t in done for label in ("one", "two")]
     outcome = {"cases.csv": cases, "curves.csv": [], "trainings.csv": [list(row.values()) for row in rows]}
     results.add(tmp_path / "results", [outcome])
     variables = {
@@ -87,7 +87,7 @@ def test_trainings_that_end_together_are_collected_and_one_without_rows_has_fail
     first, second, third = list(run.steps.values())[:3]
     for step in (first, second):
         row = dict.fromkeys(results.COLUMNS["trainings.csv"], "")
-        row |= {"training": step.name, "dice": 0.5, "parameters": 1}
+        row |= {"training": step.name, "dice": 0.5, "dice_mirrored": 0.5, "parameters": 1}
         outcome = {"cases.csv": [], "curves.csv": [], "trainings.csv": [list(row.values())]}
         (run.outcomes / f"{step.name}.json").write_text(json.dumps(outcome))
     run.log(third.name).write_text("begun\nnnUNetv2_train was killed\n")
@@ -95,8 +95,9 @@ def test_trainings_that_end_together_are_collected_and_one_without_rows_has_fail
     for step in (second, first):
         collector.ended(step, 0)
     assert results.finished(run.results).keys() == {first.name, second.name} and collector.failed == 0
+    collector.ended(third, 0)  # it left no rows
     collector.ended(third, 1)
-    assert collector.failed == 1 and "nnUNetv2_train was killed" in capsys.readouterr().out
+    assert collector.failed == 2 and "nnUNetv2_train was killed" in capsys.readouterr().out
     assert next(iter(StudyRun(run.path, run.plan_file, run.results, "cuda").steps)) == third.name
 
 
@@ -188,8 +189,8 @@ def test_a_call_goes_on_with_an_interrupted_training_and_trains_nothing_that_the
     trainings = {row["training"]: row for row in rows(folder / "results", "trainings.csv")}
     assert len(trainings) == 4
     row = trainings[name]
-    validated = float(re.search(r"Mean Validation Dice:\s+([\d.]+)", log)[1])  # nnU-Net's own
-    assert float(row["dice"]) == pytest.approx(validated, abs=1e-4)
+    validated = [float(dice) for dice in re.findall(r"Mean Validation Dice:\s+([\d.]+)", log)]  # nnU-Net's own
+    assert [float(row["dice"]), float(row["dice_mirrored"])] == pytest.approx(validated, abs=1e-4)
     assert (row["epochs"], row["seed"], row["wall_seconds"], row["loaders"]) == ("2", "2", "", "shared")
     (stream,) = (folder / "batches").iterdir()
     assert stream.name.startswith(f"{TINY}-") and stream.name.endswith("-b2-f0-s2")
@@ -197,6 +198,7 @@ def test_a_call_goes_on_with_an_interrupted_training_and_trains_nothing_that_the
     assert int(row["parameters"]) > 0 and int(row["parameters_of_the_distillation"]) > 0
     cases = [case for case in rows(folder / "results", "cases.csv") if case["training"] == name]
     assert [case["label"] for case in cases] == ["one", "two"]
+    assert any(case["Dice"] != case["Dice_mirrored"] for case in cases)
     curve = rows(folder / "results", "curves.csv")
     assert [row["epoch"] for row in curve] == ["0", "1"] and all(float(row["training_loss"]) for row in curve)
     left = [path.name for path in (seed_2.parent / "study" / "outcomes").iterdir()]

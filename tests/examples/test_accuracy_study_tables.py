@@ -48,9 +48,11 @@ def drawn(plan, generator, stage):
         for case in ("patient001_frame01", "patient001_frame02", "patient002_frame01", "patient003_frame01"):
             for label in ("RV", "LVC"):
                 hd95 = "" if label == "LVC" else round(generator.random() * 9, 3)
-                outcome["cases.csv"].append([training.name, case, label, round(generator.random(), 5), hd95])
+                dice = [round(generator.random(), 5) for _ in range(2)]
+                outcome["cases.csv"].append([training.name, case, label, dice[0], hd95, dice[1], hd95])
         row = dict.fromkeys(COLUMNS["trainings.csv"], "") | training._asdict()
-        row |= {"training": training.name, "dice": 0.5, "epoch_seconds": 2.0, "parameters": 1000, "hours": 0.5}
+        row |= {"training": training.name, "dice": 0.5, "dice_mirrored": 0.5}
+        row |= {"epoch_seconds": 2.0, "parameters": 1000, "hours": 0.5}
         row |= {"trainings_per_gpu": 4 + training.seed, "loaders": "shared" if training.seed == 2 else 3}
         outcome["trainings.csv"].append(list(row.values()))
     return outcome
@@ -143,6 +145,30 @@ def test_a_row_that_is_not_complete_says_so_and_a_later_model_is_compared_with_a
              for name, rows in outcome.items()}  # fmt: skip
     *_, c = lines(alone, tmp_path / "alone")
     assert c[3] == "1" and re.fullmatch(r"[+-][\d.]+", c[7])
+
+
+def test_a_stage_with_mirroring_tells_those_scores_alone_and_says_so(plan, tmp_path):
+    import random
+
+    import results
+    from tables import Store, filled
+
+    stage = replace(plan.stage("precision"), mirrored=True)
+    only = replace(plan, stages=[stage])
+    outcome = drawn(only, random.Random(0), stage)
+    first, *_ = only.models_of(stage, {})
+    without = {t.name for t in only.of_model(stage, first, stage.datasets[0], "2d")}
+    place = results.COLUMNS["trainings.csv"].index("dice_mirrored")
+    for row in outcome["trainings.csv"]:
+        row[place] = "" if row[0] in without else row[place]
+    results.add(tmp_path, [outcome])
+    text = filled("<!-- study: precision -->\n<!-- end of study: precision -->", only, Store.read(tmp_path))
+    assert "6 of 8 trainings are finished" in text and "2d, 50 epochs, mirrored at inference:" in text
+    heads, _, *lines = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines() if line[:1] == "|"]
+    assert heads[4] == "Dice" and len(lines) == 3
+    second = only.of_model(stage, stage.models[1], stage.datasets[0], "2d")
+    of_seeds = [np.mean([row[5] for row in outcome["cases.csv"] if row[0] == t.name]) for t in second]
+    assert lines[0][4] == f"{np.mean(of_seeds):.4f} ± {np.std(of_seeds, ddof=1):.4f}"
 
 
 def overview(plan, folder):

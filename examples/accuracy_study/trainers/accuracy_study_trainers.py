@@ -6,6 +6,8 @@ nnU-Net finds them by the variable `nnUNet_extTrainer`, to which `run.py` adds t
 import json
 import os
 import platform
+import shutil
+from pathlib import Path
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -28,13 +30,15 @@ from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 from nnunetv2_dsvm.version import __version__
 
 FACTS = "facts.json"
+UNMIRRORED = "validation_unmirrored"  # beside nnU-Net's own folder
 
 
 class Study:
     """50 epochs, a seed, and what is to be known afterwards in `facts.json`.
 
     The last weights are tested, so that the best ones are not written; algorithms need not be deterministic, for the
-    order of what several loading processes bring is not either. Neither changes what is trained.
+    order of what several loading processes bring is not either. Neither changes what is trained. The final validation
+    is done twice, without mirroring first, which stays in `UNMIRRORED`.
     """
 
     num_epochs = 50
@@ -47,7 +51,21 @@ class Study:
         self.logger.plot_progress_png = lambda folder: None  # takes a second of each epoch
 
     def get_dataloaders(self):
-        return recorded(self) if BATCHES in os.environ else super().get_dataloaders()
+        if BATCHES not in os.environ:
+            return super().get_dataloaders()
+        self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()  # which sets the axes of inference too
+        return recorded(self)
+
+    def perform_actual_validation(self, save_probabilities=False):
+        axes, self.inference_allowed_mirroring_axes = self.inference_allowed_mirroring_axes, None
+        try:
+            super().perform_actual_validation(save_probabilities)
+        finally:
+            self.inference_allowed_mirroring_axes = axes
+        kept = Path(self.output_folder, UNMIRRORED)
+        shutil.rmtree(kept, ignore_errors=True)  # of a call that was killed in its second validation
+        Path(self.output_folder, "validation").rename(kept)
+        super().perform_actual_validation(save_probabilities)
 
     def save_checkpoint(self, filename):
         if os.path.basename(filename) != BEST:
@@ -76,8 +94,11 @@ class nnUNetTrainer_study(Study, ReliableTraining, nnUNetTrainer):
     """nnU-Net's own trainer with the plans' network, loss, optimiser and schedule."""
 
 
-class nnUNetTrainer_sharedBatches_study(nnUNetTrainer_study):
-    """The same under another name, where it was first trained with loaders of its own."""
+class nnUNetTrainer_ownBatches_study(nnUNetTrainer_study):
+    """The same with loaders of its own where others share batches."""
+
+    def get_dataloaders(self):
+        return super(Study, self).get_dataloaders()
 
 
 class nnUNetTrainer_study150(nnUNetTrainer_study):
