@@ -12,6 +12,7 @@ from nnunetv2_dsvm.errors import check_choice
 PLAN = Path(__file__).parent / "plan.json"
 EQUAL = 0.002  # Dice: what is nearer to the best counts as equal to it
 CHOSEN, DISTILLED = "chosen of ", ", distilled"
+OWN_LOADERS = "_ownLoaders"  # in names of what was trained with them, where others share batches
 
 
 def patient_of(case: str) -> str:
@@ -53,8 +54,8 @@ class Stage:
         name: for `chosen of NAME`, and of its tables.
         title: of its tables: the question.
         datasets, configurations, folds, seeds, epochs: of all its trainings.
-        models: `TRAINER` or `TRAINER@PLANS`; `chosen of NAME` is what another stage's results choose, and
-            `chosen of NAME, distilled` its twin with distillation.
+        models: `TRAINER` or `TRAINER@PLANS`; `chosen of NAME` is what another stage's results choose, in any case with
+            shared batches, and `chosen of NAME, distilled` its twin with distillation.
         against: the models from which the differences are taken; the first is kept where nothing is better.
         candidates: what is chosen from.
         mirrored: the scores of inference with mirroring count, not those without.
@@ -189,5 +190,6 @@ class Plan:
         if not model.startswith(CHOSEN):
             return model
         stage = self.stage(model.removeprefix(CHOSEN).removesuffix(DISTILLED))
-        found = self.choice(stage, finished)
+        choice = self.choice(stage, finished)
+        found = None if choice is None else choice.replace(OWN_LOADERS, "")
         return found.replace("VMUNet", "DSVM") if found is not None and model.endswith(DISTILLED) else found

@@ -85,6 +85,8 @@ def parts_of(trainings: Iterable[Training], folder: Path) -> list[Part]:
     parts = dict[tuple[Path, str, int], Part]()
     for training in trainings:
         trainer = trainer_of(training._replace(epochs=0))
+        if not trainer.shares_batches:
+            continue
         stream, epochs = folder / stream_of(trainer), training.epochs
         lengths = {TRAINING: trainer.num_iterations_per_epoch, VALIDATION: trainer.num_val_iterations_per_epoch}
         numbers = [

@@ -34,7 +34,7 @@ def test_the_plan_begins_with_nnunets_network(plan):
     first = plan.trainings({})[:16]
     assert {(t.dataset, t.fold, t.epochs) for t in first} == {("Dataset004_Hippocampus", 0, 50)}
     counted = Counter((t.trainer.removeprefix("nnUNetTrainer").removesuffix("_study"), t.configuration) for t in first)
-    own = ("_ownBatches", "Distilled", "Distilled_tenth", "Distilled_hundredth")
+    own = ("_ownLoaders", *(f"Distilled{part}_ownLoaders" for part in ("", "_tenth", "_hundredth")))
     assert counted == dict.fromkeys([(n, c) for n in own for c in ("2d", "3d_fullres")], 2)  # two seeds each
 
 
@@ -134,6 +134,15 @@ def test_the_choice_is_by_the_scores_of_its_stage(plan):
     with_mirroring = {name: ended._replace(dice=None, dice_mirrored=ended.dice) for name, ended in finished.items()}
     assert plan.choice(stage, with_mirroring) is None
     assert plan.choice(replace(stage, mirrored=True), with_mirroring) == best
+
+
+def test_what_is_chosen_among_the_first_trainings_is_trained_with_shared_batches(plan):
+    weights = plan.stage("distilled_weights")
+    tenth = "nnUNetTrainerDistilled_tenth_ownLoaders_study"
+    dice = known(plan, weights, {tenth: 0.9}, {})
+    finished = {name: ended._replace(dice=None, dice_mirrored=ended.dice) for name, ended in dice.items()}
+    assert plan.choice(weights, finished) == tenth
+    assert "nnUNetTrainerDistilled_tenth_study" in plan.models_of(plan.stage("told_weights"), finished)
 
 
 def test_stage_that_is_not_in_the_plan_is_refused(plan):

@@ -101,7 +101,7 @@ def test_predictions_are_mirrored_as_nnunets_own_whoever_brings_the_batches(shar
     monkeypatch.delenv(study.BATCHES, raising=False)
     if shared:
         monkeypatch.setenv(study.BATCHES, str(copied_dataset.root / "batches"))
-    trainers = "nnUNetTrainerDSVM_study", "nnUNetTrainer_ownBatches_study"
+    trainers = "nnUNetTrainerDSVM_study", "nnUNetTrainer_ownLoaders_study"
     for name in trainers:
         trainer = get_trainer_from_args(copied_dataset.name, "2d", 0, name, PLANS, device=torch.device("cpu"))
         trainer._set_batch_size_and_oversample()
@@ -167,6 +167,7 @@ def test_trainings_share_what_is_equal_for_them_and_first_epochs_come_first(plan
         return SimpleNamespace(
             configuration_manager=configuration, plans_manager=SimpleNamespace(dataset_name=dataset),
             fold=fold, num_iterations_per_epoch=250, num_val_iterations_per_epoch=50, seed=seed_from_environment(),
+            shares_batches=trainer != "apart",
         )  # fmt: skip
 
     monkeypatch.setenv(SEED_VARIABLE, "7")
@@ -177,6 +178,7 @@ def test_trainings_share_what_is_equal_for_them_and_first_epochs_come_first(plan
     assert stream_of(record.trainer_of(base)) == f"{base.dataset}-data_2d-8x4-b3-f2-s1"
     parts = record.parts_of([base, *others], tmp_path)
     assert all(part.stream.match(STREAMS) for part in parts)
+    assert record.parts_of([base._replace(trainer="apart", fold=4)], tmp_path) == [] and made.pop()[-1] == "apart"
     assert record.parts_of([base, *others], tmp_path) == parts and len(made) == 1 + 4  # trainers are made once
     last = record.parts_of([base, others[1]], tmp_path)  # of two seeds, looked at again and again
     assert record.parts_of([base, others[1]], tmp_path) == last

@@ -42,6 +42,11 @@ class Study:
     """
 
     num_epochs = 50
+    shares_batches = True  # where they are augmented once for all
+
+    @property
+    def reads_batches(self):
+        return self.shares_batches and BATCHES in os.environ
 
     def is_deterministic(self):
         return False
@@ -51,7 +56,7 @@ class Study:
         self.logger.plot_progress_png = lambda folder: None  # takes a second of each epoch
 
     def get_dataloaders(self):
-        if BATCHES not in os.environ:
+        if not self.reads_batches:
             return super().get_dataloaders()
         self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()  # which sets the axes of inference too
         return recorded(self)
@@ -80,7 +85,7 @@ class Study:
             "peak_memory_mib": round(torch.cuda.max_memory_reserved() / 2**20) if on_gpu else None,
             "parameters": sum(p.numel() for p in self.network.parameters()),
             "parameters_of_the_distillation": projections,
-            "loaders": "shared" if BATCHES in os.environ else os.environ.get("nnUNet_n_proc_DA", ""),
+            "loaders": "shared" if self.reads_batches else os.environ.get("nnUNet_n_proc_DA", ""),
             "gpu": torch.cuda.get_device_name() if on_gpu else "",
             "python": platform.python_version(),
             **{name: installed_version(name) for name in ("torch", "nnunetv2")},
@@ -92,13 +97,6 @@ class Study:
 
 class nnUNetTrainer_study(Study, ReliableTraining, nnUNetTrainer):
     """nnU-Net's own trainer with the plans' network, loss, optimiser and schedule."""
-
-
-class nnUNetTrainer_ownBatches_study(nnUNetTrainer_study):
-    """The same with loaders of its own where others share batches."""
-
-    def get_dataloaders(self):
-        return super(Study, self).get_dataloaders()
 
 
 class nnUNetTrainer_study150(nnUNetTrainer_study):
@@ -133,6 +131,33 @@ class nnUNetTrainerDSVM_study150(nnUNetTrainerDSVM_study):
     num_epochs = 150
 
 
+# What was trained before batches were shared, and is not to be taken for what was trained since.
+
+
+class nnUNetTrainer_ownLoaders_study(nnUNetTrainer_study):
+    shares_batches = False
+
+
+class nnUNetTrainerDistilled_ownLoaders_study(nnUNetTrainerDistilled_study):
+    shares_batches = False
+
+
+class nnUNetTrainerDistilled_tenth_ownLoaders_study(nnUNetTrainerDistilled_tenth_study):
+    shares_batches = False
+
+
+class nnUNetTrainerDistilled_hundredth_ownLoaders_study(nnUNetTrainerDistilled_hundredth_study):
+    shares_batches = False
+
+
+class nnUNetTrainerVMUNet_ownLoaders_study(nnUNetTrainerVMUNet_study):
+    shares_batches = False
+
+
+class nnUNetTrainerDSVM_ownLoaders_study(nnUNetTrainerDSVM_study):
+    shares_batches = False
+
+
 # The number format, in which nnU-Net's own network is trained in fp16.
 
 
@@ -161,6 +186,14 @@ class nnUNetTrainerVMUNet_fullResolution_study(nnUNetTrainerVMUNet_study):
 
 class nnUNetTrainerDSVM_fullResolution_study(nnUNetTrainerDSVM_study):
     full_resolution_channels = 24
+
+
+class nnUNetTrainerDSVM_stem_ownLoaders_study(nnUNetTrainerDSVM_stem_study):
+    shares_batches = False
+
+
+class nnUNetTrainerDSVM_fullResolution_ownLoaders_study(nnUNetTrainerDSVM_fullResolution_study):
+    shares_batches = False
 
 
 class nnUNetTrainerVMUNet_both_study(nnUNetTrainerVMUNet_fullResolution_study):
