@@ -37,7 +37,11 @@ def main() -> None:
     found = {
         (dataset, configuration): {
             model: np.array(
-                [dice[t.name] for t in plan.of_model(stage, model, dataset, configuration) if t.name in dice]
+                [
+                    dice[t.name]
+                    for t in plan.of_model(stage, model, dataset, configuration)
+                    if stage.score(t, done) is not None
+                ]
             )
             for model in plan.models_of(stage, done)
         }

@@ -23,7 +23,7 @@ from nnunetv2_dsvm.evaluation.summary import statistic
 from nnunetv2_dsvm.reporting.curves import read_curves
 
 FACTS = "facts.json"  # of the study's trainers
-UNMIRRORED = "validation_unmirrored"  # as they name it, beside nnU-Net's own folder
+UNMIRRORED = "unmirrored"  # their folder with the validation without mirroring, laid out as nnU-Net's of a fold
 TOLERANCE_MM = 1.0  # of the NSD, which is not looked at
 
 
@@ -35,7 +35,8 @@ def measured(training: Training, *, in_voxels: bool) -> list[list[Any]]:
     )  # fmt: skip
     protocol, rows = replace(PROTOCOLS["nnunet"], in_voxels=in_voxels), []
     for case in predictions.cases:
-        unmirrored = case.prediction.parent.with_name(UNMIRRORED) / case.prediction.name
+        validation = case.prediction.parent
+        unmirrored = validation.parent / UNMIRRORED / validation.name / case.prediction.name
         found = []
         for one in (replace(case, prediction=unmirrored), case):
             pair, wrong = read_pair(one.reference, one.prediction, predictions.reader_class, predictions.labels)
@@ -75,7 +76,7 @@ def outcome(training: Training, *, in_voxels: bool, wall_seconds: float | None) 
     """Rows for each of the CSV files.
 
     Args:
-        wall_seconds: from the process's begin to the end of the validation; None of a training that was interrupted.
+        wall_seconds: from the process's begin to the end of both validations; None of a training that was interrupted.
 
     Raises:
         UserError: files are missing, or the training had another length than planned.

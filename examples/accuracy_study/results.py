@@ -12,6 +12,7 @@ from typing import Any
 from plan import Finished, Training
 
 from nnunetv2_dsvm.cluster.locks import held
+from nnunetv2_dsvm.errors import UserError
 from nnunetv2_dsvm.evaluation.tables import as_csv
 from nnunetv2_dsvm.files.atomic_write import write_text
 
@@ -31,12 +32,22 @@ Row = Mapping[str, str]
 
 
 def read(folder: Path, name: str) -> list[Row]:
-    """The rows of one of the files; none where there is no file."""
+    """The rows of one of the files; none where there is no file.
+
+    Raises:
+        UserError: it has other columns than now.
+    """
     path = folder / name
     if not path.is_file():
         return []
     with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        reader = csv.DictReader(file)
+        if reader.fieldnames and tuple(reader.fieldnames) != COLUMNS[name]:
+            raise UserError(
+                f"{path} has the columns {', '.join(reader.fieldnames)}, but those of the study are "
+                f"{', '.join(COLUMNS[name])}: it is of another version; begin with copies of the files in {RESULTS}"
+            )
+        return list(reader)
 
 
 def finished(folder: Path) -> dict[str, Finished]:

@@ -3,7 +3,7 @@
     python examples/accuracy_study/run.py --per-gpu 3 --minutes 28
 
 Needs nnUNet_preprocessed as `prepare.py` leaves it, nnUNet_raw and nnUNet_results, which holds no more than what is
-running. A training whose row is in the results is not repeated, on any machine; one that was interrupted goes on
+running. A training whose scores are in the results is not repeated, on any machine; one that was interrupted goes on
 from its last checkpoint where that still lies in nnUNet_results, and begins anew elsewhere.
 """
 
@@ -29,9 +29,10 @@ from nnunetv2_dsvm.cli.shared.arguments import positive
 from nnunetv2_dsvm.cli.shared.interrupts import terminated_like_interrupted
 from nnunetv2_dsvm.cluster.engines.gpus import visible_gpus
 from nnunetv2_dsvm.cluster.engines.local_queue import LocalQueue
-from nnunetv2_dsvm.cluster.engines.step_run import DONE
+from nnunetv2_dsvm.cluster.engines.step_run import DONE, FAILED
 from nnunetv2_dsvm.cluster.finished import is_trained
 from nnunetv2_dsvm.cluster.locks import Owner, held
+from nnunetv2_dsvm.cluster.progress import SUMMARY
 from nnunetv2_dsvm.cluster.request import Request
 from nnunetv2_dsvm.cluster.run_folder import LOCK, model_folder
 from nnunetv2_dsvm.cluster.steps import Step
@@ -115,8 +116,7 @@ def main() -> int:
     sharing = shared_gpus(args.device == "cuda" and args.per_gpu > 1)
     with terminated_like_interrupted(), held(path / LOCK, f"the study in {path}"), sharing:
         before = study_run(path, args)
-        for step in filter(is_trained, before.steps.values()):  # and not measured: the call was killed there
-            subprocess.run(before.command(step), check=False)
+        measure_what_is_trained(before)
         Collector(before).collect()
         run = study_run(path, args)
         check_trainers(request_of(run))
@@ -143,6 +143,13 @@ def main() -> int:
             flush=True,
         )
     return int(collector.failed > 0)
+
+
+def measure_what_is_trained(run: StudyRun) -> None:
+    """Measures what a call that was killed has left; what cannot be measured is validated again by the queue."""
+    for step in filter(is_trained, run.steps.values()):
+        if subprocess.run(run.command(step), check=False).returncode == FAILED and step.model is not None:
+            (model_folder(step.model).validation_folder(step.fold) / SUMMARY).unlink(missing_ok=True)
 
 
 def study_run(path: Path, args: argparse.Namespace) -> StudyRun:

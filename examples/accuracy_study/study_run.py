@@ -18,6 +18,7 @@ PER_GPU = "ACCURACY_STUDY_PER_GPU"  # variable: trainings at a time on a GPU, fo
 BATCHES = "ACCURACY_STUDY_BATCHES"  # variable: the folder of what `record.py` writes, as the trainers read it
 BATCHES_LOCK = ".lock"  # in that folder, of the process that writes it
 EPOCHS = 50  # that the plan's minutes are of
+TWO_VALIDATIONS = 1.2  # times what a training with one takes
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def estimated_seconds(run: StudyRun, training: Training, per_gpu: int) -> float:
     """What is left of a training: as long as finished ones of its kind took, or as the plan says where none has.
 
     Its kind: the same data set, configuration and trainer, or else any trainer there, with as many at a time on a GPU.
+    Those that lack a score had one validation alone.
     """
     same = [
         row for row in read(run.results, "trainings.csv")
@@ -85,7 +87,11 @@ def estimated_seconds(run: StudyRun, training: Training, per_gpu: int) -> float:
     own = [row for row in same if row["trainer"] == training.trainer]
     planned = 60 * run.plan.datasets[training.dataset]["minutes"][training.configuration] / EPOCHS
     of_epochs = [
-        float(row["wall_seconds"]) / int(row["epochs"]) / run.plan.times_longer(row["trainer"]) for row in own or same
+        float(row["wall_seconds"])
+        / int(row["epochs"])
+        / run.plan.times_longer(row["trainer"])
+        * (1 if row["dice"] and row["dice_mirrored"] else TWO_VALIDATIONS)
+        for row in own or same
     ]
     of_epoch = (median(of_epochs) if of_epochs else planned) * run.plan.times_longer(training.trainer)
     model = step_of(training).model

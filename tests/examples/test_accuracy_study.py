@@ -145,6 +145,15 @@ def test_what_is_chosen_among_the_first_trainings_is_trained_with_shared_batches
     assert "nnUNetTrainerDistilled_tenth_study" in plan.models_of(plan.stage("told_weights"), finished)
 
 
+def test_nothing_that_is_published_is_trained_again(plan):
+    """Another training would take its place, with scores by which models may have been chosen."""
+    from results import RESULTS, finished
+
+    done = finished(RESULTS)
+    assert done.keys().isdisjoint(training.name for training in plan.open(done))
+    assert done.keys() <= {training.name for training in plan.trainings(done)}
+
+
 def test_stage_that_is_not_in_the_plan_is_refused(plan):
     with pytest.raises(UserError, match="unknown stage 'scam': choose one of distilled, "):
         plan.stage("scam")
@@ -224,12 +233,15 @@ def test_a_training_is_expected_to_take_as_long_as_others_of_its_kind(plan, tmp_
     assert estimated_seconds(run, plain, 3) == pytest.approx(60 * minutes)
     assert estimated_seconds(run, stride2, 3) == pytest.approx(60 * minutes * plan.slower["_stride2_"])
 
-    def finished(training, seconds, per_gpu):
+    def finished(training, seconds, per_gpu, mirrored=0.5):
         row = dict.fromkeys(results.COLUMNS["trainings.csv"], "") | training._asdict()
-        row |= {"training": training.name, "dice": 0.5, "parameters": 1, "wall_seconds": seconds}
+        row |= {"training": training.name, "dice": 0.5, "dice_mirrored": mirrored, "parameters": 1}
+        row |= {"wall_seconds": seconds}
         row |= {"trainings_per_gpu": per_gpu}
         results.add(run.results, [{"cases.csv": [], "curves.csv": [], "trainings.csv": [list(row.values())]}])
 
+    finished(plain._replace(fold=1), 100, 3, mirrored="")  # one validation
+    assert estimated_seconds(run, plain, 3) == pytest.approx(120)
     finished(plain._replace(fold=1), 100, 3)
     finished(plain._replace(fold=2), 400, 1)  # alone on its GPU
     assert estimated_seconds(run, plain._replace(epochs=150), 3) == pytest.approx(3 * 100)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -116,27 +117,32 @@ def test_the_validation_is_done_without_mirroring_too_and_nnunets_own_stays(fail
     import accuracy_study_trainers as study
 
     class Validated:
-        output_folder, inference_allowed_mirroring_axes = tmp_path, (0, 1)
+        output_folder, inference_allowed_mirroring_axes = str(tmp_path), None  # as an old checkpoint has it
 
-        def perform_actual_validation(self, save_probabilities=False):
-            (tmp_path / "validation").mkdir(exist_ok=True)
-            (tmp_path / "validation" / "axes").write_text(str(self.inference_allowed_mirroring_axes))
+        def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
+            self.inference_allowed_mirroring_axes = (0, 1)
+
+        def perform_actual_validation(self, save_probabilities):
+            folder = Path(self.output_folder, "validation")
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "axes").write_text(f"{self.inference_allowed_mirroring_axes} {save_probabilities}")
             if fails:
                 raise RuntimeError("of the prediction")
 
     trainer = type("Trainer", (study.Study, Validated), {})()
     for _ in range(2):  # the second time it finds what the first has left
         with pytest.raises(RuntimeError, match="of the prediction") if fails else contextlib.nullcontext():
-            trainer.perform_actual_validation()
-        assert trainer.inference_allowed_mirroring_axes == (0, 1)
-        assert (tmp_path / study.UNMIRRORED).is_dir() is not fails
-        assert (tmp_path / "validation" / "axes").read_text() == ("None" if fails else "(0, 1)")
-        if not fails:
-            assert (tmp_path / study.UNMIRRORED / "axes").read_text() == "None"
+            trainer.perform_actual_validation(save_probabilities=True)
+        assert (trainer.output_folder, trainer.inference_allowed_mirroring_axes) == (str(tmp_path), (0, 1))
+        assert (tmp_path / study.UNMIRRORED / "validation" / "axes").read_text() == "None True"
+        assert (tmp_path / "validation").is_dir() is not fails  # whose summary says that a training has ended
+        assert fails or (tmp_path / "validation" / "axes").read_text() == "(0, 1) True"
 
 
-@pytest.mark.parametrize(("folder", "loaders"), [("batches", "shared"), (None, "3")])
-def test_a_training_says_itself_where_its_batches_came_from(folder, loaders, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("folder", "shares", "loaders"), [("batches", True, "shared"), ("batches", False, "3"), (None, True, "3")]
+)
+def test_a_training_says_itself_where_its_batches_came_from(folder, shares, loaders, tmp_path, monkeypatch):
     """Not who measures it, which may be another call."""
     import accuracy_study_trainers as study
 
@@ -144,13 +150,13 @@ def test_a_training_says_itself_where_its_batches_came_from(folder, loaders, tmp
         device, network, output_folder = torch.device("cpu"), torch.nn.Linear(1, 1), tmp_path
 
         def on_train_end(self):
-            pass
+            assert (tmp_path / study.FACTS).is_file()  # before the last checkpoint is
 
     monkeypatch.setenv("nnUNet_n_proc_DA", "3")
     monkeypatch.delenv(study.BATCHES, raising=False)
     if folder is not None:
         monkeypatch.setenv(study.BATCHES, folder)
-    type("Trainer", (study.Study, Ended), {})().on_train_end()
+    type("Trainer", (study.Study, Ended), {"shares_batches": shares})().on_train_end()
     assert json.loads((tmp_path / study.FACTS).read_text())["loaders"] == loaders
 
 

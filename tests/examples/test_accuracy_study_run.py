@@ -17,6 +17,8 @@ from helpers.quick_nnunet import threads_for_processes
 from helpers.tiny_dataset import PLANS
 from nnunetv2.run.run_training import run_training
 
+from nnunetv2_dsvm.errors import UserError
+
 pytestmark = pytest.mark.usefixtures("study_on_path")
 TINY = "Dataset901_Tiny"
 TRAINERS = """
@@ -99,6 +101,55 @@ def test_trainings_that_end_together_are_collected_and_one_without_rows_has_fail
     collector.ended(third, 1)
     assert collector.failed == 2 and "nnUNetv2_train was killed" in capsys.readouterr().out
     assert next(iter(StudyRun(run.path, run.plan_file, run.results, "cuda").steps)) == third.name
+
+
+def test_a_training_that_lacks_a_score_and_left_no_rows_has_failed_and_is_listed_where_it_is_needed(
+    plan, tmp_path, monkeypatch, capsys
+):
+    import results
+    from run import Collector, show_open
+    from study_run import StudyRun
+
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    run = StudyRun(tmp_path / "study", STUDY / "plan.json", tmp_path / "csv", "cuda")
+    (run.path / "logs").mkdir(parents=True)
+    step = next(step for step in run.steps.values() if run.trainings[step.name].dataset == "Dataset017_PH2")
+    row = dict.fromkeys(results.COLUMNS["trainings.csv"], "") | run.trainings[step.name]._asdict()
+    row |= {"training": step.name, "dice_mirrored": 0.5, "parameters": 1}
+    results.add(run.results, [{"cases.csv": [], "curves.csv": [], "trainings.csv": [list(row.values())]}])
+    run.log(step.name).write_text("Validation complete\n")
+    collector = Collector(run)
+    collector.ended(step, 0)
+    assert collector.failed == 1 and "ended with status 0" in capsys.readouterr().out
+    show_open(StudyRun(run.path, run.plan_file, run.results, "cuda"), 3)
+    counts = re.findall(r"(\d+) of +(\d+) trainings", capsys.readouterr().out)
+    assert sum(int(new) for new, _ in counts) == len(plan.open({}))  # this one too: told needs its other score
+
+
+@pytest.mark.parametrize(("status", "validated_again"), [(0, False), (1, True), (75, False), (143, False)])
+def test_what_cannot_be_measured_is_validated_again(status, validated_again, tmp_path, monkeypatch):
+    import run
+    from study_run import StudyRun
+
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    call = StudyRun(tmp_path / "study", STUDY / "plan.json", tmp_path / "csv", "cuda")
+    step = next(iter(call.steps.values()))
+    summary = run.model_folder(step.model).validation_folder(step.fold) / "summary.json"
+    summary.parent.mkdir(parents=True)
+    for path in (summary, summary.parents[1] / "checkpoint_final.pth"):
+        path.touch()
+    monkeypatch.setattr(StudyRun, "command", lambda *_: [sys.executable, "-c", f"raise SystemExit({status})"])
+    run.measure_what_is_trained(call)
+    assert summary.is_file() is not validated_again
+
+
+def test_results_of_another_version_are_refused(tmp_path):
+    import results
+
+    (tmp_path / "cases.csv").write_text("training,case,label,Dice,HD95\na,b,c,0.5,1\n")
+    with pytest.raises(UserError, match="cases.csv has the columns training, case, label, Dice, HD95, but"):
+        results.read(tmp_path, "cases.csv")
+    assert results.read(tmp_path, "trainings.csv") == []
 
 
 def test_results_wait_for_another_call_that_writes(tmp_path):

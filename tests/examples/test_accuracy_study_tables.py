@@ -1,5 +1,6 @@
 """The accuracy study: its tables and curves, and the texts that hold them."""
 
+import random
 import re
 import sys
 from dataclasses import replace
@@ -25,7 +26,7 @@ def test_curves_of_a_stage_are_drawn(plan, tmp_path, monkeypatch, capsys):
     curves = [
         [t.name, epoch, 0.5, -0.5, -0.5, 9] for t in plan.trainings_of(plan.stage("long"), {}) for epoch in (0, 1)
     ]
-    results.add(tmp_path, [{"cases.csv": [], "curves.csv": curves, "trainings.csv": []}])
+    results.add(tmp_path, [{**drawn(plan, random.Random(0), plan.stage("long")), "curves.csv": curves}])
     figure.main()
     assert Image.open(tmp_path / "curves.png").size[0] > 100
 
@@ -59,8 +60,6 @@ def drawn(plan, generator, stage):
 
 
 def test_a_table_is_paired_by_patient_and_corrected_for_its_comparisons(plan, tmp_path):
-    import random
-
     import results
     from scipy.stats import wilcoxon
     from tables import Store, filled
@@ -116,8 +115,6 @@ def test_a_table_is_paired_by_patient_and_corrected_for_its_comparisons(plan, tm
 
 
 def test_a_row_that_is_not_complete_says_so_and_a_later_model_is_compared_with_an_earlier_one(plan, tmp_path):
-    import random
-
     import results
     from tables import Store, filled
 
@@ -148,8 +145,6 @@ def test_a_row_that_is_not_complete_says_so_and_a_later_model_is_compared_with_a
 
 
 def test_a_stage_with_mirroring_tells_those_scores_alone_and_says_so(plan, tmp_path):
-    import random
-
     import results
     from tables import Store, filled
 
@@ -183,8 +178,6 @@ def overview(plan, folder):
 
 
 def test_the_overview_sets_what_judges_the_goals_side_by_side(plan, tmp_path):
-    import random
-
     import results
     from tables import Store, filled
 
@@ -212,8 +205,6 @@ def test_the_overview_sets_what_judges_the_goals_side_by_side(plan, tmp_path):
 
 
 def test_the_overview_knows_models_of_later_stages_seeds_and_who_is_whose_twin(plan, tmp_path):
-    import random
-
     import results
     from tables import without_distillation
 

@@ -6,8 +6,6 @@ nnU-Net finds them by the variable `nnUNet_extTrainer`, to which `run.py` adds t
 import json
 import os
 import platform
-import shutil
-from pathlib import Path
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -30,7 +28,7 @@ from nnunetv2_dsvm.training.vm_unet_trainer import nnUNetTrainerVMUNet
 from nnunetv2_dsvm.version import __version__
 
 FACTS = "facts.json"
-UNMIRRORED = "validation_unmirrored"  # beside nnU-Net's own folder
+UNMIRRORED = "unmirrored"  # beside nnU-Net's folder of the validation, with one of its own
 
 
 class Study:
@@ -38,7 +36,7 @@ class Study:
 
     The last weights are tested, so that the best ones are not written; algorithms need not be deterministic, for the
     order of what several loading processes bring is not either. Neither changes what is trained. The final validation
-    is done twice, without mirroring first, which stays in `UNMIRRORED`.
+    is done twice, first without mirroring, in the folder `UNMIRRORED`.
     """
 
     num_epochs = 50
@@ -59,17 +57,17 @@ class Study:
         if not self.reads_batches:
             return super().get_dataloaders()
         self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()  # which sets the axes of inference too
+        self.get_tr_and_val_datasets()  # which looks at all files
         return recorded(self)
 
     def perform_actual_validation(self, save_probabilities=False):
-        axes, self.inference_allowed_mirroring_axes = self.inference_allowed_mirroring_axes, None
+        self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()  # the checkpoint may be older than the above
+        folder, axes = self.output_folder, self.inference_allowed_mirroring_axes
+        self.output_folder, self.inference_allowed_mirroring_axes = os.path.join(folder, UNMIRRORED), None
         try:
             super().perform_actual_validation(save_probabilities)
         finally:
-            self.inference_allowed_mirroring_axes = axes
-        kept = Path(self.output_folder, UNMIRRORED)
-        shutil.rmtree(kept, ignore_errors=True)  # of a call that was killed in its second validation
-        Path(self.output_folder, "validation").rename(kept)
+            self.output_folder, self.inference_allowed_mirroring_axes = folder, axes
         super().perform_actual_validation(save_probabilities)
 
     def save_checkpoint(self, filename):
@@ -77,7 +75,6 @@ class Study:
             super().save_checkpoint(filename)
 
     def on_train_end(self):
-        super().on_train_end()
         on_gpu = self.device.type == "cuda"
         distillation = getattr(self, "distillation", None)
         projections = 0 if distillation is None else sum(p.numel() for p in distillation.parameters())
@@ -93,6 +90,7 @@ class Study:
         }
         with open(os.path.join(self.output_folder, FACTS), "w", encoding="utf-8") as file:
             json.dump(facts, file)
+        super().on_train_end()  # which writes the last checkpoint: a call that goes on with it finds the facts
 
 
 class nnUNetTrainer_study(Study, ReliableTraining, nnUNetTrainer):

@@ -43,9 +43,10 @@ def part_file(folder: Path, kind: str, part: int) -> Path:
 
 
 def record(loader: Iterator[dict[str, Any]], folder: Path, kind: str, part: int) -> None:
-    """Writes a part, the same whenever it is written.
+    """Writes a part, the same whenever it is written, but for roundings of nnU-Net's, which times how to blur.
 
-    Images are kept as float16, as fine as what autocast makes of them before the first convolution, labels as int8.
+    Images are kept as float16, as fine as what autocast makes of them before the first convolution, also for those who
+    train in fp32; labels as int8.
 
     Args:
         loader: of nnU-Net, in this process and without deep supervision.
