@@ -89,9 +89,9 @@ def copy_plans(
     return path
 
 
-def fine_channels_in(plans: Path, configuration: str) -> int:
-    """Of the VM-UNet of a configuration; 0 where it has none, or is for another network."""
-    return _own_sizes(_resolved(_read(plans.parent, plans.stem), configuration)).fine_channels
+def sizes_in_plans(plans: Path, configuration: str) -> VMUNetSizes:
+    """Of the VM-UNet of a configuration; the published ones where it is for another network."""
+    return _own_sizes(_resolved(_read(plans.parent, plans.stem), configuration))
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:

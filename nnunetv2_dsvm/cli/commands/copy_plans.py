@@ -35,15 +35,21 @@ def run(args: argparse.Namespace) -> int:
     check_plans_name(args.o, "-o")
     folder = preprocessed_folder(args.d)
     network = _network(args)
-    from nnunetv2_dsvm.planning.copied_plans import copy_plans, fine_channels_in
+    from nnunetv2_dsvm.planning.copied_plans import copy_plans, sizes_in_plans
     from nnunetv2_dsvm.planning.network_of_plans import trainer_for
 
     path = copy_plans(
         folder, args.p, args.o,
         configuration=args.c, network=network, patch_size=args.patch_size, batch_size=args.batch_size,
     )  # fmt: skip
+    sizes = sizes_in_plans(path, args.c)
+    if network is not None and len(sizes.dims) < len(network["dims"]):
+        print(
+            f"The network has the first {len(sizes.dims)} of {len(network['dims'])} stages: {args.p} lowers the "
+            f"resolution of {args.c} no further"
+        )
     print(f"Wrote {path}, with the preprocessed data of {args.p}. Next:")
-    print(f"  nnUNetv2_train {args.d} {args.c} 0 -tr {trainer_for(fine_channels_in(path, args.c))} -p {args.o}")
+    print(f"  nnUNetv2_train {args.d} {args.c} 0 -tr {trainer_for(sizes.fine_channels)} -p {args.o}")
     return 0
 
 

@@ -247,7 +247,7 @@ def test_the_command_after_a_copy_names_the_trainer_of_its_fine_stages(copy, of_
         assert f" 2d 0 -tr nnUNetTrainerDSVM{trainer} -p copy{number}\n" in capsys.readouterr().out
 
 
-def test_a_copy_of_volumes_takes_the_strides_of_its_source(copy, copied_dataset):
+def test_a_copy_of_volumes_takes_the_strides_of_its_source(copy, copied_dataset, capsys):
     """nnU-Net's plans with slices 4 mm thick: three steps, all of which leave the slices alone."""
     steps = [[1, 1, 1], [1, 2, 2], [1, 2, 2], [1, 2, 2]]
     assert (
@@ -262,6 +262,8 @@ def test_a_copy_of_volumes_takes_the_strides_of_its_source(copy, copied_dataset)
         plans = json.loads((copied_dataset.preprocessed / f"{name}.json").read_text())
         network[name] = PlansManager(plans).get_configuration("3d_fullres").network_arch_init_kwargs
         assert network[name]["strides"] == wanted[name]
+        cut = f"The network has the first 3 of 4 stages: {PLANS} lowers the resolution of 3d_fullres no further\n"
+        assert capsys.readouterr().out.startswith(cut if name == "small" else "Wrote ")
     assert network["small"]["dims"] == [16, 32, 64] and network["narrow"]["dims"] == [8, 16]
     assert copy("-d", 901, "-p", "narrow", "-o", "again", "-c", "3d_fullres", "--dims", 16, 32) == 0
     again = json.loads((copied_dataset.preprocessed / "again.json").read_text())["configurations"]["3d_fullres"]
