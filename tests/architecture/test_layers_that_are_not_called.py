@@ -18,7 +18,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "without a scan": lambda: VMUNet(1, 2, **SIZES, drop_path_rate=0.5, scan=False),
     "MSVMUNet": lambda: MSVMUNet(1, 2, **TINY["MSVMUNet"]),
 }
-IMAGE = torch.randn(2, 1, 32, 32)
+IMAGE = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(params=NETWORKS)
