@@ -16,7 +16,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -66,7 +66,7 @@ def trainer_of(training: Training) -> nnUNetTrainer:
     return get_trainer_from_args(dataset, configuration, fold, trainer, plans, device=torch.device("cpu"))
 
 
-@lru_cache(maxsize=2)  # parts come stream by stream
+@cache  # parts of all streams come in turns
 def loaders_of(training: Training) -> dict[str, Iterator]:
     """nnU-Net's for training and validation, in this process, with targets of one size."""
     trainer = trainer_of(training)
@@ -81,22 +81,19 @@ def record_part(part: Part) -> None:
 
 
 def parts_of(trainings: Iterable[Training], folder: Path) -> list[Part]:
-    """All parts that the trainings read, each once, in the order of the trainings and of their epochs."""
-    parts = dict[tuple[Path, str, int], Part]()
+    """All parts that the trainings read, each once, epoch by epoch of all of them: none waits for another's last."""
+    parts = dict[tuple[Path, str, int], tuple[float, Part]]()  # with the epoch in which it is read
     for training in trainings:
         trainer = trainer_of(training._replace(epochs=0))
         if not trainer.shares_batches:
             continue
-        stream, epochs = folder / stream_of(trainer), training.epochs
+        stream = folder / stream_of(trainer)
         lengths = {TRAINING: trainer.num_iterations_per_epoch, VALIDATION: trainer.num_val_iterations_per_epoch}
-        numbers = [
-            (number / (epochs * length / PART), kind, number)
-            for kind, length in lengths.items()
-            for number in range(-(-epochs * length // PART))
-        ]
-        for _, kind, number in sorted(numbers):
-            parts.setdefault((stream, kind, number), Part(training._replace(epochs=0), stream, kind, number))
-    return list(parts.values())
+        for kind, length in lengths.items():
+            for number in range(-(-training.epochs * length // PART)):
+                part = Part(training._replace(epochs=0), stream, kind, number)
+                parts.setdefault(part[1:], (number * PART / length, part))
+    return [part for _, part in sorted(parts.values(), key=lambda of_epoch: of_epoch[0])]
 
 
 def main() -> None:
@@ -133,22 +130,24 @@ def keep_recording(run: StudyRun, ahead: int, folder: Path, executor: Executor) 
     for stream in folder.glob(STREAMS):
         remove_unfinished(stream)
     while True:
-        parts = parts_of(next_trainings(replace(run), ahead), folder)  # a copy, which looks again at what is open
+        running, others = next_trainings(replace(run), ahead)  # of a copy, which looks again at what is open
+        parts = [*parts_of(running, folder), *parts_of(others, folder)]
         for stream in set(folder.glob(STREAMS)) - {part.stream for part in parts}:
             shutil.rmtree(stream)
-        missing = [part for part in parts if not part_file(*part[1:]).is_file()][: PARTS_A_LOOK * usable_cpus()]
-        for _ in executor.map(record_part, missing):
+        missing = {part[1:]: part for part in parts if not part_file(*part[1:]).is_file()}
+        for _ in executor.map(record_part, list(missing.values())[: PARTS_A_LOOK * usable_cpus()]):
             pass
         if not missing:
             time.sleep(REREAD_S)
 
 
-def next_trainings(run: StudyRun, ahead: int) -> list[Training]:
-    """Those that run now, and the first ones that are neither finished nor failed, which begin next."""
+def next_trainings(run: StudyRun, ahead: int) -> tuple[list[Training], list[Training]]:
+    """Those that run now; and of the first ones that are neither finished nor failed the others, which begin next."""
     states = {name: state.state for name in run.trainings if (state := run.state(name)) is not None}
     open_ones = [name for name in run.trainings if states.get(name) != "failed"]
-    wanted = {*open_ones[:ahead], *(name for name in open_ones if states.get(name) == "running")}
-    return [run.trainings[name] for name in open_ones if name in wanted]
+    running = [name for name in open_ones if states.get(name) == "running"]
+    others = [name for name in open_ones[:ahead] if name not in running]
+    return [run.trainings[name] for name in running], [run.trainings[name] for name in others]
 
 
 if __name__ == "__main__":
