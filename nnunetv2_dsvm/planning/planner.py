@@ -1,8 +1,9 @@
 """DSVMPlanner: nnU-Net's experiment planner, whose configurations are planned for VM-UNet."""
 
 import io
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ _FINE_ON_A_CPU = 3  # so many times as long takes a step with `fine_channels`
 _LARGEST_PATCH = {2: 2048**2, 3: 256**3}  # nnU-Net's first guess by the axes, in pixels
 _SMALLEST_AXIS = {2: 1, 3: 16}  # a patch that is shortened becomes no shorter; less than that saves no memory in 3D
 _ANY_NUMBER_OF_STEPS = 999999
+_LOADERS = "nnUNet_n_proc_DA"
 
 
 def preset_for(target_gb: float) -> str:
@@ -59,6 +61,19 @@ def _strided(sizes: VMUNetSizes, patch_embedding_stride: int | None) -> VMUNetSi
     if patch_embedding_stride is None:
         return sizes
     return sizes.with_patch_embedding_stride(patch_embedding_stride)
+
+
+@contextmanager
+def _a_thread_to_plan_with() -> Iterator[None]:
+    """nnU-Net's planner gives torch as many threads as a training has loading processes, of which there may be none."""
+    if os.environ.get(_LOADERS) != "0":
+        yield
+        return
+    os.environ[_LOADERS] = "1"
+    try:
+        yield
+    finally:
+        os.environ[_LOADERS] = "0"
 
 
 class DSVMPlanner(ExperimentPlanner):
@@ -115,7 +130,7 @@ class DSVMPlanner(ExperimentPlanner):
     def plan_experiment(self) -> dict[str, Any]:
         """nnU-Net's planning; of what it prints, which holds NumPy's arrays, the configurations are printed anew."""
         printed = io.StringIO()
-        with redirect_stdout(printed):
+        with redirect_stdout(printed), _a_thread_to_plan_with():
             plans = super().plan_experiment()
         for name, configuration in plans["configurations"].items():  # made plain when they were saved
             print(f"{name}: {configuration}\n")

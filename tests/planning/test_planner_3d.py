@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -179,6 +180,18 @@ def test_a_cascade_is_planned_and_said(volumes, monkeypatch, capsys):
     memory = f"about {planned.configurations['3d_fullres'].memory_gb:.1f} of 6 GB"
     assert f"3d_fullres: VM-UNet, preset base, patch {size}, batch {full['batch_size']}: {memory}" in printed
     assert "nnUNetv2_train 901 3d_fullres 0 -tr nnUNetTrainerDSVM -p nnUNetDSVMPlans" in printed
+
+
+def test_trainings_without_loading_processes_are_planned(volumes, monkeypatch):
+    """nnU-Net's estimate gives torch as many threads as there are loading processes."""
+    found = []
+    estimate = staticmethod(lambda *arguments: found.append(os.environ["nnUNet_n_proc_DA"]) or 1e6)
+    monkeypatch.setattr(DSVMPlanner, "static_estimate_VRAM_usage", estimate)
+    for processes in ("0", "3"):
+        monkeypatch.setenv("nnUNet_n_proc_DA", processes)
+        nnunetv2_dsvm.plan(901, preset="small")
+        assert os.environ["nnUNet_n_proc_DA"] == processes
+    assert set(found) == {"1", "3"}
 
 
 def test_volumes_smaller_than_a_network_s_step_are_refused(volumes):
