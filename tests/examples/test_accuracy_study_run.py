@@ -193,6 +193,13 @@ def test_a_call_says_what_it_cannot_begin(plan, tmp_path, monkeypatch, capsys):
     assert f"{left} trainings are left\n{left} were not begun" in said.out and "the shortest 6 min" in said.out
 
 
+def test_an_interrupted_script_says_so_without_a_traceback(capsys):
+    from scripts import status_of
+
+    assert status_of(mock.Mock(side_effect=KeyboardInterrupt)) == 130
+    assert capsys.readouterr().err == "interrupted: the same command goes on\n"
+
+
 @pytest.mark.parametrize("works", [True, False])
 def test_gpus_are_shared_by_a_daemon_that_works_and_is_ended(works, tmp_path, monkeypatch):
     import sharing
