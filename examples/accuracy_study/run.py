@@ -188,7 +188,7 @@ def show_open(run: StudyRun, per_gpu: int) -> int:
     """Prints what is open, stage by stage, each training where it comes first."""
     counted, done = set[str](), finished(run.results)
     for stage in run.plan.stages:
-        new = [t for t in run.plan.open_of(stage, done) if t.name in run.trainings.keys() - counted]
+        new = [t for t in run.plan.open_of(stage, done) if t.name in run.trainings and t.name not in counted]
         counted |= {training.name for training in new}
         of = len(run.plan.trainings_of(stage, done))
         minutes = sum(estimated_seconds(run, training, per_gpu) for training in new) / 60

@@ -14,13 +14,13 @@ import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
 
 import results
-from plan import PLAN, Plan, Stage, Training, patient_of
+from plan import PLAN, Finished, Plan, Stage, Training, patient_of
 from scripts import status_of
 
 from nnunetv2_dsvm.evaluation.comparison import shown_p
@@ -62,16 +62,16 @@ NOTE = (
 class Store:
     """What the CSV files hold."""
 
-    folder: Path
-    trainings: Mapping[str, results.Row] = field(default_factory=dict)
-    unmirrored: Mapping[str, Mapping[str, Case]] = field(default_factory=dict)
-    mirrored: Mapping[str, Mapping[str, Case]] = field(default_factory=dict)
+    finished: Mapping[str, Finished]
+    trainings: Mapping[str, results.Row]
+    unmirrored: Mapping[str, Mapping[str, Case]]
+    mirrored: Mapping[str, Mapping[str, Case]]
 
     @classmethod
     def read(cls, folder: Path) -> "Store":
         rows = results.read(folder, "cases.csv")
         trainings = {row["training"]: row for row in results.read(folder, "trainings.csv")}
-        return cls(folder, trainings, *(cases_of(rows, suffix) for suffix in ("", "_mirrored")))
+        return cls(results.finished(folder), trainings, cases_of(rows, ""), cases_of(rows, "_mirrored"))
 
 
 def cases_of(rows: Sequence[results.Row], suffix: str) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
@@ -159,7 +159,7 @@ class Measured:
 
 def finished_models(plan: Plan, stage: Stage, store: Store, dataset: str, configuration: str) -> list[Measured]:
     """A stage's models that have a finished training there."""
-    done, cases = results.finished(store.folder), store.mirrored if stage.mirrored else store.unmirrored
+    done, cases = store.finished, store.mirrored if stage.mirrored else store.unmirrored
     found = []
     for model in plan.models_of(stage, done):
         planned = plan.of_model(stage, model, dataset, configuration)
@@ -171,7 +171,7 @@ def finished_models(plan: Plan, stage: Stage, store: Store, dataset: str, config
 
 def tables(plan: Plan, stage: Stage, store: Store, in_short: bool = False) -> str:
     """All tables of a stage, as Markdown."""
-    done = results.finished(store.folder)
+    done = store.finished
     wanted = len(plan.trainings_of(stage, done))
     parts = [f"**{stage.title}**: {wanted - len(plan.open_of(stage, done))} of {wanted} trainings are finished."]
     if unknown := len(stage.models) - len(plan.models_of(stage, done)):
@@ -193,15 +193,14 @@ def overview(plan: Plan, store: Store) -> str:
     model with distillation minus the one without, of the trainings that both have.
     """
     stages = [stage for stage in plan.stages if stage.name in JUDGES]
-    done = results.finished(store.folder)
     columns = {
         f"{dataset[len('Dataset000_'):]} {configuration}": found
         for stage in stages for dataset in stage.datasets for configuration in stage.configurations
         if (found := {m.model: m for m in finished_models(plan, stage, store, dataset, configuration)})
     }  # fmt: skip
     if not columns:
-        return state(plan, store.folder)
-    planned = dict.fromkeys(model for stage in stages for model in plan.models_of(stage, done))
+        return state(plan, store)
+    planned = dict.fromkeys(model for stage in stages for model in plan.models_of(stage, store.finished))
     models = [model for model in planned if any(model in found for found in columns.values())]
     pairs = [(model, twin) for model in models if (twin := without_distillation(model, models)) is not None]
 
@@ -325,11 +324,10 @@ def at_once(rows: Sequence[results.Row]) -> str:
     return ", ".join("".join(one) for one in sorted(found)) or "–"
 
 
-def state(plan: Plan, folder: Path) -> str:
+def state(plan: Plan, store: Store) -> str:
     """How much of the plan is finished, in words."""
-    done = results.finished(folder)
-    wanted = len(plan.trainings(done))
-    ended = wanted - len(plan.open(done))
+    wanted = len(plan.trainings(store.finished))
+    ended = wanted - len(plan.open(store.finished))
     if not ended:
         return f"Not yet measured: none of the plan's {wanted} trainings is finished."
     return f"{ended} of the plan's {wanted} trainings are finished."
@@ -341,7 +339,7 @@ def filled(text: str, plan: Plan, store: Store) -> str:
     def block(match: re.Match[str]) -> str:
         name, in_short = match[2], bool(match[3])
         fixed = {
-            "state": lambda: state(plan, store.folder), "note": lambda: NOTE, "overview": lambda: overview(plan, store),
+            "state": lambda: state(plan, store), "note": lambda: NOTE, "overview": lambda: overview(plan, store),
         }  # fmt: skip
         content = fixed[name]() if name in fixed else tables(plan, plan.stage(name), store, in_short)
         return f"{match[1]}\n{content}\n\n{match[4]}"

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers.places import STUDY
+from helpers.study_rows import outcome_of
 from PIL import Image
 
 from nnunetv2_dsvm.errors import UserError
@@ -234,11 +235,8 @@ def test_a_training_is_expected_to_take_as_long_as_others_of_its_kind(plan, tmp_
     assert estimated_seconds(run, stride2, 3) == pytest.approx(60 * minutes * plan.slower["_stride2_"])
 
     def finished(training, seconds, per_gpu, mirrored=0.5):
-        row = dict.fromkeys(results.COLUMNS["trainings.csv"], "") | training._asdict()
-        row |= {"training": training.name, "dice": 0.5, "dice_mirrored": mirrored, "parameters": 1}
-        row |= {"wall_seconds": seconds}
-        row |= {"trainings_per_gpu": per_gpu}
-        results.add(run.results, [{"cases.csv": [], "curves.csv": [], "trainings.csv": [list(row.values())]}])
+        took = {"wall_seconds": seconds, "trainings_per_gpu": per_gpu}
+        results.add(run.results, [outcome_of(training, dice=0.5, dice_mirrored=mirrored, **took)])
 
     finished(plain._replace(fold=1), 100, 3, mirrored="")  # one validation
     assert estimated_seconds(run, plain, 3) == pytest.approx(120)

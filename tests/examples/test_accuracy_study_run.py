@@ -14,6 +14,7 @@ import pytest
 import torch
 from helpers.places import STUDY
 from helpers.quick_nnunet import threads_for_processes
+from helpers.study_rows import outcome_of
 from helpers.tiny_dataset import PLANS
 from nnunetv2.run.run_training import run_training
 
@@ -60,11 +61,9 @@ def toy(copied_dataset, tmp_path):
     (tmp_path / "toy_trainers" / "toy_trainers.py").write_text(TRAINERS)
     trainings = Plan.read(tmp_path / "plan.json").trainings({})
     done = [t for t in trainings if (t.fold, t.seed) != (0, 2)]
-    empty = dict.fromkeys(results.COLUMNS["trainings.csv"], "")
-    rows = [{**empty, **t._asdict(), "training": t.name, "dice": 0.5, "parameters": 1} for t in done]
-    cases = [[t.name, f"of_fold_{t.fold}", label, 0.5, 1.0, "", ""] for t in done for label in ("one", "two")]
-    outcome = {"cases.csv": cases, "curves.csv": [], "trainings.csv": [list(row.values()) for row in rows]}
-    results.add(tmp_path / "results", [outcome])
+    for t in done:
+        cases = [[t.name, f"of_fold_{t.fold}", label, 0.5, 1.0, "", ""] for label in ("one", "two")]
+        results.add(tmp_path / "results", [outcome_of(t, cases, dice=0.5)])
     variables = {
         **copied_dataset.environment,
         "nnUNet_extTrainer": str(tmp_path / "toy_trainers"),
@@ -88,9 +87,7 @@ def test_trainings_that_end_together_are_collected_and_one_without_rows_has_fail
         folder.mkdir(parents=True)
     first, second, third = list(run.steps.values())[:3]
     for step in (first, second):
-        row = dict.fromkeys(results.COLUMNS["trainings.csv"], "")
-        row |= {"training": step.name, "dice": 0.5, "dice_mirrored": 0.5, "parameters": 1}
-        outcome = {"cases.csv": [], "curves.csv": [], "trainings.csv": [list(row.values())]}
+        outcome = outcome_of(run.trainings[step.name], dice=0.5, dice_mirrored=0.5)
         (run.outcomes / f"{step.name}.json").write_text(json.dumps(outcome))
     run.log(third.name).write_text("begun\nnnUNetv2_train was killed\n")
     collector = Collector(run)
@@ -114,9 +111,7 @@ def test_a_training_that_lacks_a_score_and_left_no_rows_has_failed_and_is_listed
     run = StudyRun(tmp_path / "study", STUDY / "plan.json", tmp_path / "csv", "cuda")
     (run.path / "logs").mkdir(parents=True)
     step = next(step for step in run.steps.values() if run.trainings[step.name].dataset == "Dataset017_PH2")
-    row = dict.fromkeys(results.COLUMNS["trainings.csv"], "") | run.trainings[step.name]._asdict()
-    row |= {"training": step.name, "dice_mirrored": 0.5, "parameters": 1}
-    results.add(run.results, [{"cases.csv": [], "curves.csv": [], "trainings.csv": [list(row.values())]}])
+    results.add(run.results, [outcome_of(run.trainings[step.name], dice_mirrored=0.5)])
     run.log(step.name).write_text("Validation complete\n")
     collector = Collector(run)
     collector.ended(step, 0)

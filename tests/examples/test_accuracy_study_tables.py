@@ -9,6 +9,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from helpers.places import EXAMPLES, STUDY
+from helpers.study_rows import outcome_of
 from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("study_on_path")
@@ -43,19 +44,15 @@ def test_texts_say_what_the_files_say():
 def drawn(plan, generator, stage):
     """Results of a stage: two frames of a patient, one of two others; Dice of all labels, HD95 of the first."""
     outcome = {"cases.csv": [], "curves.csv": [], "trainings.csv": []}
-    from results import COLUMNS
-
     for training in plan.trainings_of(stage, {}):
         for case in ("patient001_frame01", "patient001_frame02", "patient002_frame01", "patient003_frame01"):
             for label in ("RV", "LVC"):
                 hd95 = "" if label == "LVC" else round(generator.random() * 9, 3)
                 dice = [round(generator.random(), 5) for _ in range(2)]
                 outcome["cases.csv"].append([training.name, case, label, dice[0], hd95, dice[1], hd95])
-        row = dict.fromkeys(COLUMNS["trainings.csv"], "") | training._asdict()
-        row |= {"training": training.name, "dice": 0.5, "dice_mirrored": 0.5}
-        row |= {"epoch_seconds": 2.0, "parameters": 1000, "hours": 0.5}
-        row |= {"trainings_per_gpu": 4 + training.seed, "loaders": "shared" if training.seed == 2 else 3}
-        outcome["trainings.csv"].append(list(row.values()))
+        ran = {"epoch_seconds": 2.0, "parameters": 1000, "hours": 0.5, "trainings_per_gpu": 4 + training.seed}
+        ran |= {"loaders": "shared" if training.seed == 2 else 3}
+        outcome["trainings.csv"] += outcome_of(training, dice=0.5, dice_mirrored=0.5, **ran)["trainings.csv"]
     return outcome
 
 
